@@ -1,0 +1,89 @@
+package command_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/command"
+)
+
+func sh(script string) command.Cmd {
+	return command.Cmd{Program: "sh", Args: []string{"-c", script}}
+}
+
+func TestAFailureNamesTheProgramAndItsLastLine(t *testing.T) {
+	err := command.Run(t.Context(), sh("echo first; echo the disk is full >&2; exit 3"))
+	require.EqualError(t, err, "sh: exit status 3: the disk is full")
+	assert.Equal(t, []string{"first", "the disk is full"}, command.Tail(err))
+}
+
+func TestOutputKeepsStandardErrorApart(t *testing.T) {
+	out, err := command.Output(t.Context(), sh("echo result; echo noise >&2"))
+	require.NoError(t, err)
+	assert.Equal(t, "result\n", string(out))
+}
+
+func TestOutputRefusesMoreThanItKeeps(t *testing.T) {
+	_, err := command.Output(t.Context(), sh("head -c 9000000 /dev/zero"))
+	require.ErrorContains(t, err, "more than")
+}
+
+func TestLinesAndLogReceiveTheOutputAndTheTailIsBounded(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	var lines []string
+	c := sh("i=0; while [ $i -lt 50 ]; do echo line $i; i=$((i+1)); done; printf '10%%\\r20%%\\rend'; exit 1")
+	c.Log, c.OnLine = log, func(l string) { lines = append(lines, l) }
+	err := command.Run(t.Context(), c)
+	assert.Len(t, lines, 53)
+	assert.Equal(t, "end", lines[52])
+	assert.Len(t, command.Tail(err), 20)
+	b, _ := os.ReadFile(log)
+	assert.Equal(t, 50, bytes.Count(b, []byte("\n")))
+}
+
+func TestSecretsOfOurEnvironmentDoNotReachPrograms(t *testing.T) {
+	t.Setenv("REGISTRY_PASS", "planted")
+	out, err := command.Output(t.Context(), sh("env"))
+	require.NoError(t, err)
+	assert.NotContains(t, string(out), "planted")
+	assert.Contains(t, string(out), "PATH=")
+}
+
+func TestTheEndOfTheContextEndsTheWholeProcessGroup(t *testing.T) {
+	dir := t.TempDir()
+	stop := errors.New("stopped by the test")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	c := sh("trap '' TERM; sh -c 'trap \"\" TERM; echo $$ > child; while :; do sleep 0.1; done' & wait; sleep 100")
+	c.Dir, c.Grace = dir, 200*time.Millisecond
+	p, err := command.Start(ctx, c)
+	require.NoError(t, err)
+	child := filepath.Join(dir, "child")
+	require.Eventually(t, func() bool { b, _ := os.ReadFile(child); return len(b) > 0 }, 5*time.Second, 10*time.Millisecond)
+	cancel(stop)
+	require.ErrorIs(t, p.Wait(), stop)
+	b, _ := os.ReadFile(child)
+	require.Eventually(t, func() bool { return gone(strings.TrimSpace(string(b))) }, 5*time.Second, 10*time.Millisecond)
+}
+
+// gone says whether the process has ended (a zombie that waits for its
+// adoptive parent counts as ended).
+func gone(pid string) bool {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	return err != nil || strings.Contains(string(b), ") Z ")
+}
+
+func TestAProgramThatIsNotThereIsNamed(t *testing.T) {
+	err := command.Run(t.Context(), command.Cmd{Program: "no-such-program"})
+	require.ErrorContains(t, err, "no-such-program")
+	require.ErrorIs(t, err, exec.ErrNotFound)
+}
