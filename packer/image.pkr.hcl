@@ -53,7 +53,7 @@ source "qemu" "image" {
   cd_files = var.seed_files
   cd_label = "cidata"
 
-  boot_wait              = "-1s" # nothing is typed
+  disable_vnc            = true # nothing is typed
   ssh_username           = var.ssh_username
   ssh_private_key_file   = var.ssh_private_key_file
   ssh_timeout            = var.ssh_timeout

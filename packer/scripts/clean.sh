@@ -57,7 +57,6 @@ cloud_init() {
   for file in /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init* /etc/systemd/network/10-cloud-init-*; do
     [ ! -e "$file" ] || rm -f "$file"
   done
-  rm -f /etc/sudoers.d/90-cloud-init-users
 }
 
 # keys removes the build's key from every account, and no other key.
@@ -73,7 +72,9 @@ keys() {
   done
 }
 
+# account takes the build user's rights and, unless it is to stay, the user.
 account() {
+  rm -f /etc/sudoers.d/90-cloud-init-users
   if [ "$bake" = true ]; then
     usermod --lock "$user"
     return
