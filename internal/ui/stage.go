@@ -1,0 +1,109 @@
+package ui
+
+import (
+	"fmt"
+	"time"
+)
+
+// Stage is one step of the work as it is shown. It implements
+// progress.Reporter.
+type Stage struct {
+	ui       *UI
+	name     string
+	began    time.Time
+	activity string
+	done     int64 // bytes
+	total    int64
+	told     int // last tenth of the bytes that a plain line told
+}
+
+// Stage begins a stage.
+func (u *UI) Stage(name string) *Stage {
+	s := &Stage{ui: u, name: name, began: time.Now()}
+	u.print(func() {
+		u.stages = append(u.stages, s)
+		s.line("started")
+	})
+	return s
+}
+
+// Bytes reports measured progress.
+func (s *Stage) Bytes(done, total int64) {
+	s.ui.mu.Lock()
+	defer s.ui.mu.Unlock()
+	if total != s.total || done < s.done {
+		s.told = 0
+	}
+	s.done, s.total = done, total
+	if total <= 0 || s.ui.screen != nil {
+		return
+	}
+	if tenth := int(10 * done / total); tenth > s.told && s.elapsed() >= plainEvery {
+		s.told = tenth
+		s.line(fmt.Sprintf("%d%% of %s", 100*done/total, Size(total)))
+	}
+}
+
+// plainEvery keeps plain output short: a copy of less than this needs no lines
+// about its progress.
+const plainEvery = 2 * time.Second
+
+// Activity names what is going on where there is no measure.
+func (s *Stage) Activity(what string) {
+	s.ui.mu.Lock()
+	defer s.ui.mu.Unlock()
+	if what == s.activity {
+		return
+	}
+	s.activity, s.done, s.total = what, 0, 0
+	s.line(what)
+}
+
+// Warn tells something that the user should know and that stops nothing.
+func (s *Stage) Warn(message string) {
+	s.ui.print(func() { s.ui.log.Warn(message, "stage", s.name) })
+}
+
+// End ends the stage: with what came out, or with the error that stopped it.
+func (s *Stage) End(result string, err error) {
+	s.ui.print(func() {
+		for i, other := range s.ui.stages {
+			if other == s {
+				s.ui.stages = append(s.ui.stages[:i:i], s.ui.stages[i+1:]...)
+				break
+			}
+		}
+		elapsed := s.elapsed().Round(100 * time.Millisecond)
+		switch {
+		case err != nil && s.ui.screen != nil:
+			fmt.Fprintf(s.ui.out, "✗ %-10s %8s\n", s.name, elapsed)
+		case err != nil:
+			s.ui.log.Error("failed", "stage", s.name, "elapsed", elapsed)
+		case s.ui.screen != nil:
+			fmt.Fprintf(s.ui.out, "✓ %-10s %8s  %s\n", s.name, elapsed, result)
+		default:
+			s.ui.log.Info("done", "stage", s.name, "elapsed", elapsed, "result", result)
+		}
+	})
+}
+
+// line writes a plain line; on a terminal the live line says it.
+func (s *Stage) line(what string) {
+	if s.ui.screen == nil {
+		s.ui.log.Info(what, "stage", s.name, "elapsed", s.elapsed().Round(100*time.Millisecond))
+	}
+}
+
+func (s *Stage) elapsed() time.Duration { return time.Since(s.began) }
+
+// Size writes bytes the way people read them, in powers of 1024.
+func Size(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20))
+	default:
+		return fmt.Sprintf("%d KiB", (n+1023)/1024)
+	}
+}

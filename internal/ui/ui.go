@@ -1,0 +1,125 @@
+// Package ui tells people and machines what diskforge is doing: live lines on
+// a terminal, plain lines elsewhere, one JSON object a line on request.
+// Everything goes to one writer, standard error; results are not its business.
+package ui
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/charmbracelet/log"
+	"golang.org/x/term"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+)
+
+// UI shows stages. Its methods are safe for concurrent use.
+type UI struct {
+	mu     sync.Mutex
+	out    io.Writer
+	log    *log.Logger
+	json   bool
+	screen *screen // nil where out is no terminal
+	stages []*Stage
+	stop   chan struct{}
+	ended  sync.WaitGroup
+}
+
+// redraw is how often live lines are drawn anew: often enough for a spinner,
+// seldom enough for a slow ssh session.
+const redraw = 150 * time.Millisecond
+
+// New returns a UI that writes to out: JSON lines on request, live lines where
+// out is a terminal, plain lines elsewhere. The caller must call Close.
+func New(out io.Writer, asJSON bool) *UI {
+	u := &UI{out: out, json: asJSON, stop: make(chan struct{})}
+	u.log = log.NewWithOptions(out, log.Options{ReportTimestamp: true, TimeFormat: time.TimeOnly})
+	if asJSON {
+		u.log.SetFormatter(log.JSONFormatter)
+		u.log.SetTimeFormat(time.RFC3339)
+	}
+	if f, ok := out.(*os.File); ok && !asJSON && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+		u.screen = &screen{out: f}
+		u.ended.Add(1)
+		go u.animate()
+	}
+	return u
+}
+
+// Close ends the live lines.
+func (u *UI) Close() {
+	close(u.stop)
+	u.ended.Wait()
+}
+
+func (u *UI) animate() {
+	defer u.ended.Done()
+	tick := time.NewTicker(redraw)
+	defer tick.Stop()
+	for {
+		select {
+		case <-u.stop:
+			u.mu.Lock()
+			u.screen.clear()
+			u.mu.Unlock()
+			return
+		case <-tick.C:
+			u.mu.Lock()
+			u.screen.draw(u.stages)
+			u.mu.Unlock()
+		}
+	}
+}
+
+// print runs write with the live lines out of the way.
+func (u *UI) print(write func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.screen != nil {
+		u.screen.clear()
+		defer u.screen.draw(u.stages)
+	}
+	write()
+}
+
+// Info tells something that belongs to no stage.
+func (u *UI) Info(message string, keyvals ...any) {
+	u.print(func() { u.log.Info(message, keyvals...) })
+}
+
+// Warn tells something that the user should know and that stops nothing.
+func (u *UI) Warn(message string, keyvals ...any) {
+	u.print(func() { u.log.Warn(message, keyvals...) })
+}
+
+// Fail tells why the command failed: one line, then the evidence, where the
+// whole log is, and what to try.
+func (u *UI) Fail(err error) {
+	f, detailed := failure.In(err)
+	u.print(func() {
+		if u.json {
+			keyvals := []any{}
+			if detailed {
+				keyvals = append(keyvals, "lines", f.Lines, "log", f.Log, "try", f.Try)
+			}
+			u.log.Error(err.Error(), keyvals...)
+			return
+		}
+		for line := range strings.Lines(err.Error()) {
+			fmt.Fprintf(u.out, "diskforge: %s\n", strings.TrimRight(line, "\n"))
+		}
+		if !detailed {
+			return
+		}
+		for _, line := range f.Lines {
+			fmt.Fprintf(u.out, "    %s\n", line)
+		}
+		if f.Log != "" {
+			fmt.Fprintf(u.out, "  log: %s\n", f.Log)
+		}
+	})
+}

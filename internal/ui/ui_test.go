@@ -1,0 +1,100 @@
+package ui_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+func TestPlainLinesTellTheStageItsActivitiesOnceAndItsResult(t *testing.T) {
+	var out bytes.Buffer
+	u := ui.New(&out, false)
+	s := u.Stage("provision")
+	s.Activity("TASK [base : Upgrade]")
+	s.Activity("TASK [base : Upgrade]")
+	s.End("588 MiB", nil)
+	u.Close()
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	require.Len(t, lines, 3)
+	assert.Contains(t, lines[0], "started")
+	assert.Contains(t, lines[1], "TASK [base : Upgrade]")
+	assert.Contains(t, lines[2], "588 MiB")
+	assert.Contains(t, lines[2], "stage=provision")
+}
+
+func TestEveryLineOfTheMachineFormIsAnObject(t *testing.T) {
+	var out bytes.Buffer
+	u := ui.New(&out, true)
+	s := u.Stage("push")
+	s.Warn("the registry has no referrers API")
+	s.End("", errors.New("boom"))
+	u.Fail(&failure.Error{What: "task failed", Try: "mend it", Lines: []string{"fatal: x"}, Log: "/log"})
+	u.Close()
+	var last map[string]any
+	for line := range strings.Lines(out.String()) {
+		last = nil
+		require.NoError(t, json.Unmarshal([]byte(line), &last), line)
+	}
+	assert.Equal(t, "task failed: mend it", last["msg"])
+	assert.Equal(t, []any{"fatal: x"}, last["lines"])
+	assert.Equal(t, "/log", last["log"])
+}
+
+func TestAFailureShowsOneLineThenTheEvidence(t *testing.T) {
+	var out bytes.Buffer
+	u := ui.New(&out, false)
+	u.Fail(fmt.Errorf("provision: %w", &failure.Error{What: "task failed", Try: "mend it", Lines: []string{"fatal: x"}, Log: "/log"}))
+	u.Close()
+	assert.Equal(t, "diskforge: provision: task failed: mend it\n    fatal: x\n  log: /log\n", out.String())
+}
+
+func TestATerminalShowsALiveBarAndKeepsTheResult(t *testing.T) {
+	terminal, read := pty(t)
+	u := ui.New(terminal, false)
+	s := u.Stage("sparsify")
+	s.Bytes(1<<30, 2<<30)
+	u.Info("look")
+	s.End("200 MiB", nil)
+	u.Close()
+	got := read()
+	assert.Contains(t, got, "50% of 2.0 GiB")
+	assert.Contains(t, got, "✓ sparsify")
+	assert.Less(t, strings.Index(got, "50%"), strings.Index(got, "✓"))
+}
+
+// pty opens a pseudo-terminal: the side that a program writes to, and what
+// reads all that was written.
+func pty(t *testing.T) (*os.File, func() string) {
+	t.Helper()
+	t.Setenv("TERM", "xterm")
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { master.Close() })
+	require.NoError(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	require.NoError(t, err)
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { slave.Close() })
+	return slave, func() string {
+		b := make([]byte, 64<<10)
+		n, err := master.Read(b)
+		require.NoError(t, err)
+		return string(b[:n])
+	}
+}
+
+func TestSizesAreReadable(t *testing.T) {
+	assert.Equal(t, []string{"1 KiB", "200 MiB", "1.5 GiB"}, []string{ui.Size(1), ui.Size(200 << 20), ui.Size(3 << 29)})
+}
