@@ -1,0 +1,58 @@
+package disk
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// seed returns the first bytes of a small image that qemu-img made.
+func seed(f *testing.F, args ...string) []byte {
+	path := filepath.Join(f.TempDir(), "seed")
+	if out, err := exec.Command("qemu-img", append(append([]string{"create", "-q", "-f", "qcow2"}, args...), path, "1M")...).CombinedOutput(); err != nil {
+		f.Fatalf("%s", out)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return b
+}
+
+// The tables of an image are untrusted: whatever they say, walking them ends,
+// and what it accepts lies within the file.
+func FuzzQCOW2Tables(f *testing.F) {
+	f.Add(seed(f, "-o", "cluster_size=512"))
+	f.Add(seed(f, "-o", "cluster_size=512,compat=0.10,preallocation=full"))
+	f.Add(seed(f, "-o", "cluster_size=16k,extended_l2=on"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		h, err := readHeader(r)
+		if err != nil || h.size > 1<<30 {
+			return
+		}
+		tables, err := h.walk(t.Context(), r, int64(len(b)))
+		if err == nil && (tables.end > int64(len(b)) || tables.end < 0 || tables.plain < 0) {
+			t.Fatalf("accepted %+v of %d bytes", tables, len(b))
+		}
+	})
+}
+
+// Whatever a file holds, its kind is told without a crash.
+func FuzzRecognise(f *testing.F) {
+	for _, s := range append(signatures, footers...) {
+		f.Add(append(make([]byte, s.offset), s.magic...))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		format, other := recognise(r, int64(len(b)))
+		if (format == "") == (other.what == "") {
+			t.Fatalf("format %q and %q", format, other.what)
+		}
+		if rawNeeds(r) < 0 {
+			t.Fatal("a disk cannot need less than nothing")
+		}
+	})
+}
