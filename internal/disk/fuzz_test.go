@@ -11,7 +11,7 @@ import (
 // seed returns the first bytes of a small image that qemu-img made.
 func seed(f *testing.F, args ...string) []byte {
 	path := filepath.Join(f.TempDir(), "seed")
-	if out, err := exec.Command("qemu-img", append(append([]string{"create", "-q", "-f", "qcow2"}, args...), path, "1M")...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("qemu-img", append(append([]string{"create", "-q", "-f", "qcow2"}, args...), path, "64k")...).CombinedOutput(); err != nil {
 		f.Fatalf("%s", out)
 	}
 	b, err := os.ReadFile(path)
