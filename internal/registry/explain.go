@@ -1,0 +1,179 @@
+package registry
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+)
+
+// query is the query of a URL inside a text.
+var query = regexp.MustCompile(`\?[^\s"]*`)
+
+// transient says whether the same request may succeed a little later.
+func transient(err error) bool {
+	if refused(err) != nil || untrusted(err) {
+		return false
+	}
+	if answer := answered(err); answer != nil {
+		return transientAnswer(answer)
+	}
+	var broken *url.Error
+	if !errors.As(err, &broken) {
+		return false
+	}
+	var dns *net.DNSError
+	var alert tls.AlertError
+	switch {
+	case errors.As(broken, &dns) && dns.IsNotFound,
+		errors.As(broken, &alert),
+		errors.Is(broken, http.ErrSchemeMismatch),
+		errors.Is(broken, containerdisk.ErrDamaged):
+		return false
+	}
+	return true
+}
+
+func transientAnswer(answer *transport.Error) bool {
+	switch code := answer.StatusCode; {
+	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests:
+		return true
+	case code == http.StatusNotFound:
+		// The registry lost the upload, not the repository.
+		return len(answer.Errors) == 1 && answer.Errors[0].Code == transport.BlobUploadUnknownErrorCode
+	default:
+		return code >= 500 && code != http.StatusNotImplemented
+	}
+}
+
+func answered(err error) *transport.Error {
+	var answer *transport.Error
+	errors.As(err, &answer)
+	return answer
+}
+
+// refused returns the guard's refusal in err, or nil. That of a mere fallback
+// does not count.
+func refused(err error) error {
+	var plain *plainHTTPError
+	if errors.As(err, &plain) && !plain.fallback {
+		return plain
+	}
+	var handOver *handOverError
+	if errors.As(err, &handOver) {
+		return handOver
+	}
+	return nil
+}
+
+func untrusted(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	return errors.As(err, &certificate)
+}
+
+// explain makes a line for people of what go-containerregistry says. The
+// original stands in the lines of evidence, cleaned: it is not wrapped, as
+// nobody can tell what a registry's words repeat.
+func (c *client) explain(err error, tries int) error {
+	if _, ok := failure.In(err); ok {
+		return err
+	}
+	e := c.diagnose(err)
+	if tries > 1 {
+		e.What += fmt.Sprintf(", %d times in a row", tries)
+	}
+	e.Lines = []string{c.guard.clean(err.Error())}
+	return e
+}
+
+func (c *client) diagnose(err error) *failure.Error {
+	registry := c.tag.RegistryStr()
+	if plain := refused(err); plain != nil {
+		return failure.New(fmt.Sprintf("pushing to %s: %v", registry, plain),
+			"everybody on the way could read it; use https, or allow plain HTTP explicitly")
+	}
+	if untrusted(err) {
+		return c.distrust(err)
+	}
+	if answer := answered(err); answer != nil {
+		return c.diagnoseAnswer(answer)
+	}
+	var broken *url.Error
+	errors.As(err, &broken)
+	switch {
+	case errors.Is(err, containerdisk.ErrDamaged):
+		return failure.New(c.guard.clean(containerdisk.ErrDamaged.Error()+", so nothing was published"), "pack it again")
+	case broken == nil:
+		return failure.New(fmt.Sprintf("cannot push to %s: %s", c.tag.Context(), c.guard.clean(err.Error())), "")
+	case errors.Is(broken, http.ErrSchemeMismatch):
+		return failure.New("registry "+registry+" speaks plain HTTP, not https", "switch its TLS on, or allow plain HTTP explicitly")
+	}
+	return failure.New(fmt.Sprintf("registry %s cannot be reached: %s", registry, c.guard.clean(broken.Err.Error())),
+		"check TARGET_REGISTRY and the network; the layout is kept and can be pushed later")
+}
+
+func (c *client) distrust(err error) *failure.Error {
+	registry := c.tag.RegistryStr()
+	var unknown x509.UnknownAuthorityError
+	if errors.As(err, &unknown) {
+		return failure.New("the certificate of registry "+registry+" was signed by an unknown authority",
+			"name the authority's certificate with CA_FILE")
+	}
+	var certificate *tls.CertificateVerificationError
+	errors.As(err, &certificate)
+	return failure.New(fmt.Sprintf("the certificate of registry %s is not valid: %s", registry, c.guard.clean(certificate.Err.Error())), "")
+}
+
+// diagnoseAnswer explains an answer of the registry or of its token service.
+func (c *client) diagnoseAnswer(answer *transport.Error) *failure.Error {
+	registry, repository := c.tag.RegistryStr(), c.tag.RepositoryStr()
+	status := fmt.Sprintf(" (%d%s)", answer.StatusCode, c.words(answer))
+	switch answer.StatusCode {
+	case http.StatusUnauthorized:
+		if c.user == "" {
+			return failure.New(fmt.Sprintf("registry %s wants a login for %s%s", registry, repository, status),
+				"set REGISTRY_USER and REGISTRY_PASS, or run docker login "+registry)
+		}
+		return failure.New(fmt.Sprintf("registry %s refuses user %q for %s%s", registry, c.user, repository, status),
+			"check REGISTRY_USER and REGISTRY_PASS")
+	case http.StatusForbidden:
+		return failure.New(fmt.Sprintf("registry %s does not let %s push to %s%s", registry, c.who(), repository, status),
+			"ask for the right to push there, or check REGISTRY_PREFIX and IMAGE_NAME")
+	case http.StatusNotFound:
+		if answer.Request != nil && answer.Request.URL.Path == "/v2/" {
+			return failure.New(registry+" is no registry"+status, "check TARGET_REGISTRY")
+		}
+		return failure.New(fmt.Sprintf("registry %s has no %s for %s%s", registry, repository, c.who(), status),
+			"make the project there first, or check REGISTRY_PREFIX and IMAGE_NAME")
+	case http.StatusRequestEntityTooLarge:
+		return failure.New(fmt.Sprintf("registry %s does not take a layer of this size for %s%s", registry, repository, status),
+			"raise the body size that the proxy in front of it takes")
+	}
+	return failure.New(fmt.Sprintf("registry %s failed for %s: %s%s", registry, repository, http.StatusText(answer.StatusCode), status),
+		"the layout is kept and can be pushed later")
+}
+
+func (c *client) who() string {
+	if c.user == "" {
+		return "somebody without a login"
+	}
+	return fmt.Sprintf("user %q", c.user)
+}
+
+// words are the registry's own, or nothing.
+func (c *client) words(answer *transport.Error) string {
+	if len(answer.Errors) == 0 {
+		return ""
+	}
+	d := answer.Errors[0]
+	return ", " + c.guard.clean(string(d.Code)+" "+d.Message)
+}

@@ -1,0 +1,25 @@
+package registry
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// Quick makes the pauses between tries short.
+func (o Options) Quick() Options { o.backoff = time.Millisecond; return o }
+
+// Through connects by dial, so that names need not exist.
+func (o Options) Through(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Options {
+	o.dial = dial
+	return o
+}
+
+// Parse checks a whole reference.
+func Parse(ref string) (string, error) {
+	tag, err := parse(ref, false)
+	if err != nil {
+		return "", err
+	}
+	return tag.String(), nil
+}

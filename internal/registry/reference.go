@@ -1,0 +1,178 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+)
+
+// label is one part of a host name.
+const label = `[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?`
+
+// What a registry takes (OCI distribution specification, "Pulling manifests").
+// go-containerregistry accepts more, and the registry then answers 404.
+var (
+	pathComponent = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
+	tagPattern    = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+	hostPort      = regexp.MustCompile(`^(` + label + `(?:\.` + label + `)*|\[[0-9a-fA-F:.]+\])(?::([0-9]+))?$`)
+	// Registries without a referrers API keep their lists of referrers in such
+	// tags; one of ours would be taken for a list.
+	referrersTag = regexp.MustCompile(`^sha(256|512)-[0-9a-f]{64}`)
+)
+
+// maxRepository is the length that registries accept for a repository, in
+// bytes.
+const maxRepository = 255
+
+// ParseReference puts the settings TARGET_REGISTRY, REGISTRY_PREFIX, IMAGE_NAME
+// and IMAGE_TAG together to REGISTRY/PREFIX/NAME:TAG. An empty registry means
+// that nothing is pushed: the others are checked and the reference is empty.
+// The error joins one *failure.Error for each setting that no registry takes.
+func ParseReference(registry, prefix, image, tag string) (string, error) {
+	var bad []error
+	check := func(setting, value string, err error) {
+		if err != nil {
+			bad = append(bad, failure.New(fmt.Sprintf("%s cannot be %q", setting, value), err.Error()))
+		}
+	}
+	if registry != "" {
+		check("TARGET_REGISTRY", registry, checkHost(registry))
+	}
+	prefix = strings.Trim(prefix, "/")
+	if prefix != "" {
+		check("REGISTRY_PREFIX", prefix, checkPath(prefix))
+	}
+	check("IMAGE_NAME", image, checkPath(image))
+	check("IMAGE_TAG", tag, checkTag(tag))
+	repository := strings.TrimPrefix(prefix+"/"+image, "/")
+	if len(bad) == 0 && len(repository) > maxRepository {
+		check("IMAGE_NAME", image, fmt.Errorf("with REGISTRY_PREFIX it is longer than %d characters", maxRepository))
+	}
+	if len(bad) > 0 || registry == "" {
+		return "", errors.Join(bad...)
+	}
+	return registry + "/" + repository + ":" + tag, nil
+}
+
+// parse takes a whole reference apart, which must name registry and tag: a
+// default would publish somewhere else than the reader thinks.
+func parse(ref string, insecure bool) (name.Tag, error) {
+	host, rest, _ := strings.Cut(ref, "/")
+	repository, tag, tagged := cutLast(rest, ":")
+	err := checkHost(host)
+	switch {
+	case strings.Contains(ref, "://"):
+		err = errors.New("leave out http:// or https://")
+	case strings.Contains(ref, "@"):
+		err = errors.New("leave out the digest, it comes with the image")
+	case err != nil:
+	case !tagged || strings.Contains(tag, "/"):
+		err = errors.New("it has no tag, as in REGISTRY/REPOSITORY:TAG")
+	case len(repository) > maxRepository:
+		err = fmt.Errorf("the repository is longer than %d characters", maxRepository)
+	default:
+		err = errors.Join(checkPath(repository), checkTag(tag))
+	}
+	if err != nil {
+		return name.Tag{}, failure.New(fmt.Sprintf("no image can be pushed to %q", ref), strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	var options []name.Option
+	if insecure || loopback(hostname(host)) {
+		options = append(options, name.Insecure) // tries https first
+	}
+	parsed, err := name.NewTag(ref, options...)
+	if err != nil {
+		return name.Tag{}, failure.Wrap(err, fmt.Sprintf("no image can be pushed to %q", ref), "")
+	}
+	return parsed, nil
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// checkHost accepts HOST, HOST:PORT, IPv4 and [IPv6] with or without a port.
+// A lone name without a dot or a port is refused: every client takes it for a
+// folder of Docker Hub.
+func checkHost(s string) error {
+	switch {
+	case s == "":
+		return errors.New("name a registry, as in registry.example.org or localhost:5000")
+	case strings.Contains(s, "://"):
+		return errors.New("leave out http:// or https://")
+	case strings.Contains(s, "@"):
+		return errors.New("leave out the user: that is REGISTRY_USER")
+	case strings.Contains(s, "/"):
+		return errors.New("leave out the path: that is REGISTRY_PREFIX")
+	}
+	parts := hostPort.FindStringSubmatch(s)
+	if parts == nil {
+		return errors.New("it must be a host name or address, with :PORT where that is not 443")
+	}
+	host, port := parts[1], parts[2]
+	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) {
+		return errors.New("the port must be a number from 1 to 65535")
+	}
+	if strings.HasPrefix(host, "[") {
+		if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil || !addr.Is6() {
+			return errors.New("between [ and ] there must be an IPv6 address")
+		}
+		return nil
+	}
+	if port == "" && host != "localhost" && !strings.Contains(host, ".") {
+		return fmt.Errorf("clients would look for it on Docker Hub: write its whole name, or %s:443", host)
+	}
+	return nil
+}
+
+func checkPath(s string) error {
+	if s == "" {
+		return errors.New("it is empty")
+	}
+	for component := range strings.SplitSeq(s, "/") {
+		if !pathComponent.MatchString(component) {
+			return errors.New("registries take lower-case letters and digits, with single '.', '_' or '-' between them and '/' between parts")
+		}
+	}
+	return nil
+}
+
+func checkTag(s string) error {
+	switch {
+	case s == "":
+		return errors.New("the tag is empty: name one, such as a date or a version")
+	case !tagPattern.MatchString(s):
+		return errors.New("a tag has at most 128 letters, digits, '_', '.' and '-', and begins with none of the last two")
+	case referrersTag.MatchString(s):
+		return errors.New("such tags are lists of referrers")
+	}
+	return nil
+}
+
+// hostname takes the port and brackets away.
+func hostname(hostport string) string {
+	if host, _, err := net.SplitHostPort(hostport); err == nil {
+		return host
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
+}
+
+// loopback says whether a host is this machine: 127.0.0.0/8, ::1 or localhost.
+func loopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
