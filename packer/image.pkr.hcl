@@ -64,10 +64,16 @@ source "qemu" "image" {
   qemuargs = [
     # The plugin's own forward listens on every interface.
     ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],
-    ["-device", "virtio-rng-pci"], # sshd waits for entropy; the network card is added by the plugin
+    ["-device", "virtio-net,netdev=user.0,romfile="], # no boot from the network
+    ["-device", "virtio-rng-pci"],                    # sshd waits for entropy
     ["-serial", "file:${var.console_log}"],
     ["-vnc", "none"],
     ["-display", "none"],
+    # SeaBIOS writes to the serial console, too, why it finds nothing to boot.
+    ["-machine", "type=pc,accel=${var.accelerator},graphics=off"],
+    # A full disk fails the guest's writes; by default QEMU would stop the guest
+    # for ever.
+    ["-global", "virtio-blk-device.werror=report"],
   ]
 
   shutdown_command = "sudo -n sh /tmp/diskforge-clean.sh finish '${var.ssh_username}' ${var.bake_user}"

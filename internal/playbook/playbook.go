@@ -1,0 +1,211 @@
+// Package playbook finds the Ansible playbook that configures an image, in a
+// directory, a git repository or the program itself, and makes sure, before
+// anything is booted, that this host's Ansible can run it.
+package playbook
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// Where the playbooks come from when only one of GitURL and GitBranch is set,
+// and where they are in that repository.
+const (
+	DefaultGitURL    = "https://github.com/netgroup-polito/CrownLabs.git"
+	DefaultGitBranch = "master"
+	DefaultGitPath   = "provisioning/virtual-machines/ansible"
+)
+
+// Options say where the playbook is. AnsibleDir wins over git, git (either of
+// GitURL and GitBranch set) over Embedded.
+type Options struct {
+	AnsibleDir string
+	GitURL     string
+	GitBranch  string // branch, tag or full commit
+	GitPath    string // the tree within the repository; DefaultGitPath if empty
+	Embedded   fs.FS  // the tree that the program carries
+	// Playbook is a path in the tree, or the name of a playbook in its
+	// playbooks folder; .yml or .yaml may be left out.
+	Playbook string
+	// Dir is a directory of ours for the copy of the tree; it is created.
+	// What a former call left there is replaced.
+	Dir string
+}
+
+// Source is a playbook and the tree it belongs to, copied to this disk: what
+// was checked is what will run, whatever happens to the original.
+type Source struct {
+	Root         string // absolute path of the tree
+	File         string // the playbook, relative to Root
+	URL          string // where the tree came from: a git URL, a directory, or "" for the program's own
+	Revision     string // full commit, or "sha256:…" of the tree's content
+	Checks       string // absolute path of tests/<playbook>.yaml, or ""
+	Requirements string // absolute path of requirements.yml, or ""
+}
+
+// Resolve copies the tree to opts.Dir and finds the playbook in it. Errors
+// that a person must act on are a *failure.Error.
+func Resolve(ctx context.Context, opts Options, report progress.Reporter) (Source, error) {
+	if err := ValidateName(opts.Playbook); err != nil {
+		return Source{}, err
+	}
+	dir, err := filepath.Abs(opts.Dir)
+	if err != nil {
+		return Source{}, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return Source{}, fmt.Errorf("making the playbooks' directory: %w", err)
+	}
+	root := filepath.Join(dir, "tree")
+	if err := os.RemoveAll(root); err != nil {
+		return Source{}, fmt.Errorf("clearing the playbooks' directory: %w", err)
+	}
+	s, err := fetch(ctx, opts, dir, root, report)
+	if err != nil {
+		return Source{}, err
+	}
+	s.Root = root
+	if s.Revision == "" {
+		if s.Revision, err = digest(root); err != nil {
+			return Source{}, fmt.Errorf("hashing the playbooks: %w", err)
+		}
+	}
+	if s.File, err = find(root, opts.Playbook); err != nil {
+		return Source{}, err
+	}
+	s.Checks = s.companion("tests", strings.TrimSuffix(path.Base(s.File), path.Ext(s.File))+".yaml")
+	for _, beside := range []string{path.Dir(s.File), "."} {
+		if s.Requirements == "" {
+			s.Requirements = s.companion(beside, "requirements.yml")
+		}
+	}
+	return s, nil
+}
+
+// fetch fills root with the tree from where opts say.
+func fetch(ctx context.Context, opts Options, dir, root string, report progress.Reporter) (Source, error) {
+	switch {
+	case opts.AnsibleDir != "":
+		return fromDir(ctx, opts.AnsibleDir, root, report)
+	case opts.GitURL != "" || opts.GitBranch != "":
+		return fromGit(ctx, opts, dir, root, report)
+	case opts.Embedded != nil:
+		return Source{}, copyTree(ctx, opts.Embedded, root, report)
+	}
+	return Source{}, failure.New("there is no playbook to run", "set ANSIBLE_DIR to a directory of playbooks, or GIT_ANSIBLE_URL to a repository")
+}
+
+// fromDir copies a directory of the user's.
+func fromDir(ctx context.Context, dir, root string, report progress.Reporter) (Source, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return Source{}, err
+	}
+	r, err := os.OpenRoot(abs)
+	if err != nil {
+		return Source{}, failure.Wrap(err, "reading the playbooks in ANSIBLE_DIR", "name a directory that is there")
+	}
+	defer r.Close()
+	return Source{URL: abs}, copyTree(ctx, r.FS(), root, report)
+}
+
+// companion is the absolute path of a regular file of the tree, or "".
+func (s Source) companion(elem ...string) string {
+	name := path.Join(elem...)
+	if !isFile(s.Root, name) {
+		return ""
+	}
+	return filepath.Join(s.Root, filepath.FromSlash(name))
+}
+
+// ValidateName says whether name can be the path of a playbook within a tree.
+// It touches no file.
+func ValidateName(name string) error {
+	const try = "give a path within the tree, or the name of a playbook in its playbooks folder"
+	switch {
+	case name == "":
+		return failure.New("no playbook is named", try)
+	case strings.HasPrefix(name, "-"):
+		return failure.New(fmt.Sprintf("the playbook %q looks like an option", name), try)
+	case !filepath.IsLocal(name) || strings.ContainsAny(name, "\x00\n\r\\"):
+		return failure.New(fmt.Sprintf("the playbook %q is outside the tree of playbooks", name), try)
+	}
+	return nil
+}
+
+// find is the path, relative to root, of the playbook called name.
+func find(root, name string) (string, error) {
+	name = path.Clean(name)
+	for _, base := range []string{name, path.Join("playbooks", name)} {
+		for _, ext := range []string{"", ".yml", ".yaml"} {
+			if isFile(root, base+ext) {
+				return base + ext, nil
+			}
+		}
+	}
+	known := list(root)
+	if len(known) == 0 {
+		return "", failure.New(fmt.Sprintf("there is no playbook %q, nor any other", name), "is this the directory that holds the playbooks?")
+	}
+	return "", failure.New(fmt.Sprintf("there is no playbook %q", name), "there are "+strings.Join(known, ", "))
+}
+
+// isFile says whether name is a regular file of the tree; a link that leads
+// out of the tree is not.
+func isFile(root, name string) bool {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return false
+	}
+	defer r.Close()
+	info, err := r.Stat(filepath.FromSlash(name))
+	return err == nil && info.Mode().IsRegular()
+}
+
+// list names the playbooks at the tree's top and in its playbooks folder.
+func list(root string) []string {
+	var names []string
+	for _, pattern := range []string{"*.yml", "*.yaml", "playbooks/*.yml", "playbooks/*.yaml"} {
+		files, _ := filepath.Glob(filepath.Join(root, pattern))
+		for _, f := range files {
+			if rel, err := filepath.Rel(root, f); err == nil && isFile(root, rel) && isPlaybook(f) {
+				names = append(names, strings.TrimSuffix(filepath.Base(rel), filepath.Ext(rel)))
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// isPlaybook says whether the file holds a list of plays.
+func isPlaybook(file string) bool {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	var plays []map[string]yaml.Node
+	if yaml.Unmarshal(b, &plays) != nil || len(plays) == 0 {
+		return false
+	}
+	for _, play := range plays {
+		if !hasAny(play, "hosts", "import_playbook", "ansible.builtin.import_playbook") {
+			return false
+		}
+	}
+	return true
+}
+
+func hasAny(m map[string]yaml.Node, keys ...string) bool {
+	return slices.ContainsFunc(keys, func(k string) bool { _, ok := m[k]; return ok })
+}

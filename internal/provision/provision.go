@@ -1,0 +1,282 @@
+// Package provision turns a base image and a playbook into a configured disk:
+// Packer boots a copy of the base under QEMU, Ansible configures it, a script
+// removes the build's traces, trims and powers off.
+package provision
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/accel"
+	"github.com/netgroup-polito/diskforge/internal/command"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/playbook"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/tools"
+)
+
+// Defaults of Options.
+const (
+	DefaultBuildUser  = "packer"
+	DefaultSSHTimeout = 15 * time.Minute
+)
+
+// Options say what is built from what.
+type Options struct {
+	Base       string // the base image, a local file whose checksum was verified
+	BaseFormat string // qcow2 or raw; stated, never probed
+	Output     string // the disk to write: a qcow2 without a backing file
+	WorkDir    string // a directory of ours, 0700, for logs and what the build needs
+
+	Playbook playbook.Source
+	Tools    tools.Set
+	Accel    accel.Verdict
+
+	MemoryMiB int
+	CPUs      int
+	DiskSize  int64 // virtual size in bytes, not less than the base's
+
+	BuildUser string // DefaultBuildUser if empty
+	VMUser    string // who logs in where the VM runs
+	BakeUser  bool   // build as VMUser and keep that account, its password locked
+	Desktop   bool
+	ExtraVars map[string]any // win over the variables that we set
+
+	AptMirror                      string // handed to the playbook as apt_mirror
+	CAFile                         string // PEM, trusted by the guest during the build
+	HTTPProxy, HTTPSProxy, NoProxy string // for the guest, during the build
+
+	PackerLog   bool          // keep Packer's debug log
+	KeepOnError bool          // after a failed task the guest stays up until ctx ends
+	SSHTimeout  time.Duration // DefaultSSHTimeout if 0
+}
+
+// Timings are how long the parts of a build took.
+type Timings struct {
+	Boot     time.Duration // QEMU's start to a working ssh
+	Ansible  time.Duration
+	Clean    time.Duration // cleaning, deleting the build user, trimming
+	PowerOff time.Duration // to the end of QEMU
+}
+
+// Result tells how the build went. Its logs are there after a failure, too.
+type Result struct {
+	// Trimmed is true where the guest gave the free blocks of its root file
+	// system back, so that a conversion of the disk leaves them out.
+	Trimmed bool
+	Tasks   []Task // Ansible's, in the order in which they ran
+	Timings Timings
+
+	PackerLog  string // Packer's output
+	DebugLog   string // Packer's debug log, or ""
+	ConsoleLog string // the guest's serial console
+	AnsibleLog string // Ansible's part of Packer's output
+}
+
+// user is the account under which the build works in the guest.
+func (o Options) user() string {
+	switch {
+	case o.BakeUser:
+		return o.VMUser
+	case o.BuildUser == "":
+		return DefaultBuildUser
+	}
+	return o.BuildUser
+}
+
+// Run builds opts.Output. An error that a person must act on is a
+// *failure.Error; when ctx ends, Packer, QEMU and Ansible are gone before Run
+// returns. The Result is filled as far as the build came.
+func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, error) {
+	if opts.SSHTimeout == 0 {
+		opts.SSHTimeout = DefaultSSHTimeout
+	}
+	if err := check(opts); err != nil {
+		return Result{}, err
+	}
+	b, err := newBuild(opts)
+	if err != nil {
+		return Result{}, err
+	}
+	defer b.close()
+	if err := b.prepare(); err != nil {
+		return Result{}, err
+	}
+	err = b.packer(ctx, report)
+	result := b.result()
+	if err != nil {
+		return result, err
+	}
+	if !b.events.clean {
+		return result, b.explain(errors.New("the guest did not say that its cleaning ended well"))
+	}
+	return result, b.keep()
+}
+
+// userName is what useradd accepts on every distribution.
+var userName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+
+func check(opts Options) error {
+	switch {
+	case !userName.MatchString(opts.user()):
+		return failure.New(fmt.Sprintf("%q is no user name", opts.user()), "set BUILD_USER (or VM_USER) to lower-case letters, digits, - and _")
+	case opts.user() == "root" || !opts.BakeUser && opts.user() == opts.VMUser:
+		return failure.New(fmt.Sprintf("the build user %q would be deleted at the end", opts.user()), "set BUILD_USER to another name, or BAKE_USER=true to build as VM_USER")
+	case opts.BaseFormat != "qcow2" && opts.BaseFormat != "raw":
+		return failure.New(fmt.Sprintf("the base's format %q is not supported", opts.BaseFormat), "convert it to qcow2 or raw")
+	}
+	return nil
+}
+
+// build is one run of Packer.
+type build struct {
+	opts   Options
+	id     string // marks our processes, in their environment
+	run    string // short-lived files; a short path of plain characters
+	ownRun bool   // run is not within the work directory
+	out    string // directory, beside the output, that Packer writes the disk to
+	events events
+}
+
+// plainPath are paths that QEMU's options, ssh's arguments and a shell take as
+// they are, and that leave room for a socket's name in them (108 bytes in all).
+var plainPath = regexp.MustCompile(`^[A-Za-z0-9/_.+@~-]{1,64}$`)
+
+func newBuild(opts Options) (*build, error) {
+	var err error
+	if opts.WorkDir, err = filepath.Abs(opts.WorkDir); err != nil {
+		return nil, err
+	}
+	if opts.Output, err = filepath.Abs(opts.Output); err != nil {
+		return nil, err
+	}
+	if opts.Base, err = filepath.Abs(opts.Base); err != nil {
+		return nil, err
+	}
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails (crypto/rand)
+	b := &build{opts: opts, id: hex.EncodeToString(id), run: filepath.Join(opts.WorkDir, "run"), out: opts.Output + ".partial"}
+	if err := os.MkdirAll(opts.WorkDir, 0o700); err != nil {
+		return nil, failure.Wrap(err, "making the work directory", "")
+	}
+	if !plainPath.MatchString(b.run) {
+		b.ownRun = true
+		b.run, err = os.MkdirTemp("", "diskforge-")
+		if err != nil {
+			return nil, failure.Wrap(err, "making a temporary directory", "")
+		}
+	}
+	return b, nil
+}
+
+// close removes what only this run needed and ends what it left running.
+func (b *build) close() {
+	b.killLeftovers()
+	_ = os.RemoveAll(b.run)
+	_ = os.RemoveAll(b.out)
+	b.events.close()
+}
+
+func (b *build) log(name string) string { return filepath.Join(b.opts.WorkDir, name) }
+
+func (b *build) result() Result {
+	r := b.events.result()
+	r.PackerLog, r.ConsoleLog, r.AnsibleLog = b.log("packer.log"), b.log("console.log"), b.log("ansible.log")
+	if b.opts.PackerLog {
+		r.DebugLog = b.log("packer-debug.log")
+	}
+	return r
+}
+
+// packer runs Packer to its end, with the serial console watched until the
+// guest answers.
+func (b *build) packer(ctx context.Context, report progress.Reporter) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	b.events.start(report, b.keptUp(report))
+	watch := newConsole(b.log("console.log"))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		watch.follow(ctx, b.events.connected, report, cancel)
+	}()
+	debug := b.log("packer-debug.log")
+	err := command.Run(ctx, command.Cmd{
+		Program: b.opts.Tools.Packer, Dir: filepath.Dir(b.opts.Output),
+		Args:   []string{"build", "-color=false", "-var-file=" + b.path("vars.pkrvars.json"), b.path("packer")},
+		Env:    b.environment(debug),
+		Stdout: &b.events,
+		OnLine: b.events.line, // standard error: Packer's error messages
+		Grace:  5 * time.Second,
+	})
+	failed := ctx.Err() != nil
+	cancel(nil)
+	<-done
+	if err != nil && !failed {
+		err = b.explain(err)
+	} else if failed {
+		err = b.stopped(ctx)
+	}
+	if !b.opts.PackerLog {
+		_ = os.Remove(debug)
+	}
+	return err
+}
+
+// stopped is why a build ended before its time: what the console told, the
+// failure after which the guest was kept up, or the caller's reason.
+func (b *build) stopped(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	var fatal *bootError
+	switch {
+	case errors.As(cause, &fatal):
+		return b.neverUp(fatal.what)
+	case b.opts.KeepOnError && b.events.failedTask() != nil:
+		return b.explain(cause)
+	}
+	return cause
+}
+
+// keptUp returns what tells the user how to reach a guest that was kept up.
+func (b *build) keptUp(report progress.Reporter) func(port string) {
+	if !b.opts.KeepOnError {
+		return nil
+	}
+	return func(port string) {
+		report.Warn("the guest stays up until diskforge is interrupted (Ctrl-C): " + b.sshCommand(port))
+	}
+}
+
+// sshCommand logs in to the build's guest.
+func (b *build) sshCommand(port string) string {
+	return fmt.Sprintf("ssh -F /dev/null -i %s -p %s -o IdentitiesOnly=yes -o UserKnownHostsFile=%s -o HostKeyAlias=%s %s@127.0.0.1",
+		b.path("key"), port, b.path("known_hosts"), hostAlias, b.opts.user())
+}
+
+// keep makes Packer's disk the output.
+func (b *build) keep() error {
+	disk := filepath.Join(b.out, "disk.qcow2")
+	if err := flush(disk); err != nil {
+		return failure.Wrap(err, "writing the disk", "is there room left on it?")
+	}
+	if err := os.Rename(disk, b.opts.Output); err != nil {
+		return failure.Wrap(err, "keeping the disk", "")
+	}
+	return flush(filepath.Dir(b.opts.Output))
+}
+
+// flush makes a file's content, or a directory's entries, survive a crash.
+func flush(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

@@ -1,0 +1,249 @@
+//go:build nightly
+
+package provision_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/accel"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/playbook"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/provision"
+	"github.com/netgroup-polito/diskforge/internal/tools"
+)
+
+// These tests boot guests under software emulation. DISKFORGE_TEST_BASE names
+// a Debian cloud image (qcow2), as `diskforge base` makes one.
+
+// watcher keeps what was reported and calls onActivity.
+type watcher struct {
+	t          *testing.T
+	mu         sync.Mutex
+	warnings   []string
+	onActivity func(string)
+}
+
+func (w *watcher) Bytes(int64, int64) {}
+
+func (w *watcher) Activity(what string) {
+	w.t.Log(what)
+	if w.onActivity != nil {
+		w.onActivity(what)
+	}
+}
+
+func (w *watcher) Warn(message string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.warnings = append(w.warnings, message)
+	w.t.Log("warning:", message)
+}
+
+func cloudImage(t *testing.T) string {
+	t.Helper()
+	base := os.Getenv("DISKFORGE_TEST_BASE")
+	require.NotEmpty(t, base, "set DISKFORGE_TEST_BASE to a Debian cloud image")
+	return base
+}
+
+// options are a build of base with the playbook.
+func options(t *testing.T, base, play string) provision.Options {
+	t.Helper()
+	tree := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(tree, "test.yml"), []byte(play), 0o600))
+	cache, err := os.UserCacheDir()
+	require.NoError(t, err)
+	set, err := tools.Ensure(t.Context(), tools.Options{CacheDir: filepath.Join(cache, "diskforge", "tools")}, progress.Discard)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	source, err := playbook.Resolve(t.Context(), playbook.Options{AnsibleDir: tree, Playbook: "test", Dir: filepath.Join(dir, "playbook")}, progress.Discard)
+	require.NoError(t, err)
+	require.NoError(t, source.Check(t.Context(), nil, progress.Discard))
+	return provision.Options{
+		Base: base, BaseFormat: "qcow2", Output: filepath.Join(dir, "disk.qcow2"), WorkDir: filepath.Join(dir, "work"),
+		Playbook: source, Tools: set, Accel: accel.Verdict{Accelerator: "tcg"},
+		MemoryMiB: 2048, CPUs: 2, DiskSize: 10 << 30, VMUser: "crownlabs",
+		ExtraVars: map[string]any{"token": "planted-extra-var"}, PackerLog: true,
+	}
+}
+
+// running are the processes that have dir on their command line.
+func running(t *testing.T, dir string) []string {
+	t.Helper()
+	var found []string
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), dir) {
+			found = append(found, strings.ReplaceAll(string(b), "\x00", " "))
+		}
+	}
+	return found
+}
+
+// left asserts that nothing of the build but its logs is left.
+func left(t *testing.T, opts provision.Options) {
+	t.Helper()
+	assert.Empty(t, running(t, opts.WorkDir))
+	entries, _ := filepath.Glob(filepath.Join(opts.WorkDir, "*"))
+	for _, e := range entries {
+		assert.Equal(t, ".log", filepath.Ext(e), e)
+	}
+	assert.NoFileExists(t, opts.Output+".partial")
+}
+
+const goodPlay = `
+- hosts: all
+  become: true
+  tasks:
+    - name: Write a file
+      ansible.builtin.copy: {content: "{{ crownlabs_mode }} {{ vm_user }} {{ http }}", dest: /etc/test-result, mode: "0644"}
+      vars: {http: "{{ lookup('env', 'REGISTRY_PASS') }}"}
+    - name: See the build user
+      ansible.builtin.command: id packer
+      changed_when: false
+`
+
+func TestABuildMakesACleanTrimmedStandaloneDiskAndTellsNoSecret(t *testing.T) {
+	t.Setenv("REGISTRY_PASS", "planted-password")
+	opts := options(t, cloudImage(t), goodPlay)
+	opts.HTTPProxy = "http://user:planted-proxy@192.0.2.1:3128"
+	result, err := provision.Run(t.Context(), opts, &watcher{t: t})
+	require.NoError(t, err)
+	t.Logf("%+v", result.Timings)
+	assert.True(t, result.Trimmed)
+	require.Len(t, result.Tasks, 3)
+	assert.Equal(t, "Write a file", result.Tasks[1].Name)
+	assert.True(t, result.Tasks[1].Changed)
+	left(t, opts)
+
+	info, err := exec.Command("qemu-img", "info", "--output=json", "-f", "qcow2", opts.Output).Output()
+	require.NoError(t, err)
+	assert.Contains(t, string(info), `"virtual-size": 10737418240`)
+	assert.NotContains(t, string(info), "backing")
+	for _, log := range []string{result.PackerLog, result.DebugLog, result.ConsoleLog, result.AnsibleLog} {
+		b, err := os.ReadFile(log)
+		require.NoError(t, err)
+		assert.NotContains(t, string(b), "planted-", log)
+	}
+	inspectClean(t, opts.Output)
+}
+
+// inspectClean looks into the disk without booting it.
+func inspectClean(t *testing.T, disk string) {
+	t.Helper()
+	script := `run
+mount-ro /dev/sda1 /
+echo result:
+cat /etc/test-result
+echo machine-id:
+filesize /etc/machine-id
+echo gone:
+glob-expand /etc/ssh/ssh_host_*
+glob-expand /home/*
+glob-expand /etc/sudoers.d/90*
+glob-expand /var/lib/cloud/instances/*
+glob-expand /var/lib/apt/lists/*
+glob-expand /var/log/journal/*
+glob-expand /etc/apt/apt.conf.d/00diskforge*
+glob-expand /tmp/*
+glob-expand /root/.ssh/*
+glob-expand /var/lib/systemd/random-seed
+grep packer /etc/passwd
+grep packer /etc/subuid
+grep packer /etc/shadow
+grep planted /etc/environment
+echo end
+`
+	cmd := exec.Command("guestfish", "--ro", "--format=qcow2", "-a", disk)
+	cmd.Env = append(os.Environ(), "LIBGUESTFS_BACKEND=direct", "LIBGUESTFS_BACKEND_SETTINGS=force_tcg")
+	cmd.Stdin = strings.NewReader(script)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	assert.Equal(t, "result:\nTrue crownlabs \n\nmachine-id:\n0\ngone:\nend\n", string(out))
+}
+
+func TestAFailingTaskIsNamedWithItsMessageAndTheGuestCanBeKeptUp(t *testing.T) {
+	opts := options(t, cloudImage(t), `
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: Break on purpose
+      ansible.builtin.command: sh -c 'echo the reason >&2; exit 3'
+`)
+	opts.KeepOnError = true
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w := &watcher{t: t}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer cancel()
+		require.Eventually(t, func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.warnings) > 0 }, 10*time.Minute, time.Second)
+		_, login, _ := strings.Cut(w.warnings[0], "(Ctrl-C): ")
+		out, err := exec.Command("sh", "-c", login+" cat /etc/os-release").CombinedOutput()
+		assert.NoError(t, err, string(out))
+		assert.Contains(t, string(out), "Debian")
+	}()
+	_, err := provision.Run(ctx, opts, w)
+	<-done
+	f, ok := failure.In(err)
+	require.True(t, ok, "%v", err)
+	assert.Contains(t, f.What, `task "Break on purpose" failed: non-zero return code`)
+	assert.Contains(t, f.Lines, "the reason")
+	assert.NoFileExists(t, opts.Output)
+	left(t, opts)
+}
+
+func TestADiskWithoutABootLoaderIsNamedByTheConsoleAtOnce(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "empty.qcow2")
+	require.NoError(t, exec.Command("qemu-img", "create", "-q", "-f", "qcow2", base, "1G").Run())
+	opts := options(t, base, goodPlay)
+	_, err := provision.Run(t.Context(), opts, &watcher{t: t})
+	f, ok := failure.In(err)
+	require.True(t, ok, "%v", err)
+	assert.Contains(t, f.What, "does not boot")
+	assert.Contains(t, strings.Join(f.Lines, "\n"), "No bootable device")
+	left(t, opts)
+}
+
+func TestAGuestThatNeverAnswersIsGivenUpWithTheEndOfItsConsole(t *testing.T) {
+	opts := options(t, cloudImage(t), goodPlay)
+	opts.SSHTimeout = 10 * time.Second
+	_, err := provision.Run(t.Context(), opts, &watcher{t: t})
+	f, ok := failure.In(err)
+	require.True(t, ok, "%v", err)
+	assert.Contains(t, f.What, "did not answer ssh within 10s")
+	assert.NotEmpty(t, f.Lines)
+	left(t, opts)
+}
+
+func TestTheEndOfTheContextLeavesNothingBehind(t *testing.T) {
+	for _, at := range []string{"booting: ", "Ansible: "} {
+		t.Run(strings.TrimSpace(at), func(t *testing.T) {
+			opts := options(t, cloudImage(t), goodPlay)
+			stop := errors.New("interrupted by the test")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			w := &watcher{t: t, onActivity: func(what string) {
+				if strings.HasPrefix(what, at) {
+					cancel(stop)
+				}
+			}}
+			_, err := provision.Run(ctx, opts, w)
+			require.ErrorIs(t, err, stop)
+			assert.NoFileExists(t, opts.Output)
+			left(t, opts)
+		})
+	}
+}
