@@ -1,0 +1,185 @@
+package config_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/config"
+)
+
+const sum = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+// from reads and parses settings that come from this environment alone.
+func from(t *testing.T, environment, flags map[string]string, needs ...config.Need) (config.Config, error) {
+	t.Helper()
+	s, err := config.Read(t.Context(), flags, func(key string) (string, bool) { v, ok := environment[key]; return v, ok })
+	require.NoError(t, err)
+	return config.Parse(s, needs...)
+}
+
+func TestTheDefaultsAreThoseOfTheOriginal(t *testing.T) {
+	c, err := from(t, nil, nil)
+	require.NoError(t, err)
+	assert.True(t, c.PackerLog)
+	assert.False(t, c.Desktop)
+	assert.Equal(t, 2048, c.MemoryMiB)
+	assert.Equal(t, int64(10<<30), c.DiskSize)
+	assert.Equal(t, "crownlabs", c.VMUser)
+	assert.Empty(t, c.GitURL, "git is not used unless asked for")
+}
+
+func TestEitherGitSettingBringsTheOthersDefault(t *testing.T) {
+	c, err := from(t, map[string]string{"GIT_ANSIBLE_BRANCH": "v2"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "https://github.com/netgroup-polito/CrownLabs.git", c.GitURL)
+	assert.Equal(t, "v2", c.GitBranch)
+	assert.Equal(t, "provisioning/virtual-machines/ansible", c.GitPath)
+
+	c, err = from(t, map[string]string{"GIT_ANSIBLE_URL": "https://example.org/x.git", "GIT_ANSIBLE_BRANCH": ""}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "master", c.GitBranch, "an empty variable is one that is not set")
+}
+
+func TestAFlagWinsOverTheEnvironment(t *testing.T) {
+	c, err := from(t, map[string]string{"MEMORY": "4096"}, map[string]string{"MEMORY": "1024"})
+	require.NoError(t, err)
+	assert.Equal(t, 1024, c.MemoryMiB)
+}
+
+func TestAllMistakesAreReportedAtOnce(t *testing.T) {
+	_, err := from(t, map[string]string{
+		"MEMORY": "lots", "DISK_SIZE": "10X", "ACCELERATOR": "hvf", "INSTALL_DESKTOP_ENVIRONMENT": "maybe",
+		"ISO_URL": "https://example.org/x.qcow2", "TARGET_REGISTRY": "harbor.example.org", "IMAGE_NAME": "Bad Name", "IMAGE_TAG": "1",
+	}, nil, config.NeedBase, config.NeedPlaybook, config.NeedReference)
+	require.Error(t, err)
+	for _, name := range []string{"MEMORY", "DISK_SIZE", "ACCELERATOR", "INSTALL_DESKTOP_ENVIRONMENT", "ISO_CHECKSUM", "ANSIBLE_PLAYBOOK", "IMAGE_NAME"} {
+		assert.Contains(t, err.Error(), name)
+	}
+	assert.Equal(t, 7, len(strings.Split(err.Error(), "\n")), "one line each:\n%v", err)
+}
+
+func TestBadValuesAreRefused(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for _, bad := range []struct{ name, value, says string }{
+		{"MEMORY", "-1", "no amount of memory"},
+		{"MEMORY", "12", "out of range"},
+		{"DISK_SIZE", "9999999999999G", "no size"},
+		{"DISK_SIZE", "100M", "out of range"},
+		{"DISK_SIZE", "2000000001", "multiple of 512"},
+		{"CPUS", "0", "processors"},
+		{"BOOT_TIMEOUT", "soon", "duration"},
+		{"BUILD_USER", "root", "login name"},
+		{"BUILD_USER", "a;b", "login name"},
+		{"BUILD_USER", "crownlabs", "also VM_USER"},
+		{"SPARSIFY", "yes", "give auto"},
+		{"QCOW2_COMPRESSION", "lz4", "give zstd"},
+		{"ARCHITECTURE", "arm64", "give amd64"},
+		{"ANSIBLE_DIR", "/no/such/folder", "no such file"},
+		{"ANSIBLE_DIR", file, "not a folder"},
+		{"CA_FILE", t.TempDir(), "not a file"},
+		{"APT_MIRROR", "ftp://x", "http"},
+		{"EXTRA_VARS", "[1, 2]", "mapping"},
+		{"EXTRA_VARS", "{1: {2: 3}}", "mapping"},
+		{"EXTRA_VARS", "@/no/such/file", "no such file"},
+		{"REGISTRY_USER", "me", "REGISTRY_PASS"},
+		{"REGISTRY_PASS", "x", "REGISTRY_USER"},
+		{"GIT_ANSIBLE_URL", "ext::sh -c id", "GIT_ANSIBLE_URL"},
+		{"GIT_ANSIBLE_URL", "https://u:secret@example.org/x", "GIT_ANSIBLE_URL"},
+		{"GIT_ANSIBLE_BRANCH", "--upload-pack=id", "GIT_ANSIBLE_BRANCH"},
+		{"PACKER_LOG", "2", "true nor false"},
+	} {
+		_, err := from(t, map[string]string{bad.name: bad.value}, nil)
+		if assert.Error(t, err, "%s=%s", bad.name, bad.value) {
+			assert.Contains(t, err.Error(), bad.says, "%s=%s", bad.name, bad.value)
+			assert.NotContains(t, err.Error(), "secret")
+		}
+	}
+}
+
+func TestABuildWithoutABaseNamesTheWayOut(t *testing.T) {
+	_, err := from(t, nil, nil, config.NeedBase)
+	require.ErrorContains(t, err, "--base-from-packages")
+	_, err = from(t, map[string]string{"BASE_FROM_PACKAGES": "true", "ISO_URL": "https://example.org/x"}, nil, config.NeedBase)
+	require.ErrorContains(t, err, "choose one")
+	_, err = from(t, map[string]string{"ISO_URL": "https://example.org/x", "ISO_CHECKSUM": "none"}, nil, config.NeedBase)
+	require.ErrorContains(t, err, "ISO_CHECKSUM")
+}
+
+func TestTheReferenceIsPutTogether(t *testing.T) {
+	c, err := from(t, map[string]string{
+		"TARGET_REGISTRY": "harbor.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "base", "IMAGE_TAG": "2026-11",
+		"REGISTRY_USER": "me", "REGISTRY_PASS": "planted", "ISO_URL": "https://example.org/x", "ISO_CHECKSUM": sum,
+	}, nil, config.NeedBase, config.NeedReference)
+	require.NoError(t, err)
+	assert.Equal(t, "harbor.example.org/labs/base:2026-11", c.Reference)
+	for _, form := range []string{"%v", "%+v", "%#v", "%s"} {
+		assert.NotContains(t, fmt.Sprintf(form, c), "planted", form)
+	}
+}
+
+func TestANameIsCheckedAndFoundWhereNothingIsPushed(t *testing.T) {
+	c, err := from(t, map[string]string{"ANSIBLE_PLAYBOOK": "playbooks/debian-base.yml"}, nil, config.NeedReference)
+	require.NoError(t, err)
+	assert.Equal(t, "debian-base", c.ImageName)
+	assert.Empty(t, c.Reference)
+	_, err = from(t, map[string]string{"IMAGE_NAME": "../up"}, nil, config.NeedReference)
+	require.ErrorContains(t, err, "IMAGE_NAME")
+	_, err = from(t, map[string]string{"REGISTRY_PREFIX": "labs"}, nil, config.NeedReference)
+	require.ErrorContains(t, err, "TARGET_REGISTRY")
+}
+
+func TestProxiesAreFoundInTheirLowerCaseSpelling(t *testing.T) {
+	c, err := from(t, map[string]string{"http_proxy": "http://proxy:3128"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "http://proxy:3128", c.HTTPProxy)
+}
+
+func TestExtraVariablesComeFromTextOrAFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "vars.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("course: databases\n"), 0o600))
+	for _, v := range []string{`{"course": "databases"}`, "@" + file} {
+		c, err := from(t, map[string]string{"EXTRA_VARS": v}, nil)
+		require.NoError(t, err)
+		assert.Equal(t, map[string]any{"course": "databases"}, c.ExtraVars)
+	}
+}
+
+func TestSizesAreInPowersOf1024(t *testing.T) {
+	for text, want := range map[string]int64{"10G": 10 << 30, "10Gi": 10 << 30, "10GiB": 10 << 30, "10240M": 10 << 30, "512": 512, "1T": 1 << 40} {
+		got, err := config.ParseSize(text, 1)
+		require.NoError(t, err)
+		assert.Equal(t, want, got, text)
+	}
+}
+
+func FuzzSizesNeverOverflow(f *testing.F) {
+	for _, s := range []string{"10G", "999999999999T", "", "Gi", "1K"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, bare := range []int64{1, 1 << 20} {
+			if n, err := config.ParseSize(s, bare); err == nil && n < 0 {
+				t.Errorf("%q is %d", s, n)
+			}
+		}
+	})
+}
+
+func TestEverySettingHasHelpAndACommandThatReadsIt(t *testing.T) {
+	readers := strings.Fields("build provision sparsify verify pack push base doctor")
+	for _, f := range config.Fields() {
+		assert.NotEmpty(t, f.Help, f.Env)
+		read := false
+		for _, r := range readers {
+			read = read || f.In(r)
+		}
+		assert.True(t, read, f.Env)
+	}
+}

@@ -1,0 +1,423 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/download"
+	"github.com/netgroup-polito/diskforge/internal/playbook"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+)
+
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+
+	minMemoryMiB = 256        // less does not boot a cloud image
+	maxMemoryMiB = 1 << 20    // 1 TiB: beyond it is a slip of the keyboard
+	minDiskSize  = 1 * gib    // a cloud image's least
+	maxDiskSize  = 2048 * gib // KubeVirt's templates stay far below
+)
+
+// Config is what Settings mean: typed, complete and checked.
+type Config struct {
+	ISOURL           string
+	ISOChecksum      download.Checksum
+	BaseFromPackages bool
+	Suite            string // empty: the newest that this host's Ansible can manage
+
+	Playbook                       string
+	AnsibleDir                     string
+	GitURL, GitBranch, GitPath     string // GitURL is empty where the tree is not from git
+	Desktop                        bool
+	ExtraVars                      map[string]any
+	MemoryMiB                      int
+	CPUs                           int
+	DiskSize                       int64 // bytes
+	Accelerator                    string
+	Architecture                   string
+	BootTimeout                    time.Duration // 0: by accelerator
+	BuildUser, VMUser              string
+	BakeUser                       bool
+	Sparsify, Compression          string
+	Reference                      string // registry/prefix/name:tag, empty where nothing is pushed
+	ImageName, ImageTag            string
+	RegistryUser                   string
+	RegistryPass                   Secret
+	RegistryPassFile               string
+	RegistryInsecure               bool
+	OutputDir, CacheDir            string // absolute
+	AptMirror, CAFile              string
+	HTTPProxy, HTTPSProxy, NoProxy string
+	PackerLog                      bool
+}
+
+// Need is something that a command cannot do without.
+type Need int
+
+// What commands need beyond settings that are well-formed.
+const (
+	NeedBase      Need = iota // ISO_URL with ISO_CHECKSUM, or BASE_FROM_PACKAGES
+	NeedPlaybook              // ANSIBLE_PLAYBOOK
+	NeedReference             // where TARGET_REGISTRY is set, the rest of the address
+)
+
+// Parse checks every setting and returns what they mean, or all mistakes at once.
+func Parse(s Settings, needs ...Need) (Config, error) {
+	p := &parser{}
+	c := Config{
+		ISOURL:           s.ISOURL,
+		BaseFromPackages: p.bool("BASE_FROM_PACKAGES", s.BaseFromPackages),
+		Suite:            p.oneOf("SUITE", s.Suite, "", "bookworm", "trixie"),
+		Playbook:         s.Playbook,
+		AnsibleDir:       p.dir("ANSIBLE_DIR", s.AnsibleDir),
+		GitPath:          s.GitAnsiblePath,
+		Desktop:          p.bool("INSTALL_DESKTOP_ENVIRONMENT", s.InstallDesktop),
+		ExtraVars:        p.mapping("EXTRA_VARS", s.ExtraVars),
+		MemoryMiB:        p.memory("MEMORY", s.Memory),
+		CPUs:             p.cpus("CPUS", s.CPUs),
+		DiskSize:         p.size("DISK_SIZE", s.DiskSize, minDiskSize, maxDiskSize),
+		Accelerator:      p.oneOf("ACCELERATOR", s.Accelerator, "auto", "kvm", "tcg"),
+		Architecture:     p.architecture("ARCHITECTURE", s.Architecture),
+		BootTimeout:      p.duration("BOOT_TIMEOUT", s.BootTimeout),
+		BuildUser:        p.user("BUILD_USER", s.BuildUser),
+		VMUser:           p.user("VM_USER", s.VMUser),
+		BakeUser:         p.bool("BAKE_USER", s.BakeUser),
+		Sparsify:         p.oneOf("SPARSIFY", s.Sparsify, "auto", "trim", "virt-sparsify", "none"),
+		Compression:      p.oneOf("QCOW2_COMPRESSION", s.QCOW2Compression, "zstd", "zlib", "none"),
+		ImageName:        s.ImageName,
+		ImageTag:         s.ImageTag,
+		RegistryUser:     s.RegistryUser,
+		RegistryPass:     s.RegistryPass,
+		RegistryPassFile: p.file("REGISTRY_PASS_FILE", s.RegistryPassFile),
+		RegistryInsecure: p.bool("REGISTRY_INSECURE", s.RegistryInsecure),
+		OutputDir:        p.abs("OUTPUT_DIR", s.OutputDir),
+		CacheDir:         p.cacheDir(s.CacheDir),
+		AptMirror:        p.httpURL("APT_MIRROR", s.AptMirror),
+		CAFile:           p.file("CA_FILE", s.CAFile),
+		HTTPProxy:        p.httpURL("HTTP_PROXY", s.HTTPProxy),
+		HTTPSProxy:       p.httpURL("HTTPS_PROXY", s.HTTPSProxy),
+		NoProxy:          s.NoProxy,
+		PackerLog:        p.bool("PACKER_LOG", s.PackerLog),
+	}
+	p.git(&c, s)
+	p.base(&c, s, slices.Contains(needs, NeedBase))
+	p.users(c)
+	p.credentials(c)
+	if slices.Contains(needs, NeedPlaybook) && c.Playbook == "" {
+		p.add("ANSIBLE_PLAYBOOK", "is not set: name the playbook that provisions the image, e.g. debian-base")
+	}
+	if slices.Contains(needs, NeedReference) {
+		p.reference(&c, s)
+	}
+	return c, p.err()
+}
+
+// parser collects every mistake instead of stopping at the first.
+type parser struct{ mistakes Mistakes }
+
+// Mistakes are all that is wrong with the settings, one line each.
+type Mistakes []string
+
+// Error joins the lines.
+func (m Mistakes) Error() string { return strings.Join(m, "\n") }
+
+func (p *parser) add(name, format string, args ...any) {
+	p.mistakes = append(p.mistakes, name+": "+fmt.Sprintf(format, args...))
+}
+
+func (p *parser) err() error {
+	if len(p.mistakes) == 0 {
+		return nil
+	}
+	return p.mistakes
+}
+
+func (p *parser) bool(name, v string) bool {
+	b, err := strconv.ParseBool(v)
+	if err != nil {
+		p.add(name, "%q is neither true nor false: give true or false", v)
+	}
+	return b
+}
+
+func (p *parser) oneOf(name, v string, allowed ...string) string {
+	if !slices.Contains(allowed, v) {
+		p.add(name, "%q is not known: give %s", v, strings.Join(slices.DeleteFunc(slices.Clone(allowed), func(s string) bool { return s == "" }), ", "))
+	}
+	return v
+}
+
+var sizeForm = regexp.MustCompile(`^([0-9]{1,12})(Ki?|Mi?|Gi?|Ti?|)B?$`)
+
+// ParseSize reads a size in bytes: 10G and 10Gi are GiB, 10240M is MiB, a bare
+// number is in units of bare bytes. Letters mean powers of 1024, as qemu-img's do.
+func ParseSize(v string, bare int64) (int64, error) {
+	m := sizeForm.FindStringSubmatch(v)
+	if m == nil {
+		return 0, fmt.Errorf("%q is no size: give e.g. 10G, 10Gi or 10240M", v)
+	}
+	n, err := strconv.ParseInt(m[1], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no size: %w", v, err)
+	}
+	unit := bare
+	if m[2] != "" {
+		unit = 1 << (10 * (1 + strings.IndexByte("KMGT", m[2][0])))
+	}
+	if n > math.MaxInt64/unit {
+		return 0, fmt.Errorf("%q is larger than any disk", v)
+	}
+	return n * unit, nil
+}
+
+func (p *parser) size(name, v string, least, most int64) int64 {
+	n, err := ParseSize(v, 1)
+	switch {
+	case err != nil:
+		p.add(name, "%v", err)
+	case n < least || n > most:
+		p.add(name, "%s is out of range: give %dG to %dG", v, least/gib, most/gib)
+	case n%512 != 0:
+		p.add(name, "%s is no multiple of 512 bytes: give e.g. 10G", v)
+	}
+	return n
+}
+
+func (p *parser) memory(name, v string) int {
+	n, err := ParseSize(v, mib)
+	switch {
+	case err != nil:
+		p.add(name, "%q is no amount of memory: give a number of MiB, e.g. 2048", v)
+	case n < minMemoryMiB*mib || n > maxMemoryMiB*mib:
+		p.add(name, "%s is out of range: give %d to %d MiB", v, minMemoryMiB, maxMemoryMiB)
+	}
+	return int(n / mib)
+}
+
+// mostCPUs is where more processors of a guest stop making a build faster.
+const mostCPUs = 4
+
+func (p *parser) cpus(name, v string) int {
+	if v == "" {
+		return min(runtime.NumCPU(), mostCPUs)
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 || n > 64 {
+		p.add(name, "%q is no number of processors: give 1 to 64", v)
+	}
+	return n
+}
+
+func (p *parser) duration(name, v string) time.Duration {
+	if v == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d <= 0 {
+		p.add(name, "%q is no duration: give e.g. 90s or 15m", v)
+	}
+	return d
+}
+
+func (p *parser) architecture(name, v string) string {
+	switch v {
+	case "amd64", "x86_64":
+		return "amd64"
+	}
+	p.add(name, "%q cannot be built: give amd64", v)
+	return v
+}
+
+// userForm is useradd's own rule (NAME_REGEX of shadow), with its 32 characters.
+var userForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+
+func (p *parser) user(name, v string) string {
+	if !userForm.MatchString(v) || v == "root" {
+		p.add(name, "%q cannot be a login name: give lower-case letters, digits, - and _, at most 32", v)
+	}
+	return v
+}
+
+func (p *parser) users(c Config) {
+	if c.BuildUser == c.VMUser {
+		p.add("BUILD_USER", "%q is also VM_USER: give another name, or set BAKE_USER=true to provision as VM_USER", c.BuildUser)
+	}
+}
+
+func (p *parser) abs(name, v string) string {
+	a, err := filepath.Abs(v)
+	if err != nil {
+		p.add(name, "%v", err)
+	}
+	return a
+}
+
+func (p *parser) cacheDir(v string) string {
+	if v != "" {
+		return p.abs("CACHE_DIR", v)
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		p.add("CACHE_DIR", "is not set and there is no default (%v): set it to a folder", err)
+		return ""
+	}
+	return filepath.Join(dir, "diskforge")
+}
+
+func (p *parser) dir(name, v string) string { return p.existing(name, v, true) }
+
+func (p *parser) file(name, v string) string { return p.existing(name, v, false) }
+
+func (p *parser) existing(name, v string, dir bool) string {
+	if v == "" {
+		return ""
+	}
+	info, err := os.Stat(v)
+	switch {
+	case err != nil:
+		p.add(name, "%v", err)
+	case dir && !info.IsDir():
+		p.add(name, "%s is not a folder", v)
+	case !dir && !info.Mode().IsRegular() && info.Mode()&os.ModeNamedPipe == 0:
+		p.add(name, "%s is not a file", v)
+	}
+	return p.abs(name, v)
+}
+
+var urlForm = regexp.MustCompile(`^https?://[^\s'"\\]+$`)
+
+func (p *parser) httpURL(name, v string) string {
+	if v != "" && !urlForm.MatchString(v) {
+		p.add(name, "is no http(s) URL: give e.g. http://host:3128") // not quoted: proxies carry passwords
+	}
+	return v
+}
+
+// maxExtraVars bounds EXTRA_VARS, in bytes: it is settings, not data.
+const maxExtraVars = 1 << 20
+
+func (p *parser) mapping(name, v string) map[string]any {
+	if v == "" {
+		return nil
+	}
+	text := []byte(v)
+	if path, ok := strings.CutPrefix(v, "@"); ok {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			p.add(name, "%v", err)
+			return nil
+		}
+		text = b
+	}
+	var m map[string]any
+	// The parser's message would quote values, and values may be secrets.
+	if len(text) > maxExtraVars || yaml.Unmarshal(text, &m) != nil || m == nil || !jsonable(m) {
+		p.add(name, `is no mapping: give JSON or YAML, e.g. {"course": "databases"}, or @FILE`)
+	}
+	return m
+}
+
+// jsonable says whether Ansible can be given the variables: YAML's maps may
+// have keys that are not text.
+func jsonable(m map[string]any) bool {
+	_, err := json.Marshal(m)
+	return err == nil
+}
+
+func (p *parser) git(c *Config, s Settings) {
+	if s.GitAnsibleURL == "" && s.GitAnsibleBranch == "" {
+		return
+	}
+	c.GitURL, c.GitBranch = s.GitAnsibleURL, s.GitAnsibleBranch
+	if c.GitURL == "" {
+		c.GitURL = playbook.DefaultGitURL
+	}
+	if c.GitBranch == "" {
+		c.GitBranch = playbook.DefaultGitBranch
+	}
+	p.check("GIT_ANSIBLE_URL", playbook.ValidateGitURL(c.GitURL))
+	p.check("GIT_ANSIBLE_BRANCH", playbook.ValidateGitRef(c.GitBranch))
+	p.check("GIT_ANSIBLE_PATH", playbook.ValidateGitPath(c.GitPath))
+}
+
+func (p *parser) base(c *Config, s Settings, needed bool) {
+	switch {
+	case c.BaseFromPackages && s.ISOURL != "":
+		p.add("ISO_URL", "is set, and so is BASE_FROM_PACKAGES: choose one")
+	case c.BaseFromPackages:
+	case s.ISOURL == "" && needed:
+		p.add("ISO_URL", "is not set: give the URL of a cloud image, or --base-from-packages to make one from Debian packages")
+	case s.ISOURL != "" && s.ISOChecksum == "":
+		p.add("ISO_CHECKSUM", "is not set: give sha256:HEX, sha512:HEX or file: with the path or URL of a SHA256SUMS file")
+	case s.ISOChecksum != "":
+		sum, err := download.ParseChecksum(s.ISOChecksum)
+		p.check("ISO_CHECKSUM", err)
+		c.ISOChecksum = sum
+	}
+}
+
+func (p *parser) credentials(c Config) {
+	switch {
+	case c.RegistryPass != "" && c.RegistryPassFile != "":
+		p.add("REGISTRY_PASS", "is set, and so is REGISTRY_PASS_FILE: choose one")
+	case c.RegistryUser != "" && c.RegistryPass == "" && c.RegistryPassFile == "":
+		p.add("REGISTRY_PASS", "is not set, but REGISTRY_USER is: set REGISTRY_PASS or REGISTRY_PASS_FILE")
+	case c.RegistryUser == "" && (c.RegistryPass != "" || c.RegistryPassFile != ""):
+		p.add("REGISTRY_USER", "is not set, but its password is: set REGISTRY_USER")
+	}
+}
+
+// reference puts the image's address together. Where nothing is pushed the
+// image still gets a name, the playbook's by default, that a registry takes.
+func (p *parser) reference(c *Config, s Settings) {
+	if s.TargetRegistry == "" && s.RegistryPrefix != "" {
+		p.add("TARGET_REGISTRY", "is not set, but REGISTRY_PREFIX is: set TARGET_REGISTRY to push, or neither")
+	}
+	name, tag := s.ImageName, s.ImageTag
+	if s.TargetRegistry == "" {
+		if name == "" && c.Playbook == "" {
+			return // a stage of its own, on a disk or layout that has no name
+		}
+		if name == "" {
+			name = strings.ToLower(strings.TrimSuffix(filepath.Base(c.Playbook), filepath.Ext(c.Playbook)))
+			c.ImageName = name
+		}
+		if tag == "" {
+			tag = "latest" // only for the check
+		}
+	}
+	ref, err := registry.ParseReference(s.TargetRegistry, s.RegistryPrefix, name, tag)
+	p.check("", err)
+	c.Reference = ref
+}
+
+// check adds what a leaf package says of a setting. Joined errors are several
+// mistakes; each then names its setting itself.
+func (p *parser) check(name string, err error) {
+	if err == nil {
+		return
+	}
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range many.Unwrap() {
+			p.check(name, e)
+		}
+		return
+	}
+	if name == "" {
+		p.mistakes = append(p.mistakes, err.Error())
+		return
+	}
+	p.add(name, "%v", err)
+}
