@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -19,8 +18,7 @@ import (
 // guard stands between go-containerregistry and the network. Every request
 // passes here, also those that a registry asked for by a redirect, an upload
 // Location or a token realm. It lets none of them leave in plain HTTP where
-// that is not allowed, knows what must not appear in an error, and keeps track
-// of unfinished uploads.
+// that is not allowed, and knows what must not appear in an error.
 type guard struct {
 	next     http.RoundTripper
 	registry string // host and port
@@ -28,15 +26,11 @@ type guard struct {
 
 	mu         sync.Mutex
 	secrets    map[string]bool
-	uploads    map[string]*http.Request // by host and path: how to cancel it
-	retryAfter time.Duration            // the longest that answers asked for
+	retryAfter time.Duration // the longest that answers asked for
 }
 
 func newGuard(next http.RoundTripper, registry string, insecure bool, a authn.AuthConfig) *guard {
-	g := &guard{
-		next: next, registry: registry, insecure: insecure,
-		secrets: map[string]bool{}, uploads: map[string]*http.Request{},
-	}
+	g := &guard{next: next, registry: registry, insecure: insecure, secrets: map[string]bool{}}
 	g.hide(a.Password, a.Auth, a.IdentityToken, a.RegistryToken)
 	if a.Password != "" {
 		g.hide(base64.StdEncoding.EncodeToString([]byte(a.Username + ":" + a.Password)))
@@ -57,7 +51,9 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp, err := g.next.RoundTrip(req)
 	if err == nil {
-		g.observe(req, resp)
+		g.mu.Lock()
+		g.retryAfter = max(g.retryAfter, retryAfter(resp.Header.Get("Retry-After")))
+		g.mu.Unlock()
 	}
 	return resp, err
 }
@@ -107,31 +103,6 @@ func redirectedFrom(req *http.Request) string {
 	return req.Response.Request.URL.Host
 }
 
-func (g *guard) observe(req *http.Request, resp *http.Response) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.retryAfter = max(g.retryAfter, retryAfter(resp.Header.Get("Retry-After")))
-	key := req.URL.Host + req.URL.Path
-	started := req.Method == http.MethodPost && strings.HasSuffix(req.URL.Path, "/blobs/uploads/")
-	_, known := g.uploads[key]
-	switch {
-	case !started && !known || resp.StatusCode >= 300:
-		return
-	case req.Method == http.MethodPut:
-		delete(g.uploads, key)
-		return
-	}
-	location, err := resp.Location()
-	if err != nil || location.Host != g.registry {
-		return
-	}
-	delete(g.uploads, key)
-	g.uploads[location.Host+location.Path] = &http.Request{
-		Method: http.MethodDelete, URL: location, Host: location.Host,
-		Header: http.Header{"Authorization": req.Header["Authorization"], "User-Agent": req.Header["User-Agent"]},
-	}
-}
-
 // retryAfter reads the header of that name: seconds or a date (RFC 9110).
 func retryAfter(value string) time.Duration {
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
@@ -141,30 +112,6 @@ func retryAfter(value string) time.Duration {
 		return max(0, time.Until(date))
 	}
 	return 0
-}
-
-// abandonTimeout is how long a cancelled push may take to clean up after
-// itself.
-const abandonTimeout = 5 * time.Second
-
-// abandon cancels the unfinished uploads, so that the registry need not keep
-// their data until it finds out. A registry that does not want that is left
-// alone.
-func (g *guard) abandon(ctx context.Context) {
-	g.mu.Lock()
-	open := slices.Collect(maps.Values(g.uploads))
-	clear(g.uploads)
-	g.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
-	defer cancel()
-	for _, req := range open {
-		if g.admit(req) != nil {
-			continue
-		}
-		if resp, err := g.next.RoundTrip(req.WithContext(ctx)); err == nil {
-			resp.Body.Close()
-		}
-	}
 }
 
 // pause is how long the registry has asked us to wait since the last call.

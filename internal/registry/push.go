@@ -2,6 +2,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -47,14 +48,17 @@ const (
 	// answerTimeout is how long a registry may think about a request that it
 	// has received; some copy the whole layer to their storage meanwhile.
 	answerTimeout = 10 * time.Minute
+	maxAnswer     = 64 << 10 // bytes of an answer without an image
 )
 
 // Push uploads the image in layoutDir to ref, REGISTRY/REPOSITORY:TAG, and
 // returns REGISTRY/REPOSITORY:TAG@DIGEST. What the registry has already is not
 // sent again; the manifest goes last, so that a tag never points to half an
 // image. Answers that promise to pass (429, 5xx) and broken connections are
-// tried again, at most five times in all. Errors are *failure.Error, except
-// for the cause of ctx.
+// tried again, at most five times in all. What a broken upload leaves, the
+// registry clears by itself: nobody else can (docker-registry refuses to cancel
+// an upload that was cut). Errors are *failure.Error, except for the cause of
+// ctx.
 func Push(ctx context.Context, layoutDir, ref string, o Options, p progress.Reporter) (string, error) {
 	c, err := newClient(ctx, ref, o)
 	if err != nil {
@@ -85,29 +89,48 @@ func CheckAccess(ctx context.Context, ref string, o Options) error {
 	}
 	defer c.close()
 	return c.try(ctx, progress.Discard, func() error {
-		defer c.guard.abandon(ctx)
-		return c.beginUpload(ctx)
+		return c.tryUpload(ctx)
 	})
 }
 
-func (c *client) beginUpload(ctx context.Context) error {
+func (c *client) tryUpload(ctx context.Context) error {
 	repo := c.tag.Context()
 	asking := transport.NewUserAgent(c.guard, c.userAgent)
 	signed, err := transport.NewWithContext(ctx, repo.Registry, c.auth, asking, []string{repo.Scope(transport.PushScope)})
 	if err != nil {
 		return err
 	}
+	client := &http.Client{Transport: signed}
 	uploads := url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr() + "/blobs/uploads/"}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, uploads.String(), nil)
+	resp, err := ask(ctx, client, http.MethodPost, uploads.String())
 	if err != nil {
 		return err
 	}
-	resp, err := (&http.Client{Transport: signed}).Do(req)
-	if err != nil {
+	if err := transport.CheckError(resp, http.StatusAccepted); err != nil {
 		return err
+	}
+	// Out of courtesy only: a token for pushing may not be one for deleting.
+	if location, err := resp.Location(); err == nil {
+		_, _ = ask(ctx, client, http.MethodDelete, location.String())
+	}
+	return nil
+}
+
+// ask sends a request without a body. The body of the answer is short and has
+// been read.
+func ask(ctx context.Context, client *http.Client, method, to string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, to, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
 	}
 	defer resp.Body.Close()
-	return transport.CheckError(resp, http.StatusAccepted)
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, err
 }
 
 // client is one reference, with the way to it.
@@ -211,7 +234,7 @@ func (c *client) remote(ctx context.Context) []remote.Option {
 }
 
 // try does something until it succeeds, fails for good or has failed often
-// enough. Unfinished uploads are taken back each time.
+// enough.
 func (c *client) try(ctx context.Context, p progress.Reporter, do func() error) error {
 	backoff := c.backoff
 	for try := 1; ; try++ {
@@ -219,7 +242,6 @@ func (c *client) try(ctx context.Context, p progress.Reporter, do func() error) 
 		if err == nil {
 			return nil
 		}
-		c.guard.abandon(ctx)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

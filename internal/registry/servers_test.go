@@ -1,0 +1,294 @@
+package registry_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	memory "github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/netgroup-polito/diskforge/internal/command"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+)
+
+const (
+	user     = "alice"
+	password = "pässword-PLANTED+/="
+)
+
+// server is an in-process registry that writes down what it is asked. Handle
+// may answer instead of it: it returns true when it has.
+type server struct {
+	*httptest.Server
+	handle func(w http.ResponseWriter, r *http.Request) bool
+
+	mu       sync.Mutex
+	requests []string // METHOD host path
+	logins   []string // Authorization of each
+}
+
+func newServer(t *testing.T, handle func(w http.ResponseWriter, r *http.Request) bool) *server {
+	s := &server{handle: handle}
+	s.Server = httptest.NewServer(s.handler())
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *server) handler() http.Handler {
+	inner := memory.New(memory.Logger(log.New(io.Discard, "", 0)))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.requests = append(s.requests, r.Method+" "+r.Host+" "+r.URL.Path)
+		s.logins = append(s.logins, r.Header.Get("Authorization"))
+		s.mu.Unlock()
+		if s.handle == nil || !s.handle(w, r) {
+			inner.ServeHTTP(w, r)
+		}
+	})
+}
+
+// seen returns the requests since the last call.
+func (s *server) seen() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := s.requests
+	s.requests = nil
+	return seen
+}
+
+func (s *server) host() string { return s.Listener.Addr().String() }
+
+// ref is where the tests push to.
+func (s *server) ref() string { return s.host() + "/lab/ubuntu:v1" }
+
+// authority is a certificate authority of one test.
+type authority struct {
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+	file        string // PEM
+}
+
+func newAuthority(t testing.TB) *authority {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	require.NoError(t, err)
+	certificate, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	writePEM(t, file, "CERTIFICATE", der)
+	return &authority{certificate, key, file}
+}
+
+func writePEM(t testing.TB, path, kind string, der []byte) {
+	require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+}
+
+// issue writes a certificate and key for 127.0.0.1 and the names.
+func (a *authority) issue(t testing.TB, names ...string) (certFile, keyFile string) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "registry"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, &key.PublicKey, a.key)
+	require.NoError(t, err)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	writePEM(t, certFile, "CERTIFICATE", der)
+	writePEM(t, keyFile, "PRIVATE KEY", keyDER)
+	return certFile, keyFile
+}
+
+// remoteServer is a registry with TLS under the name registry.example, which
+// is reached on loopback. Whatever else is dialled is written down in dialled
+// and reaches the same server.
+type remoteServer struct {
+	*server
+	options registry.Options
+
+	mu      sync.Mutex
+	dialled []string
+}
+
+func newRemoteServer(t *testing.T, handle func(w http.ResponseWriter, r *http.Request) bool) *remoteServer {
+	ca := newAuthority(t)
+	certFile, keyFile := ca.issue(t, "registry.example", "other.example")
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	require.NoError(t, err)
+	s := &remoteServer{server: &server{handle: handle}}
+	s.Server = httptest.NewUnstartedServer(s.handler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	s.options = registry.Options{Username: user, Password: password, CAFile: ca.file}.Quick().Through(s.dial)
+	return s
+}
+
+func (s *remoteServer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	s.mu.Lock()
+	s.dialled = append(s.dialled, addr)
+	s.mu.Unlock()
+	return new(net.Dialer).DialContext(ctx, network, s.Listener.Addr().String())
+}
+
+// remoteRef is a reference at a remoteServer.
+const remoteRef = "registry.example/lab/ubuntu:v1"
+
+// debianRegistry is Debian's docker-registry, with TLS and one user.
+type debianRegistry struct {
+	host, data string
+	ca         *authority
+}
+
+func (d *debianRegistry) ref() string { return d.host + "/lab/ubuntu:v1" }
+
+func (d *debianRegistry) options() registry.Options {
+	return registry.Options{Username: user, Password: password, CAFile: d.ca.file}.Quick()
+}
+
+func newDebianRegistry(t testing.TB) *debianRegistry {
+	dir := t.TempDir()
+	d := &debianRegistry{host: freeAddress(t), data: filepath.Join(dir, "data"), ca: newAuthority(t)}
+	certFile, keyFile := d.ca.issue(t)
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	require.NoError(t, err)
+	users, config := filepath.Join(dir, "htpasswd"), filepath.Join(dir, "config.yml")
+	require.NoError(t, os.WriteFile(users, []byte(user+":"+string(hash)+"\n"), 0o600))
+	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
+log: {level: error}
+storage: {filesystem: {rootdirectory: %s}, maintenance: {uploadpurging: {enabled: false}}}
+http: {addr: %q, tls: {certificate: %s, key: %s}}
+auth: {htpasswd: {realm: test, path: %s}}
+`, d.data, d.host, certFile, keyFile, users), 0o600))
+	startRegistry(t, config, d.host)
+	return d
+}
+
+// startRegistry starts docker-registry and waits until it listens.
+func startRegistry(t testing.TB, config, host string) {
+	p, err := command.Start(context.WithoutCancel(t.Context()), command.Cmd{Program: "docker-registry", Args: []string{"serve", config}})
+	require.NoError(t, err)
+	t.Cleanup(p.Stop)
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", host)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}, 20*time.Second, 20*time.Millisecond)
+}
+
+func freeAddress(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// stored returns the paths of the registry's files that contain part.
+func (d *debianRegistry) stored(t testing.TB, part string) []string {
+	var found []string
+	err := filepath.WalkDir(d.data, func(path string, e os.DirEntry, err error) error {
+		if err == nil && !e.IsDir() && strings.Contains(path, part) {
+			found = append(found, path)
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	return found
+}
+
+// pulled returns the layer's content, uncompressed, and the manifest's digest.
+func pulled(t *testing.T, ref string, o registry.Options) ([]byte, string) {
+	tag, err := name.NewTag(ref)
+	require.NoError(t, err)
+	transport := remote.DefaultTransport.(*http.Transport).Clone()
+	if o.CAFile != "" {
+		roots := x509.NewCertPool()
+		b, err := os.ReadFile(o.CAFile)
+		require.NoError(t, err)
+		roots.AppendCertsFromPEM(b)
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	image, err := remote.Image(tag, remote.WithTransport(transport),
+		remote.WithAuth(&authn.Basic{Username: o.Username, Password: o.Password}))
+	require.NoError(t, err)
+	digest, err := image.Digest()
+	require.NoError(t, err)
+	layers, err := image.Layers()
+	require.NoError(t, err)
+	require.Len(t, layers, 1)
+	rc, err := layers[0].Uncompressed()
+	require.NoError(t, err)
+	defer rc.Close()
+	b, err := io.ReadAll(rc)
+	require.NoError(t, err)
+	return b, digest.String()
+}
+
+// watcher is a Reporter that keeps everything; mind what a user may read.
+type watcher struct {
+	mu          sync.Mutex
+	done, total int64
+	lines       []string
+	onBytes     func(done int64)
+}
+
+func (w *watcher) Bytes(done, total int64) {
+	w.mu.Lock()
+	w.done, w.total = done, total
+	w.mu.Unlock()
+	if w.onBytes != nil {
+		w.onBytes(done)
+	}
+}
+
+func (w *watcher) Activity(what string) { w.add(what) }
+func (w *watcher) Warn(what string)     { w.add(what) }
+
+func (w *watcher) add(line string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lines = append(w.lines, line)
+}
+
+func (w *watcher) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.lines, "\n")
+}
