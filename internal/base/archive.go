@@ -1,0 +1,85 @@
+package base
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// maxIndex bounds how much of an InRelease file is read: its Date stands in
+// the first lines.
+const maxIndex = 64 << 10
+
+var errNotThere = errors.New("not there")
+
+// archives returns apt's source lines for the suite with its updates and
+// security updates, and the date of the newest of the three indices.
+func (o Options) archives(ctx context.Context, p progress.Reporter) (lines []string, newest time.Time, err error) {
+	p.Activity("asking the mirror")
+	security := strings.TrimSuffix(o.Mirror, "/debian") + "/debian-security"
+	for _, a := range [][2]string{{o.Mirror, o.Suite}, {o.Mirror, o.Suite + "-updates"}, {security, o.Suite + "-security"}} {
+		date, err := indexDate(ctx, a[0], a[1])
+		if errors.Is(err, errNotThere) && a[1] != o.Suite {
+			p.Warn(fmt.Sprintf("%s has no %s: the base image goes without those updates", a[0], a[1]))
+			continue
+		}
+		if err != nil && ctx.Err() == nil {
+			err = failure.Wrap(err, "the Debian mirror does not serve "+a[1], "check APT_MIRROR ("+o.Mirror+") and the network")
+		}
+		if err != nil {
+			return nil, newest, err
+		}
+		lines = append(lines, fmt.Sprintf("deb %s %s main", a[0], a[1]))
+		if date.After(newest) {
+			newest = date
+		}
+	}
+	return lines, newest, nil
+}
+
+// indexDate reads the date of a suite's index. Nothing but the date is taken
+// from it: apt reads the index again and checks its signature.
+func indexDate(ctx context.Context, mirror, suite string) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, mirror+"/dists/"+suite+"/InRelease", nil)
+	if err != nil {
+		return time.Time{}, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotFound {
+		return time.Time{}, fmt.Errorf("%s: %w", req.URL, errNotThere)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return time.Time{}, fmt.Errorf("%s: %s", req.URL, resp.Status)
+	}
+	date, err := parseDate(io.LimitReader(resp.Body, maxIndex))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%s: %w", req.URL, err)
+	}
+	return date, nil
+}
+
+// parseDate finds the Date field of a Release file (Debian's repository
+// format: "Sat, 06 Sep 2025 09:11:15 UTC").
+func parseDate(r io.Reader) (time.Time, error) {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), "Date:"); ok {
+			return time.Parse(time.RFC1123, strings.TrimSpace(value))
+		}
+	}
+	return time.Time{}, errors.New("no Date in the index")
+}

@@ -1,0 +1,84 @@
+package base
+
+import (
+	"archive/tar"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"time"
+)
+
+// recipe holds what makes the image besides the packages' own content:
+// their list, the script that runs in the new system, files laid over it.
+//
+//go:embed recipe
+var recipe embed.FS
+
+// recipeVersion changes when the code that follows the recipe changes what
+// comes out of it.
+const recipeVersion = 1
+
+// fsUUID is the root file system's UUID. It is fixed, so that the boot
+// loader's configuration, fstab and repeated builds agree; the files in
+// recipe/overlay name it.
+const fsUUID = "6469736b-666f-4267-8000-6f7267652031"
+
+// digest identifies what o asks for: an image made from the same digest can
+// be used again.
+func (o Options) digest() string {
+	h := sha256.New()
+	fmt.Fprintln(h, recipeVersion, o.Suite, o.Architecture, o.Mirror, o.Size)
+	// WalkDir goes in lexical order; an embedded file system has no other errors.
+	_ = fs.WalkDir(recipe, "recipe", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			fmt.Fprintf(h, "%s\n%s\n", name, recipeFile(name))
+		}
+		return err
+	})
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func recipeFile(name string) string {
+	b, err := recipe.ReadFile(name)
+	if err != nil {
+		panic("base: the program was built without " + name)
+	}
+	return string(b)
+}
+
+func packages() []string { return strings.Fields(recipeFile("recipe/packages")) }
+
+// writeOverlay writes the files laid over the new system as a tar archive.
+func writeOverlay(w io.Writer, mtime time.Time) error {
+	overlay, err := fs.Sub(recipe, "recipe/overlay")
+	if err != nil {
+		return err
+	}
+	t := tar.NewWriter(w)
+	err = fs.WalkDir(overlay, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || name == "." {
+			return err
+		}
+		h := &tar.Header{Name: name + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: mtime}
+		var body []byte
+		if !d.IsDir() {
+			if body, err = fs.ReadFile(overlay, name); err != nil {
+				return err
+			}
+			h.Name, h.Typeflag, h.Mode, h.Size = name, tar.TypeReg, 0o644, int64(len(body))
+		}
+		if err := t.WriteHeader(h); err != nil {
+			return err
+		}
+		_, err = t.Write(body)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return t.Close()
+}
