@@ -1,0 +1,237 @@
+package accel
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// fake returns a host with a device that opens, a kernel, and a QEMU that
+// counts its boots in the file boots and then runs script.
+func fake(t *testing.T, script string) (h host, boots func() int) {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, content string, mode os.FileMode) string {
+		file := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(file, []byte(content), mode))
+		return file
+	}
+	count := filepath.Join(dir, "boots")
+	program := write("qemu", "#!/bin/sh\nif [ \"$1\" = --version ]; then echo QEMU emulator version 9.9; exit; fi\necho boot >> "+count+"\n"+script+"\n", 0o755)
+	h = host{
+		platform: "linux/amd64",
+		device:   write("kvm", "", 0o600),
+		qemu:     program,
+		kernels:  []string{write("vmlinuz", "kernel", 0o600)},
+		bootID:   write("boot_id", "first boot\n", 0o600),
+		patience: 10 * time.Second,
+	}
+	return h, func() int {
+		b, _ := os.ReadFile(count)
+		return strings.Count(string(b), "boot")
+	}
+}
+
+const (
+	boots = `echo; echo "[    0.000000] Linux version 6.1.0"; exec sleep 60`
+	hangs = `trap '' TERM; echo $$ > "$0.pid"; while :; do sleep 0.05; done`
+	fails = `echo "qemu: error: failed to set MSR 0x48d to 0x0" >&2; exit 1`
+)
+
+type warnings struct {
+	progress.Reporter
+	mu  sync.Mutex
+	all []string
+}
+
+func (w *warnings) Warn(m string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all = append(w.all, m)
+}
+
+func TestKVMThatBootsAKernelIsChosen(t *testing.T) {
+	h, _ := fake(t, boots)
+	v, err := h.choose(t.Context(), Auto, "", progress.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, Verdict{Accelerator: KVM}, v)
+	assert.Equal(t, []string{"-accel", "kvm", "-cpu", "host"}, v.QEMUArgs())
+	assert.Equal(t, []string{"LIBGUESTFS_BACKEND=direct"}, v.LibguestfsEnv())
+}
+
+func TestAKernelThatPanicsAfterItsFirstLineProvesKVM(t *testing.T) {
+	h, _ := fake(t, `echo "Linux version 6.1.0"; exit 0`)
+	v, err := h.choose(t.Context(), KVM, "", progress.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, KVM, v.Accelerator)
+}
+
+func TestAKernelThatHangsMeansEmulationWithAWarningAndNoQEMULeftOver(t *testing.T) {
+	h, _ := fake(t, hangs)
+	h.patience = 300 * time.Millisecond
+	w := &warnings{Reporter: progress.Discard}
+	v, err := h.choose(t.Context(), Auto, "", w)
+	require.NoError(t, err)
+	assert.Equal(t, TCG, v.Accelerator)
+	assert.Contains(t, v.Why, "printed nothing within 300ms")
+	require.Len(t, w.all, 1)
+	assert.Contains(t, w.all[0], "ten times as long")
+	assert.Contains(t, v.LibguestfsEnv(), "LIBGUESTFS_BACKEND_SETTINGS=force_tcg")
+	pid, err := os.ReadFile(h.qemu + ".pid")
+	require.NoError(t, err)
+	stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+	assert.True(t, err != nil || strings.Contains(string(stat), ") Z "), "the probe's QEMU still runs")
+}
+
+func TestKVMThatFailsIsAnErrorWhereKVMIsAskedFor(t *testing.T) {
+	h, _ := fake(t, fails)
+	_, err := h.choose(t.Context(), KVM, "", progress.Discard)
+	require.ErrorContains(t, err, "KVM does not work here: QEMU ended before the kernel's first line: qemu: error: failed to set MSR")
+	assert.Contains(t, err.Error(), "ACCELERATOR=tcg")
+}
+
+func TestEmulationIsChosenWithoutAProbe(t *testing.T) {
+	h, count := fake(t, boots)
+	v, err := h.choose(t.Context(), TCG, t.TempDir(), progress.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, TCG, v.Accelerator)
+	assert.Equal(t, "max", v.CPU())
+	assert.Zero(t, count())
+}
+
+func TestAnUnknownAcceleratorIsRefused(t *testing.T) {
+	h, _ := fake(t, boots)
+	_, err := h.choose(t.Context(), "hvf", "", progress.Discard)
+	require.ErrorContains(t, err, `"hvf" is no accelerator: choose auto, kvm or tcg`)
+}
+
+func TestTheVerdictIsProvenOncePerBootOfTheHost(t *testing.T) {
+	h, count := fake(t, fails)
+	dir := filepath.Join(t.TempDir(), "cache")
+	for i, cached := range []bool{false, true} {
+		v, err := h.choose(t.Context(), Auto, dir, progress.Discard)
+		require.NoError(t, err)
+		assert.Equal(t, cached, v.Cached, "run %d", i)
+		assert.Contains(t, v.Why, "failed to set MSR")
+		assert.Equal(t, 1, count())
+	}
+	require.NoError(t, os.WriteFile(h.bootID, []byte("second boot\n"), 0o600))
+	v, err := h.choose(t.Context(), Auto, dir, progress.Discard)
+	require.NoError(t, err)
+	assert.False(t, v.Cached)
+	assert.Equal(t, 2, count())
+}
+
+func TestADamagedCacheIsProvenAgain(t *testing.T) {
+	for _, content := range []string{"", "{", `{"key":"x"}`, `{"verdict":{"accelerator":"kvm"}}`} {
+		h, count := fake(t, boots)
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "accelerator.json"), []byte(content), 0o600))
+		v, err := h.choose(t.Context(), Auto, dir, progress.Discard)
+		require.NoError(t, err)
+		assert.False(t, v.Cached)
+		assert.Equal(t, 1, count())
+	}
+}
+
+func TestACacheThatCannotBeWrittenIsOnlyAWarning(t *testing.T) {
+	h, _ := fake(t, boots)
+	w := &warnings{Reporter: progress.Discard}
+	v, err := h.choose(t.Context(), Auto, h.device, w) // a file, not a directory
+	require.NoError(t, err)
+	assert.Equal(t, KVM, v.Accelerator)
+	require.Len(t, w.all, 1)
+	assert.Contains(t, w.all[0], "not kept")
+}
+
+func TestWhatIsMissingIsNamed(t *testing.T) {
+	tests := map[string]struct {
+		change func(*host)
+		why    string
+	}{
+		"no device": {func(h *host) { h.device += "-missing" }, "is missing: switch virtualisation on"},
+		"a device that does not open": {func(h *host) {
+			h.device = filepath.Dir(h.device) // opening a directory for writing fails
+		}, "does not open: is a directory"},
+		"no kernel":        {func(h *host) { h.kernels = []string{h.kernels[0] + "-missing*"} }, "no Linux kernel on this host can be read"},
+		"another platform": {func(h *host) { h.platform = "darwin/arm64" }, "needs an amd64 Linux host, this is darwin/arm64"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			h, count := fake(t, boots)
+			tt.change(&h)
+			v, err := h.choose(t.Context(), Auto, t.TempDir(), progress.Discard)
+			require.NoError(t, err)
+			assert.Equal(t, TCG, v.Accelerator)
+			assert.Contains(t, v.Why, tt.why)
+			assert.NotContains(t, v.Why, "\n")
+			assert.Zero(t, count())
+		})
+	}
+}
+
+func TestADeviceWithoutPermissionNamesTheGroupToJoin(t *testing.T) {
+	h, _ := fake(t, boots)
+	assert.Equal(t, "root", groupOf("/dev/null"))
+	if os.Geteuid() == 0 {
+		// Only a group can be looked at: root may open every device.
+		require.NoError(t, os.Chown(h.device, -1, 54321))
+		assert.Equal(t, "54321", groupOf(h.device))
+		return
+	}
+	require.NoError(t, os.Chmod(h.device, 0))
+	assert.Contains(t, h.deviceFault(), "may not be opened by this user: join group "+groupOf(h.device))
+}
+
+func TestAKernelThatABaseImageLeftInTheCacheWillDo(t *testing.T) {
+	h, count := fake(t, boots)
+	h.kernels = nil
+	dir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "base"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "base", "base-bookworm.vmlinuz"), []byte("kernel"), 0o600))
+	v, err := h.choose(t.Context(), Auto, dir, progress.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, KVM, v.Accelerator)
+	assert.Equal(t, 1, count())
+}
+
+func TestTheEndOfTheContextEndsTheProbe(t *testing.T) {
+	h, _ := fake(t, hangs)
+	stop := errors.New("stopped by the test")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		for {
+			if _, err := os.Stat(h.qemu + ".pid"); err == nil {
+				cancel(stop)
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	_, err := h.choose(ctx, Auto, "", progress.Discard)
+	require.ErrorIs(t, err, stop)
+}
+
+func TestAMissingQEMUIsNamedWithItsPackage(t *testing.T) {
+	h, _ := fake(t, boots)
+	h.qemu = "no-such-qemu"
+	_, err := h.choose(t.Context(), Auto, "", progress.Discard)
+	require.ErrorContains(t, err, "apt-get install qemu-system-x86")
+}
+
+func TestTheProbeOfThisHostBootsARealKernelOrSaysWhyNot(t *testing.T) {
+	v, err := Choose(t.Context(), Auto, t.TempDir(), progress.Discard)
+	require.NoError(t, err)
+	t.Logf("%+v", v)
+	assert.Equal(t, v.Accelerator == KVM, v.Why == "")
+}
