@@ -21,6 +21,8 @@ type Task struct {
 	Changed  bool
 	Skipped  bool
 	Failed   bool
+	// Unreachable says that the task failed because the guest did not answer.
+	Unreachable bool
 	// Message is why it failed, and Details the last lines of what the
 	// task's command or module wrote.
 	Message string
@@ -251,6 +253,7 @@ func (e *events) ansibleLine(text string) {
 			task.Message, task.Details = explainResult(m[2])
 		}
 		task.Failed, e.itemError = true, m[1] == "failed"
+		task.Unreachable = strings.Contains(text, ": UNREACHABLE! => ")
 	}
 }
 

@@ -48,6 +48,9 @@ func (b *build) taskFailed(task *Task, err error) error {
 	}
 	all := strings.Join(e.Lines, "\n")
 	switch {
+	case task.Unreachable:
+		e.What = fmt.Sprintf("the guest was lost during the task %q: %s", task.Name, task.Message)
+		e.Try = "the end of its console is in " + b.log("console.log")
 	case strings.Contains(all, "ansible.module_utils.six.moves"):
 		e.Try = "this host's Ansible is too old for the guest's Python: build on Debian 13, in the toolbox, or from an older guest"
 	case strings.Contains(all, "No space left on device"):

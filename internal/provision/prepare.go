@@ -29,7 +29,7 @@ const hostAlias = "diskforge-build"
 // buildUID is the build user's: below 1000, so that the first login user of
 // the VM gets 1000, and between the ranges from which distributions hand out
 // system users (from 100 upwards and from 999 downwards).
-const buildUID = "555"
+const buildUID = 555
 
 // path is that of a short-lived file of this run.
 func (b *build) path(elem ...string) string {
@@ -170,10 +170,11 @@ func (b *build) userData(public, hostPrivate, hostPublic string) (string, error)
 		user["no_user_group"] = true
 		user["primary_group"] = "users"
 	}
+	// Nothing here may make cloud-init restart sshd (ssh_pwauth would), which
+	// by then has let us in.
 	config := map[string]any{
 		"users":             []any{user},
 		"preserve_hostname": true,
-		"ssh_pwauth":        false,
 		"ssh_keys":          map[string]string{"ed25519_private": hostPrivate, "ed25519_public": hostPublic},
 	}
 	script, err := b.settingsScript()
@@ -307,6 +308,7 @@ func (b *build) environment(debugLog string) []string {
 		"PACKER_LOG_PATH="+debugLog,
 		"ANSIBLE_PIPELINING=1",
 		"ANSIBLE_SSH_TRANSFER_METHOD=piped",
+		"ANSIBLE_SSH_RETRIES=5", // the base's own cloud-init settings may restart sshd
 		// Asking the guest which Python it has would cost two more commands.
 		"ANSIBLE_PYTHON_INTERPRETER=/usr/bin/python3",
 		"ANSIBLE_SSH_CONTROL_PATH_DIR="+b.path("control"),

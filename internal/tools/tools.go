@@ -85,10 +85,7 @@ type Options struct {
 // and the go command. Two callers at the same time compile once. The error is
 // a *failure.Error.
 func Ensure(ctx context.Context, opts Options, report progress.Reporter) (Set, error) {
-	dir := opts.Dir
-	if dir == "" {
-		dir = os.Getenv(DirVariable)
-	}
+	dir := opts.directory()
 	if dir != "" {
 		return ready(dir)
 	}
@@ -120,6 +117,38 @@ func Ensure(ctx context.Context, opts Options, report progress.Reporter) (Set, e
 		return Set{}, err
 	}
 	return load(dir)
+}
+
+// Ready says whether Ensure would return at once, without compiling.
+func Ready(opts Options) bool {
+	if dir := opts.directory(); dir != "" {
+		_, err := load(dir)
+		return err == nil
+	}
+	_, ok := newest(opts.CacheDir)
+	return ok
+}
+
+// directory is the directory with ready binaries, or empty.
+func (o Options) directory() string {
+	if o.Dir != "" {
+		return o.Dir
+	}
+	return os.Getenv(DirVariable)
+}
+
+// Ready says whether Ensure would return at once, without compiling.
+func Ready(opts Options) bool {
+	dir := opts.Dir
+	if dir == "" {
+		dir = os.Getenv(DirVariable)
+	}
+	if dir != "" {
+		_, err := load(dir)
+		return err == nil
+	}
+	_, ok := newest(opts.CacheDir)
+	return ok
 }
 
 // Key identifies the programs: it changes when a pinned version does.

@@ -49,10 +49,15 @@ identity() {
   rm -f /var/lib/dhcp/*.leases /var/lib/dhclient/* /var/lib/NetworkManager/*.lease /var/lib/NetworkManager/secret_key
 }
 
-# cloud_init makes the next boot a first boot. The network settings that it
+# cloud_init makes the next boot a first boot, once this boot's run has ended. The network settings that it
 # generated here name this machine's network card.
 cloud_init() {
   have cloud-init || return 0
+  seconds=0
+  while [ -d /run/cloud-init ] && [ ! -e /run/cloud-init/result.json ] && [ "$seconds" -lt 300 ]; do
+    sleep 1
+    seconds=$((seconds + 1))
+  done
   cloud-init clean --logs
   for file in /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init* /etc/systemd/network/10-cloud-init-*; do
     [ ! -e "$file" ] || rm -f "$file"

@@ -1,0 +1,211 @@
+package provision
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// recorded feeds recorded output of Packer, a second a line, to a build.
+func recorded(t *testing.T, name string) *build {
+	t.Helper()
+	f, err := os.Open(filepath.Join("testdata", name))
+	require.NoError(t, err)
+	defer f.Close()
+	b := quiet(t)
+	// In pieces that end anywhere, as a pipe delivers them.
+	_, err = io.CopyBuffer(struct{ io.Writer }{&b.events}, struct{ io.Reader }{f}, make([]byte, 7))
+	require.NoError(t, err)
+	return b
+}
+
+// quiet is a build whose logs are in a temporary directory.
+func quiet(t testing.TB) *build {
+	t.Helper()
+	dir := t.TempDir()
+	b := &build{opts: Options{WorkDir: dir, Output: filepath.Join(dir, "disk.qcow2"), SSHTimeout: time.Minute}, run: dir}
+	require.NoError(t, b.events.open(b.log("packer.log"), b.log("ansible.log")))
+	t.Cleanup(b.events.close)
+	now := time.Unix(0, 0)
+	b.events.now = func() time.Time { now = now.Add(time.Second); return now }
+	b.events.start(progress.Discard, nil)
+	return b
+}
+
+func TestAGoodBuildIsRead(t *testing.T) {
+	b := recorded(t, "good.txt")
+	r := b.result()
+	assert.True(t, r.Trimmed)
+	assert.True(t, b.events.clean)
+	var names []string
+	for _, task := range r.Tasks {
+		names = append(names, task.Name)
+		assert.Positive(t, task.Duration, task.Name)
+		assert.False(t, task.Failed, task.Name)
+	}
+	assert.Equal(t, []string{"Gathering Facts", "crownlabs : Write a file", "Never", "Fails, ignored", "restart it"}, names)
+	assert.True(t, r.Tasks[1].Changed)
+	assert.True(t, r.Tasks[2].Skipped)
+	for _, d := range []time.Duration{r.Timings.Boot, r.Timings.Ansible, r.Timings.Clean, r.Timings.PowerOff} {
+		assert.Positive(t, d)
+	}
+	ansible, err := os.ReadFile(b.log("ansible.log"))
+	require.NoError(t, err)
+	assert.Contains(t, string(ansible), "PLAY RECAP")
+	assert.NotContains(t, string(ansible), "qemu.image")
+}
+
+func TestAFailedTaskIsReadWithItsMessageAndItsCommandsLastLines(t *testing.T) {
+	b := recorded(t, "failed.txt")
+	err := b.explain(io.EOF)
+	f, ok := failure.In(err)
+	require.True(t, ok)
+	assert.Equal(t, `the playbook's task "Install a package" failed: E: Unable to locate package no-such-package`, f.What)
+	assert.Equal(t, []string{"TASK [Install a package]", "E: Unable to locate package no-such-package", "second to last", "last"}, f.Lines)
+	assert.Equal(t, b.log("ansible.log"), f.Log)
+}
+
+func TestTheItemThatFailedIsTheCauseNotTheSum(t *testing.T) {
+	b := quiet(t)
+	_, err := io.WriteString(&b.events, `==> qemu.image: Connected to SSH!
+==> qemu.image: TASK [With items] ****
+==> qemu.image: ok: [default] => (item=one)
+==> qemu.image: failed: [default] (item=two (2)) => {"ansible_loop_var": "item", "msg": "two is wrong"}
+==> qemu.image: fatal: [default]: FAILED! => {"msg": "One or more items failed"}
+`)
+	require.NoError(t, err)
+	task := b.events.failedTask()
+	require.NotNil(t, task)
+	assert.Equal(t, "two is wrong", task.Message)
+}
+
+func TestResultsOfAllKindsAreExplained(t *testing.T) {
+	for result, want := range map[string]string{
+		`{"msg": "plain"}`:                              "plain",
+		`{"msg": "first\nsecond"}`:                      "first",
+		`{"msg": ["a", "b"]}`:                           `["a","b"]`,
+		`{"censored": "hidden", "changed": false}`:      "hidden",
+		`not JSON at all`:                               "not JSON at all",
+		`{"msg": "cut off`:                              `{"msg": "cut off`,
+		`{"changed": false, "rc": 3, "msg": "rc was "}`: "rc was",
+		``: "",
+	} {
+		message, _ := explainResult(result)
+		assert.Equal(t, want, message, result)
+	}
+	_, details := explainResult(`{"msg": "m", "stderr": "` + strings.Repeat(`x\n`, 50) + `end"}`)
+	assert.Len(t, details, 10)
+	assert.Equal(t, "end", details[9])
+}
+
+func TestAGuestThatIsLostIsNotThePlaybooksFault(t *testing.T) {
+	b := quiet(t)
+	_, err := io.WriteString(&b.events, `==> qemu.image: Connected to SSH!
+==> qemu.image: TASK [Upgrade] ****
+==> qemu.image: fatal: [default]: UNREACHABLE! => {"changed": false, "msg": "Connection timed out", "unreachable": true}
+`)
+	require.NoError(t, err)
+	f, ok := failure.In(b.explain(io.EOF))
+	require.True(t, ok)
+	assert.Equal(t, `the guest was lost during the task "Upgrade": Connection timed out`, f.What)
+	assert.Contains(t, f.Try, "console.log")
+}
+
+func TestAdviceFitsTheCause(t *testing.T) {
+	for message, advice := range map[string]string{
+		"No module named 'ansible.module_utils.six.moves'": "too old",
+		"write failed: No space left on device":            "DISK_SIZE",
+		"Cannot allocate memory":                           "MEMORY",
+	} {
+		b := quiet(t)
+		f, _ := failure.In(b.taskFailed(&Task{Name: "x", Message: message}, io.EOF))
+		assert.Contains(t, f.Try, advice)
+	}
+}
+
+func TestAGuestThatNeverAnsweredIsExplainedByItsConsole(t *testing.T) {
+	b := quiet(t)
+	require.NoError(t, os.WriteFile(b.log("console.log"), []byte("\x1b[2J\x1b[0mBooting\r\n[    1.0] \x1b[0;32mOK\x1b[0m start\r\n\r\nemergency mode\r\n"), 0o600))
+	_, err := io.WriteString(&b.events, "==> qemu.image: Starting VM, booting disk image\n==> qemu.image: Waiting for SSH to become available...\n==> qemu.image: Timeout waiting for SSH.\n")
+	require.NoError(t, err)
+	f, ok := failure.In(b.explain(io.EOF))
+	require.True(t, ok)
+	assert.Equal(t, "the guest did not answer ssh within 1m0s", f.What)
+	assert.Equal(t, []string{"Booting", "[    1.0] OK start", "emergency mode"}, f.Lines)
+	assert.Equal(t, b.log("console.log"), f.Log)
+
+	require.NoError(t, os.Remove(b.log("console.log")))
+	f, _ = failure.In(b.explain(io.EOF))
+	assert.Contains(t, f.Lines[0], "stayed silent")
+}
+
+func TestWhatQEMUSaysReachesTheUser(t *testing.T) {
+	b := quiet(t)
+	require.NoError(t, os.WriteFile(b.log("packer-debug.log"), []byte("2026/01/01 plugin: Qemu stderr: qemu-system-x86_64: cannot set up guest memory 'pc.ram': Cannot allocate memory\nother\n"), 0o600))
+	_, err := io.WriteString(&b.events, "==> qemu.image: Starting VM, booting disk image\n==> qemu.image: Error launching VM: Qemu failed to start.\nBuild 'qemu.image' errored after 1 second: x\n")
+	require.NoError(t, err)
+	f, ok := failure.In(b.explain(io.EOF))
+	require.True(t, ok)
+	assert.Contains(t, f.What, "cannot set up guest memory")
+}
+
+func TestACleaningThatFailsIsNamed(t *testing.T) {
+	b := quiet(t)
+	_, err := io.WriteString(&b.events, "==> qemu.image: Connected to SSH!\n==> qemu.image: Provisioning with shell script: /x/clean.sh\n==> qemu.image: diskforge: clean failed\n")
+	require.NoError(t, err)
+	f, ok := failure.In(b.explain(io.EOF))
+	require.True(t, ok)
+	assert.Equal(t, "cleaning the guest failed: clean failed", f.What)
+}
+
+func TestNothingTrimmedIsNotTrimmed(t *testing.T) {
+	for line, trimmed := range map[string]bool{
+		"diskforge: trim /: 9.3 GiB (9960075264 bytes) trimmed on /dev/vda1": true,
+		"diskforge: trim /: 0 B (0 bytes) trimmed on /dev/vda1":              false,
+		"diskforge: trim /boot: 1 MiB (1048576 bytes) trimmed on /dev/vda2":  false,
+		"diskforge: trim fstrim: /: the discard operation is not supported":  false,
+	} {
+		b := quiet(t)
+		_, err := io.WriteString(&b.events, "==> qemu.image: Provisioning with shell script: x\n==> qemu.image: "+line+"\n")
+		require.NoError(t, err)
+		assert.Equal(t, trimmed, b.result().Trimmed, line)
+	}
+}
+
+func FuzzEvents(f *testing.F) {
+	for _, name := range []string{"good.txt", "failed.txt"} {
+		b, err := os.ReadFile(filepath.Join("testdata", name))
+		require.NoError(f, err)
+		f.Add(b)
+	}
+	f.Add([]byte("==> qemu.image: Provisioning with Ansible\nTASK [] \nfatal: [x]: FAILED! => {\"msg\": {\"a\":[1]}}\n...ignoring\n"))
+	f.Fuzz(func(t *testing.T, output []byte) {
+		b := quiet(t)
+		n, err := b.events.Write(output)
+		require.NoError(t, err)
+		require.Equal(t, len(output), n)
+		require.Error(t, b.explain(io.EOF))
+		for _, task := range b.result().Tasks {
+			require.GreaterOrEqual(t, task.Duration, time.Duration(0))
+		}
+	})
+}
+
+func FuzzConsole(f *testing.F) {
+	f.Add([]byte("\x1b[2J\x1b[01;01HBooting\r\n\xff\xfe\x00[ OK ]\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, line := range printable(b) {
+			require.NotEmpty(t, line)
+			require.False(t, strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f }), "%q", line)
+		}
+	})
+}
