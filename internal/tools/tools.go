@@ -137,20 +137,6 @@ func (o Options) directory() string {
 	return os.Getenv(DirVariable)
 }
 
-// Ready says whether Ensure would return at once, without compiling.
-func Ready(opts Options) bool {
-	dir := opts.Dir
-	if dir == "" {
-		dir = os.Getenv(DirVariable)
-	}
-	if dir != "" {
-		_, err := load(dir)
-		return err == nil
-	}
-	_, ok := newest(opts.CacheDir)
-	return ok
-}
-
 // Key identifies the programs: it changes when a pinned version does.
 func Key() string {
 	h := sha256.New()
