@@ -33,6 +33,10 @@ type Cmd struct {
 	// OnLine is called with each line of output, without its end; it may be nil.
 	// A line ends with \n or \r (progress meters).
 	OnLine func(line string)
+	// Survive lets the program outlive this process: it gets a session of its
+	// own and no signal when we die. The end of the context, and Stop, still
+	// end it.
+	Survive bool
 	// Grace is how long the program may take to end after SIGTERM before its
 	// process group is killed. Zero means 10 s.
 	Grace time.Duration
@@ -131,6 +135,9 @@ func Start(ctx context.Context, c Cmd) (*Process, error) {
 	// A process group of its own, so that what the program starts ends with
 	// it; the death signal, so that it ends even if this process is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if c.Survive {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a group of its own, too
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = c.Grace
 	if cmd.WaitDelay == 0 {

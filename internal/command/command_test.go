@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -86,4 +87,17 @@ func TestAProgramThatIsNotThereIsNamed(t *testing.T) {
 	err := command.Run(t.Context(), command.Cmd{Program: "no-such-program"})
 	require.ErrorContains(t, err, "no-such-program")
 	require.ErrorIs(t, err, exec.ErrNotFound)
+}
+
+func TestAProgramThatMaySurviveHasASessionOfItsOwnAndStillStops(t *testing.T) {
+	c := sh("trap 'exit 0' TERM; while :; do sleep 0.05; done")
+	c.Survive = true
+	p, err := command.Start(t.Context(), c)
+	require.NoError(t, err)
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(p.Pid()) + "/stat")
+	require.NoError(t, err)
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	assert.Equal(t, strconv.Itoa(p.Pid()), fields[3], "the session's number")
+	p.Stop()
+	assert.True(t, gone(strconv.Itoa(p.Pid())))
 }
