@@ -49,16 +49,12 @@ func (b *build) prepare() error {
 // clear makes the directories of this run, and removes what a former one that
 // was killed may have left.
 func (b *build) clear() error {
-	if !b.ownRun {
-		if err := os.RemoveAll(b.run); err != nil {
-			return err
-		}
-	}
-	if err := os.RemoveAll(b.out); err != nil {
-		return err
-	}
+	old := []string{b.log("run"), b.out}
 	for _, name := range []string{"packer.log", "packer-debug.log", "console.log", "ansible.log"} {
-		if err := os.RemoveAll(b.log(name)); err != nil {
+		old = append(old, b.log(name))
+	}
+	for _, path := range old {
+		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
 	}

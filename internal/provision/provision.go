@@ -140,7 +140,6 @@ type build struct {
 	opts   Options
 	id     string // marks our processes, in their environment
 	run    string // short-lived files; a short path of plain characters
-	ownRun bool   // run is not within the work directory
 	out    string // directory, beside the output, that Packer writes the disk to
 	events events
 }
@@ -167,7 +166,6 @@ func newBuild(opts Options) (*build, error) {
 		return nil, failure.Wrap(err, "making the work directory", "")
 	}
 	if !plainPath.MatchString(b.run) {
-		b.ownRun = true
 		b.run, err = os.MkdirTemp("", "diskforge-")
 		if err != nil {
 			return nil, failure.Wrap(err, "making a temporary directory", "")

@@ -77,11 +77,13 @@ keys() {
   done
 }
 
-# account takes the build user's rights and, unless it is to stay, the user.
+# account takes the build user's rights and, unless it is to stay, the user;
+# the former versions of the account files would still name it.
 account() {
   rm -f /etc/sudoers.d/90-cloud-init-users
   if [ "$bake" = true ]; then
     usermod --lock "$user"
+    backups
     return
   fi
   # -f: this very session belongs to the user.
@@ -91,6 +93,11 @@ account() {
     return 1
   fi
   rm -rf "/home/$user" "/var/mail/$user" "/var/spool/mail/$user" "/var/spool/cron/crontabs/$user" "/var/lib/systemd/linger/$user"
+  backups
+}
+
+backups() {
+  rm -f /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow- /etc/subuid- /etc/subgid-
 }
 
 # logs come last, because everything above writes some. The journal goes on
