@@ -9,8 +9,17 @@
 # The lines that begin with "diskforge:" are read by the provision stage.
 set -eu
 export LC_ALL=C
-phase=$1 user=$2 bake=$3
-trap 'status=$?; [ "$status" = 0 ] || echo "diskforge: $phase failed"' EXIT
+phase=${1:?} user=${2:?} bake=${3:?}
+
+# A guest that could not be cleaned powers off all the same: Packer would wait
+# for it. The build fails, because the script's last word is missing.
+ended() {
+  status=$?
+  [ "$status" != 0 ] || return 0
+  echo "diskforge: $phase failed"
+  [ "$phase" != finish ] || systemctl poweroff
+}
+trap ended EXIT
 
 # have says whether a command is installed.
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -92,7 +101,7 @@ account() {
     echo "diskforge: the build user $user could not be deleted"
     return 1
   fi
-  rm -rf "/home/$user" "/var/mail/$user" "/var/spool/mail/$user" "/var/spool/cron/crontabs/$user" "/var/lib/systemd/linger/$user"
+  rm -rf "/home/${user:?}" "/var/mail/$user" "/var/spool/mail/$user" "/var/spool/cron/crontabs/$user" "/var/lib/systemd/linger/$user"
   backups
 }
 
