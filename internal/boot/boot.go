@@ -1,0 +1,232 @@
+// Package boot starts a virtual machine the way KubeVirt does: a virtio disk,
+// a NoCloud seed on a second virtio disk, a user's network. It boots an
+// overlay, never the disk itself, and lets a caller look inside over ssh.
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/netgroup-polito/diskforge/internal/accel"
+	"github.com/netgroup-polito/diskforge/internal/command"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// Options say what to boot and how.
+type Options struct {
+	Disk     string // disk image, only read
+	Format   string // its format, qcow2 or raw; stated, never probed
+	DiskSize int64  // virtual size of the overlay in bytes; 0 means the disk's
+
+	// Dir holds the overlay, the seed, the key and the serial console's log.
+	// It is made if it is not there; nobody else may read it.
+	Dir string
+
+	MemoryMiB int           // 0 means 2048
+	CPUs      int           // 0 means 2
+	Accel     accel.Verdict // which accelerator works
+	Restrict  bool          // the guest reaches neither the host nor the world
+	User      string        // login user that the seed makes
+	Hostname  string        // name that the seed gives; empty means diskforge
+	Timeout   time.Duration // until ssh answers; 0 means 3 min with KVM, 15 min without
+	Survive   bool          // the guest may outlive this process, see Detach
+}
+
+// Names inside Options.Dir. QEMU runs there, so that no path needs quoting.
+const (
+	overlayFile = "overlay.qcow2"
+	seedFile    = "seed.iso"
+	keyFile     = "id_ed25519"
+	knownFile   = "known_hosts"
+	consoleFile = "console.log"
+	qemuLog     = "qemu.log"
+)
+
+// Guest is a running virtual machine that answers ssh.
+type Guest struct {
+	options Options
+	keys    keys
+	process *command.Process
+	qmp     *monitor
+	console *console
+	port    int
+	client  *ssh.Client
+	unwatch func() bool // stops watching the context that Start got
+	once    sync.Once
+	closed  error
+}
+
+// Start boots the disk and returns when ssh answers. The guest ends with ctx
+// and with Close. Where ssh never comes, the error is a *failure.Error with
+// the end of the serial console.
+func Start(ctx context.Context, o Options, p progress.Reporter) (*Guest, error) {
+	o, err := o.complete()
+	if err != nil {
+		return nil, err
+	}
+	g := &Guest{options: o, unwatch: func() bool { return true }}
+	if err := g.start(ctx, p); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+func (g *Guest) start(ctx context.Context, p progress.Reporter) error {
+	if err := g.prepare(ctx); err != nil {
+		return err
+	}
+	if err := g.launch(ctx); err != nil {
+		return err
+	}
+	g.console = watch(filepath.Join(g.options.Dir, consoleFile), g.process.Done(), p)
+	port, err := g.qmp.forwardedPort(ctx)
+	if err != nil {
+		return g.explain(ctx, err)
+	}
+	g.port = port
+	if err := g.writeKnownHosts(); err != nil {
+		return err
+	}
+	return g.awaitSSH(ctx)
+}
+
+// complete fills in the defaults.
+func (o Options) complete() (Options, error) {
+	if o.MemoryMiB == 0 {
+		o.MemoryMiB = 2048
+	}
+	if o.CPUs == 0 {
+		o.CPUs = 2
+	}
+	if o.Hostname == "" {
+		o.Hostname = "diskforge"
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 15 * time.Minute
+		if o.Accel.Accelerator == accel.KVM {
+			o.Timeout = 3 * time.Minute
+		}
+	}
+	if o.Format != "qcow2" && o.Format != "raw" {
+		return o, failure.New(fmt.Sprintf("cannot boot a disk of format %q", o.Format), "convert it to qcow2 or raw")
+	}
+	var errDisk, errDir error
+	o.Disk, errDisk = filepath.Abs(o.Disk)
+	o.Dir, errDir = filepath.Abs(o.Dir)
+	return o, errors.Join(errDisk, errDir)
+}
+
+// prepare makes everything that QEMU reads.
+func (g *Guest) prepare(ctx context.Context) (err error) {
+	o := g.options
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.Disk); err != nil {
+		return failure.Wrap(err, "there is no disk to boot", "give the path of a disk image")
+	}
+	// What a run that was killed left here; the console's log is read from
+	// its start.
+	if err := errors.Join(g.removeFiles(), remove(g.ConsoleLog())); err != nil {
+		return err
+	}
+	if g.keys, err = newKeys(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(o.Dir, keyFile), g.keys.userPrivate, 0o600); err != nil {
+		return err
+	}
+	if err := writeSeed(ctx, o, g.keys); err != nil {
+		return err
+	}
+	args := []string{"create", "-q", "-f", "qcow2", "-F", o.Format, "-b", o.Disk, overlayFile}
+	if o.DiskSize > 0 {
+		args = append(args, fmt.Sprint(o.DiskSize))
+	}
+	err = command.Run(ctx, command.Cmd{Program: "qemu-img", Args: args, Dir: o.Dir})
+	if err != nil && ctx.Err() == nil {
+		return &failure.Error{What: fmt.Sprintf("%s cannot be booted as a %s image: %v", o.Disk, o.Format, err), Lines: command.Tail(err), Err: err}
+	}
+	return err
+}
+
+// Dir is the directory with the serial console's log.
+func (g *Guest) Dir() string { return g.options.Dir }
+
+// ConsoleLog is the path of the serial console's log. It outlives the guest.
+func (g *Guest) ConsoleLog() string { return filepath.Join(g.options.Dir, consoleFile) }
+
+// Console returns the last lines of the serial console, oldest first.
+func (g *Guest) Console() []string { return g.console.last() }
+
+// Pid is the process number of the guest's QEMU.
+func (g *Guest) Pid() int { return g.process.Pid() }
+
+// Shutdown asks the guest to power off, as the button does, and waits until
+// it has or ctx ends. Close is still to be called.
+func (g *Guest) Shutdown(ctx context.Context) error {
+	if _, err := g.qmp.execute(ctx, "system_powerdown", nil); err != nil {
+		return fmt.Errorf("asking the guest to power off: %w", err)
+	}
+	select {
+	case <-g.process.Done():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the guest to power off: %w", context.Cause(ctx))
+	}
+}
+
+// Detach lets go of a guest that was started with Survive: neither the end of
+// the context nor Close ends it any more.
+func (g *Guest) Detach() {
+	g.unwatch()
+	g.once.Do(func() { g.disconnect() })
+}
+
+// Close ends the guest without asking it and removes everything but the
+// logs. It may be called more than once.
+func (g *Guest) Close() error {
+	g.once.Do(func() {
+		g.unwatch()
+		g.disconnect()
+		if g.process != nil {
+			g.process.Stop()
+			g.qmp.close()
+		}
+		if g.console != nil {
+			<-g.console.done
+		}
+		g.closed = g.removeFiles()
+	})
+	return g.closed
+}
+
+func (g *Guest) disconnect() {
+	if g.client != nil {
+		g.client.Close()
+	}
+}
+
+func (g *Guest) removeFiles() error {
+	var errs []error
+	for _, name := range []string{overlayFile, seedFile, keyFile, knownFile} {
+		errs = append(errs, remove(filepath.Join(g.options.Dir, name)))
+	}
+	return errors.Join(errs...)
+}
+
+// remove removes a file that may not be there.
+func remove(file string) error {
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,253 @@
+package boot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/accel"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// blank returns the options to boot a disk without an operating system: the
+// machine starts, and nothing ever answers.
+func blank(t *testing.T) Options {
+	t.Helper()
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, os.WriteFile(disk, nil, 0o600))
+	require.NoError(t, os.Truncate(disk, 8<<20))
+	return Options{
+		Disk: disk, Format: "raw", Dir: filepath.Join(t.TempDir(), "a,b guest"), User: "tester",
+		MemoryMiB: 64, CPUs: 1, Accel: accel.Verdict{Accelerator: accel.TCG}, Restrict: true, Timeout: 500 * time.Millisecond,
+	}
+}
+
+func TestTheSeedHoldsUserKeyAndHostKeyAndCanBeReadBack(t *testing.T) {
+	o := blank(t)
+	require.NoError(t, os.MkdirAll(o.Dir, 0o700))
+	o.Hostname = "lab"
+	k, err := newKeys()
+	require.NoError(t, err)
+	require.NoError(t, writeSeed(t.Context(), o, k))
+
+	out := t.TempDir()
+	iso := filepath.Join(o.Dir, seedFile)
+	msg, err := exec.Command("xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/", out).CombinedOutput()
+	require.NoError(t, err, "%s", msg)
+	assert.Contains(t, string(msg), "cidata")
+	raw, err := os.ReadFile(filepath.Join(out, "user-data"))
+	require.NoError(t, err)
+	assert.True(t, bytes.HasPrefix(raw, []byte("#cloud-config\n")))
+	var u userData
+	require.NoError(t, yaml.Unmarshal(raw, &u))
+	require.Len(t, u.Users, 1)
+	assert.Equal(t, "tester", u.Users[0].Name)
+	assert.True(t, u.Users[0].LockPasswd)
+	assert.Equal(t, []string{authorized(k.user.PublicKey())}, u.Users[0].SSHAuthorizedKeys)
+	assert.Equal(t, authorized(k.host), u.SSHKeys.Public)
+	assert.Equal(t, string(k.hostPrivate), u.SSHKeys.Private)
+	var m metaData
+	raw, err = os.ReadFile(filepath.Join(out, "meta-data"))
+	require.NoError(t, err)
+	require.NoError(t, yaml.Unmarshal(raw, &m))
+	assert.Equal(t, "lab", m.LocalHostname)
+	assert.NotEmpty(t, m.InstanceID)
+
+	first, err := os.ReadFile(iso)
+	require.NoError(t, err)
+	time.Sleep(1100 * time.Millisecond) // ISO 9660 counts seconds
+	require.NoError(t, writeSeed(t.Context(), o, k))
+	second, err := os.ReadFile(iso)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(first, second), "the same seed is not the same bytes")
+	left, err := filepath.Glob(filepath.Join(o.Dir, ".seed-*"))
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}
+
+func TestEachBootHasKeysOfItsOwn(t *testing.T) {
+	a, err := newKeys()
+	require.NoError(t, err)
+	b, err := newKeys()
+	require.NoError(t, err)
+	assert.NotEqual(t, authorized(a.user.PublicKey()), authorized(b.user.PublicKey()))
+	assert.NotEqual(t, authorized(a.host), authorized(b.host))
+	assert.NotEqual(t, authorized(a.host), authorized(a.user.PublicKey()))
+}
+
+func TestAGuestThatNeverAnswersFailsWithItsConsoleAndLeavesOnlyLogs(t *testing.T) {
+	o := blank(t)
+	before, err := os.ReadFile(o.Disk)
+	require.NoError(t, err)
+	_, err = Start(t.Context(), o, progress.Discard)
+	f, ok := failure.In(err)
+	require.True(t, ok, "%v", err)
+	assert.Contains(t, f.What, "did not answer ssh within 500ms")
+	assert.Equal(t, filepath.Join(o.Dir, consoleFile), f.Log)
+	assert.FileExists(t, f.Log)
+	assertOnlyLogs(t, o.Dir)
+	after, err := os.ReadFile(o.Disk)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(before, after), "the disk itself was written to")
+}
+
+func assertOnlyLogs(t *testing.T, dir string) {
+	t.Helper()
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, f := range left {
+		assert.Contains(t, []string{consoleFile, qemuLog}, f.Name())
+	}
+	// QEMU runs in dir: none may be left that does.
+	procs, err := filepath.Glob("/proc/[0-9]*/cwd")
+	require.NoError(t, err)
+	for _, p := range procs {
+		cwd, _ := os.Readlink(p)
+		assert.NotEqual(t, dir, cwd, "%s still runs", p)
+	}
+}
+
+func TestTheEndOfTheContextEndsABoot(t *testing.T) {
+	o := blank(t)
+	o.Timeout = time.Minute
+	stop := errors.New("stopped by the test")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		for {
+			if _, err := os.Stat(filepath.Join(o.Dir, consoleFile)); err == nil {
+				cancel(stop)
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	_, err := Start(ctx, o, progress.Discard)
+	require.ErrorIs(t, err, stop)
+	assertOnlyLogs(t, o.Dir)
+}
+
+func TestAQEMUThatEndsSaysWhy(t *testing.T) {
+	o := blank(t)
+	o.MemoryMiB = 1 << 40 // more than any machine type takes
+	_, err := Start(t.Context(), o, progress.Discard)
+	f, ok := failure.In(err)
+	require.True(t, ok, "%v", err)
+	assert.Contains(t, f.What, "the guest did not start: qemu-system-x86_64: exit status 1: ")
+	assert.NotEmpty(t, f.Lines)
+	assertOnlyLogs(t, o.Dir)
+}
+
+func TestOptionsThatCannotBootAreRefused(t *testing.T) {
+	o := blank(t)
+	o.Format = "vmdk"
+	_, err := Start(t.Context(), o, progress.Discard)
+	require.ErrorContains(t, err, `format "vmdk"`)
+	o = blank(t)
+	o.Disk += "-missing"
+	_, err = Start(t.Context(), o, progress.Discard)
+	require.ErrorContains(t, err, "there is no disk to boot")
+	o = blank(t)
+	o.Format = "qcow2" // it is raw
+	_, err = Start(t.Context(), o, progress.Discard)
+	f, ok := failure.In(err)
+	require.True(t, ok, "%v", err)
+	assert.Contains(t, strings.Join(f.Lines, "\n"), "Image is not in qcow2 format")
+}
+
+func TestTheGuestIsReachableOnTheLoopbackOnlyAndReachesNothing(t *testing.T) {
+	args := strings.Join(Options{Restrict: true, Accel: accel.Verdict{Accelerator: accel.KVM}}.arguments(), " ")
+	assert.Contains(t, args, "hostfwd=tcp:127.0.0.1:0-:22,restrict=on")
+	assert.Contains(t, args, "-accel kvm -cpu host")
+	assert.NotContains(t, args, "hostfwd=tcp::")
+}
+
+func TestTheForwardedPortIsRead(t *testing.T) {
+	port, err := parsePort("Hub -1 (n):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n  TCP[HOST_FORWARD]   3       127.0.0.1 46813       10.0.2.15    22     0     0\r\n")
+	require.NoError(t, err)
+	assert.Equal(t, 46813, port)
+	for _, table := range []string{"", "TCP[HOST_FORWARD] 3 0.0.0.0 1 10.0.2.15 22 0 0", "TCP[HOST_FORWARD]  3  127.0.0.1 99999  10.0.2.15 "} {
+		_, err := parsePort(table)
+		require.Error(t, err, table)
+	}
+}
+
+type activities struct {
+	progress.Reporter
+	mu  sync.Mutex
+	all []string
+}
+
+func (a *activities) Activity(s string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all = append(a.all, s)
+}
+
+func TestThePhasesOfABootAreNamedOnceAndInOrder(t *testing.T) {
+	a := &activities{Reporter: progress.Discard}
+	c := newConsole(a)
+	for _, part := range []string{
+		"\x1b[H\x1b[J  Booting `Debian'\r\n\r\n", "[    0.000000] Linux ver", "sion 6.1.0 (gcc)\r\n[    3.0] Run /init as init process\n",
+		"[    5.3] systemd[1]: Detected virtualization qemu.\n", "[    6.0] Linux version of something else\n",
+		"[   14.2] cloud-init[321]: Cloud-init v. 22.4.2 running 'init'\n", "\nDebian GNU/Linux 12 probe ttyS0\n\nprobe login: ",
+	} {
+		_, _ = c.Write([]byte(part))
+	}
+	assert.Equal(t, []string{"boot: BIOS", "boot: boot loader", "boot: kernel", "boot: initial ramdisk", "boot: systemd", "boot: cloud-init", "boot: login"}, a.all)
+	last := c.last()
+	assert.Equal(t, "  Booting `Debian'", last[0])
+	assert.Equal(t, "probe login:", last[len(last)-1])
+}
+
+func TestABootThatDiesIsKnownFromItsConsole(t *testing.T) {
+	for line, what := range map[string]string{
+		"[    1.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)": "the guest's kernel panicked",
+		"error: no such device: 6469736b-666f-4267-8000-000000000012.":                             "the guest's boot loader does not find its files",
+		"(initramfs) ": "the guest's kernel does not find its root file system",
+	} {
+		c := newConsole(progress.Discard)
+		_, _ = c.Write([]byte("before\n" + line)) // a prompt has no end of line
+		require.Len(t, c.died, 1, line)
+		assert.Equal(t, what, <-c.died)
+		_, _ = c.Write([]byte("\n" + line + "\n"))
+		assert.Empty(t, c.died, "said twice")
+	}
+}
+
+func FuzzAnyConsoleIsSafeToPrint(f *testing.F) {
+	f.Add([]byte("plain\r\n\x1b[31mred\x1b[0m \x1b]0;title\x07\x9b2J\u202e"))
+	f.Add([]byte("\xff\xfe\x00 Linux version \n(initramfs) "))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := newConsole(progress.Discard)
+		n, err := c.Write(b)
+		require.NoError(t, err)
+		require.Equal(t, len(b), n)
+		lines := c.last()
+		require.LessOrEqual(t, len(lines), consoleLines+1)
+		for _, l := range lines {
+			for _, r := range l {
+				require.False(t, r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0, "%q", l)
+			}
+		}
+	})
+}
+
+func TestPathsAreQuotedForTheShell(t *testing.T) {
+	for _, s := range []string{"", "plain/path.txt", "a b", "it's", "$(id)", "a\nb", `\`} {
+		out, err := exec.Command("sh", "-c", "printf %s "+quote(s)).Output()
+		require.NoError(t, err)
+		assert.Equal(t, s, string(out))
+	}
+}

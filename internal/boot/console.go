@@ -1,0 +1,176 @@
+package boot
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+const (
+	consoleLines   = 30  // lines kept for an error
+	consoleColumns = 400 // bytes of a line kept
+	consolePoll    = 100 * time.Millisecond
+)
+
+// phases are what a boot goes through, each with what its first line on the
+// serial console looks like.
+var phases = []struct {
+	name string
+	seen *regexp.Regexp
+}{
+	{"BIOS", regexp.MustCompile(`^`)},
+	{"boot loader", regexp.MustCompile("GRUB|Booting `|Loading Linux")},
+	{"kernel", regexp.MustCompile(`Linux version |Decompressing Linux`)},
+	{"initial ramdisk", regexp.MustCompile(`Run /init as init|Loading, please wait`)},
+	{"systemd", regexp.MustCompile(`systemd\[1\]: |Welcome to .*!`)},
+	{"cloud-init", regexp.MustCompile(`cloud-init\[|Cloud-init v\.`)},
+	{"login", regexp.MustCompile(`login: *$`)},
+}
+
+// dead are lines after which no ssh will come, each with what they mean.
+var dead = []struct {
+	seen *regexp.Regexp
+	what string
+}{
+	{regexp.MustCompile(`Kernel panic - not syncing`), "the guest's kernel panicked"},
+	{regexp.MustCompile(`No bootable device`), "the disk has no boot loader that the BIOS finds"},
+	{regexp.MustCompile(`^grub rescue>|error: no such device: [0-9a-f-]+\.`), "the guest's boot loader does not find its files"},
+	{regexp.MustCompile(`^\(initramfs\)|ALERT! .* does not exist\.\s+Dropping to a shell`), "the guest's kernel does not find its root file system"},
+	{regexp.MustCompile(`You are in emergency mode`), "the guest's systemd gave up in emergency mode"},
+}
+
+// console follows the serial console's log while the guest runs.
+type console struct {
+	p     progress.Reporter
+	died  chan string   // receives what killed the boot, at most once
+	done  chan struct{} // closed when the guest has ended and all is read
+	mu    sync.Mutex
+	lines []string
+	part  []byte
+	phase int
+	dead  bool
+}
+
+func newConsole(p progress.Reporter) *console {
+	p.Activity("boot: " + phases[0].name)
+	return &console{p: p, died: make(chan string, 1), done: make(chan struct{})}
+}
+
+// watch follows file until ended is closed.
+func watch(file string, ended <-chan struct{}, p progress.Reporter) *console {
+	c := newConsole(p)
+	go func() {
+		defer close(c.done)
+		c.follow(file, ended)
+	}()
+	return c
+}
+
+func (c *console) follow(file string, ended <-chan struct{}) {
+	f, err := os.Open(file)
+	for err != nil { // QEMU makes it
+		select {
+		case <-ended:
+			return
+		case <-time.After(consolePoll):
+			f, err = os.Open(file)
+		}
+	}
+	defer f.Close()
+	for last := false; !last; {
+		select {
+		case <-ended:
+			last = true
+		case <-time.After(consolePoll):
+		}
+		// Write never fails; what cannot be read is missing, no more.
+		_, _ = io.Copy(c, f)
+	}
+}
+
+// Write takes what the guest printed.
+func (c *console) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := len(b)
+	for {
+		i := bytes.IndexByte(b, '\n')
+		if i < 0 {
+			break
+		}
+		c.keep(b[:i])
+		c.line(c.part)
+		c.part = c.part[:0]
+		b = b[i+1:]
+	}
+	c.keep(b)
+	c.recognise(clean(c.part)) // a prompt has no end of line
+	return n, nil
+}
+
+func (c *console) keep(b []byte) {
+	if room := consoleColumns - len(c.part); len(b) > room {
+		b = b[:room]
+	}
+	c.part = append(c.part, b...)
+}
+
+func (c *console) line(raw []byte) {
+	line := clean(raw)
+	if line == "" {
+		return
+	}
+	if c.lines = append(c.lines, line); len(c.lines) > consoleLines {
+		c.lines = c.lines[1:]
+	}
+	c.recognise(line)
+}
+
+// recognise moves the phase forward, never back: output of one may come late.
+func (c *console) recognise(line string) {
+	for i := len(phases) - 1; i > c.phase; i-- {
+		if phases[i].seen.MatchString(line) {
+			c.phase = i
+			c.p.Activity("boot: " + phases[i].name)
+			break
+		}
+	}
+	for _, d := range dead {
+		if !c.dead && d.seen.MatchString(line) {
+			c.dead = true
+			c.died <- d.what
+		}
+	}
+}
+
+func (c *console) last() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lines := append([]string(nil), c.lines...)
+	if part := clean(c.part); part != "" {
+		lines = append(lines, part)
+	}
+	return lines
+}
+
+var escape = regexp.MustCompile(`\x1b(\[[0-9;?]*[ -/]*[@-~]|[()][A-Z0-9]|[@-Z\\-_=>78c])`)
+
+// clean makes a line of a guest fit to print: it may hold anything, terminal
+// commands above all.
+func clean(raw []byte) string {
+	line := escape.ReplaceAllString(strings.ToValidUTF8(string(raw), "?"), "")
+	line = strings.Map(func(r rune) rune {
+		if r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, line)
+	return strings.TrimRightFunc(line, unicode.IsSpace)
+}
