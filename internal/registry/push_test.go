@@ -330,7 +330,8 @@ func TestADamagedLayoutIsNotPublished(t *testing.T) {
 	_, err = f.WriteAt([]byte("damage"), 4000)
 	require.NoError(t, errors.Join(err, f.Close()))
 	s := newServer(t, nil)
-	failed(t, dir, s.ref(), alice, "the layout is damaged", "pack it again")
+	err = failed(t, dir, s.ref(), alice, "the layout is damaged", "pack it again")
+	assert.NotContains(t, err.Error(), "in a row", "it stays damaged however often it is sent")
 	nothingThere(t, s)
 
 	failed(t, t.TempDir(), s.ref(), alice, "no OCI image layout")
