@@ -119,7 +119,12 @@ func TestABuildMakesACleanTrimmedStandaloneDiskAndTellsNoSecret(t *testing.T) {
 	t.Setenv("REGISTRY_PASS", "planted-password")
 	opts := options(t, cloudImage(t), goodPlay)
 	opts.HTTPProxy = "http://user:planted-proxy@192.0.2.1:3128"
-	result, err := provision.Run(t.Context(), opts, &watcher{t: t})
+	var once sync.Once
+	result, err := provision.Run(t.Context(), opts, &watcher{t: t, onActivity: func(what string) {
+		if strings.HasPrefix(what, "Ansible: ") {
+			once.Do(func() { onlyLoopbackListens(t) })
+		}
+	}})
 	require.NoError(t, err)
 	t.Logf("%+v", result.Timings)
 	assert.True(t, result.Trimmed)
@@ -138,6 +143,21 @@ func TestABuildMakesACleanTrimmedStandaloneDiskAndTellsNoSecret(t *testing.T) {
 		assert.NotContains(t, string(b), "planted-", log)
 	}
 	inspectClean(t, opts.Output)
+}
+
+// onlyLoopbackListens looks at every socket on which the build's programs
+// accept connections.
+func onlyLoopbackListens(t *testing.T) {
+	out, err := exec.Command("ss", "-Hltnp").Output()
+	assert.NoError(t, err)
+	seen := false
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, "qemu-system") || strings.Contains(line, "packer") || strings.Contains(line, "ansible") {
+			seen = seen || strings.Contains(line, "qemu-system")
+			assert.Regexp(t, `\s(127\.0\.0\.1|\[::1\]):\d+\s`, line)
+		}
+	}
+	assert.True(t, seen, "QEMU forwards ssh")
 }
 
 // inspectClean looks into the disk's file system without booting it.
