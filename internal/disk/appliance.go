@@ -13,38 +13,50 @@ import (
 )
 
 // applianceGrace is what a libguestfs program gets to clear up after itself
-// (its sockets lie in /tmp) once its virtual machine has been ended.
+// once its virtual machine was ended.
 const applianceGrace = 30 * time.Second
 
 // runAppliance runs a program that starts libguestfs' virtual machine. Such a
-// program looks at SIGTERM only when the machine has booted, and starts it in
-// a process group of its own; so when ctx ends we end the machine, whereupon
-// the program clears up and ends at once.
+// program looks at SIGTERM only when the machine has booted, then leaves its
+// sockets in /tmp, and the machine has a process group of its own. So when
+// ctx ends we end the machine: for the program that is a failure like any
+// other, after which it clears up and ends at once.
 func runAppliance(ctx context.Context, c command.Cmd) error {
-	p, err := command.Start(ctx, c)
+	p, err := command.Start(context.WithoutCancel(ctx), c)
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { killChildren(p) })
-	defer stop()
-	return p.Wait()
+	select {
+	case <-p.Done():
+		return p.Wait()
+	case <-ctx.Done():
+		endAppliance(p)
+		return context.Cause(ctx)
+	}
 }
 
-// killChildren kills the children of p, and those that it still starts, until
+// endAppliance kills the children of p, and those that it still starts, until
 // p has ended.
-func killChildren(p *command.Process) {
-	children := fmt.Sprintf("/proc/%d/task/%d/children", p.Pid(), p.Pid())
+func endAppliance(p *command.Process) {
+	late := time.After(applianceGrace)
 	for {
-		list, _ := os.ReadFile(children)
-		for _, field := range strings.Fields(string(list)) {
-			if pid, err := strconv.Atoi(field); err == nil {
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-			}
-		}
+		killChildren(p.Pid())
 		select {
 		case <-p.Done():
 			return
+		case <-late:
+			p.Stop()
+			return
 		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func killChildren(parent int) {
+	list, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
+	for _, field := range strings.Fields(string(list)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
 }

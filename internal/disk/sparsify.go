@@ -206,7 +206,6 @@ func virtSparsify(ctx context.Context, source image, scratch string, o SparsifyO
 		Env:     append(command.Env("LIBGUESTFS_TMPDIR="+scratch), o.LibguestfsEnv...),
 		Log:     o.Log,
 		OnLine:  func(line string) { to.Activity("virt-sparsify: " + phase(line)) },
-		Grace:   applianceGrace,
 	})
 	if err != nil && ctx.Err() == nil {
 		err = failure.Wrap(err, "virt-sparsify failed", "SPARSIFY=none does without it; libguestfs-test-tool tells more (libguestfs needs a readable /boot/vmlinuz*)")
