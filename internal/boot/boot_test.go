@@ -246,7 +246,7 @@ func FuzzAnyConsoleIsSafeToPrint(f *testing.F) {
 
 func TestPathsAreQuotedForTheShell(t *testing.T) {
 	for _, s := range []string{"", "plain/path.txt", "a b", "it's", "$(id)", "a\nb", `\`} {
-		out, err := exec.Command("sh", "-c", "printf %s "+quote(s)).Output()
+		out, err := exec.Command("sh", "-c", "printf %s "+Quote(s)).Output()
 		require.NoError(t, err)
 		assert.Equal(t, s, string(out))
 	}

@@ -200,14 +200,14 @@ func (g *Guest) Run(ctx context.Context, cmd string, stdin io.Reader) (string, e
 // Upload writes what r holds to a file of the guest that belongs to root,
 // with mode in octal ("0755").
 func (g *Guest) Upload(ctx context.Context, r io.Reader, path, mode string) error {
-	q := quote(path)
-	_, err := g.Run(ctx, "sudo sh -c "+quote("cat > "+q+" && chmod "+quote(mode)+" "+q), r)
+	q := Quote(path)
+	_, err := g.Run(ctx, "sudo sh -c "+Quote("cat > "+q+" && chmod "+Quote(mode)+" "+q), r)
 	return err
 }
 
 // SSHCommand is what a person types to look into the guest.
 func (g *Guest) SSHCommand() string {
-	file := func(name string) string { return quote(filepath.Join(g.options.Dir, name)) }
+	file := func(name string) string { return Quote(filepath.Join(g.options.Dir, name)) }
 	return fmt.Sprintf("ssh -F none -i %s -o IdentitiesOnly=yes -o UserKnownHostsFile=%s -p %d %s@127.0.0.1", file(keyFile), file(knownFile), g.port, g.options.User)
 }
 
@@ -216,8 +216,8 @@ func (g *Guest) writeKnownHosts() error {
 	return os.WriteFile(filepath.Join(g.options.Dir, knownFile), []byte(line+"\n"), 0o600)
 }
 
-// quote makes s one word of a shell.
-func quote(s string) string {
+// Quote makes s one word of a shell.
+func Quote(s string) string {
 	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" {
 		return s
 	}
