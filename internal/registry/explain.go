@@ -99,7 +99,7 @@ func (c *client) diagnose(err error) *failure.Error {
 	registry := c.tag.RegistryStr()
 	if plain := refused(err); plain != nil {
 		return failure.New(fmt.Sprintf("pushing to %s: %v", registry, plain),
-			"everybody on the way could read it; use https, or allow plain HTTP explicitly")
+			"everybody on the way could read it; use https, or allow it with REGISTRY_INSECURE=true")
 	}
 	if untrusted(err) {
 		return c.distrust(err)
@@ -115,10 +115,14 @@ func (c *client) diagnose(err error) *failure.Error {
 	case broken == nil:
 		return failure.New(fmt.Sprintf("cannot push to %s: %s", c.tag.Context(), c.guard.clean(err.Error())), "")
 	case errors.Is(broken, http.ErrSchemeMismatch):
-		return failure.New("registry "+registry+" speaks plain HTTP, not https", "switch its TLS on, or allow plain HTTP explicitly")
+		return failure.New("registry "+registry+" speaks plain HTTP, not https", "switch its TLS on, or allow that with REGISTRY_INSECURE=true")
 	}
-	return failure.New(fmt.Sprintf("registry %s cannot be reached: %s", registry, c.guard.clean(broken.Err.Error())),
-		"check TARGET_REGISTRY and the network; the layout is kept and can be pushed later")
+	cause := c.guard.clean(broken.Err.Error())
+	var connection *net.OpError
+	if errors.As(broken, &connection) && connection.Op == "dial" {
+		return failure.New(fmt.Sprintf("registry %s cannot be reached: %s", registry, cause), "check TARGET_REGISTRY and the network")
+	}
+	return failure.New(fmt.Sprintf("the connection to registry %s broke: %s", registry, cause), c.later)
 }
 
 func (c *client) distrust(err error) *failure.Error {
@@ -158,8 +162,7 @@ func (c *client) diagnoseAnswer(answer *transport.Error) *failure.Error {
 		return failure.New(fmt.Sprintf("registry %s does not take a layer of this size for %s%s", registry, repository, status),
 			"raise the body size that the proxy in front of it takes")
 	}
-	return failure.New(fmt.Sprintf("registry %s failed for %s: %s%s", registry, repository, http.StatusText(answer.StatusCode), status),
-		"the layout is kept and can be pushed later")
+	return failure.New(fmt.Sprintf("registry %s failed for %s: %s%s", registry, repository, http.StatusText(answer.StatusCode), status), c.later)
 }
 
 func (c *client) who() string {

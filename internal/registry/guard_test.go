@@ -86,7 +86,7 @@ func TestARegistryOnLoopbackCannotSendALoginAwayInPlainHTTP(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			s := newServer(t, handle)
-			failed(t, dir, s.ref(), alice, "plain HTTP to other.example is not allowed", "use https")
+			failed(t, dir, s.ref(), alice, "plain HTTP to other.example is not allowed", "REGISTRY_INSECURE")
 		})
 	}
 }
@@ -179,7 +179,7 @@ func TestATokenIsFetchedAndUsedAndShownToNobody(t *testing.T) {
 			return true
 		}
 		if r.Method == http.MethodPost {
-			http.Error(w, `{"errors":[{"code":"DENIED","message":"quota\n`+r.Header.Get("Authorization")+` of `+password+`"}]}`, 403)
+			http.Error(w, `{"errors":[{"code":"DENIED","message":"quota\n`+r.Header.Get("Authorization")+` of `+password+`"}]}`, http.StatusForbidden)
 			return true
 		}
 		return false

@@ -69,6 +69,7 @@ func Push(ctx context.Context, layoutDir, ref string, o Options, p progress.Repo
 	if err != nil {
 		return "", err
 	}
+	c.later = fmt.Sprintf("later, diskforge push %s %s sends what is missing", layoutDir, ref)
 	err = c.try(ctx, p, func() error {
 		p.Activity("pushing to " + ref)
 		return remote.Write(c.tag, observed{layout.Image, p}, c.remote(ctx)...)
@@ -139,6 +140,7 @@ type client struct {
 	auth      authn.Authenticator
 	user      string // for messages; empty without a login
 	userAgent string
+	later     string // what to do when the registry is better again
 	guard     *guard
 	http      *http.Transport
 	backoff   time.Duration
@@ -161,6 +163,7 @@ func newClient(ctx context.Context, ref string, o Options) (*client, error) {
 		tag: tag, user: login.Username, userAgent: o.UserAgent, http: network, backoff: o.backoff,
 		guard: newGuard(network, tag.RegistryStr(), o.Insecure, login),
 		auth:  authn.Anonymous,
+		later: "try again later",
 	}
 	if login != (authn.AuthConfig{}) {
 		c.auth = authn.FromConfig(login)

@@ -86,7 +86,9 @@ func keepsSecrets(t *testing.T, text string) {
 
 func nothingThere(t *testing.T, s *server) {
 	t.Helper()
+	s.mu.Lock()
 	s.handle = nil
+	s.mu.Unlock()
 	tag, err := name.NewTag(s.ref())
 	require.NoError(t, err)
 	_, err = remote.Head(tag)
@@ -264,7 +266,7 @@ func cut(w http.ResponseWriter, r *http.Request) {
 func TestARegistryThatAlwaysCutsTheConnectionIsGivenUp(t *testing.T) {
 	dir, _, _ := packed(t, 1)
 	s := newServer(t, times(1000, method("PATCH"), cut))
-	failed(t, dir, s.ref(), alice, "cannot be reached", "5 times in a row", "can be pushed later")
+	failed(t, dir, s.ref(), alice, "the connection to registry "+s.host()+" broke", "5 times in a row", "diskforge push "+dir)
 	nothingThere(t, s)
 }
 

@@ -63,8 +63,9 @@ func (s *server) handler() http.Handler {
 		s.mu.Lock()
 		s.requests = append(s.requests, r.Method+" "+r.Host+" "+r.URL.Path)
 		s.logins = append(s.logins, r.Header.Get("Authorization"))
+		handle := s.handle
 		s.mu.Unlock()
-		if s.handle == nil || !s.handle(w, r) {
+		if handle == nil || !handle(w, r) {
 			inner.ServeHTTP(w, r)
 		}
 	})
