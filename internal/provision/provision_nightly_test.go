@@ -160,44 +160,82 @@ func onlyLoopbackListens(t *testing.T) {
 	assert.True(t, seen, "QEMU forwards ssh")
 }
 
-// inspectClean looks into the disk's file system without booting it.
-func inspectClean(t *testing.T, disk string) {
+func TestABakedUserStaysLockedAndARawBaseIsTakenAsRaw(t *testing.T) {
+	raw := filepath.Join(t.TempDir(), "base")
+	require.NoError(t, exec.Command("qemu-img", "convert", "-f", "qcow2", "-O", "raw", cloudImage(t), raw).Run())
+	opts := options(t, raw, `
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: Write into the login user's home
+      ansible.builtin.copy: {content: hello, dest: /home/crownlabs/greeting, mode: "0644"}
+`)
+	opts.BaseFormat, opts.BakeUser = "raw", true
+	_, err := provision.Run(t.Context(), opts, &watcher{t: t})
+	require.NoError(t, err)
+	left(t, opts)
+	disk := inspect(t, opts.Output)
+	assert.Equal(t, "hello", disk.request("cat /home/crownlabs/greeting"))
+	assert.Contains(t, disk.request("cat /etc/passwd"), "crownlabs:x:1000:")
+	assert.Regexp(t, `(?m)^crownlabs:!`, disk.request("cat /etc/shadow"))
+	assert.NotContains(t, disk.names("/home/crownlabs"), ".ssh")
+	assert.NotContains(t, disk.names("/etc/sudoers.d"), "90-cloud-init-users")
+}
+
+// fileSystem is the first partition of a disk, read without booting it.
+type fileSystem struct {
+	t    *testing.T
+	path string
+}
+
+func inspect(t *testing.T, disk string) fileSystem {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, exec.Command("qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk, raw).Run())
-	debugfs := func(request string) string {
-		// The first partition begins at 1 MiB on the images that we make.
-		out, err := exec.Command("debugfs", "-R", request, raw+"?offset=1048576").Output()
-		require.NoError(t, err, request)
-		return string(out)
-	}
-	// names are the entries of a directory: /inode/mode/uid/gid/name/size/.
-	names := func(dir string) (names []string) {
-		for line := range strings.Lines(debugfs("ls -p " + dir)) {
-			if f := strings.Split(line, "/"); len(f) > 5 && f[5] != "." && f[5] != ".." {
-				names = append(names, f[5])
-			}
+	// The first partition begins at 1 MiB on the images that we make.
+	return fileSystem{t, raw + "?offset=1048576"}
+}
+
+// request asks debugfs.
+func (f fileSystem) request(request string) string {
+	out, err := exec.Command("debugfs", "-R", request, f.path).Output()
+	require.NoError(f.t, err, request)
+	return string(out)
+}
+
+// names are the entries of a directory: /inode/mode/uid/gid/name/size/.
+func (f fileSystem) names(dir string) (names []string) {
+	for line := range strings.Lines(f.request("ls -p " + dir)) {
+		if f := strings.Split(line, "/"); len(f) > 5 && f[5] != "." && f[5] != ".." {
+			names = append(names, f[5])
 		}
-		return names
 	}
-	assert.Equal(t, "True crownlabs ", debugfs("cat /etc/test-result"))
-	assert.Contains(t, debugfs("stat /etc/machine-id"), "Size: 0")
+	return names
+}
+
+// inspectClean asserts that the disk has the playbook's work and no trace of
+// the build.
+func inspectClean(t *testing.T, path string) {
+	t.Helper()
+	disk := inspect(t, path)
+	assert.Equal(t, "True crownlabs ", disk.request("cat /etc/test-result"))
+	assert.Contains(t, disk.request("stat /etc/machine-id"), "Size: 0")
 	for _, dir := range []string{"/home", "/tmp", "/root/.ssh", "/var/lib/apt/lists", "/var/lib/cloud/instances", "/var/log/journal", "/var/mail", "/etc/netplan"} {
-		assert.Empty(t, names(dir), dir)
+		assert.Empty(t, disk.names(dir), dir)
 	}
 	for _, dir := range []string{"/etc", "/etc/ssh", "/etc/sudoers.d", "/etc/apt/apt.conf.d", "/var/lib/systemd", "/var/lib/dhcp"} {
-		for _, name := range names(dir) {
+		for _, name := range disk.names(dir) {
 			assert.NotRegexp(t, `^ssh_host_|^90-cloud-init|diskforge|^random-seed$|\.leases$|^(passwd|shadow|group|gshadow|subuid|subgid)-$`, name, dir)
 		}
 	}
 	for _, file := range []string{"passwd", "shadow", "group", "subuid", "subgid", "environment"} {
-		content := debugfs("cat /etc/" + file)
+		content := disk.request("cat /etc/" + file)
 		assert.NotContains(t, content, "packer", file)
 		assert.NotContains(t, content, "planted", file)
 	}
-	for _, name := range names("/var/log") {
+	for _, name := range disk.names("/var/log") {
 		if strings.HasSuffix(name, ".log") {
-			assert.Contains(t, debugfs("stat /var/log/"+name), "Size: 0", name)
+			assert.Contains(t, disk.request("stat /var/log/"+name), "Size: 0", name)
 		}
 	}
 }
