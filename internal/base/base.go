@@ -125,6 +125,9 @@ func (o Options) path() string {
 // without it there is no image.
 func (o Options) record() string { return strings.TrimSuffix(o.path(), ".qcow2") + ".json" }
 
+// kernel is the file beside the image that holds its kernel.
+func (o Options) kernel() string { return strings.TrimSuffix(o.path(), ".qcow2") + ".vmlinuz" }
+
 // cached returns the image of the cache, if its bytes are those that were
 // recorded when it was made.
 func (o Options) cached() (Image, bool) {

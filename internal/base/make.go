@@ -2,6 +2,7 @@ package base
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,6 +43,9 @@ func (o Options) make(ctx context.Context, p progress.Reporter) (image Image, er
 		if err := step(ctx); err != nil {
 			return Image{}, err
 		}
+	}
+	if err := b.keepKernel(); err != nil {
+		return Image{}, err
 	}
 	return o.publish(b.file("disk.qcow2"), created)
 }
@@ -100,11 +104,13 @@ func (b build) bootstrap(ctx context.Context) error {
 	args := []string{
 		"--mode=" + mode, "--variant=minbase", "--format=tar", "--architectures=" + b.Architecture,
 		"--keyring=" + keyring, `--aptopt=APT::Install-Recommends "false"`, `--aptopt=Acquire::Retries "3"`,
+		// Nobody keeps a half-made tree: dpkg need not wait for the disk.
+		"--dpkgopt=force-unsafe-io",
 		"--include=" + strings.Join(packages(), ","),
 		"--customize-hook=tar-in " + b.file("overlay.tar") + " /",
 		"--customize-hook=" + recipeFile("recipe/setup.sh"),
-		// The retries are for the making, not for those who use the image.
-		`--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"`,
+		// These options are for the making, not for those who use the image.
+		`--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"`,
 		b.Suite, b.file("root.tar"),
 	}
 	err = command.Run(ctx, command.Cmd{Program: "mmdebstrap", Args: append(args, b.archives...), Env: b.env(), OnLine: b.tell})
@@ -131,6 +137,23 @@ func (b build) unpack(ctx context.Context) error {
 		return err
 	}
 	return os.Remove(b.file("root.tar"))
+}
+
+// keepKernel leaves the guest's kernel beside the image: where the host has
+// none that can be read, it proves whether KVM works.
+func (b build) keepKernel() error {
+	kernels, err := filepath.Glob(b.file("root/boot/vmlinuz-*"))
+	if err != nil || len(kernels) == 0 {
+		return errors.Join(err, errors.New("the base image has no kernel in /boot"))
+	}
+	content, err := os.ReadFile(kernels[0])
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(b.file("vmlinuz"), content, 0o644); err != nil {
+		return err
+	}
+	return moveIntoPlace(b.file("vmlinuz"), b.kernel())
 }
 
 // convert makes the qcow2 image. It is not compressed: it is read at every

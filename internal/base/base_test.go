@@ -1,0 +1,312 @@
+package base
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+func TestTheNewestSuiteThatAnsibleCanManageIsChosen(t *testing.T) {
+	for version, want := range map[string]string{
+		"2.14.18": "bookworm", "ansible [core 2.14.18]": "bookworm", "ansible [core 2.15.0]": "bookworm", "1.9.6": "bookworm", "": "bookworm", "unknown": "bookworm",
+		"2.16.0": "trixie", "ansible [core 2.19.4]": "trixie", "2.16.0rc1": "trixie", "3.0.1": "trixie",
+	} {
+		assert.Equal(t, want, NewestManageable(version), version)
+	}
+}
+
+func TestWhatTheRecipeCannotMakeIsRefused(t *testing.T) {
+	good := Options{Suite: "bookworm", CacheDir: t.TempDir()}
+	tests := map[string]struct {
+		change func(*Options)
+		err    string
+	}{
+		"suite":        {func(o *Options) { o.Suite = "jammy" }, `suite "jammy": choose one of bookworm, trixie`},
+		"architecture": {func(o *Options) { o.Architecture = "arm64" }, `architecture "arm64": its boot loader is GRUB for PC BIOS`},
+		"mirror":       {func(o *Options) { o.Mirror = "ftp.debian.org/debian" }, "APT_MIRROR is no http or https address"},
+		"apt options":  {func(o *Options) { o.Mirror = "http://mirror/debian [trusted=yes]" }, "APT_MIRROR is no http or https address"},
+		"password":     {func(o *Options) { o.Mirror = "http://me:secret@mirror/debian" }, "APT_MIRROR holds a user name or password"},
+		"small":        {func(o *Options) { o.Size = 1 << 20 }, "at least 1 GiB"},
+		"odd":          {func(o *Options) { o.Size = 1<<31 + 1 }, "whole MiB"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			o := good
+			tt.change(&o)
+			_, err := Make(t.Context(), o, progress.Discard)
+			require.ErrorContains(t, err, tt.err)
+			assert.NotContains(t, err.Error(), "secret")
+		})
+	}
+	left, err := os.ReadDir(good.CacheDir)
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}
+
+func TestARecipesDigestFollowsEverythingThatMakesTheImage(t *testing.T) {
+	o, err := Options{Suite: "bookworm", CacheDir: "/c"}.complete()
+	require.NoError(t, err)
+	seen := map[string]bool{o.digest(): true}
+	for _, change := range []func(*Options){
+		func(o *Options) { o.Suite = "trixie" }, func(o *Options) { o.Mirror = "http://mirror/debian" }, func(o *Options) { o.Size = 3 << 30 },
+	} {
+		c := o
+		change(&c)
+		assert.False(t, seen[c.digest()])
+		seen[c.digest()] = true
+	}
+	c := o
+	c.CacheDir = "/elsewhere"
+	assert.True(t, seen[c.digest()])
+}
+
+func TestTheRecipeNamesOneFileSystemEverywhere(t *testing.T) {
+	for _, name := range []string{"etc/fstab", "boot/grub/grub.cfg", "boot/grub/early.cfg"} {
+		assert.Contains(t, recipeFile("recipe/overlay/"+name), fsUUID, name)
+	}
+	assert.Contains(t, packages(), "cloud-guest-utils", "it has growpart")
+}
+
+func TestTheOverlayIsAReadableArchiveWithOneDate(t *testing.T) {
+	var b bytes.Buffer
+	when := time.Unix(1700000000, 0)
+	require.NoError(t, writeOverlay(&b, when))
+	found := map[string]int64{}
+	for r := tar.NewReader(&b); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		assert.True(t, h.ModTime.Equal(when))
+		assert.Zero(t, h.Uid)
+		found[h.Name] = h.Mode
+	}
+	assert.Equal(t, int64(0o644), found["etc/fstab"])
+	assert.Equal(t, int64(0o755), found["boot/grub/"])
+}
+
+// smallDisk assembles a disk of a small tree with a made-up boot loader.
+func smallDisk(t *testing.T, core []byte) (build, error) {
+	t.Helper()
+	b := build{Options: Options{Size: minSize}, dir: t.TempDir(), epoch: time.Unix(1700000000, 0), p: progress.Discard}
+	grub := b.file("root/boot/grub/i386-pc")
+	require.NoError(t, os.MkdirAll(grub, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(grub, "boot.img"), bytes.Repeat([]byte{0xb0}, sector), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(grub, "core.img"), core, 0o644))
+	return b, b.assemble(t.Context())
+}
+
+func TestTheDiskHasBootLoaderPartitionTableAndFileSystemInPlace(t *testing.T) {
+	core := bytes.Repeat([]byte{0xc0}, 30000)
+	b, err := smallDisk(t, core)
+	require.NoError(t, err)
+	f, err := os.Open(b.file("disk.raw"))
+	require.NoError(t, err)
+	defer f.Close()
+	head := make([]byte, partitionStart)
+	_, err = io.ReadFull(f, head)
+	require.NoError(t, err)
+
+	assert.Equal(t, bytes.Repeat([]byte{0xb0}, bootCode), head[:bootCode])
+	assert.Equal(t, uint32(0x6469736b), binary.LittleEndian.Uint32(head[440:]), "the disk's signature")
+	assert.Equal(t, []byte{0x55, 0xaa}, head[510:512])
+	entry := head[446:462]
+	assert.Equal(t, byte(0x80), entry[0], "bootable")
+	assert.Equal(t, byte(0x83), entry[4], "Linux")
+	assert.Equal(t, uint32(partitionStart/sector), binary.LittleEndian.Uint32(entry[8:]))
+	assert.Equal(t, uint32((minSize-partitionStart)/sector), binary.LittleEndian.Uint32(entry[12:]))
+	assert.Equal(t, make([]byte, 48), head[462:510], "no other partition")
+	assert.Equal(t, core, head[sector:sector+len(core)])
+	assert.Equal(t, make([]byte, partitionStart-sector-len(core)), head[sector+len(core):])
+
+	disk := fmt.Sprintf("%s?offset=%d", b.file("disk.raw"), partitionStart)
+	out, err := exec.Command("/usr/sbin/e2fsck", "-fn", disk).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	out, err = exec.Command("/usr/sbin/dumpe2fs", "-h", disk).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.Contains(t, string(out), fsUUID)
+	assert.NoError(t, b.convert(t.Context()))
+	assert.FileExists(t, b.file("disk.qcow2"))
+}
+
+func TestABootLoaderThatDoesNotFitBeforeThePartitionIsRefused(t *testing.T) {
+	_, err := smallDisk(t, make([]byte, partitionStart))
+	require.ErrorContains(t, err, "does not fit before the partition")
+}
+
+// published puts an image into a new cache as Make does.
+func published(t *testing.T) (Options, Image) {
+	t.Helper()
+	o, err := Options{Suite: "bookworm", CacheDir: t.TempDir()}.complete()
+	require.NoError(t, err)
+	file := filepath.Join(o.CacheDir, "new.qcow2")
+	require.NoError(t, os.WriteFile(file, []byte("image"), 0o644))
+	image, err := o.publish(file, time.Unix(1700000000, 0).UTC())
+	require.NoError(t, err)
+	return o, image
+}
+
+func TestAnImageThatIsThereIsUsedAgain(t *testing.T) {
+	o, made := published(t)
+	again, err := Make(t.Context(), o, progress.Discard)
+	require.NoError(t, err)
+	assert.True(t, again.Cached)
+	made.Cached = true
+	assert.Equal(t, made, again)
+}
+
+func TestAnImageWhoseBytesChangedIsNotUsed(t *testing.T) {
+	o, made := published(t)
+	require.NoError(t, os.WriteFile(made.Path, []byte("imagE"), 0o644))
+	_, ok := o.cached()
+	assert.False(t, ok)
+	o, made = published(t)
+	require.NoError(t, os.Remove(made.Path))
+	_, ok = o.cached()
+	assert.False(t, ok)
+	o, _ = published(t)
+	require.NoError(t, os.WriteFile(o.record(), []byte("{"), 0o644))
+	_, ok = o.cached()
+	assert.False(t, ok)
+}
+
+func TestTwoBuildersWaitForEachOther(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "lock")
+	unlock, err := lock(t.Context(), file, progress.Discard)
+	require.NoError(t, err)
+	stop := errors.New("stopped by the test")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stop)
+	_, err = lock(ctx, file, progress.Discard)
+	require.ErrorIs(t, err, stop)
+	got := make(chan error)
+	go func() {
+		second, err := lock(context.Background(), file, progress.Discard)
+		if err == nil {
+			second()
+		}
+		got <- err
+	}()
+	unlock()
+	require.NoError(t, <-got)
+}
+
+func mirror(t *testing.T, have ...string) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for i, suite := range have {
+			if r.URL.Path == suite+"/InRelease" {
+				fmt.Fprintf(w, "-----BEGIN PGP SIGNED MESSAGE-----\n\nOrigin: Debian\nDate: Sat, 0%d Sep 2025 09:11:15 UTC\n", i+1)
+				return
+			}
+		}
+		http.NotFound(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL + "/debian"
+}
+
+type warned struct {
+	progress.Reporter
+	all []string
+}
+
+func (w *warned) Warn(m string) { w.all = append(w.all, m) }
+
+func TestTheNewestIndexDatesTheImageAndMissingUpdatesAreToldOf(t *testing.T) {
+	m := mirror(t, "/debian/dists/bookworm", "/debian-security/dists/bookworm-security")
+	w := &warned{Reporter: progress.Discard}
+	lines, date, err := Options{Suite: "bookworm", Mirror: m}.archives(t.Context(), w)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"deb " + m + " bookworm main", "deb " + m + "-security bookworm-security main"}, lines)
+	assert.Equal(t, time.Date(2025, 9, 2, 9, 11, 15, 0, time.UTC), date.UTC())
+	require.Len(t, w.all, 1)
+	assert.Contains(t, w.all[0], "has no bookworm-updates")
+}
+
+func TestAMirrorWithoutTheSuiteIsNamedAndNothingIsLeft(t *testing.T) {
+	o := Options{Suite: "trixie", Mirror: mirror(t, "/debian/dists/bookworm"), CacheDir: t.TempDir()}
+	_, err := Make(t.Context(), o, progress.Discard)
+	require.ErrorContains(t, err, "the Debian mirror does not serve trixie")
+	assert.Contains(t, err.Error(), o.Mirror)
+	onlyLock(t, o.CacheDir)
+}
+
+func onlyLock(t *testing.T, dir string) {
+	t.Helper()
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, f := range left {
+		assert.True(t, strings.HasSuffix(f.Name(), ".lock"), f.Name())
+	}
+}
+
+func TestAMirrorWhosePackagesCannotBeReadFailsWithAptsLastLinesAndLeavesNothing(t *testing.T) {
+	o := Options{Suite: "bookworm", Mirror: mirror(t, "/debian/dists/bookworm"), CacheDir: t.TempDir()}
+	stale := filepath.Join(o.CacheDir, ".base-bookworm-1.tmp")
+	require.NoError(t, os.Mkdir(stale, 0o700))
+	_, err := Make(t.Context(), o, progress.Discard)
+	require.ErrorContains(t, err, "Debian's packages could not be installed: mmdebstrap")
+	onlyLock(t, o.CacheDir)
+}
+
+func TestTheEndOfTheContextEndsTheMakingAndLeavesNothing(t *testing.T) {
+	// The mirror serves an index without a signature, then stalls.
+	stop := errors.New("stopped by the test")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	asked := 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked++; asked > 3 {
+			cancel(stop)
+			<-r.Context().Done()
+			return
+		}
+		fmt.Fprintln(w, "Date: Sat, 06 Sep 2025 09:11:15 UTC")
+	}))
+	defer s.Close()
+	o := Options{Suite: "bookworm", Mirror: s.URL + "/debian", CacheDir: t.TempDir()}
+	_, err := Make(ctx, o, progress.Discard)
+	require.ErrorIs(t, err, stop)
+	onlyLock(t, o.CacheDir)
+}
+
+func TestTooLittleSpaceIsSaidBeforeAnythingStarts(t *testing.T) {
+	require.NoError(t, checkSpace(t.TempDir(), 1))
+	require.ErrorContains(t, checkSpace(t.TempDir(), 1<<62), "MiB left: free some space")
+}
+
+func TestMissingProgramsAreNamedByTheirPackages(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	err := Options{CacheDir: t.TempDir()}.checkHost(t.Context())
+	require.ErrorContains(t, err, "apt-get install mmdebstrap")
+	assert.Contains(t, err.Error(), "qemu-utils")
+}
+
+func FuzzTheDateOfAnIndex(f *testing.F) {
+	f.Add("Origin: Debian\nDate: Sat, 06 Sep 2025 09:11:15 UTC\n")
+	f.Add("Date:")
+	f.Fuzz(func(t *testing.T, s string) {
+		if date, err := parseDate(strings.NewReader(s)); err == nil {
+			require.Contains(t, s, "Date:")
+			require.False(t, date.IsZero() && !strings.Contains(s, "0001"))
+		}
+	})
+}
