@@ -25,6 +25,8 @@ type Sidecar struct {
 	Architecture string    `json:"architecture,omitempty"`
 	Title        string    `json:"title,omitempty"`
 	Version      string    `json:"version,omitempty"`
+	Inputs       string    `json:"inputs,omitempty"`   // digest of all that it was made from
+	Guest        string    `json:"guest,omitempty"`    // its distribution: debian, ubuntu
 	Verified     string    `json:"verified,omitempty"` // digest of the disk that was booted
 }
 

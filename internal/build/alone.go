@@ -1,0 +1,197 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/netgroup-polito/diskforge/internal/accel"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/playbook"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+	"github.com/netgroup-polito/diskforge/internal/workdir"
+)
+
+// The stages on their own. What one tells the next stands beside the disk, in
+// DISK.json; work and logs are in DISK.work.
+
+// ProvisionTo provisions a disk and writes it to out.
+func (b *Build) ProvisionTo(ctx context.Context, out string) error {
+	return b.inWorkOf(out, func(dir *workdir.Dir) error {
+		r, err := b.prepare(ctx, dir.Path("playbooks"))
+		if err != nil {
+			return err
+		}
+		if err := b.checkBase(ctx, dir, r, filepath.Dir(out)); err != nil {
+			return err
+		}
+		return b.stage(ctx, stageProvision, func(ctx context.Context, p progress.Reporter) (string, error) {
+			made, err := b.provision(ctx, r, out, dir.Path("logs"), p)
+			if err != nil {
+				return "", err
+			}
+			return fmt.Sprintf("%d Ansible tasks", made.Tasks), b.describe(ctx, r, made, out, p)
+		})
+	})
+}
+
+// describe writes what is known about a provisioned disk beside it.
+func (b *Build) describe(ctx context.Context, r ready, made provisioned, out string, p progress.Reporter) error {
+	digest, err := workdir.Digest(ctx, out, p)
+	if err != nil {
+		return err
+	}
+	m := b.metadata(r)
+	return workdir.WriteSidecar(out, workdir.Sidecar{
+		Digest: digest, Trimmed: made.Trimmed, BaseName: m.BaseName, BaseDigest: m.BaseDigest, Source: m.Source, Revision: m.Revision,
+		Created: m.Created, Architecture: m.Architecture, Title: m.Title, Version: m.Version,
+		Inputs: m.Annotations[annotationInputs], Guest: m.Preference,
+	})
+}
+
+// inWorkOf runs work with the work directory of an output.
+func (b *Build) inWorkOf(out string, work func(*workdir.Dir) error) error {
+	dir, err := workdir.Open(out + ".work")
+	if err != nil {
+		return err
+	}
+	return errors.Join(work(dir), dir.Close())
+}
+
+// SparsifyTo writes the disk in, sparsified, to out.
+func (b *Build) SparsifyTo(ctx context.Context, in, out string) error {
+	return b.stage(ctx, stageSparsify, func(ctx context.Context, p progress.Reporter) (string, error) {
+		known, err := workdir.ReadSidecar(ctx, in, p)
+		if err != nil {
+			return "", err
+		}
+		var verdict accel.Verdict
+		if b.Config.Sparsify != "none" && !known.Trimmed { // virt-sparsify boots an appliance
+			if verdict, err = b.accelerator(ctx, p); err != nil {
+				return "", err
+			}
+		}
+		result, err := b.sparsify(ctx, verdict, in, out, known.Trimmed, p)
+		if err != nil {
+			return "", err
+		}
+		known.Verified = "" // that was another file
+		if known.Digest, err = workdir.Digest(ctx, out, p); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("%s, %s to %s", result.Method, ui.Size(result.Before.FileSize), ui.Size(result.After.FileSize)), workdir.WriteSidecar(out, known)
+	})
+}
+
+// VerifyDisk boots an overlay of the disk and, where all is well, records that
+// beside it.
+func (b *Build) VerifyDisk(ctx context.Context, disk string) error {
+	return b.inWorkOf(disk, func(dir *workdir.Dir) error {
+		r, err := b.prepareVerify(ctx, dir)
+		if err != nil {
+			return err
+		}
+		return b.stage(ctx, stageVerify, func(ctx context.Context, p progress.Reporter) (string, error) {
+			known, err := workdir.ReadSidecar(ctx, disk, p)
+			if err != nil {
+				return "", err
+			}
+			result, err := b.verify(ctx, r, disk, dir.Path("logs"), p)
+			if err != nil {
+				return "", err
+			}
+			known.Verified = known.Digest
+			return summary(result), workdir.WriteSidecar(disk, known)
+		})
+	})
+}
+
+// prepareVerify gets what verify needs: an accelerator and, where the playbook
+// has checks, these and goss.
+func (b *Build) prepareVerify(ctx context.Context, dir *workdir.Dir) (ready, error) {
+	var r ready
+	err := b.stage(ctx, "accel", func(ctx context.Context, p progress.Reporter) (_ string, err error) {
+		r.accel, err = b.accelerator(ctx, p)
+		return r.accel.Accelerator, err
+	})
+	if err != nil || b.Config.Playbook == "" {
+		return r, err
+	}
+	err = b.stage(ctx, "playbook", func(ctx context.Context, p progress.Reporter) (_ string, err error) {
+		r.playbook, err = playbook.Resolve(ctx, b.playbookOptions(dir.Path("playbooks")), p)
+		return r.playbook.Checks, err
+	})
+	if err != nil || r.playbook.Checks == "" {
+		return r, err
+	}
+	return r, b.stage(ctx, "tools", func(ctx context.Context, p progress.Reporter) (_ string, err error) {
+		r.tools, err = b.tools(ctx, p)
+		return "goss " + r.tools.Versions["goss"], err
+	})
+}
+
+// PackTo packs the disk into an OCI layout and returns its reference. The
+// settings win over what stands beside the disk.
+func (b *Build) PackTo(ctx context.Context, disk, layout string) (string, error) {
+	known, err := workdir.ReadSidecar(ctx, disk, progress.Discard)
+	if err != nil {
+		return "", err
+	}
+	m := containerdisk.Metadata{
+		Created: created(known.Created), Architecture: b.Config.Architecture,
+		Title: first(b.Config.ImageName, known.Title), Version: first(b.Config.ImageTag, known.Version),
+		Source: known.Source, Revision: known.Revision, BaseName: known.BaseName, BaseDigest: known.BaseDigest,
+		Reference: b.Config.Reference,
+	}
+	if known.Inputs != "" {
+		m.Annotations = map[string]string{annotationInputs: known.Inputs}
+	}
+	if known.IsVerified() {
+		m.VerifiedDisk = known.Digest
+	}
+	hint(&m, known.Guest)
+	packed, err := b.pack(ctx, disk, layout, m)
+	return layoutReference(layout, packed.Digest), err
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// PushLayout pushes the layout to the reference, or to the address of the
+// settings, or to the one that it was packed for.
+func (b *Build) PushLayout(ctx context.Context, layout, reference string, unverified bool) (string, error) {
+	loaded, err := containerdisk.Load(layout)
+	if err != nil {
+		return "", err
+	}
+	if reference = first(first(reference, b.Config.Reference), loaded.Reference); reference == "" {
+		return "", failure.New("there is no address to push to", "name one: diskforge push "+layout+" REGISTRY/NAME:TAG")
+	}
+	if !loaded.Verified && !unverified {
+		return "", failure.New("the image in "+layout+" was not verified", "run diskforge verify on its disk and pack it again, or push it as it is with --unverified")
+	}
+	return b.push(ctx, layout, reference)
+}
+
+// Base makes the base image from packages and returns its path.
+func (b *Build) Base(ctx context.Context) (path string, err error) {
+	controller := ""
+	if b.Config.Suite == "" {
+		if controller, err = playbook.ControllerVersion(ctx); err != nil {
+			return "", err
+		}
+	}
+	err = b.stage(ctx, "base", func(ctx context.Context, p progress.Reporter) (string, error) {
+		image, err := b.makeBase(ctx, controller, p)
+		path = image.Path
+		return path, err
+	})
+	return path, err
+}

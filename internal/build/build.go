@@ -1,0 +1,246 @@
+// Package build runs the stages of a build. It is the only place that knows
+// their order, and what each needs of the others; the stages themselves are
+// packages that know nothing of one another.
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/disk"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+	"github.com/netgroup-polito/diskforge/internal/verify"
+	"github.com/netgroup-polito/diskforge/internal/workdir"
+)
+
+// Build runs stages by its settings.
+type Build struct {
+	Config  config.Config
+	UI      *ui.UI
+	Version string // of diskforge
+	// KeepOnError leaves the guest of a failed stage up, to look into.
+	KeepOnError bool
+}
+
+// Result says where the image is.
+type Result struct {
+	Layout    string // directory of the OCI layout
+	Reference string // with digest; of the registry where it was pushed, else of the layout
+}
+
+// Run builds, verifies, packs and, where a registry is set, pushes one image.
+// What an earlier run that did not come to its end left in OUTPUT_DIR is used
+// again as far as its inputs are the same. Nothing is packed or pushed that
+// was not verified.
+func (b *Build) Run(ctx context.Context) (Result, error) {
+	dir, err := workdir.Open(filepath.Join(b.Config.OutputDir, "work"))
+	if err != nil {
+		return Result{}, err
+	}
+	defer dir.Close()
+	ready, err := b.prepare(ctx, dir.Path("playbooks"))
+	if err != nil {
+		return Result{}, err
+	}
+	if err := b.checkBase(ctx, dir, ready, b.Config.OutputDir); err != nil {
+		return Result{}, err
+	}
+	if err := b.checkRegistry(ctx); err != nil {
+		return Result{}, err
+	}
+	image, err := b.disk(ctx, dir, ready)
+	if err != nil {
+		return Result{}, err
+	}
+	result, err := b.publish(ctx, image, ready)
+	if err != nil {
+		return Result{}, err
+	}
+	return result, b.tidy(dir)
+}
+
+// finished is a disk that may be packed.
+type finished struct {
+	path   string
+	digest string // "sha256:…"
+}
+
+// The stages' names, as they are shown and as their records are called.
+const (
+	stageProvision = "provision"
+	stageSparsify  = "sparsify"
+	stageVerify    = "verify"
+	stagePack      = "pack"
+	stagePush      = "push"
+)
+
+// disk runs the stages that make a disk and prove that it boots.
+func (b *Build) disk(ctx context.Context, dir *workdir.Dir, r ready) (finished, error) {
+	provisioned, err := resume(ctx, b, dir, step[provisioned]{
+		name: stageProvision, inputs: b.provisionInputs(r), output: dir.Path("provisioned.qcow2"),
+		run: func(ctx context.Context, out string, p progress.Reporter) (provisioned, error) {
+			return b.provision(ctx, r, out, dir.Path("logs", stageProvision), p)
+		},
+		say: func(p provisioned) string { return fmt.Sprintf("%d Ansible tasks", p.Tasks) },
+	})
+	if err != nil {
+		return finished{}, err
+	}
+	sparse, err := resume(ctx, b, dir, step[disk.SparsifyResult]{
+		name: stageSparsify, inputs: b.sparsifyInputs(provisioned), output: dir.Path("disk.qcow2"),
+		run: func(ctx context.Context, out string, p progress.Reporter) (disk.SparsifyResult, error) {
+			return b.sparsify(ctx, r.accel, provisioned.output, out, provisioned.result.Trimmed, p)
+		},
+		say: func(s disk.SparsifyResult) string {
+			return fmt.Sprintf("%s, %s to %s", s.Method, ui.Size(s.Before.FileSize), ui.Size(s.After.FileSize))
+		},
+	})
+	if err != nil {
+		return finished{}, err
+	}
+	_, err = resume(ctx, b, dir, step[verify.Result]{
+		name: stageVerify, inputs: b.verifyInputs(sparse.digest, r.playbook.Checks), output: sparse.output,
+		run: func(ctx context.Context, disk string, p progress.Reporter) (verify.Result, error) {
+			return b.verify(ctx, r, disk, dir.Path("logs", stageVerify), p)
+		},
+		say: summary,
+	})
+	return finished{sparse.output, sparse.digest}, err
+}
+
+// publish packs the disk and, where a registry is set, pushes it.
+func (b *Build) publish(ctx context.Context, image finished, r ready) (Result, error) {
+	layout := filepath.Join(b.Config.OutputDir, strings.ReplaceAll(b.Config.ImageName, "/", "_"))
+	m := b.metadata(r)
+	m.VerifiedDisk = image.digest
+	packed, err := b.pack(ctx, image.path, layout, m)
+	if err != nil {
+		return Result{}, err
+	}
+	result := Result{Layout: layout, Reference: layoutReference(layout, packed.Digest)}
+	if b.Config.Reference == "" {
+		return result, nil
+	}
+	result.Reference, err = b.push(ctx, layout, b.Config.Reference)
+	return result, err
+}
+
+func layoutReference(layout, digest string) string { return "oci:" + layout + "@" + digest }
+
+// tidy deletes the disks of a build that came to its end: the layout has all.
+// The logs stay.
+func (b *Build) tidy(dir *workdir.Dir) error {
+	return errors.Join(dir.Forget(stageProvision), dir.Forget(stageSparsify), dir.Forget(stageVerify))
+}
+
+// stage runs one step of the work and shows it.
+func (b *Build) stage(ctx context.Context, name string, run func(context.Context, progress.Reporter) (string, error)) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	s := b.UI.Stage(name)
+	result, err := run(ctx, s)
+	if cause := context.Cause(ctx); cause != nil && err != nil {
+		err = cause // what a program said when it was stopped is no evidence
+	}
+	s.End(result, err)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// step is a stage that makes a file and can be skipped where an earlier run
+// made it from the same inputs.
+type step[T any] struct {
+	name   string
+	inputs string // digest of all that the stage reads
+	output string
+	run    func(ctx context.Context, output string, p progress.Reporter) (T, error)
+	say    func(T) string
+}
+
+// made is what a step left.
+type made[T any] struct {
+	output string
+	digest string // "sha256:…" of the output
+	result T
+}
+
+// resume runs the step, or takes what an earlier run recorded.
+func resume[T any](ctx context.Context, b *Build, dir *workdir.Dir, s step[T]) (made[T], error) {
+	m := made[T]{output: s.output}
+	err := b.stage(ctx, s.name, func(ctx context.Context, p progress.Reporter) (string, error) {
+		record, found, err := dir.Load(ctx, s.name, s.inputs, p)
+		if err != nil {
+			return "", err
+		}
+		if found && json.Unmarshal(record.Result, &m.result) == nil {
+			m.digest = record.Digest
+			return "done before, from the same inputs", nil
+		}
+		if m.result, err = s.run(ctx, s.output, p); err != nil {
+			return "", err
+		}
+		p.Activity("hashing the result")
+		m.digest, err = keep(ctx, dir, s, m.result, p)
+		return s.say(m.result), err
+	})
+	return m, err
+}
+
+// keep records what a step made and returns the output's digest.
+func keep[T any](ctx context.Context, dir *workdir.Dir, s step[T], result T, p progress.Reporter) (string, error) {
+	digest, err := workdir.Digest(ctx, s.output, p)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(s.output)
+	if err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(result)
+	if err != nil {
+		return "", err
+	}
+	return digest, dir.Save(s.name, workdir.Record{Inputs: s.inputs, Output: filepath.Base(s.output), Digest: digest, Size: info.Size(), Result: text})
+}
+
+// checkBase checks, before anything slow starts, that the disk can hold the
+// base image and that the host can hold the disks, which end in out.
+func (b *Build) checkBase(ctx context.Context, dir *workdir.Dir, r ready, out string) error {
+	info, err := disk.Inspect(ctx, r.base.Path)
+	if err != nil {
+		return err
+	}
+	if b.Config.DiskSize < info.VirtualSize {
+		return failure.New(fmt.Sprintf("DISK_SIZE: %s is less than the base image's virtual size", ui.Size(b.Config.DiskSize)),
+			"give "+ui.Size(info.VirtualSize)+" or more")
+	}
+	return disk.CheckNeeds(disk.BuildNeeds(disk.BuildPlan{
+		Base: info, DiskSize: b.Config.DiskSize,
+		Method: disk.Method(b.Config.Sparsify), Compression: disk.Compression(b.Config.Compression),
+		WorkDir: dir.Path(), TmpDir: dir.Path(), LayoutDir: out,
+	}))
+}
+
+// pack writes the disk as an OCI layout.
+func (b *Build) pack(ctx context.Context, path, layout string, m containerdisk.Metadata) (packed containerdisk.Result, err error) {
+	if err := os.MkdirAll(filepath.Dir(layout), 0o755); err != nil {
+		return packed, err
+	}
+	err = b.stage(ctx, stagePack, func(ctx context.Context, p progress.Reporter) (string, error) {
+		packed, err = containerdisk.Pack(ctx, path, layout, m, p)
+		return fmt.Sprintf("%s, a layer of %s", layout, ui.Size(packed.Layer.Size)), err
+	})
+	return packed, err
+}

@@ -1,0 +1,163 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/netgroup-polito/diskforge/ansible"
+	"github.com/netgroup-polito/diskforge/internal/accel"
+	"github.com/netgroup-polito/diskforge/internal/base"
+	"github.com/netgroup-polito/diskforge/internal/disk"
+	"github.com/netgroup-polito/diskforge/internal/download"
+	"github.com/netgroup-polito/diskforge/internal/playbook"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/tools"
+)
+
+// ready is what the stages need besides their input.
+type ready struct {
+	accel      accel.Verdict
+	tools      tools.Set
+	base       origin
+	playbook   playbook.Source
+	controller string // version of ansible-core
+}
+
+// origin is the base image.
+type origin struct {
+	Path, Format string
+	Name         string // as the image tells it: no password, no path of this host
+	Digest       string
+	Created      time.Time
+	Guest        playbook.Guest
+	Known        bool // whether Guest is
+}
+
+// prepare gets everything that takes time, side by side: which accelerator
+// works, Packer and its plugins, the base image, the playbooks. Playbooks are
+// kept in dir.
+func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
+	var r ready
+	var err error
+	if r.controller, err = playbook.ControllerVersion(ctx); err != nil {
+		return r, err
+	}
+	// The first failure is told; what it stopped is not.
+	g, ctx := errgroup.WithContext(ctx)
+	prepare := func(name string, run func(context.Context, progress.Reporter) (string, error)) {
+		g.Go(func() error { return b.stage(ctx, name, run) })
+	}
+	prepare("accel", func(ctx context.Context, p progress.Reporter) (string, error) {
+		var err error
+		r.accel, err = b.accelerator(ctx, p)
+		return r.accel.Accelerator, err
+	})
+	prepare("tools", func(ctx context.Context, p progress.Reporter) (string, error) {
+		var err error
+		r.tools, err = b.tools(ctx, p)
+		return fmt.Sprintf("Packer %s", r.tools.Versions["packer"]), err
+	})
+	prepare("base", func(ctx context.Context, p progress.Reporter) (string, error) {
+		var err error
+		r.base, err = b.base(ctx, r.controller, p)
+		return r.base.Name, err
+	})
+	prepare("playbook", func(ctx context.Context, p progress.Reporter) (string, error) {
+		var err error
+		r.playbook, err = b.resolvePlaybook(ctx, dir, p)
+		return r.playbook.File + " of " + short(r.playbook.Revision), err
+	})
+	if err := g.Wait(); err != nil {
+		return r, err
+	}
+	if r.base.Known {
+		return r, playbook.CheckVersions(r.controller, r.base.Guest)
+	}
+	return r, nil
+}
+
+func (b *Build) accelerator(ctx context.Context, p progress.Reporter) (accel.Verdict, error) {
+	return accel.Choose(ctx, b.Config.Accelerator, b.Config.CacheDir, p)
+}
+
+func (b *Build) tools(ctx context.Context, p progress.Reporter) (tools.Set, error) {
+	return tools.Ensure(ctx, tools.Options{CacheDir: filepath.Join(b.Config.CacheDir, "tools")}, p)
+}
+
+// base makes or fetches the base image.
+func (b *Build) base(ctx context.Context, controller string, p progress.Reporter) (origin, error) {
+	if b.Config.BaseFromPackages {
+		image, err := b.makeBase(ctx, controller, p)
+		if err != nil {
+			return origin{}, err
+		}
+		guest, known := playbook.GuessGuest(image.Suite)
+		return origin{image.Path, image.Format, "debian-" + image.Suite + " from packages", image.Digest, image.Created, guest, known}, nil
+	}
+	file, err := download.Fetch(ctx, b.Config.ISOURL, b.Config.ISOChecksum, download.Options{
+		CacheDir: filepath.Join(b.Config.CacheDir, "images"), CAFile: b.Config.CAFile,
+	}, p)
+	if err != nil {
+		return origin{}, err
+	}
+	info, err := disk.Inspect(ctx, file.Path)
+	if err != nil {
+		return origin{}, err
+	}
+	guest, known := playbook.GuessGuest(b.Config.ISOURL)
+	return origin{file.Path, info.Format, publicName(b.Config.ISOURL), file.Digest, file.Modified, guest, known}, nil
+}
+
+// makeBase makes the base image from Debian packages, of the newest release
+// that this host's Ansible can manage where the settings name none.
+func (b *Build) makeBase(ctx context.Context, controller string, p progress.Reporter) (base.Image, error) {
+	suite := b.Config.Suite
+	if suite == "" {
+		suite = base.NewestManageable(controller)
+	}
+	return base.Make(ctx, base.Options{
+		Suite: suite, Architecture: b.Config.Architecture, Mirror: b.Config.AptMirror,
+		CacheDir: filepath.Join(b.Config.CacheDir, "base"),
+	}, p)
+}
+
+// publicName is what an image may tell of where its base came from: a URL
+// without user, password and query, of a local file only its name.
+func publicName(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
+		return path.Base(raw)
+	}
+	return u.Scheme + "://" + u.Host + u.EscapedPath()
+}
+
+// resolvePlaybook copies the playbook tree to dir and checks that this host's
+// Ansible can run it.
+func (b *Build) resolvePlaybook(ctx context.Context, dir string, p progress.Reporter) (playbook.Source, error) {
+	source, err := playbook.Resolve(ctx, b.playbookOptions(dir), p)
+	if err != nil {
+		return source, err
+	}
+	return source, source.Check(ctx, b.Config.ExtraVars, p)
+}
+
+func (b *Build) playbookOptions(dir string) playbook.Options {
+	c := b.Config
+	return playbook.Options{
+		AnsibleDir: c.AnsibleDir, GitURL: c.GitURL, GitBranch: c.GitBranch, GitPath: c.GitPath,
+		Embedded: ansible.FS, Playbook: c.Playbook, Dir: dir,
+	}
+}
+
+// short is a revision that fits a line.
+func short(revision string) string {
+	revision = strings.TrimPrefix(revision, "sha256:")
+	return revision[:min(len(revision), 12)]
+}

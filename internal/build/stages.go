@@ -1,0 +1,172 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/accel"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/disk"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/provision"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/verify"
+)
+
+// provisioned is what later stages want to know of a provisioned disk.
+type provisioned struct {
+	Trimmed bool `json:"trimmed"`
+	Tasks   int  `json:"tasks"` // Ansible's
+}
+
+func (b *Build) provision(ctx context.Context, r ready, out, work string, p progress.Reporter) (provisioned, error) {
+	c := b.Config
+	result, err := provision.Run(ctx, provision.Options{
+		Base: r.base.Path, BaseFormat: r.base.Format, Output: out, WorkDir: work,
+		Playbook: r.playbook, Tools: r.tools, Accel: r.accel,
+		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, DiskSize: c.DiskSize,
+		BuildUser: c.BuildUser, VMUser: c.VMUser, BakeUser: c.BakeUser, Desktop: c.Desktop, ExtraVars: c.ExtraVars,
+		AptMirror: c.AptMirror, CAFile: c.CAFile, HTTPProxy: c.HTTPProxy, HTTPSProxy: c.HTTPSProxy, NoProxy: c.NoProxy,
+		PackerLog: c.PackerLog, KeepOnError: b.KeepOnError, SSHTimeout: b.bootTimeout(r.accel),
+	}, p)
+	return provisioned{Trimmed: result.Trimmed, Tasks: len(result.Tasks)}, err
+}
+
+// How long a guest may take until ssh answers where BOOT_TIMEOUT is not set.
+// A first boot takes about a minute under TCG; a large image on a loaded host,
+// several.
+const (
+	bootTimeoutKVM = 5 * time.Minute
+	bootTimeoutTCG = 15 * time.Minute
+)
+
+func (b *Build) bootTimeout(a accel.Verdict) time.Duration {
+	switch {
+	case b.Config.BootTimeout > 0:
+		return b.Config.BootTimeout
+	case a.Accelerator == "kvm":
+		return bootTimeoutKVM
+	}
+	return bootTimeoutTCG
+}
+
+func (b *Build) sparsify(ctx context.Context, a accel.Verdict, in, out string, trimmed bool, p progress.Reporter) (disk.SparsifyResult, error) {
+	return disk.Sparsify(ctx, in, out, disk.SparsifyOptions{
+		Method: disk.Method(b.Config.Sparsify), Compression: disk.Compression(b.Config.Compression),
+		Trimmed: trimmed, LibguestfsEnv: a.LibguestfsEnv(),
+	}, p)
+}
+
+func (b *Build) verify(ctx context.Context, r ready, path, work string, p progress.Reporter) (verify.Result, error) {
+	c := b.Config
+	info, err := disk.Inspect(ctx, path)
+	if err != nil {
+		return verify.Result{}, err
+	}
+	return verify.Run(ctx, verify.Options{
+		Disk: path, Format: info.Format, VirtualSize: info.VirtualSize, Dir: work,
+		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: r.accel,
+		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser,
+		Checks: r.playbook.Checks, Goss: r.tools.Goss,
+		KeepOnError: b.KeepOnError, Timeout: b.bootTimeout(r.accel),
+	}, p)
+}
+
+// summary says in a line what verify found.
+func summary(v verify.Result) string {
+	return fmt.Sprintf("%d checks, ssh after %s, cloud-init done after %s", len(v.Checks), v.TimeToSSH.Round(time.Second), v.CloudInitDone.Round(time.Second))
+}
+
+// metadata is what the image says about itself.
+func (b *Build) metadata(r ready) containerdisk.Metadata {
+	m := containerdisk.Metadata{
+		Created: created(r.base.Created), Architecture: b.Config.Architecture,
+		Title: b.Config.ImageName, Version: b.Config.ImageTag,
+		Source: r.playbook.URL, Revision: r.playbook.Revision,
+		BaseName: r.base.Name, BaseDigest: r.base.Digest,
+		Annotations: map[string]string{annotationInputs: b.provisionInputs(r)},
+		Reference:   b.Config.Reference,
+	}
+	if r.base.Known {
+		family, _, _ := strings.Cut(r.base.Guest.Name, " ")
+		hint(&m, strings.ToLower(family))
+	}
+	return m
+}
+
+// hint names the instance type and the preference of KubeVirt's common
+// instance types (kubevirt/common-instancetypes) that suit a distribution.
+func hint(m *containerdisk.Metadata, distribution string) {
+	if distribution != "" {
+		m.InstanceType, m.Preference = "u1.medium", distribution
+	}
+}
+
+// annotationInputs is the digest of all that the disk was made from.
+const annotationInputs = "io.github.netgroup-polito.diskforge.inputs"
+
+// created is SOURCE_DATE_EPOCH (reproducible-builds.org) where it is set, else
+// the base's date: never the clock, so that the same build has the same digest.
+func created(base time.Time) time.Time {
+	if seconds, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64); err == nil {
+		return time.Unix(seconds, 0)
+	}
+	return base
+}
+
+// push pushes the layout and returns its reference with digest.
+func (b *Build) push(ctx context.Context, layout, reference string) (pushed string, err error) {
+	options, err := b.registry()
+	if err != nil {
+		return "", err
+	}
+	err = b.stage(ctx, stagePush, func(ctx context.Context, p progress.Reporter) (string, error) {
+		pushed, err = registry.Push(ctx, layout, reference, options, p)
+		return pushed, err
+	})
+	return pushed, err
+}
+
+// checkRegistry asks the registry, before anything slow starts, whether we may
+// push.
+func (b *Build) checkRegistry(ctx context.Context) error {
+	if b.Config.Reference == "" {
+		return nil
+	}
+	options, err := b.registry()
+	if err != nil {
+		return err
+	}
+	return b.stage(ctx, "registry", func(ctx context.Context, p progress.Reporter) (string, error) {
+		return "accepts pushes to " + b.Config.Reference, registry.CheckAccess(ctx, b.Config.Reference, options)
+	})
+}
+
+// maxPassword bounds the password file, in bytes; some registries' passwords
+// are JSON keys of a few KiB.
+const maxPassword = 64 << 10
+
+func (b *Build) registry() (registry.Options, error) {
+	c := b.Config
+	o := registry.Options{
+		Username: c.RegistryUser, Password: string(c.RegistryPass),
+		Insecure: c.RegistryInsecure, CAFile: c.CAFile, UserAgent: "diskforge/" + b.Version,
+	}
+	if c.RegistryPassFile == "" {
+		return o, nil
+	}
+	password, err := os.ReadFile(c.RegistryPassFile)
+	if err != nil {
+		return o, failure.Wrap(err, "REGISTRY_PASS_FILE", "")
+	}
+	o.Password = strings.TrimRight(string(password), "\r\n")
+	if o.Password == "" || len(o.Password) > maxPassword {
+		return o, failure.New("REGISTRY_PASS_FILE: "+c.RegistryPassFile+" holds no password", "put the password of "+c.RegistryUser+" into it")
+	}
+	return o, nil
+}

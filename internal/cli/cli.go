@@ -1,0 +1,194 @@
+// Package cli is the command line of diskforge: one sub-command a stage, and
+// build, which runs them all.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+// Exit codes, besides 0. A shell's own convention for signals is followed:
+// 130 after Ctrl-C, 143 after SIGTERM.
+const (
+	exitFailed = 1
+	exitUsage  = 2 // bad settings or arguments; nothing was started
+)
+
+// Main runs the program and returns its exit code. Results go to stdout,
+// progress and errors to stderr.
+func Main(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := withSignals(context.Background())
+	defer stop()
+	a := &app{stdout: stdout, stderr: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if a.ui == nil {
+		a.ui = ui.New(stderr, a.json)
+	}
+	if err != nil {
+		a.ui.Fail(err)
+	}
+	a.ui.Close()
+	return exitCode(ctx, err)
+}
+
+// interrupted is the cause of a context that a signal ended.
+type interrupted struct{ os.Signal }
+
+func (i interrupted) Error() string { return "stopped by " + i.String() }
+
+// withSignals returns a context that Ctrl-C and SIGTERM end. A second signal
+// is not caught: it ends the program at once.
+func withSignals(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		select {
+		case s := <-signals:
+			signal.Stop(signals)
+			cancel(interrupted{s})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { signal.Stop(signals); cancel(nil) }
+}
+
+func exitCode(ctx context.Context, err error) int {
+	var sig interrupted
+	var mistakes config.Mistakes
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(context.Cause(ctx), &sig):
+		return 128 + int(sig.Signal.(syscall.Signal))
+	case errors.As(err, &mistakes), errors.As(err, new(usageError)):
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ error }
+
+type app struct {
+	stdout, stderr io.Writer
+	json           bool
+	ui             *ui.UI
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "diskforge",
+		Short: "Turn a cloud image and an Ansible playbook into a KubeVirt containerdisk",
+		Long: `Turn a cloud image and an Ansible playbook into a KubeVirt containerdisk.
+
+build runs the stages in order: provision (Packer, QEMU and Ansible), sparsify,
+verify (boot it once, the way KubeVirt does), pack (an OCI layout) and push.
+Each stage is a command of its own, too.
+
+Every setting is an environment variable (ISO_URL) and a flag (--iso-url); the
+flag wins. Results go to standard output, its last line is the reference with
+digest; progress and errors go to standard error.`,
+		Example: `  # A containerdisk from Debian packages alone, as an OCI layout below out/
+  diskforge build --base-from-packages --ansible-playbook debian-base
+
+  # Debian's own cloud image, pushed to a registry
+  REGISTRY_USER=me REGISTRY_PASS_FILE=pass diskforge build \
+    --iso-url https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2 \
+    --iso-checksum file:https://cloud.debian.org/images/cloud/bookworm/latest/SHA512SUMS \
+    --ansible-playbook debian-base \
+    --target-registry harbor.example.org --registry-prefix labs --image-name debian-base --image-tag 2026-11`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "write progress and errors as one JSON object a line (on standard error)")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
+	})
+	root.AddCommand(a.build(), a.provision(), a.sparsify(), a.verify(), a.pack(), a.push(), a.base(), a.doctor(), a.version())
+	return root
+}
+
+// command makes a sub-command with a flag for each setting that it reads.
+func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs []config.Need, run func(*cobra.Command, []string, *build.Build) error) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Long: long}
+	name, _, _ := strings.Cut(use, " ")
+	for _, f := range config.Fields() {
+		if f.In(name) {
+			addFlag(c.Flags(), f)
+		}
+	}
+	c.Args = func(c *cobra.Command, given []string) error {
+		if err := args(c, given); err != nil {
+			return usageError{fmt.Errorf("%w: the form is %s", err, c.UseLine())}
+		}
+		return nil
+	}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		flags, err := given(c.Flags())
+		if err != nil {
+			return err
+		}
+		settings, err := config.Read(c.Context(), flags, nil)
+		if err != nil {
+			return err
+		}
+		cfg, err := config.Parse(settings, needs...)
+		if err != nil {
+			return err
+		}
+		a.ui = ui.New(a.stderr, a.json)
+		return run(c, args, &build.Build{Config: cfg, UI: a.ui, Version: version()})
+	}
+	return c
+}
+
+// addFlag adds the flag of a setting. A secret's is hidden and only says where
+// the secret belongs: arguments can be read by every user of the host.
+func addFlag(flags *pflag.FlagSet, f config.Field) {
+	if f.Secret {
+		flags.String(f.Flag, "", "")
+		_ = flags.MarkHidden(f.Flag)
+		return
+	}
+	help := f.Help + " [" + f.Env + "]"
+	if f.Bool {
+		on := f.Default == "true" || f.Default == "1"
+		flags.Bool(f.Flag, on, help)
+		return
+	}
+	flags.String(f.Flag, f.Default, help)
+}
+
+// given returns the settings that the command line gives, by variable.
+func given(flags *pflag.FlagSet) (map[string]string, error) {
+	set := map[string]string{}
+	for _, f := range config.Fields() {
+		flag := flags.Lookup(f.Flag)
+		if flag == nil || !flag.Changed {
+			continue
+		}
+		if f.Secret {
+			return nil, usageError{fmt.Errorf("--%s: a password on the command line can be read by every user of this host: set %s or %s_FILE in the environment instead", f.Flag, f.Env, f.Env)}
+		}
+		set[f.Env] = flag.Value.String()
+	}
+	return set, nil
+}

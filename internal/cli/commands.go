@@ -1,0 +1,200 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/doctor"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/tools"
+)
+
+func (a *app) build() *cobra.Command {
+	var keep bool
+	c := a.command("build", "Build, verify, pack and push an image",
+		`Build an image: provision, sparsify, verify, pack and, where TARGET_REGISTRY is
+set, push. The OCI layout is kept in OUTPUT_DIR/IMAGE_NAME either way. What an
+interrupted build finished is used again where its inputs are the same.`,
+		cobra.NoArgs, []config.Need{config.NeedBase, config.NeedPlaybook, config.NeedReference},
+		func(c *cobra.Command, _ []string, b *build.Build) error {
+			b.KeepOnError = keep
+			result, err := b.Run(c.Context())
+			if err != nil {
+				return err
+			}
+			return a.print(result.Reference)
+		})
+	keepFlag(c, &keep)
+	return c
+}
+
+func (a *app) provision() *cobra.Command {
+	var out string
+	var keep bool
+	c := a.command("provision -o DISK", "Boot the base image with Packer and run the playbook",
+		"Boot a copy of the base image, run the playbook, remove the build's traces and\nwrite the disk, a qcow2 image. What later stages want to know of it stands in\nDISK.json; the logs are in DISK.work.",
+		cobra.NoArgs, []config.Need{config.NeedBase, config.NeedPlaybook},
+		func(c *cobra.Command, _ []string, b *build.Build) error {
+			b.KeepOnError = keep
+			return a.printed(out, b.ProvisionTo(c.Context(), out))
+		})
+	output(c, &out, "the disk to write")
+	keepFlag(c, &keep)
+	return c
+}
+
+func (a *app) sparsify() *cobra.Command {
+	var out string
+	c := a.command("sparsify DISK -o OUT", "Leave out what the disk does not use, and compress the rest",
+		"Write DISK as a compressed qcow2 image without its unused blocks. Where the guest\ntrimmed its disk that is one pass of qemu-img; where it did not, virt-sparsify\ntrims it first.",
+		cobra.ExactArgs(1), nil,
+		func(c *cobra.Command, args []string, b *build.Build) error {
+			return a.printed(out, b.SparsifyTo(c.Context(), args[0], out))
+		})
+	output(c, &out, "the disk to write")
+	return c
+}
+
+func (a *app) verify() *cobra.Command {
+	var keep bool
+	c := a.command("verify DISK", "Boot the disk as KubeVirt does and look inside",
+		"Boot an overlay of DISK with a NoCloud seed, wait for ssh and cloud-init, check\nthat the build left nothing behind and, where ANSIBLE_PLAYBOOK names a playbook\nwith tests/PLAYBOOK.yaml beside it, run these goss checks. DISK is not changed.",
+		cobra.ExactArgs(1), nil,
+		func(c *cobra.Command, args []string, b *build.Build) error {
+			b.KeepOnError = keep
+			return b.VerifyDisk(c.Context(), args[0])
+		})
+	keepFlag(c, &keep)
+	return c
+}
+
+func (a *app) pack() *cobra.Command {
+	var out string
+	c := a.command("pack DISK -o LAYOUT_DIR", "Wrap the disk as a containerdisk, in an OCI layout",
+		"Write DISK as a containerdisk into an OCI layout. The same disk and the same\nDISK.json give the same digest, everywhere.",
+		cobra.ExactArgs(1), []config.Need{config.NeedReference},
+		func(c *cobra.Command, args []string, b *build.Build) error {
+			reference, err := b.PackTo(c.Context(), args[0], out)
+			return a.printed(reference, err)
+		})
+	output(c, &out, "the directory of the OCI layout")
+	return c
+}
+
+func (a *app) push() *cobra.Command {
+	var unverified bool
+	c := a.command("push LAYOUT_DIR [REF]", "Push an OCI layout to a registry",
+		"Push the image to REF, or to the address that the settings give, or to the one\nit was packed for. What the registry has already is not sent again.",
+		cobra.RangeArgs(1, 2), []config.Need{config.NeedReference},
+		func(c *cobra.Command, args []string, b *build.Build) error {
+			reference := ""
+			if len(args) == 2 {
+				reference = args[1]
+			}
+			pushed, err := b.PushLayout(c.Context(), args[0], reference, unverified)
+			return a.printed(pushed, err)
+		})
+	c.Flags().BoolVar(&unverified, "unverified", false, "push an image that was not verified")
+	return c
+}
+
+func (a *app) base() *cobra.Command {
+	return a.command("base", "Make a base image from Debian packages",
+		"Make a cloud image of Debian from its packages, or find it in the cache, and\nprint its path.",
+		cobra.NoArgs, nil,
+		func(c *cobra.Command, _ []string, b *build.Build) error {
+			path, err := b.Base(c.Context())
+			return a.printed(path, err)
+		})
+}
+
+func (a *app) doctor() *cobra.Command {
+	return a.command("doctor", "Say what a build would miss on this host",
+		"Look at the programs, the accelerator and the space that a build needs here.\nThe exit code is not 0 where a build cannot work.",
+		cobra.NoArgs, nil,
+		func(c *cobra.Command, _ []string, b *build.Build) error {
+			findings := doctor.Examine(c.Context(), doctor.Options{
+				Accelerator: b.Config.Accelerator, CacheDir: b.Config.CacheDir, OutputDir: b.Config.OutputDir,
+			})
+			if err := a.show(findings); err != nil {
+				return err
+			}
+			if !doctor.Healthy(findings) {
+				return failure.New("a build cannot work on this host", "mend what is missing above")
+			}
+			return nil
+		})
+}
+
+// show prints findings: a table, or one JSON object a line.
+func (a *app) show(findings []doctor.Finding) error {
+	for _, f := range findings {
+		if a.json {
+			text, err := json.Marshal(f)
+			if err != nil {
+				return err
+			}
+			if err := a.print(string(text)); err != nil {
+				return err
+			}
+			continue
+		}
+		line := fmt.Sprintf("%-8s %-20s %s", f.State, f.Name, f.Detail)
+		if f.Mend != "" {
+			line += "\n" + strings.Repeat(" ", 30) + "→ " + f.Mend
+		}
+		if err := a.print(line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) version() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version of diskforge and of its tools", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v := tools.Versions()
+			return a.print(fmt.Sprintf("diskforge %s\npacker %s\npacker-plugin-qemu %s\npacker-plugin-ansible %s\ngoss %s",
+				version(), v["packer"], v["packer-plugin-qemu"], v["packer-plugin-ansible"], v["goss"]))
+		},
+	}
+}
+
+// version is that of the module, or the commit it was compiled from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
+func output(c *cobra.Command, to *string, help string) {
+	c.Flags().StringVarP(to, "output", "o", "", help)
+	_ = c.MarkFlagRequired("output")
+}
+
+func keepFlag(c *cobra.Command, to *bool) {
+	c.Flags().BoolVar(to, "keep-on-error", false, "leave the guest of a failed stage up and print how to log in")
+}
+
+// print writes a result. A closed pipe or a full disk is an error: a result
+// that nobody received was not delivered.
+func (a *app) print(line string) error {
+	_, err := fmt.Fprintln(a.stdout, line)
+	return err
+}
+
+func (a *app) printed(line string, err error) error {
+	if err != nil {
+		return err
+	}
+	return a.print(line)
+}

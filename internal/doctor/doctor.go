@@ -1,0 +1,173 @@
+// Package doctor looks at a host and says what a build would miss there.
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"github.com/netgroup-polito/diskforge/internal/accel"
+	"github.com/netgroup-polito/diskforge/internal/base"
+	"github.com/netgroup-polito/diskforge/internal/command"
+	"github.com/netgroup-polito/diskforge/internal/disk"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/playbook"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/tools"
+)
+
+// State is how a finding is to be taken.
+type State string
+
+// The states.
+const (
+	OK      State = "ok"
+	Warning State = "warning" // slower, or less: a build works all the same
+	Missing State = "missing" // a build fails
+)
+
+// Finding is what was found of one thing.
+type Finding struct {
+	Name   string `json:"name"`
+	State  State  `json:"state"`
+	Detail string `json:"detail"`         // version, path or what is wrong
+	Mend   string `json:"mend,omitempty"` // what to do about it
+}
+
+// Options say where a build would keep what.
+type Options struct {
+	Accelerator         string // as the setting ACCELERATOR
+	CacheDir, OutputDir string
+	CAFile              string
+}
+
+// Examine looks at everything and returns a finding for each.
+func Examine(ctx context.Context, o Options) []Finding {
+	findings := programs(ctx)
+	findings = append(findings, ansible(ctx), compiled(o), accelerator(ctx, o))
+	return append(findings, space("OUTPUT_DIR", o.OutputDir, outputSpace), space("CACHE_DIR", o.CacheDir, cacheSpace))
+}
+
+// Healthy says whether a build can work.
+func Healthy(findings []Finding) bool {
+	for _, f := range findings {
+		if f.State == Missing {
+			return false
+		}
+	}
+	return true
+}
+
+// What the smallest useful build takes, in bytes: a server image's disks and
+// layout; a base image and the compiled tools with Go's build cache.
+const (
+	outputSpace = 3 << 30
+	cacheSpace  = 4 << 30
+)
+
+// program is an external program and the Debian package that has it.
+type program struct {
+	name, pkg string
+	version   []string // arguments that print a version; none are asked for where empty
+	optional  string   // what is lost without it; empty where nothing works
+}
+
+var needed = []program{
+	{"qemu-system-x86_64", "qemu-system-x86", []string{"--version"}, ""},
+	{"qemu-img", "qemu-utils", []string{"--version"}, ""},
+	{"xorriso", "xorriso", []string{"--version"}, ""},
+	{"ssh", "openssh-client", []string{"-V"}, ""},
+	{"git", "git", []string{"--version"}, "playbooks from git"},
+	{"go", "golang (1.26 or newer: https://go.dev/dl/)", []string{"version"}, "compiling Packer and its plugins the first time"},
+	{"mmdebstrap", "mmdebstrap", []string{"--version"}, "base images from Debian packages"},
+	{"mke2fs", "e2fsprogs", nil, "base images from Debian packages"},
+	{"sfdisk", "fdisk", []string{"--version"}, "base images from Debian packages"},
+	{"virt-sparsify", "guestfs-tools", []string{"--version"}, "sparsifying images whose guest does not trim"},
+}
+
+func programs(ctx context.Context) []Finding {
+	var findings []Finding
+	for _, p := range needed {
+		findings = append(findings, p.look(ctx))
+	}
+	return findings
+}
+
+func (p program) look(ctx context.Context) Finding {
+	path, err := exec.LookPath(p.name)
+	if err != nil {
+		// Debian keeps these out of the path of ordinary users.
+		path, err = exec.LookPath("/usr/sbin/" + p.name)
+	}
+	switch {
+	case err != nil && p.optional == "":
+		return Finding{p.name, Missing, "not installed", "apt-get install " + p.pkg}
+	case err != nil:
+		return Finding{p.name, Warning, "not installed: needed for " + p.optional, "apt-get install " + p.pkg}
+	case len(p.version) == 0:
+		return Finding{p.name, OK, path, ""}
+	}
+	var first string
+	err = command.Run(ctx, command.Cmd{Program: path, Args: p.version, OnLine: func(line string) {
+		if first == "" && strings.ContainsAny(line, "0123456789") {
+			first = strings.TrimSpace(line)
+		}
+	}})
+	if err != nil {
+		return Finding{p.name, Missing, err.Error(), "apt-get install --reinstall " + p.pkg}
+	}
+	return Finding{p.name, OK, first, ""}
+}
+
+// ansible says which guests this host's Ansible can manage.
+func ansible(ctx context.Context) Finding {
+	version, err := playbook.ControllerVersion(ctx)
+	if err != nil {
+		return broken("ansible", err, "apt-get install ansible-core")
+	}
+	if base.NewestManageable(version) == "bookworm" {
+		return Finding{"ansible", Warning, "ansible-core " + version + ": guests with Python 3.11 or older, such as Debian 12 and Ubuntu 22.04",
+			"for Debian 13 and Ubuntu 24.04 guests it takes ansible-core 2.16 or newer"}
+	}
+	return Finding{"ansible", OK, "ansible-core " + version, ""}
+}
+
+func compiled(o Options) Finding {
+	v := tools.Versions()
+	what := fmt.Sprintf("Packer %s, plugins qemu %s and ansible %s, goss %s", v["packer"], v["packer-plugin-qemu"], v["packer-plugin-ansible"], v["goss"])
+	if tools.Ready(tools.Options{CacheDir: o.CacheDir + "/tools"}) {
+		return Finding{"packer", OK, what, ""}
+	}
+	return Finding{"packer", Warning, what + ": not compiled yet", "the first build compiles them, which takes some minutes"}
+}
+
+// accelerator says whether KVM really works here.
+func accelerator(ctx context.Context, o Options) Finding {
+	verdict, err := accel.Choose(ctx, o.Accelerator, o.CacheDir, progress.Discard)
+	switch {
+	case err != nil:
+		return broken("accelerator", err, "set ACCELERATOR=auto")
+	case verdict.Accelerator == "kvm":
+		return Finding{"accelerator", OK, "kvm: it booted a kernel", ""}
+	case verdict.Why == "":
+		return Finding{"accelerator", OK, verdict.Accelerator, ""}
+	}
+	return Finding{"accelerator", Warning, "tcg, about ten times slower: " + verdict.Why, ""}
+}
+
+func space(setting, dir string, need int64) Finding {
+	if err := disk.CheckSpace(dir, need, "a build"); err != nil {
+		return broken(setting, err, "")
+	}
+	return Finding{setting, OK, dir, ""}
+}
+
+func broken(name string, err error, mend string) Finding {
+	var f *failure.Error
+	if errors.As(err, &f) {
+		return Finding{name, Missing, f.What, f.Try}
+	}
+	return Finding{name, Missing, err.Error(), mend}
+}

@@ -1,0 +1,211 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The tests of this package share two cores, so they run one after another;
+// they boot five guests in all. This one is the README's first command, from
+// a clean checkout to a registry, killed in the middle and started again.
+func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
+	address := registry(t)
+	out := t.TempDir()
+	env := map[string]string{
+		"OUTPUT_DIR": out, "TARGET_REGISTRY": address, "REGISTRY_PREFIX": "labs", "IMAGE_TAG": "e2e",
+		"REGISTRY_USER": "me", "REGISTRY_PASS": secret, "EXTRA_VARS": `{"course": "databases"}`,
+	}
+	before := listeners(t)
+	demo := filepath.Join(root(t), ".ci", "task")
+
+	first := start(t, env, demo, "demo")
+	first.await(30*time.Minute, "ssh answers")
+	for address := range listeners(t) {
+		assert.True(t, before[address] || onLoopback(address), "a build listens on %s", address)
+	}
+	second := start(t, env, diskforge(t), "build", "--base-from-packages", "--ansible-playbook", "debian-base", "--image-name", "other")
+	assert.Equal(t, 1, second.wait(time.Minute), "two builds in one OUTPUT_DIR")
+	assert.Contains(t, second.errors(), "another")
+
+	first.await(20*time.Minute, "started", "stage=sparsify")
+	killed := processes(diskforge(t))
+	require.NotEmpty(t, killed)
+	for _, p := range killed {
+		_ = syscall.Kill(p.pid, syscall.SIGKILL)
+	}
+	assert.NotZero(t, first.wait(time.Minute))
+	ended(t, out)
+
+	again := start(t, env, demo, "demo")
+	require.Zero(t, again.wait(20*time.Minute), again.errors())
+	assert.Regexp(t, `done before.*|stage=provision`, again.errors())
+	assert.Contains(t, again.errors(), "done before", "the finished stage is not run again")
+	ended(t, out)
+
+	image := pull(t, address, again.lastLine())
+	contract(t, image)
+	assert.Empty(t, holdsSecret(t, out))
+	assert.NotContains(t, first.errors()+again.errors()+again.stdout.String(), secret)
+	debug, err := os.ReadFile(filepath.Join(out, "work", "logs", "provision", "packer-debug.log"))
+	require.NoError(t, err)
+	assert.NotEmpty(t, debug)
+	for _, name := range files(t, out) {
+		assert.NotContains(t, name, ".qcow2", "the layout has the disk: no other copy stays")
+	}
+
+	pushed := start(t, env, diskforge(t), "push", filepath.Join(out, "diskforge-demo"))
+	require.Zero(t, pushed.wait(time.Minute), pushed.errors())
+	assert.Equal(t, again.lastLine(), pushed.lastLine(), "a second push changes nothing")
+}
+
+// pull fetches the published image by the digest that the program printed.
+func pull(t *testing.T, address, reference string) v1.Image {
+	t.Helper()
+	require.True(t, strings.HasPrefix(reference, address+"/labs/diskforge-demo:e2e@sha256:"), reference)
+	_, digest, _ := strings.Cut(reference, "@")
+	ref, err := name.NewDigest(address + "/labs/diskforge-demo@" + digest)
+	require.NoError(t, err)
+	image, err := remote.Image(ref, remote.WithAuth(&authn.Basic{Username: "me", Password: secret}))
+	require.NoError(t, err)
+	return image
+}
+
+// contract checks what KubeVirt and CDI ask of a containerdisk.
+func contract(t *testing.T, image v1.Image) {
+	t.Helper()
+	require.NoError(t, validate.Image(image))
+	config, err := image.ConfigFile()
+	require.NoError(t, err)
+	assert.Equal(t, "linux", config.OS)
+	assert.Equal(t, "amd64", config.Architecture)
+	assert.Contains(t, config.Config.Env, "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE=debian")
+	manifest, err := image.Manifest()
+	require.NoError(t, err)
+	require.Len(t, manifest.Layers, 1)
+	assert.Equal(t, "application/vnd.oci.image.layer.v1.tar", string(manifest.Layers[0].MediaType))
+	for _, key := range []string{"created", "title", "version", "revision", "base.name", "base.digest"} {
+		assert.NotEmpty(t, manifest.Annotations["org.opencontainers.image."+key], key)
+	}
+	layers, err := image.Layers()
+	require.NoError(t, err)
+	layer, err := layers[0].Uncompressed()
+	require.NoError(t, err)
+	defer layer.Close()
+	archive := tar.NewReader(layer)
+	folder, err := archive.Next()
+	require.NoError(t, err)
+	assert.Equal(t, []any{"disk/", 107, 107, int64(0o555)}, []any{folder.Name, folder.Uid, folder.Gid, folder.Mode & 0o777})
+	file, err := archive.Next()
+	require.NoError(t, err)
+	assert.Equal(t, []any{"disk/disk.qcow2", 107, 107, int64(0o444)}, []any{file.Name, file.Uid, file.Gid, file.Mode & 0o777})
+	hash := sha256.New()
+	_, err = io.Copy(hash, archive)
+	require.NoError(t, err)
+	assert.Equal(t, "sha256:"+hex.EncodeToString(hash.Sum(nil)), manifest.Annotations["io.github.netgroup-polito.diskforge.disk.digest"])
+	_, err = archive.Next()
+	assert.Equal(t, io.EOF, err, "one disk, nothing else")
+}
+
+// tree writes a playbook tree with one playbook and returns its folder.
+func tree(t *testing.T, playbook string) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "course.yml"), []byte(playbook), 0o644))
+	return dir
+}
+
+// fromPackages are the settings of a build on the demo's base.
+func fromPackages(out, playbooks string) map[string]string {
+	return map[string]string{
+		"OUTPUT_DIR": out, "BASE_FROM_PACKAGES": "true", "ANSIBLE_DIR": playbooks, "ANSIBLE_PLAYBOOK": "course",
+	}
+}
+
+func TestAFailedTaskIsNamedAndNothingIsPublished(t *testing.T) {
+	address := registry(t)
+	out := t.TempDir()
+	env := fromPackages(out, tree(t, `
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: Install the course's database
+      ansible.builtin.command: sh -c "echo no such database >&2; exit 7"
+`))
+	for k, v := range map[string]string{"TARGET_REGISTRY": address, "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "course", "IMAGE_TAG": "e2e", "REGISTRY_USER": "me", "REGISTRY_PASS": secret} {
+		env[k] = v
+	}
+	r := start(t, env, diskforge(t), "build", "--json")
+	require.Equal(t, 1, r.wait(20*time.Minute), r.errors())
+	for line := range strings.Lines(r.errors()) {
+		assert.True(t, json.Valid([]byte(line)), line)
+	}
+	assert.Contains(t, r.errors(), "Install the course's database")
+	assert.Contains(t, r.errors(), "no such database")
+	assert.Empty(t, r.stdout.String())
+	ended(t, out)
+	onlyLogsIn(t, out)
+	ref, err := name.NewRepository(address + "/labs/course")
+	require.NoError(t, err)
+	_, err = remote.List(ref, remote.WithAuth(&authn.Basic{Username: "me", Password: secret}))
+	assert.ErrorContains(t, err, "NAME_UNKNOWN")
+}
+
+// onlyLogsIn checks that an unfinished build left its logs and nothing else.
+func onlyLogsIn(t *testing.T, out string) {
+	t.Helper()
+	for _, f := range files(t, out) {
+		assert.True(t, strings.HasPrefix(f, "work/logs/") || strings.HasPrefix(f, "work/playbooks/") || !strings.Contains(strings.TrimPrefix(f, "work/"), "/"), "left over: %s", f)
+		assert.NotContains(t, f, ".qcow2", "left over")
+	}
+}
+
+func TestSIGTERMDuringTheBootLeavesNothing(t *testing.T) {
+	out := t.TempDir()
+	r := start(t, fromPackages(out, tree(t, "- hosts: all\n")), diskforge(t), "build")
+	r.await(20*time.Minute, "stage=provision", "kernel")
+	require.NotEmpty(t, processes(out))
+	require.NoError(t, r.cmd.Process.Signal(syscall.SIGTERM))
+	assert.Equal(t, 143, r.wait(time.Minute))
+	assert.Contains(t, r.errors(), "stopped by terminated")
+	ended(t, out)
+	onlyLogsIn(t, out)
+}
+
+func TestAGuestWhoseSSHNeverComesShowsItsConsole(t *testing.T) {
+	disk := bytes.Repeat([]byte{0}, 64<<20)
+	copy(disk[446:], []byte{0x80, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0xe8, 1, 0}) // a partition, but no boot loader
+	copy(disk[510:], []byte{0x55, 0xaa})
+	path := filepath.Join(t.TempDir(), "disk.img")
+	require.NoError(t, os.WriteFile(path, disk, 0o644))
+	sum := sha256.Sum256(disk)
+	out := t.TempDir()
+	env := fromPackages(out, tree(t, "- hosts: all\n"))
+	delete(env, "BASE_FROM_PACKAGES")
+	env["ISO_URL"], env["ISO_CHECKSUM"], env["BOOT_TIMEOUT"] = path, hex.EncodeToString(sum[:]), "40s"
+	r := start(t, env, diskforge(t), "build")
+	assert.Equal(t, 1, r.wait(5*time.Minute))
+	assert.Contains(t, r.errors(), "provision:")
+	assert.Contains(t, r.errors(), "console")
+	ended(t, out)
+	onlyLogsIn(t, out)
+}

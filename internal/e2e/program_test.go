@@ -1,0 +1,259 @@
+//go:build e2e
+
+// Package e2e runs the compiled program the way people do, with the real
+// QEMU, Packer, Ansible and registry.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// secret is planted as the registry's password and must never be seen again.
+const secret = "planted-e2e-PASSWORD"
+
+// run is one run of a command.
+type run struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	stdout bytes.Buffer
+	mu     sync.Mutex
+	stderr []string
+	lines  chan string // stderr's, as they come
+	done   chan struct{}
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	return dir
+}
+
+func diskforge(t *testing.T) string { return filepath.Join(root(t), "bin", "diskforge") }
+
+// start starts a command in the repository's root. Its environment is ours,
+// less every setting that the test does not give.
+func start(t *testing.T, env map[string]string, program string, args ...string) *run {
+	t.Helper()
+	r := &run{t: t, cmd: exec.Command(program, args...), lines: make(chan string, 10000), done: make(chan struct{})}
+	r.cmd.Dir = root(t)
+	r.cmd.Env = os.Environ()
+	for k, v := range env {
+		r.cmd.Env = append(r.cmd.Env, k+"="+v)
+	}
+	r.cmd.Stdout = &r.stdout
+	pipe, err := r.cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, r.cmd.Start())
+	go r.read(bufio.NewScanner(pipe))
+	t.Cleanup(func() {
+		_ = r.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-r.done:
+		case <-time.After(30 * time.Second):
+			_ = r.cmd.Process.Kill()
+		}
+	})
+	return r
+}
+
+func (r *run) read(s *bufio.Scanner) {
+	defer close(r.done)
+	for s.Scan() {
+		r.mu.Lock()
+		r.stderr = append(r.stderr, s.Text())
+		r.mu.Unlock()
+		select {
+		case r.lines <- s.Text():
+		default: // nobody waits for a line any more
+		}
+	}
+	_ = r.cmd.Wait()
+}
+
+// await waits for a line of standard error with the words in it.
+func (r *run) await(limit time.Duration, words ...string) {
+	r.t.Helper()
+	timeout := time.After(limit)
+	for {
+		select {
+		case line := <-r.lines:
+			if containsAll(line, words) {
+				return
+			}
+		case <-r.done:
+			r.t.Fatalf("ended before it said %q:\n%s", words, r.errors())
+		case <-timeout:
+			r.t.Fatalf("did not say %q within %s:\n%s", words, limit, r.errors())
+		}
+	}
+}
+
+func containsAll(s string, words []string) bool {
+	for _, w := range words {
+		if !strings.Contains(s, w) {
+			return false
+		}
+	}
+	return true
+}
+
+// wait waits for the end and returns the exit code.
+func (r *run) wait(limit time.Duration) int {
+	r.t.Helper()
+	select {
+	case <-r.done:
+	case <-time.After(limit):
+		r.t.Fatalf("still running after %s:\n%s", limit, r.errors())
+	}
+	if status := r.cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return r.cmd.ProcessState.ExitCode()
+}
+
+// errors is all of standard error.
+func (r *run) errors() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.stderr, "\n")
+}
+
+// lastLine is the last line of standard output.
+func (r *run) lastLine() string {
+	lines := strings.Split(strings.TrimSpace(r.stdout.String()), "\n")
+	return lines[len(lines)-1]
+}
+
+// process is a process that works on something below a folder.
+type process struct {
+	pid     int
+	command string
+}
+
+// processes finds the processes whose arguments, environment or executable
+// name the folder or file.
+func processes(path string) []process {
+	var found []process
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if pid == os.Getpid() {
+			continue
+		}
+		command, _ := os.ReadFile(dir + "/cmdline")
+		environment, _ := os.ReadFile(dir + "/environ")
+		if bytes.Contains(command, []byte(path)) || bytes.Contains(environment, []byte(path)) {
+			found = append(found, process{pid, string(bytes.ReplaceAll(command, []byte{0}, []byte{' '}))})
+		}
+	}
+	return found
+}
+
+// ended waits until nothing works below the folder any more.
+func ended(t *testing.T, dir string) {
+	t.Helper()
+	var left []process
+	for range 100 {
+		if left = processes(dir); len(left) == 0 {
+			return
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	t.Errorf("still running: %v", left)
+}
+
+// listeners are the addresses, local part, of all listening TCP sockets.
+func listeners(t *testing.T) map[string]bool {
+	t.Helper()
+	found := map[string]bool{}
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		b, err := os.ReadFile(table)
+		require.NoError(t, err)
+		for _, line := range strings.Split(string(b), "\n")[1:] {
+			if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" {
+				found[f[1]] = true
+			}
+		}
+	}
+	return found
+}
+
+// onLoopback says whether a local address of /proc/net/tcp is a loopback one.
+func onLoopback(address string) bool {
+	host, _, _ := strings.Cut(address, ":")
+	return strings.HasSuffix(host, "7F") || host == "00000000000000000000000001000000"
+}
+
+// files are the regular files below a folder, relative to it.
+func files(t *testing.T, dir string) []string {
+	t.Helper()
+	var found []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			rel, _ := filepath.Rel(dir, path)
+			found = append(found, rel)
+		}
+		return err
+	})
+	require.NoError(t, err)
+	return found
+}
+
+// holdsSecret names the files below dir that hold the planted password.
+func holdsSecret(t *testing.T, dir string) []string {
+	t.Helper()
+	var found []string
+	for _, name := range files(t, dir) {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		if bytes.Contains(b, []byte(secret)) {
+			found = append(found, name)
+		}
+	}
+	return found
+}
+
+// registry starts Debian's docker-registry with one user and returns its
+// address. It listens on loopback.
+func registry(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := listener.Addr().String()
+	require.NoError(t, listener.Close())
+
+	users, err := exec.Command("htpasswd", "-Bbn", "me", secret).Output()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(dir+"/users", users, 0o600))
+	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp: {addr: %s}\nauth: {htpasswd: {realm: test, path: %s/users}}\n", dir, address, dir)
+	require.NoError(t, os.WriteFile(dir+"/config.yml", []byte(config), 0o600))
+	cmd := exec.Command("docker-registry", "serve", dir+"/config.yml")
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	require.Eventually(t, func() bool {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	}, 20*time.Second, 100*time.Millisecond)
+	return address
+}

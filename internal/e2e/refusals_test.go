@@ -1,0 +1,159 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// image writes a disk image with qemu-img and returns its settings.
+func image(t *testing.T, args ...string) map[string]string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.qcow2")
+	out, err := exec.Command("qemu-img", append(append([]string{"create", "-q"}, args...), path, "1G")...).CombinedOutput()
+	require.NoError(t, err, string(out))
+	return local(t, path)
+}
+
+// local are the settings of a base that is a file of this host.
+func local(t *testing.T, path string) map[string]string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	sum := sha256.Sum256(content)
+	return map[string]string{"ISO_URL": path, "ISO_CHECKSUM": "sha256:" + hex.EncodeToString(sum[:])}
+}
+
+func write(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
+	return path
+}
+
+// with adds settings to others.
+func with(env map[string]string, pairs ...string) map[string]string {
+	for i := 0; i < len(pairs); i += 2 {
+		env[pairs[i]] = pairs[i+1]
+	}
+	return env
+}
+
+func TestBadInputIsRefusedWithOneClearLine(t *testing.T) {
+	web := httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	other := filepath.Join(t.TempDir(), "other.raw")
+	require.NoError(t, os.WriteFile(other, make([]byte, 1<<20), 0o644))
+	playbooks := tree(t, "- hosts: all\n")
+	zeros := strings.Repeat("0", 64)
+	truncated := image(t, "-f", "qcow2", "-o", "preallocation=full")
+	require.NoError(t, os.Truncate(truncated["ISO_URL"], 300<<10))
+	truncated = local(t, truncated["ISO_URL"])
+
+	for name, c := range map[string]struct {
+		env  map[string]string
+		says []string // all of them, in the error's lines
+	}{
+		"no base":            {map[string]string{}, []string{"ISO_URL", "--base-from-packages"}},
+		"no checksum":        {map[string]string{"ISO_URL": "https://127.0.0.1/x"}, []string{"ISO_CHECKSUM"}},
+		"a forbidden one":    {map[string]string{"ISO_URL": "https://127.0.0.1/x", "ISO_CHECKSUM": "md5:" + zeros[:32]}, []string{"ISO_CHECKSUM", "md5"}},
+		"a wrong checksum":   {with(image(t, "-f", "qcow2"), "ISO_CHECKSUM", zeros), []string{"base:", zeros}},
+		"404":                {map[string]string{"ISO_URL": web.URL + "/x.qcow2", "ISO_CHECKSUM": zeros}, []string{"base:", "404", "/x.qcow2"}},
+		"no disk image":      {local(t, write(t, "page.html", "<html>log in first</html>")), []string{"base:"}},
+		"a truncated qcow2":  {truncated, []string{"base:", "truncated"}},
+		"a backing file":     {image(t, "-f", "qcow2", "-b", other, "-F", "raw"), []string{"base:", "backing file"}},
+		"a data file":        {image(t, "-f", "qcow2", "-o", "data_file="+other+".data"), []string{"base:", "data file"}},
+		"VMDK":               {image(t, "-f", "vmdk"), []string{"base:", "VMDK"}},
+		"no memory":          {map[string]string{"MEMORY": "lots"}, []string{"MEMORY", "lots"}},
+		"unknown playbook":   {map[string]string{"BASE_FROM_PACKAGES": "1", "ANSIBLE_PLAYBOOK": "curse"}, []string{"playbook:", "curse", "course"}},
+		"outside the tree":   {map[string]string{"BASE_FROM_PACKAGES": "1", "ANSIBLE_PLAYBOOK": "../course.yml"}, []string{"playbook:", "../course.yml"}},
+		"unreachable git":    {map[string]string{"BASE_FROM_PACKAGES": "1", "ANSIBLE_DIR": "", "GIT_ANSIBLE_URL": "file:///no/such/repository"}, []string{"playbook:", "/no/such/repository"}},
+		"unknown branch":     {map[string]string{"BASE_FROM_PACKAGES": "1", "ANSIBLE_DIR": "", "GIT_ANSIBLE_URL": "file://" + root(t), "GIT_ANSIBLE_BRANCH": "no-such-branch"}, []string{"playbook:", "no-such-branch"}},
+		"refused syntax":     {map[string]string{"BASE_FROM_PACKAGES": "1", "ANSIBLE_DIR": tree(t, "- hosts: all\n  tasks:\n    - ansible.builtin.debug:\n      ansible.builtin.command: id\n")}, []string{"playbook:", "course.yml"}},
+		"a bad IMAGE_NAME":   {map[string]string{"BASE_FROM_PACKAGES": "1", "IMAGE_NAME": "Course Image"}, []string{"IMAGE_NAME"}},
+		"KVM that is broken": {map[string]string{"BASE_FROM_PACKAGES": "1", "ACCELERATOR": "kvm"}, []string{"accel:", "KVM"}},
+		"no such registry":   {map[string]string{"BASE_FROM_PACKAGES": "1", "TARGET_REGISTRY": "127.0.0.1:9", "IMAGE_NAME": "x", "IMAGE_TAG": "1"}, []string{"registry:", "127.0.0.1:9"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "KVM that is broken" && os.Getenv("DISKFORGE_E2E_KVM") != "" {
+				t.Skip("KVM works here, says DISKFORGE_E2E_KVM")
+			}
+			out := t.TempDir()
+			env := with(map[string]string{"OUTPUT_DIR": out, "ANSIBLE_DIR": playbooks, "ANSIBLE_PLAYBOOK": "course"})
+			for k, v := range c.env {
+				env[k] = v
+			}
+			r := start(t, env, diskforge(t), "build")
+			assert.NotZero(t, r.wait(2*time.Minute))
+			for _, words := range c.says {
+				assert.Contains(t, errorLines(r), words)
+			}
+			assert.Empty(t, r.stdout.String())
+			ended(t, out)
+			onlyLogsIn(t, out)
+		})
+	}
+}
+
+// errorLines are the lines that say why the program ended.
+func errorLines(r *run) string {
+	var lines []string
+	for line := range strings.Lines(r.errors()) {
+		if strings.HasPrefix(line, "diskforge: ") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+func TestADiskSmallerThanItsBaseIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.qcow2")
+	out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", path, "3G").CombinedOutput()
+	require.NoError(t, err, string(out))
+	r := start(t, with(local(t, path), "OUTPUT_DIR", t.TempDir(), "ANSIBLE_PLAYBOOK", "debian-base", "DISK_SIZE", "2G"), diskforge(t), "build")
+	assert.Equal(t, 1, r.wait(2*time.Minute))
+	assert.Contains(t, errorLines(r), "DISK_SIZE")
+	assert.Contains(t, errorLines(r), "3.0 GiB")
+}
+
+func TestAPasswordOnTheCommandLineIsRefusedAndNotRepeated(t *testing.T) {
+	r := start(t, nil, diskforge(t), "push", "layout", "--registry-pass", secret)
+	assert.Equal(t, 2, r.wait(time.Minute))
+	assert.Contains(t, r.errors(), "REGISTRY_PASS")
+	assert.NotContains(t, r.errors(), secret)
+}
+
+func TestAWorkDirectoryThatOthersMayWriteIsRefused(t *testing.T) {
+	out := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(out, "work"), 0o777))
+	require.NoError(t, os.Chmod(filepath.Join(out, "work"), 0o777))
+	r := start(t, fromPackages(out, tree(t, "- hosts: all\n")), diskforge(t), "build")
+	assert.Equal(t, 1, r.wait(time.Minute))
+	assert.Contains(t, errorLines(r), filepath.Join(out, "work"))
+}
+
+func TestAFullDiskIsToldBeforeTheBuildStarts(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount a small file system")
+	}
+	out := t.TempDir()
+	mounted, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", out).CombinedOutput()
+	require.NoError(t, err, string(mounted))
+	defer exec.Command("umount", out).Run()
+	r := start(t, fromPackages(out, tree(t, "- hosts: all\n")), diskforge(t), "build")
+	assert.Equal(t, 1, r.wait(5*time.Minute))
+	assert.Contains(t, errorLines(r), "free")
+	assert.Contains(t, errorLines(r), "OUTPUT_DIR")
+}
