@@ -15,8 +15,9 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-// scpLike is git's short form of an ssh address, [user@]host:path.
-var scpLike = regexp.MustCompile(`^(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:[^-:/][^:]*$|^(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:/[^:]*$`)
+// scpLike is git's short form of an ssh address, [user@]host:path. No part may
+// begin with a dash, and "::" would name a helper program.
+var scpLike = regexp.MustCompile(`^(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:[^-:][^:]*$`)
 
 // ValidateGitURL says whether git may be given the address: https, ssh (also
 // as user@host:path) or file, nothing that git would take for an option or

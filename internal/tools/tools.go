@@ -323,9 +323,10 @@ func installPlugins(ctx context.Context, out, log string) error {
 	return os.RemoveAll(filepath.Join(out, "cache"))
 }
 
-// goVersion is the version of the go command that will compile.
+// goVersion is the version of the host's go command, asked for outside any
+// module: a go.mod could make it answer for another one.
 func goVersion(ctx context.Context) (string, error) {
-	out, err := command.Output(ctx, command.Cmd{Program: "go", Args: []string{"env", "GOVERSION"}, Env: goEnv()})
+	out, err := command.Output(ctx, command.Cmd{Program: "go", Args: []string{"env", "GOVERSION"}, Dir: "/", Env: goEnv()})
 	if errors.Is(err, exec.ErrNotFound) {
 		return "", failure.Wrap(err, "Packer and its plugins are compiled on this host, which has no Go",
 			"install Go from https://go.dev/dl/, or set "+DirVariable+" to a directory with ready binaries")
