@@ -49,6 +49,7 @@ type events struct {
 	taskSince time.Time
 	itemError bool // the current task's message is that of one of its items
 	port      string
+	held      bool // the guest of a failed build is kept up
 	trimmed   bool
 	clean     bool
 	errors    []string // Packer's own errors, as it tells them
@@ -159,7 +160,8 @@ func (e *events) phaseLine(text string) bool {
 	case strings.HasPrefix(text, "Gracefully halting virtual machine"):
 		e.report.Activity("deleting the build user and trimming the disk")
 	case strings.HasPrefix(text, "Provisioning step had errors"):
-		if e.keptUp != nil && e.port != "" {
+		if e.keptUp != nil {
+			e.held = true
 			e.keptUp(e.port)
 		}
 	case strings.HasPrefix(text, "Build 'qemu.image' finished"):

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"context"
 	"io"
 	"os"
 	"path/filepath"
@@ -165,6 +166,24 @@ func TestACleaningThatFailsIsNamed(t *testing.T) {
 	f, ok := failure.In(b.explain(io.EOF))
 	require.True(t, ok)
 	assert.Equal(t, "cleaning the guest failed: clean failed", f.What)
+}
+
+func TestAGuestThatIsKeptUpTellsItsPortAndTheFailureOutlivesTheInterrupt(t *testing.T) {
+	b := quiet(t)
+	b.opts.KeepOnError = true
+	var port string
+	b.events.start(progress.Discard, func(p string) { port = p })
+	_, err := io.WriteString(&b.events, `==> qemu.image: Found port for communicator (SSH, WinRM, etc): 3037.
+==> qemu.image: Connected to SSH!
+==> qemu.image: Provisioning with shell script: x
+==> qemu.image: diskforge: clean failed
+==> qemu.image: Provisioning step had errors: Running the cleanup provisioner, if present...
+`)
+	require.NoError(t, err)
+	assert.Equal(t, "3037", port)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorContains(t, b.stopped(ctx), "cleaning the guest failed")
 }
 
 func TestNothingTrimmedIsNotTrimmed(t *testing.T) {

@@ -236,7 +236,7 @@ func (b *build) stopped(ctx context.Context) error {
 	switch {
 	case errors.As(cause, &fatal):
 		return b.neverUp(fatal.what)
-	case b.opts.KeepOnError && b.events.failedTask() != nil:
+	case b.events.held:
 		return b.explain(cause)
 	}
 	return cause
