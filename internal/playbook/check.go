@@ -60,7 +60,12 @@ func (s Source) checkFailed(ctx context.Context, err error) error {
 			what += ": " + text
 		}
 	}
-	return &failure.Error{What: what, Lines: lines, Err: err, Try: "mend the playbook, or run it with the Ansible it was written for"}
+	try := "mend the playbook, or run it with the Ansible it was written for"
+	if strings.Contains(what, "couldn't resolve module/action") {
+		// Debian's ansible-core has no collections, its ansible package has them.
+		try = "correct its name, or if it is part of a collection, apt-get install ansible or pin the collection in requirements.yml"
+	}
+	return &failure.Error{What: what, Lines: lines, Err: err, Try: try}
 }
 
 func noAnsible(err error) error {

@@ -49,6 +49,11 @@ func TestAPlaybookThatThisAnsibleRefusesIsNamedWithTheReason(t *testing.T) {
 	}
 }
 
+func TestAModuleOfACollectionThatIsNotThereIsExplained(t *testing.T) {
+	_, err := check(t, map[string]string{"a.yml": "- hosts: all\n  tasks:\n    - no_such_module_here: {}\n"}, nil)
+	actionable(t, err, "apt-get install ansible", "requirements.yml")
+}
+
 func TestTheUsersOwnAnsibleConfigurationDoesNotMatter(t *testing.T) {
 	home := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(home, ".ansible.cfg"), []byte("[defaults]\nstdout_callback = no_such_callback\nroles_path = /nowhere\nno_log = \n"), 0o600))
