@@ -235,13 +235,13 @@ func lastLine(s string) string {
 }
 
 // bounded keeps the first bytes written and takes the rest, so that a guest
-// can neither block on output nor fill our memory.
-type bounded struct{ bytes.Buffer }
+// can neither block on output nor fill our memory. The buffer is no embedded
+// one: io.Copy would use its ReadFrom, which has no bound.
+type bounded struct{ kept bytes.Buffer }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := maxOutput - b.Len(); room < len(p) {
-		b.Buffer.Write(p[:max(room, 0)])
-		return len(p), nil
-	}
-	return b.Buffer.Write(p)
+	b.kept.Write(p[:min(len(p), maxOutput-b.kept.Len())])
+	return len(p), nil
 }
+
+func (b *bounded) String() string { return b.kept.String() }
