@@ -200,6 +200,7 @@ func (o Options) login(ctx context.Context, repo name.Repository) (authn.AuthCon
 func (o Options) network() (*http.Transport, error) {
 	t := remote.DefaultTransport.(*http.Transport).Clone()
 	t.ResponseHeaderTimeout = answerTimeout
+	t.WriteBufferSize = 256 << 10 // the default sends a layer in calls of 4 KiB
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if o.dial != nil {
 		t.DialContext = o.dial
