@@ -30,11 +30,11 @@ func (v *verification) checks() []check {
 	if v.VirtualSize > 0 {
 		all = append(all, check{"root file system", v.rootGrew})
 	}
-	switch {
-	case v.BuildUser == "":
-	case v.BakedUser && v.BuildUser == v.VMUser:
-		all = append(all, check{"build user", v.bakedUserLocked})
-	default:
+	if v.BakedUser {
+		all = append(all, check{"baked user", v.bakedUserLocked})
+	}
+	// Who builds as the login user stays as the login user.
+	if v.BuildUser != "" && !(v.BakedUser && v.BuildUser == v.VMUser) {
 		all = append(all, check{"build user", v.buildUserGone})
 	}
 	return all

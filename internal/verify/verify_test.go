@@ -149,6 +149,10 @@ func TestWhichChecksApplyFollowsFromTheOptions(t *testing.T) {
 	assert.Equal(t, []string{"cloud-init", "login user", "hostname", "machine-id"}, names(Options{VMUser: "crownlabs"}))
 	assert.Contains(t, names(Options{VMUser: "crownlabs", BuildUser: "builder"}), "build user")
 	assert.Contains(t, names(Options{VirtualSize: 1 << 30}), "root file system")
+	baked := names(Options{VMUser: "crownlabs", BuildUser: "crownlabs", BakedUser: true})
+	assert.Contains(t, baked, "baked user")
+	assert.NotContains(t, baked, "build user")
+	assert.Subset(t, names(Options{VMUser: "crownlabs", BuildUser: "builder", BakedUser: true}), []string{"baked user", "build user"})
 }
 
 // traces runs the script that looks for a user's traces on this host.
