@@ -1,9 +1,11 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,8 +37,8 @@ func runAppliance(ctx context.Context, c command.Cmd) error {
 	}
 }
 
-// endAppliance kills the children of p, and those that it still starts, until
-// p has ended.
+// endAppliance kills the virtual machine of p, and any that it still starts,
+// until p has ended.
 func endAppliance(p *command.Process) {
 	late := time.After(applianceGrace)
 	for {
@@ -52,10 +54,14 @@ func endAppliance(p *command.Process) {
 	}
 }
 
+// killChildren kills the virtual machine, or what makes its disk ready. Other
+// children must live: with rm the program clears up.
 func killChildren(parent int) {
 	list, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
 	for _, field := range strings.Fields(string(list)) {
-		if pid, err := strconv.Atoi(field); err == nil {
+		name, _ := os.ReadFile(filepath.Join("/proc", field, "comm"))
+		pid, err := strconv.Atoi(field)
+		if err == nil && (bytes.HasPrefix(name, []byte("qemu-")) || bytes.HasPrefix(name, []byte("supermin"))) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}

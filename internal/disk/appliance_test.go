@@ -16,9 +16,10 @@ import (
 
 // fakeVirtSparsify puts a script in the place of virt-sparsify, whose real
 // run boots a virtual machine (see the nightly tests).
-func fakeVirtSparsify(t *testing.T, script string) {
-	bin := onlyPrograms(t, "qemu-img", "qemu-io", "prlimit", "sh", "sleep", "setsid")
+func fakeVirtSparsify(t *testing.T, script string) (bin string) {
+	bin = onlyPrograms(t, "qemu-img", "qemu-io", "prlimit", "sh", "sleep", "setsid")
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "virt-sparsify"), []byte("#!/bin/sh\n"+script), 0o700))
+	return bin
 }
 
 func virtSparsify(method disk.Method, tmp string) disk.SparsifyOptions {
@@ -67,9 +68,9 @@ func TestAFullDiskForVirtSparsifysCopyIsNamed(t *testing.T) {
 func TestACancelledVirtSparsifyIsEndedThroughItsVirtualMachine(t *testing.T) {
 	in, tmp, dir := qcow2Disk(t), t.TempDir(), t.TempDir()
 	mark := filepath.Join(tmp, "mark")
-	fakeVirtSparsify(t, `trap '' TERM
-setsid sh -c 'trap "" TERM; echo "$0"; while :; do sleep 0.1; done' `+mark+`
-exit 1`)
+	bin := fakeVirtSparsify(t, "trap '' TERM\nsetsid qemu-fake "+mark+"\nexit 1")
+	machine := "#!/bin/sh\ntrap '' TERM; echo $1; while :; do sleep 0.1; done"
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "qemu-fake"), []byte(machine), 0o700))
 	stop := errors.New("stopped by the test")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	seen := &activities{on: func(what string) {

@@ -28,7 +28,7 @@ func ext4Disk(t *testing.T) string {
 	path := rawDisk(t, 64*mib)
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	require.NoError(t, err)
-	_, err = f.WriteAt([]byte{0, 0xf0, 1, 0}, 446+12) // the partition: all but the first MiB
+	_, err = f.WriteAt([]byte{0, 0xf8, 1, 0}, 446+12) // the partition: 63 MiB, the filesystem
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-d", files, "-E", "offset=1048576", path, "64512k")
