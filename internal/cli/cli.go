@@ -116,6 +116,7 @@ digest; progress and errors go to standard error.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	cobra.EnableCommandSorting = false // the order of the stages
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "write progress and errors as one JSON object a line (on standard error)")

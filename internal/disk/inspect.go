@@ -22,12 +22,12 @@ type Info struct {
 	FileSize    int64  // length of the file in bytes: what a layer carries
 	ActualSize  int64  // bytes that the file takes on its filesystem
 	DataSize    int64  // bytes of the guest's data once unpacked, in whole clusters
-	// Compression is that of most of its data. Compressing such an image
+	// Compression is that of at least half of its data. Compressing such an image
 	// again costs seconds and gains next to nothing.
 	Compression Compression
 }
 
-// Compressed says whether most of the disk's data is compressed.
+// Compressed says whether at least half of the disk's data is compressed.
 func (i Info) Compressed() bool { return i.Compression != NoCompression }
 
 // KubeVirt's limits for qemu-img info on an image that it does not trust
@@ -118,7 +118,7 @@ func (i *Info) readQCOW2(ctx context.Context, f *os.File) error {
 	}
 	i.VirtualSize = int64(h.size)
 	i.DataSize = (t.plain + t.compressed) * h.clusterSize()
-	if t.compressed > t.plain {
+	if t.compressed > 0 && t.compressed >= t.plain {
 		i.Compression = h.compression()
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 const (
 	qcow2Magic = "QFI\xfb"
 
+	incompatibleDirty        = 1 << 0
 	incompatibleCorrupt      = 1 << 1
 	incompatibleExternalData = 1 << 2
 	incompatibleExtendedL2   = 1 << 4
@@ -77,6 +78,8 @@ func (h header) refusal() error {
 		return failure.New("the qcow2 image is encrypted", "give one that is not")
 	case h.snapshot != 0:
 		return failure.New(fmt.Sprintf("the qcow2 image holds %d internal snapshots, which would publish earlier states of the disk", h.snapshot), flatten)
+	case h.incompatible&incompatibleDirty != 0:
+		return failure.New("the qcow2 image was not closed properly", "repair it with qemu-img check -r all, or make it again")
 	case h.incompatible&incompatibleCorrupt != 0:
 		return failure.New("the qcow2 image is marked as corrupt", "repair it with qemu-img check -r all, or fetch it again")
 	}

@@ -34,6 +34,7 @@ var metadata = containerdisk.Metadata{Architecture: "amd64", Title: "ubuntu"}
 func packed(t testing.TB, mib int) (dir string, disk []byte, made containerdisk.Result) {
 	disk = make([]byte, mib<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(disk)
+	copy(disk[446:], make([]byte, 64)) // no partitions
 	copy(disk[510:], "\x55\xAA")
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, os.WriteFile(path, disk, 0o600))
