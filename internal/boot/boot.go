@@ -16,6 +16,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/accel"
 	"github.com/netgroup-polito/diskforge/internal/command"
+	"github.com/netgroup-polito/diskforge/internal/console"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -56,7 +57,7 @@ type Guest struct {
 	keys    keys
 	process *command.Process
 	qmp     *monitor
-	console *console
+	console *console.Console
 	port    int
 	client  *ssh.Client
 	unwatch func() bool // stops watching the context that Start got
@@ -86,7 +87,7 @@ func (g *Guest) start(ctx context.Context, p progress.Reporter) error {
 	if err := g.launch(ctx); err != nil {
 		return err
 	}
-	g.console = watch(filepath.Join(g.options.Dir, consoleFile), g.process.Done(), p)
+	g.console = console.Watch(filepath.Join(g.options.Dir, consoleFile), g.process.Done(), p)
 	port, err := g.qmp.forwardedPort(ctx)
 	if err != nil {
 		return g.explain(ctx, err)
@@ -165,7 +166,7 @@ func (g *Guest) Dir() string { return g.options.Dir }
 func (g *Guest) ConsoleLog() string { return filepath.Join(g.options.Dir, consoleFile) }
 
 // Console returns the last lines of the serial console, oldest first.
-func (g *Guest) Console() []string { return g.console.last() }
+func (g *Guest) Console() []string { return g.console.Last() }
 
 // Pid is the process number of the guest's QEMU.
 func (g *Guest) Pid() int { return g.process.Pid() }
@@ -202,7 +203,7 @@ func (g *Guest) Close() error {
 			g.qmp.close()
 		}
 		if g.console != nil {
-			<-g.console.done
+			<-g.console.Done()
 		}
 		g.closed = g.removeFiles()
 	})

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"github.com/netgroup-polito/diskforge/internal/command"
+	"github.com/netgroup-polito/diskforge/internal/console"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
 
@@ -48,7 +49,7 @@ func (g *Guest) awaitSSH(ctx context.Context) error {
 		select {
 		case <-g.process.Done():
 			cancel(died("the guest's QEMU ended before ssh answered"))
-		case what := <-g.console.died:
+		case what := <-g.console.Died():
 			cancel(died(what))
 		case <-wait.Done():
 		}
@@ -89,7 +90,7 @@ func (g *Guest) explain(ctx context.Context, err error) error {
 	lines := g.Console()
 	select {
 	case <-g.process.Done():
-		<-g.console.done
+		<-g.console.Done()
 		lines = append(g.Console(), command.Tail(g.process.Wait())...)
 	default:
 	}
@@ -193,7 +194,7 @@ func (g *Guest) Run(ctx context.Context, cmd string, stdin io.Reader) (string, e
 		status = exit.ExitStatus()
 		err = fmt.Errorf("exit status %d", status)
 	}
-	said := strings.TrimSpace(clean([]byte(lastLine(stderr.String()))))
+	said := strings.TrimSpace(console.Clean([]byte(lastLine(stderr.String()))))
 	return stdout.String(), &RunError{Command: firstLine(cmd), Status: status, Stderr: said, Err: err}
 }
 

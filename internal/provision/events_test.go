@@ -218,13 +218,3 @@ func FuzzEvents(f *testing.F) {
 		}
 	})
 }
-
-func FuzzConsole(f *testing.F) {
-	f.Add([]byte("\x1b[2J\x1b[01;01HBooting\r\n\xff\xfe\x00[ OK ]\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, line := range printable(b) {
-			require.NotEmpty(t, line)
-			require.False(t, strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f }), "%q", line)
-		}
-	})
-}

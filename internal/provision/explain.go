@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/netgroup-polito/diskforge/internal/console"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
 
@@ -26,14 +27,14 @@ func (b *build) explain(err error) error {
 	case b.events.phase == booting && b.events.has("Timeout waiting for SSH"):
 		return b.neverUp(fmt.Sprintf("the guest did not answer ssh within %s", b.opts.SSHTimeout))
 	case b.events.phase == cleaning || b.events.phase == halting:
-		return &failure.Error{What: "cleaning the guest failed: " + b.events.lastError(err), Lines: lastLines(b.log("packer.log"), 10), Log: b.log("packer.log"), Err: err}
+		return &failure.Error{What: "cleaning the guest failed: " + b.events.lastError(err), Lines: console.LastLines(b.log("packer.log"), 10), Log: b.log("packer.log"), Err: err}
 	}
 	qemu := b.qemuSaid()
 	e := &failure.Error{What: "Packer failed: " + b.events.lastError(err), Lines: qemu, Log: b.log("packer.log"), Err: err}
 	if len(qemu) > 0 {
 		e.What = "QEMU failed: " + qemu[len(qemu)-1]
 	} else {
-		e.Lines = lastLines(b.log("packer.log"), 10)
+		e.Lines = console.LastLines(b.log("packer.log"), 10)
 	}
 	return e
 }
@@ -64,7 +65,7 @@ func (b *build) taskFailed(task *Task, err error) error {
 // neverUp is the failure of a guest whose ssh never came, with the end of its
 // serial console as the evidence.
 func (b *build) neverUp(what string) error {
-	lines := lastLines(b.log("console.log"), 12)
+	lines := console.LastLines(b.log("console.log"), 12)
 	e := &failure.Error{What: what, Lines: lines, Log: b.log("console.log"),
 		Try: "is the base a cloud image, with cloud-init and an ssh server?"}
 	if len(lines) == 0 {

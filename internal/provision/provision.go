@@ -16,6 +16,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/accel"
 	"github.com/netgroup-polito/diskforge/internal/command"
+	"github.com/netgroup-polito/diskforge/internal/console"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -199,11 +200,13 @@ func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	b.events.start(report, b.keptUp(report))
-	watch := newConsole(b.log("console.log"))
-	done := make(chan struct{})
+	watch := console.Watch(b.log("console.log"), first(ctx.Done(), b.events.connected), report)
 	go func() {
-		defer close(done)
-		watch.follow(ctx, b.events.connected, report, cancel)
+		select {
+		case what := <-watch.Died():
+			cancel(&bootError{what})
+		case <-watch.Done():
+		}
 	}()
 	debug := b.log("packer-debug.log")
 	err := command.Run(ctx, command.Cmd{
@@ -216,7 +219,7 @@ func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 	})
 	failed := ctx.Err() != nil
 	cancel(nil)
-	<-done
+	<-watch.Done()
 	if err != nil && !failed {
 		err = b.explain(err)
 	} else if failed {
@@ -226,6 +229,24 @@ func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 		_ = os.Remove(debug)
 	}
 	return err
+}
+
+// bootError is a boot that the console says will never succeed.
+type bootError struct{ what string }
+
+func (e *bootError) Error() string { return e.what }
+
+// first is closed when one of the two is.
+func first(a, b <-chan struct{}) <-chan struct{} {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		select {
+		case <-a:
+		case <-b:
+		}
+	}()
+	return closed
 }
 
 // stopped is why a build ended before its time: what the console told, the

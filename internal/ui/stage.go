@@ -14,7 +14,7 @@ type Stage struct {
 	activity string
 	done     int64 // bytes
 	total    int64
-	told     int // last tenth of the bytes that a plain line told
+	told     time.Time // when a plain line last told the bytes
 }
 
 // Stage begins a stage.
@@ -32,21 +32,18 @@ func (s *Stage) Bytes(done, total int64) {
 	s.ui.mu.Lock()
 	defer s.ui.mu.Unlock()
 	if total != s.total || done < s.done {
-		s.told = 0
+		s.told = time.Now() // another measure began
 	}
 	s.done, s.total = done, total
-	if total <= 0 || s.ui.screen != nil {
-		return
-	}
-	if tenth := int(10 * done / total); tenth > s.told && s.elapsed() >= plainEvery {
-		s.told = tenth
+	if total > 0 && s.ui.screen == nil && time.Since(s.told) >= plainEvery {
+		s.told = time.Now()
 		s.line(fmt.Sprintf("%d%% of %s", 100*done/total, Size(total)))
 	}
 }
 
-// plainEvery keeps plain output short: a copy of less than this needs no lines
-// about its progress.
-const plainEvery = 2 * time.Second
+// plainEvery keeps plain output short: a copy that takes less than this needs
+// no line about its progress.
+const plainEvery = 5 * time.Second
 
 // Activity names what is going on where there is no measure.
 func (s *Stage) Activity(what string) {

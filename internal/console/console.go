@@ -1,4 +1,6 @@
-package boot
+// Package console follows the serial console of a guest while it boots: which
+// phase it is in, what ended it, what it said last.
+package console
 
 import (
 	"bytes"
@@ -14,9 +16,10 @@ import (
 )
 
 const (
-	consoleLines   = 30  // lines kept for an error
-	consoleColumns = 400 // bytes of a line kept
-	consolePoll    = 100 * time.Millisecond
+	maxLines   = 30  // lines kept for an error
+	maxColumns = 400 // bytes of a line kept
+	poll       = 100 * time.Millisecond
+	maxTail    = 16 << 10 // bytes of a log that LastLines reads
 )
 
 // phases are what a boot goes through, each with what its first line on the
@@ -46,8 +49,8 @@ var dead = []struct {
 	{regexp.MustCompile(`You are in emergency mode`), "the guest's systemd gave up in emergency mode"},
 }
 
-// console follows the serial console's log while the guest runs.
-type console struct {
+// Console follows the log of a serial console while the guest runs.
+type Console struct {
 	p     progress.Reporter
 	died  chan string   // receives what killed the boot, at most once
 	done  chan struct{} // closed when the guest has ended and all is read
@@ -58,13 +61,14 @@ type console struct {
 	dead  bool
 }
 
-func newConsole(p progress.Reporter) *console {
+func newConsole(p progress.Reporter) *Console {
 	p.Activity("boot: " + phases[0].name)
-	return &console{p: p, died: make(chan string, 1), done: make(chan struct{})}
+	return &Console{p: p, died: make(chan string, 1), done: make(chan struct{})}
 }
 
-// watch follows file until ended is closed.
-func watch(file string, ended <-chan struct{}, p progress.Reporter) *console {
+// Watch follows the file, which may not be there yet, until ended is closed.
+// The phases of the boot are told to p.
+func Watch(file string, ended <-chan struct{}, p progress.Reporter) *Console {
 	c := newConsole(p)
 	go func() {
 		defer close(c.done)
@@ -73,13 +77,13 @@ func watch(file string, ended <-chan struct{}, p progress.Reporter) *console {
 	return c
 }
 
-func (c *console) follow(file string, ended <-chan struct{}) {
+func (c *Console) follow(file string, ended <-chan struct{}) {
 	f, err := os.Open(file)
 	for err != nil { // QEMU makes it
 		select {
 		case <-ended:
 			return
-		case <-time.After(consolePoll):
+		case <-time.After(poll):
 			f, err = os.Open(file)
 		}
 	}
@@ -88,7 +92,7 @@ func (c *console) follow(file string, ended <-chan struct{}) {
 		select {
 		case <-ended:
 			last = true
-		case <-time.After(consolePoll):
+		case <-time.After(poll):
 		}
 		// Write never fails; what cannot be read is missing, no more.
 		_, _ = io.Copy(c, f)
@@ -96,7 +100,7 @@ func (c *console) follow(file string, ended <-chan struct{}) {
 }
 
 // Write takes what the guest printed.
-func (c *console) Write(b []byte) (int, error) {
+func (c *Console) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := len(b)
@@ -111,30 +115,30 @@ func (c *console) Write(b []byte) (int, error) {
 		b = b[i+1:]
 	}
 	c.keep(b)
-	c.recognise(clean(c.part)) // a prompt has no end of line
+	c.recognise(Clean(c.part)) // a prompt has no end of line
 	return n, nil
 }
 
-func (c *console) keep(b []byte) {
-	if room := consoleColumns - len(c.part); len(b) > room {
+func (c *Console) keep(b []byte) {
+	if room := maxColumns - len(c.part); len(b) > room {
 		b = b[:room]
 	}
 	c.part = append(c.part, b...)
 }
 
-func (c *console) line(raw []byte) {
-	line := clean(raw)
+func (c *Console) line(raw []byte) {
+	line := Clean(raw)
 	if line == "" {
 		return
 	}
-	if c.lines = append(c.lines, line); len(c.lines) > consoleLines {
+	if c.lines = append(c.lines, line); len(c.lines) > maxLines {
 		c.lines = c.lines[1:]
 	}
 	c.recognise(line)
 }
 
 // recognise moves the phase forward, never back: output of one may come late.
-func (c *console) recognise(line string) {
+func (c *Console) recognise(line string) {
 	for i := len(phases) - 1; i > c.phase; i-- {
 		if phases[i].seen.MatchString(line) {
 			c.phase = i
@@ -150,21 +154,45 @@ func (c *console) recognise(line string) {
 	}
 }
 
-func (c *console) last() []string {
+// Died receives, at most once, what killed the boot: no ssh will come.
+func (c *Console) Died() <-chan string { return c.died }
+
+// Done is closed when the guest has ended and all that it said is read.
+func (c *Console) Done() <-chan struct{} { return c.done }
+
+// Last returns the last lines, fit to print, oldest first.
+func (c *Console) Last() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lines := append([]string(nil), c.lines...)
-	if part := clean(c.part); part != "" {
+	if part := Clean(c.part); part != "" {
 		lines = append(lines, part)
 	}
 	return lines
 }
 
+// LastLines returns the last n lines of a log that a guest or a program wrote,
+// fit to print; none where it cannot be read.
+func LastLines(file string, n int) []string {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > maxTail {
+		_, _ = f.Seek(-maxTail, io.SeekEnd) // from the start is as good
+	}
+	c := newConsole(progress.Discard)
+	_, _ = io.Copy(c, io.LimitReader(f, maxTail))
+	lines := c.Last()
+	return lines[max(0, len(lines)-n):]
+}
+
 var escape = regexp.MustCompile(`\x1b(\[[0-9;?]*[ -/]*[@-~]|[()][A-Z0-9]|[@-Z\\-_=>78c])`)
 
-// clean makes a line of a guest fit to print: it may hold anything, terminal
+// Clean makes a line of a guest fit to print: it may hold anything, terminal
 // commands above all.
-func clean(raw []byte) string {
+func Clean(raw []byte) string {
 	line := escape.ReplaceAllString(strings.ToValidUTF8(string(raw), "?"), "")
 	line = strings.Map(func(r rune) rune {
 		if r == '\t' || unicode.IsPrint(r) {
