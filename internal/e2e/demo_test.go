@@ -39,7 +39,7 @@ func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
 	demo := filepath.Join(root(t), ".ci", "task")
 
 	first := start(t, env, demo, "demo")
-	first.await(30*time.Minute, "ssh answers")
+	first.await(30*time.Minute, "starting Ansible")
 	for address := range listeners(t) {
 		assert.True(t, before[address] || onLoopback(address), "a build listens on %s", address)
 	}
@@ -58,7 +58,6 @@ func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
 
 	again := start(t, env, demo, "demo")
 	require.Zero(t, again.wait(20*time.Minute), again.errors())
-	assert.Regexp(t, `done before.*|stage=provision`, again.errors())
 	assert.Contains(t, again.errors(), "done before", "the finished stage is not run again")
 	ended(t, out)
 
