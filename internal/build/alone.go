@@ -195,3 +195,14 @@ func (b *Build) Base(ctx context.Context) (path string, err error) {
 	})
 	return path, err
 }
+
+// Tools compiles Packer, its plugins and goss, or finds them in the cache, and
+// returns their folder.
+func (b *Build) Tools(ctx context.Context) (dir string, err error) {
+	err = b.stage(ctx, "tools", func(ctx context.Context, p progress.Reporter) (string, error) {
+		set, err := b.tools(ctx, p)
+		dir = filepath.Dir(set.Packer)
+		return dir, err
+	})
+	return dir, err
+}

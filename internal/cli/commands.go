@@ -114,6 +114,16 @@ func (a *app) base() *cobra.Command {
 		})
 }
 
+func (a *app) tools() *cobra.Command {
+	return a.command("tools", "Compile Packer, its plugins and goss, and print their folder",
+		"Compile the pinned Packer, its plugins and goss into CACHE_DIR, or find them there,\nand print their folder. A build does that by itself; a toolbox image is made with\nit: copy the folder and name it in "+tools.DirVariable+".",
+		cobra.NoArgs, nil,
+		func(c *cobra.Command, _ []string, b *build.Build) error {
+			dir, err := b.Tools(c.Context())
+			return a.printed(dir, err)
+		})
+}
+
 func (a *app) doctor() *cobra.Command {
 	return a.command("doctor", "Say what a build would miss on this host",
 		"Look at the programs, the accelerator and the space that a build needs here.\nThe exit code is not 0 where a build cannot work.",

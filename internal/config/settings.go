@@ -56,7 +56,7 @@ type Settings struct {
 	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build push" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor" help:"folder of the results and of the work; one build at a time"`
-	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base doctor" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
+	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
 	AptMirror  string `env:"APT_MIRROR" in:"build provision base" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
 	CAFile     string `env:"CA_FILE" in:"build provision push" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
 	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision" help:"proxy for HTTP: downloads, and the guest during the build"`
