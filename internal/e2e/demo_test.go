@@ -126,7 +126,7 @@ func contract(t *testing.T, image v1.Image) {
 }
 
 // tree writes a playbook tree with one playbook and returns its folder.
-func tree(t *testing.T, playbook string) string {
+func tree(t testing.TB, playbook string) string {
 	t.Helper()
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "course.yml"), []byte(playbook), 0o644))

@@ -28,7 +28,7 @@ const secret = "planted-e2e-PASSWORD"
 
 // run is one run of a command.
 type run struct {
-	t      *testing.T
+	t      testing.TB
 	cmd    *exec.Cmd
 	stdout bytes.Buffer
 	mu     sync.Mutex
@@ -37,18 +37,18 @@ type run struct {
 	done   chan struct{}
 }
 
-func root(t *testing.T) string {
+func root(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	return dir
 }
 
-func diskforge(t *testing.T) string { return filepath.Join(root(t), "bin", "diskforge") }
+func diskforge(t testing.TB) string { return filepath.Join(root(t), "bin", "diskforge") }
 
 // start starts a command in the repository's root. Its environment is ours,
 // less every setting that the test does not give.
-func start(t *testing.T, env map[string]string, program string, args ...string) *run {
+func start(t testing.TB, env map[string]string, program string, args ...string) *run {
 	t.Helper()
 	r := &run{t: t, cmd: exec.Command(program, args...), lines: make(chan string, 10000), done: make(chan struct{})}
 	r.cmd.Dir = root(t)
@@ -166,7 +166,7 @@ func processes(path string) []process {
 }
 
 // ended waits until nothing works below the folder any more.
-func ended(t *testing.T, dir string) {
+func ended(t testing.TB, dir string) {
 	t.Helper()
 	var left []process
 	for range 100 {
@@ -179,7 +179,7 @@ func ended(t *testing.T, dir string) {
 }
 
 // listeners are the addresses, local part, of all listening TCP sockets.
-func listeners(t *testing.T) map[string]bool {
+func listeners(t testing.TB) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
@@ -201,7 +201,7 @@ func onLoopback(address string) bool {
 }
 
 // files are the regular files below a folder, relative to it.
-func files(t *testing.T, dir string) []string {
+func files(t testing.TB, dir string) []string {
 	t.Helper()
 	var found []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -216,7 +216,7 @@ func files(t *testing.T, dir string) []string {
 }
 
 // holdsSecret names the files below dir that hold the planted password.
-func holdsSecret(t *testing.T, dir string) []string {
+func holdsSecret(t testing.TB, dir string) []string {
 	t.Helper()
 	var found []string
 	for _, name := range files(t, dir) {
@@ -231,7 +231,7 @@ func holdsSecret(t *testing.T, dir string) []string {
 
 // registry starts Debian's docker-registry with one user and returns its
 // address. It listens on loopback.
-func registry(t *testing.T) string {
+func registry(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
