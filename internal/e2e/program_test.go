@@ -178,16 +178,27 @@ func ended(t testing.TB, dir string) {
 	t.Errorf("still running: %v", left)
 }
 
-// listeners are the addresses, local part, of all listening TCP sockets.
-func listeners(t testing.TB) map[string]bool {
+// listeners are the local addresses of the listening TCP sockets of the
+// processes that work on something below the folder.
+func listeners(t testing.TB, dir string) []string {
 	t.Helper()
-	found := map[string]bool{}
+	sockets := map[string]bool{}
+	for _, p := range processes(dir) {
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.pid))
+		for _, link := range links {
+			to, _ := os.Readlink(link)
+			if inode, ok := strings.CutPrefix(to, "socket:["); ok {
+				sockets[strings.TrimSuffix(inode, "]")] = true
+			}
+		}
+	}
+	var found []string
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		b, err := os.ReadFile(table)
 		require.NoError(t, err)
 		for _, line := range strings.Split(string(b), "\n")[1:] {
-			if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" {
-				found[f[1]] = true
+			if f := strings.Fields(line); len(f) > 9 && f[3] == "0A" && sockets[f[9]] {
+				found = append(found, f[1])
 			}
 		}
 	}
