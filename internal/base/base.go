@@ -6,12 +6,9 @@ package base
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -19,9 +16,9 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/netgroup-polito/diskforge/internal/digest"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/lock"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -65,12 +62,12 @@ func Make(ctx context.Context, o Options, p progress.Reporter) (Image, error) {
 	if err := os.MkdirAll(o.CacheDir, 0o755); err != nil {
 		return Image{}, failure.Wrap(err, "cannot use the cache for base images", "choose another directory")
 	}
-	unlock, err := lock(ctx, filepath.Join(o.CacheDir, ".base-"+o.Suite+".lock"), p)
+	unlock, err := lock.File(ctx, filepath.Join(o.CacheDir, ".base-"+o.Suite+".lock"), "waiting for another build of this base image", p)
 	if err != nil {
 		return Image{}, err
 	}
 	defer unlock()
-	if image, ok := o.cached(); ok {
+	if image, ok := o.cached(ctx, p); ok {
 		return image, nil
 	}
 	if err := o.checkHost(ctx); err != nil {
@@ -130,7 +127,7 @@ func (o Options) kernel() string { return strings.TrimSuffix(o.path(), ".qcow2")
 
 // cached returns the image of the cache, if its bytes are those that were
 // recorded when it was made.
-func (o Options) cached() (Image, bool) {
+func (o Options) cached(ctx context.Context, p progress.Reporter) (Image, bool) {
 	b, err := os.ReadFile(o.record())
 	if err != nil {
 		return Image{}, false
@@ -139,8 +136,8 @@ func (o Options) cached() (Image, bool) {
 	if json.Unmarshal(b, &image) != nil {
 		return Image{}, false
 	}
-	digest, err := digestOf(o.path())
-	if err != nil || digest != image.Digest {
+	got, err := digest.File(ctx, o.path(), p)
+	if err != nil || got != image.Digest {
 		return Image{}, false
 	}
 	image.Path, image.Cached = o.path(), true
@@ -148,12 +145,12 @@ func (o Options) cached() (Image, bool) {
 }
 
 // publish moves a finished image into the cache, its record last.
-func (o Options) publish(file string, created time.Time) (Image, error) {
-	digest, err := digestOf(file)
+func (o Options) publish(ctx context.Context, file string, created time.Time) (Image, error) {
+	sum, err := digest.File(ctx, file, progress.Discard)
 	if err != nil {
 		return Image{}, err
 	}
-	image := Image{Path: o.path(), Format: "qcow2", Digest: digest, Created: created, Suite: o.Suite}
+	image := Image{Path: o.path(), Format: "qcow2", Digest: sum, Created: created, Suite: o.Suite}
 	b, err := json.MarshalIndent(image, "", "  ")
 	if err != nil {
 		return Image{}, err
@@ -180,45 +177,4 @@ func moveIntoPlace(from, to string) error {
 		return fmt.Errorf("writing %s to disk: %w", from, err)
 	}
 	return os.Rename(from, to)
-}
-
-func digestOf(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
-}
-
-// lock takes the lock on file, waiting for whoever holds it until ctx ends.
-// The lock is the kernel's: it ends with its holder, however that ends.
-func lock(ctx context.Context, file string, p progress.Reporter) (unlock func(), err error) {
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o644)
-	if err != nil {
-		return nil, failure.Wrap(err, "cannot lock the cache for base images", "choose another directory")
-	}
-	for told := false; ; told = true {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("locking %s: %w", file, err)
-		}
-		if !told {
-			p.Activity("waiting for another build of this base image")
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, context.Cause(ctx)
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }

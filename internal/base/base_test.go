@@ -159,7 +159,7 @@ func published(t *testing.T) (Options, Image) {
 	require.NoError(t, err)
 	file := filepath.Join(o.CacheDir, "new.qcow2")
 	require.NoError(t, os.WriteFile(file, []byte("image"), 0o644))
-	image, err := o.publish(file, time.Unix(1700000000, 0).UTC())
+	image, err := o.publish(t.Context(), file, time.Unix(1700000000, 0).UTC())
 	require.NoError(t, err)
 	return o, image
 }
@@ -176,37 +176,16 @@ func TestAnImageThatIsThereIsUsedAgain(t *testing.T) {
 func TestAnImageWhoseBytesChangedIsNotUsed(t *testing.T) {
 	o, made := published(t)
 	require.NoError(t, os.WriteFile(made.Path, []byte("imagE"), 0o644))
-	_, ok := o.cached()
+	_, ok := o.cached(t.Context(), progress.Discard)
 	assert.False(t, ok)
 	o, made = published(t)
 	require.NoError(t, os.Remove(made.Path))
-	_, ok = o.cached()
+	_, ok = o.cached(t.Context(), progress.Discard)
 	assert.False(t, ok)
 	o, _ = published(t)
 	require.NoError(t, os.WriteFile(o.record(), []byte("{"), 0o644))
-	_, ok = o.cached()
+	_, ok = o.cached(t.Context(), progress.Discard)
 	assert.False(t, ok)
-}
-
-func TestTwoBuildersWaitForEachOther(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "lock")
-	unlock, err := lock(t.Context(), file, progress.Discard)
-	require.NoError(t, err)
-	stop := errors.New("stopped by the test")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(stop)
-	_, err = lock(ctx, file, progress.Discard)
-	require.ErrorIs(t, err, stop)
-	got := make(chan error)
-	go func() {
-		second, err := lock(context.Background(), file, progress.Discard)
-		if err == nil {
-			second()
-		}
-		got <- err
-	}()
-	unlock()
-	require.NoError(t, <-got)
 }
 
 func mirror(t *testing.T, have ...string) string {

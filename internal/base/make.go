@@ -47,7 +47,7 @@ func (o Options) make(ctx context.Context, p progress.Reporter) (image Image, er
 	if err := b.keepKernel(); err != nil {
 		return Image{}, err
 	}
-	return o.publish(b.file("disk.qcow2"), created)
+	return o.publish(ctx, b.file("disk.qcow2"), created)
 }
 
 // remove removes a work directory with its tree, whose files may belong to

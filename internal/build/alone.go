@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/netgroup-polito/diskforge/internal/digest"
+
 	"github.com/netgroup-polito/diskforge/internal/accel"
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -40,7 +42,7 @@ func (b *Build) ProvisionTo(ctx context.Context, out string) error {
 
 // describe writes what is known about a provisioned disk beside it.
 func (b *Build) describe(ctx context.Context, r ready, made provisioned, out string, p progress.Reporter) error {
-	digest, err := workdir.Digest(ctx, out, p)
+	digest, err := digest.File(ctx, out, p)
 	if err != nil {
 		return err
 	}
@@ -79,7 +81,7 @@ func (b *Build) SparsifyTo(ctx context.Context, in, out string) error {
 			return "", err
 		}
 		known.Verified = "" // that was another file
-		if known.Digest, err = workdir.Digest(ctx, out, p); err != nil {
+		if known.Digest, err = digest.File(ctx, out, p); err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("%s, %s to %s", result.Method, ui.Size(result.Before.FileSize), ui.Size(result.After.FileSize)), workdir.WriteSidecar(out, known)

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/netgroup-polito/diskforge/internal/digest"
+
 	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/disk"
@@ -200,7 +202,7 @@ func resume[T any](ctx context.Context, b *Build, dir *workdir.Dir, s step[T]) (
 
 // keep records what a step made and returns the output's digest.
 func keep[T any](ctx context.Context, dir *workdir.Dir, s step[T], result T, p progress.Reporter) (string, error) {
-	digest, err := workdir.Digest(ctx, s.output, p)
+	digest, err := digest.File(ctx, s.output, p)
 	if err != nil {
 		return "", err
 	}

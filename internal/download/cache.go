@@ -3,7 +3,6 @@ package download
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/lock"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -29,33 +29,21 @@ type entry struct {
 	lock *os.File
 }
 
-const lockPoll = 200 * time.Millisecond
-
 // openEntry makes the entry if missing and waits for its lock.
 func openEntry(ctx context.Context, cacheDir string, sum Checksum, to progress.Reporter) (*entry, error) {
 	dir := filepath.Join(cacheDir, sum.Algorithm+"-"+sum.Hex)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, failure.New(err.Error(), "check CACHE_DIR")
 	}
-	lock, err := os.Open(dir)
+	held, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			to.Activity("waiting for another process that downloads the same file")
-			err = sleep(ctx, lockPoll)
-			if err == nil {
-				continue
-			}
-		}
-		if err != nil {
-			lock.Close()
-			return nil, err
-		}
-		return &entry{dir: dir, sum: sum, lock: lock}, nil
+	if err := lock.Wait(ctx, held, "waiting for another process that downloads the same file", to); err != nil {
+		held.Close()
+		return nil, err
 	}
+	return &entry{dir: dir, sum: sum, lock: held}, nil
 }
 
 // close ends the lock, and removes the directory if nothing came into it.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/lock"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -104,7 +105,7 @@ func Ensure(ctx context.Context, opts Options, report progress.Reporter) (Set, e
 	if err := os.MkdirAll(opts.CacheDir, 0o700); err != nil {
 		return Set{}, failure.Wrap(err, "making the tools' cache", "set another cache directory")
 	}
-	unlock, err := lock(ctx, filepath.Join(opts.CacheDir, "tools.lock"), report)
+	unlock, err := lock.File(ctx, filepath.Join(opts.CacheDir, "tools.lock"), "waiting for another diskforge that compiles the tools", report)
 	if err != nil {
 		return Set{}, err
 	}

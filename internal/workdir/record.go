@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/digest"
+
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -36,7 +38,7 @@ func (r Record) check(stage string) error {
 		return errors.New("it has no inputs")
 	case !filepath.IsLocal(r.Output):
 		return fmt.Errorf("its output %q is not in the work directory", r.Output)
-	case !digestForm.MatchString(r.Digest) || r.Size < 0:
+	case !digest.Valid(r.Digest) || r.Size < 0:
 		return fmt.Errorf("its digest %q is none", r.Digest)
 	}
 	return nil
@@ -131,7 +133,7 @@ func (d *Dir) checkOutput(ctx context.Context, r Record, to progress.Reporter) e
 	if st.Size() != r.Size {
 		return fmt.Errorf("%s has %d bytes instead of %d", r.Output, st.Size(), r.Size)
 	}
-	got, err := digest(ctx, f, to)
+	got, err := digest.Of(ctx, f, to)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/netgroup-polito/diskforge/internal/digest"
+
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -37,7 +39,7 @@ func (w *warnings) Warn(message string) {
 func recorded(t *testing.T) (*workdir.Dir, workdir.Record) {
 	d := open(t, filepath.Join(t.TempDir(), "work"))
 	require.NoError(t, os.WriteFile(d.Path("disk.qcow2"), []byte("disk"), 0o600))
-	digest, err := workdir.Digest(t.Context(), d.Path("disk.qcow2"), progress.Discard)
+	digest, err := digest.File(t.Context(), d.Path("disk.qcow2"), progress.Discard)
 	require.NoError(t, err)
 	r := workdir.Record{Inputs: "sha256:inputs", Output: "disk.qcow2", Digest: digest, Size: 4, Result: json.RawMessage(`{"trimmed":true}`)}
 	require.NoError(t, d.Save("sparsify", r))
@@ -172,9 +174,9 @@ func TestARecordThatCannotBeWrittenLeavesTheEarlierOne(t *testing.T) {
 func TestTheDigestIsThatOfSha256sum(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(path, []byte("abc"), 0o600))
-	got, err := workdir.Digest(t.Context(), path, progress.Discard)
+	got, err := digest.File(t.Context(), path, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", got, "FIPS 180-4's example")
-	_, err = workdir.Digest(t.Context(), t.TempDir(), progress.Discard)
+	_, err = digest.File(t.Context(), t.TempDir(), progress.Discard)
 	require.ErrorContains(t, err, "not a regular file")
 }

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/digest"
+
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -40,7 +42,7 @@ func sidecarFile(disk string) string { return disk + ".json" }
 // another digest tells nothing; in the two latter cases the Reporter is
 // warned.
 func ReadSidecar(ctx context.Context, disk string, to progress.Reporter) (Sidecar, error) {
-	digest, err := Digest(ctx, disk, to)
+	digest, err := digest.File(ctx, disk, to)
 	if err != nil {
 		return Sidecar{}, err
 	}
@@ -67,7 +69,7 @@ func readSidecar(name string) (Sidecar, error) {
 	if err := readJSON(f, &s); err != nil {
 		return Sidecar{}, err
 	}
-	if !digestForm.MatchString(s.Digest) {
+	if !digest.Valid(s.Digest) {
 		return Sidecar{}, fmt.Errorf("its digest %q is none", s.Digest)
 	}
 	return s, nil
@@ -76,7 +78,7 @@ func readSidecar(name string) (Sidecar, error) {
 // WriteSidecar writes what is known about the disk beside it. Digest must be
 // set.
 func WriteSidecar(disk string, s Sidecar) error {
-	if !digestForm.MatchString(s.Digest) {
+	if !digest.Valid(s.Digest) {
 		return fmt.Errorf("writing %s: its digest %q is none", sidecarFile(disk), s.Digest)
 	}
 	return writeJSON(sidecarFile(disk), 0o644, s)

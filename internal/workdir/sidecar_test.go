@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/digest"
+
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -17,7 +19,7 @@ import (
 func described(t *testing.T) (string, workdir.Sidecar) {
 	disk := filepath.Join(t.TempDir(), "disk.qcow2")
 	require.NoError(t, os.WriteFile(disk, []byte("disk"), 0o600))
-	digest, err := workdir.Digest(t.Context(), disk, progress.Discard)
+	digest, err := digest.File(t.Context(), disk, progress.Discard)
 	require.NoError(t, err)
 	s := workdir.Sidecar{
 		Digest: digest, Trimmed: true, BaseName: "https://host/base.qcow2", BaseDigest: digest, Source: "https://host/repo",
@@ -41,7 +43,7 @@ func TestASidecarOfAnotherDiskIsIgnoredWithAWarning(t *testing.T) {
 	w := listen()
 	got, err := workdir.ReadSidecar(t.Context(), disk, w)
 	require.NoError(t, err)
-	digest, err := workdir.Digest(t.Context(), disk, progress.Discard)
+	digest, err := digest.File(t.Context(), disk, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, workdir.Sidecar{Digest: digest}, got)
 	assert.False(t, got.IsVerified())

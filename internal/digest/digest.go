@@ -1,4 +1,5 @@
-package workdir
+// Package digest names files by the sha256 of their content.
+package digest
 
 import (
 	"context"
@@ -13,21 +14,25 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-const hashBuffer = 1 << 20 // bytes
+const buffer = 1 << 20 // bytes
 
-var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+var form = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
-// Digest returns the digest of a regular file in the form "sha256:…".
-func Digest(ctx context.Context, path string, to progress.Reporter) (string, error) {
+// Valid says whether s is a digest in the form "sha256:…".
+func Valid(s string) bool { return form.MatchString(s) }
+
+// File returns the digest of a regular file in the form "sha256:…".
+func File(ctx context.Context, path string, to progress.Reporter) (string, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	return digest(ctx, f, to)
+	return Of(ctx, f, to)
 }
 
-func digest(ctx context.Context, f *os.File, to progress.Reporter) (string, error) {
+// Of returns the digest of an open regular file, read from where it stands.
+func Of(ctx context.Context, f *os.File, to progress.Reporter) (string, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return "", err
@@ -35,7 +40,7 @@ func digest(ctx context.Context, f *os.File, to progress.Reporter) (string, erro
 	if !st.Mode().IsRegular() {
 		return "", &os.PathError{Op: "digest", Path: f.Name(), Err: errors.New("not a regular file")}
 	}
-	h, b := sha256.New(), make([]byte, hashBuffer)
+	h, b := sha256.New(), make([]byte, buffer)
 	r := progress.Reader(f, st.Size(), to)
 	for {
 		if ctx.Err() != nil {
