@@ -1,0 +1,216 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/playbook"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+	"github.com/netgroup-polito/diskforge/internal/workdir"
+)
+
+// newBuild is a build whose user interface writes into a buffer.
+func newBuild(t *testing.T) (*Build, *bytes.Buffer) {
+	t.Helper()
+	out := &bytes.Buffer{}
+	u := ui.New(out, false)
+	t.Cleanup(u.Close)
+	return &Build{UI: u, Config: config.Config{OutputDir: t.TempDir(), ImageName: "course", Architecture: "amd64"}}, out
+}
+
+func opened(t *testing.T, b *Build) *workdir.Dir {
+	t.Helper()
+	dir, err := workdir.Open(filepath.Join(b.Config.OutputDir, "work"))
+	require.NoError(t, err)
+	t.Cleanup(func() { dir.Close() })
+	return dir
+}
+
+// counted is a step that writes its content and counts its runs.
+func counted(dir *workdir.Dir, inputs, content string, runs *int) step[string] {
+	return step[string]{
+		name: "count", inputs: inputs, output: dir.Path("counted"),
+		run: func(_ context.Context, out string, _ progress.Reporter) (string, error) {
+			*runs++
+			return "result of " + content, os.WriteFile(out, []byte(content), 0o600)
+		},
+		say: func(s string) string { return s },
+	}
+}
+
+func TestAFinishedStageIsRunAgainOnlyWhereItsInputsOrItsOutputChanged(t *testing.T) {
+	b, out := newBuild(t)
+	dir := opened(t, b)
+	runs := 0
+	run := func(inputs string) made[string] {
+		m, err := resume(t.Context(), b, dir, counted(dir, inputs, inputs, &runs))
+		require.NoError(t, err)
+		return m
+	}
+	first := run("one")
+	assert.Equal(t, first, run("one"))
+	assert.Equal(t, 1, runs)
+	assert.Contains(t, out.String(), "done before")
+
+	second := run("two")
+	assert.Equal(t, 2, runs)
+	assert.NotEqual(t, first.digest, second.digest)
+
+	require.NoError(t, os.WriteFile(dir.Path("counted"), []byte("twO"), 0o600))
+	assert.Equal(t, second, run("two"), "a tampered output is made again")
+	assert.Equal(t, 3, runs)
+
+	require.NoError(t, dir.Forget("count"))
+	assert.NoFileExists(t, dir.Path("counted"))
+}
+
+func TestAFailedStageIsNamedAndNotRecorded(t *testing.T) {
+	b, _ := newBuild(t)
+	dir := opened(t, b)
+	runs := 0
+	s := counted(dir, "x", "x", &runs)
+	s.run = func(context.Context, string, progress.Reporter) (string, error) { return "", errors.New("boom") }
+	_, err := resume(t.Context(), b, dir, s)
+	require.EqualError(t, err, "count: boom")
+	_, err = resume(t.Context(), b, dir, counted(dir, "x", "x", &runs))
+	require.NoError(t, err)
+	assert.Equal(t, 1, runs)
+}
+
+func TestASignalIsTheCauseOfWhatItStopped(t *testing.T) {
+	b, _ := newBuild(t)
+	stop := errors.New("stopped by the test")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	err := b.stage(ctx, "slow", func(context.Context, progress.Reporter) (string, error) {
+		cancel(stop)
+		return "", errors.New("exit status 1")
+	})
+	require.EqualError(t, err, "slow: stopped by the test")
+	started := false
+	require.ErrorIs(t, b.stage(ctx, "next", func(context.Context, progress.Reporter) (string, error) { started = true; return "", nil }), stop)
+	assert.False(t, started)
+}
+
+// aReady is what a build of Debian 12 has at hand.
+func aReady() ready {
+	return ready{
+		base:       origin{Name: "https://example.org/debian.qcow2", Digest: "sha256:base", Created: time.Unix(1700000000, 0), Guest: playbook.Guest{Name: "Debian 12", Python: "3.11"}, Known: true},
+		playbook:   playbook.Source{File: "debian-base.yml", Revision: "abc", URL: "https://example.org/playbooks.git"},
+		controller: "2.14.18",
+	}
+}
+
+func TestEveryInputOfADiskChangesItsDigest(t *testing.T) {
+	seen := map[string]string{}
+	for name, change := range map[string]func(*Build, *ready){
+		"nothing":    func(*Build, *ready) {},
+		"base":       func(_ *Build, r *ready) { r.base.Digest = "sha256:other" },
+		"playbook":   func(_ *Build, r *ready) { r.playbook.File = "other.yml" },
+		"revision":   func(_ *Build, r *ready) { r.playbook.Revision = "def" },
+		"controller": func(_ *Build, r *ready) { r.controller = "2.19.0" },
+		"disk size":  func(b *Build, _ *ready) { b.Config.DiskSize++ },
+		"build user": func(b *Build, _ *ready) { b.Config.BuildUser = "x" },
+		"vm user":    func(b *Build, _ *ready) { b.Config.VMUser = "x" },
+		"baked":      func(b *Build, _ *ready) { b.Config.BakeUser = true },
+		"desktop":    func(b *Build, _ *ready) { b.Config.Desktop = true },
+		"variables":  func(b *Build, _ *ready) { b.Config.ExtraVars = map[string]any{"a": 1} },
+		"mirror":     func(b *Build, _ *ready) { b.Config.AptMirror = "http://mirror" },
+	} {
+		b, _ := newBuild(t)
+		r := aReady()
+		change(b, &r)
+		digest := b.provisionInputs(r)
+		assert.Empty(t, seen[digest], "%s changes nothing", name)
+		seen[digest] = name
+	}
+	b, _ := newBuild(t)
+	b.Config.ImageName, b.Config.ImageTag, b.Config.OutputDir, b.Config.MemoryMiB = "other", "2", "/elsewhere", 4096
+	assert.Equal(t, "nothing", seen[b.provisionInputs(aReady())], "neither name nor place nor the guest's memory is an input")
+}
+
+func TestAnImageTellsWhatItWasMadeFrom(t *testing.T) {
+	b, _ := newBuild(t)
+	m := b.metadata(aReady())
+	assert.Equal(t, "debian", m.Preference)
+	assert.Equal(t, "course", m.Title)
+	assert.Equal(t, "abc", m.Revision)
+	assert.Equal(t, time.Unix(1700000000, 0), m.Created)
+	t.Setenv("SOURCE_DATE_EPOCH", "1600000000")
+	assert.Equal(t, time.Unix(1600000000, 0), b.metadata(aReady()).Created)
+}
+
+func TestABasesNameTellsNeitherPasswordsNorPaths(t *testing.T) {
+	for raw, public := range map[string]string{
+		"https://user:secret@example.org/a/debian.qcow2?token=secret#x": "https://example.org/a/debian.qcow2",
+		"/home/somebody/debian.qcow2":                                   "debian.qcow2",
+		"file:///home/somebody/debian.qcow2":                            "debian.qcow2",
+	} {
+		assert.Equal(t, public, publicName(raw))
+	}
+}
+
+// aDisk writes a small raw disk.
+func aDisk(t *testing.T) string {
+	t.Helper()
+	disk := make([]byte, 1<<20)
+	copy(disk[510:], "\x55\xaa")
+	path := filepath.Join(t.TempDir(), "disk.img")
+	require.NoError(t, os.WriteFile(path, disk, 0o600))
+	return path
+}
+
+func TestAnImageThatWasNotVerifiedIsNotPushed(t *testing.T) {
+	b, _ := newBuild(t)
+	layout := filepath.Join(t.TempDir(), "layout")
+	_, err := b.PackTo(t.Context(), aDisk(t), layout)
+	require.NoError(t, err)
+	_, err = b.PushLayout(t.Context(), layout, "127.0.0.1:9/labs/x:1", false)
+	require.ErrorContains(t, err, "--unverified")
+	_, err = b.PushLayout(t.Context(), layout, "", true)
+	require.ErrorContains(t, err, "no address")
+}
+
+func TestWhatIsKnownOfADiskGoesIntoItsImage(t *testing.T) {
+	b, _ := newBuild(t)
+	disk := aDisk(t)
+	known, err := workdir.ReadSidecar(t.Context(), disk, progress.Discard)
+	require.NoError(t, err)
+	known.Verified, known.Revision, known.Guest = known.Digest, "abc", "debian"
+	require.NoError(t, workdir.WriteSidecar(disk, known))
+	layout := filepath.Join(t.TempDir(), "layout")
+	_, err = b.PackTo(t.Context(), disk, layout)
+	require.NoError(t, err)
+	loaded, err := containerdisk.Load(layout)
+	require.NoError(t, err)
+	assert.True(t, loaded.Verified)
+	manifest, err := loaded.Image.Manifest()
+	require.NoError(t, err)
+	assert.Equal(t, "abc", manifest.Annotations["org.opencontainers.image.revision"])
+}
+
+func TestThePasswordFileIsReadWithoutItsLineEnd(t *testing.T) {
+	b, _ := newBuild(t)
+	file := filepath.Join(t.TempDir(), "pass")
+	require.NoError(t, os.WriteFile(file, []byte("word\r\n"), 0o600))
+	b.Config.RegistryUser, b.Config.RegistryPassFile = "me", file
+	o, err := b.registry()
+	require.NoError(t, err)
+	assert.Equal(t, "word", o.Password)
+	require.NoError(t, os.WriteFile(file, []byte("\n"), 0o600))
+	_, err = b.registry()
+	f, ok := failure.In(err)
+	require.True(t, ok)
+	assert.Contains(t, f.What, "no password")
+}
