@@ -129,12 +129,15 @@ func (b *Build) publish(ctx context.Context, image finished, r ready) (Result, e
 		return Result{}, err
 	}
 	result := Result{Layout: layout, Reference: layoutReference(layout, packed.Digest)}
-	if b.Config.Reference == "" {
+	if !b.pushes() {
 		return result, nil
 	}
 	result.Reference, err = b.push(ctx, layout, b.Config.Reference)
 	return result, err
 }
+
+// pushes says whether the build ends in a registry.
+func (b *Build) pushes() bool { return b.Config.Reference != "" && b.Config.Push }
 
 func layoutReference(layout, digest string) string { return "oci:" + layout + "@" + digest }
 

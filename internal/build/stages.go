@@ -135,7 +135,7 @@ func (b *Build) push(ctx context.Context, layout, reference string) (pushed stri
 // checkRegistry asks the registry, before anything slow starts, whether we may
 // push.
 func (b *Build) checkRegistry(ctx context.Context) error {
-	if b.Config.Reference == "" {
+	if !b.pushes() {
 		return nil
 	}
 	options, err := b.registry()

@@ -135,6 +135,25 @@ func TestANameIsCheckedAndFoundWhereNothingIsPushed(t *testing.T) {
 	require.ErrorContains(t, err, "TARGET_REGISTRY")
 }
 
+func TestABuildThatLeavesThePushToAnotherNeedsTheWholeAddress(t *testing.T) {
+	env := map[string]string{"PUSH": "false", "BASE_FROM_PACKAGES": "true"}
+	_, err := from(t, env, nil, config.NeedBase, config.NeedReference)
+	require.ErrorContains(t, err, "TARGET_REGISTRY: is not set")
+	_, err = from(t, env, nil, config.NeedReference)
+	require.NoError(t, err, "push itself has the address from the layout")
+
+	env["TARGET_REGISTRY"] = "harbor.example.org"
+	_, err = from(t, env, nil, config.NeedBase, config.NeedReference)
+	require.ErrorContains(t, err, "IMAGE_NAME")
+	require.ErrorContains(t, err, "IMAGE_TAG")
+
+	env["IMAGE_NAME"], env["IMAGE_TAG"] = "base", "1"
+	c, err := from(t, env, nil, config.NeedBase, config.NeedReference)
+	require.NoError(t, err)
+	assert.Equal(t, "harbor.example.org/base:1", c.Reference)
+	assert.False(t, c.Push)
+}
+
 func TestProxiesAreFoundInTheirLowerCaseSpelling(t *testing.T) {
 	c, err := from(t, map[string]string{"http_proxy": "http://proxy:3128"}, nil)
 	require.NoError(t, err)

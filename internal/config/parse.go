@@ -52,6 +52,7 @@ type Config struct {
 	BakeUser                       bool
 	Sparsify, Compression          string
 	Reference                      string // registry/prefix/name:tag, empty where nothing is pushed
+	Push                           bool   // upload what a build packs for Reference
 	ImageName, ImageTag            string
 	RegistryUser                   string
 	RegistryPass                   Secret
@@ -101,6 +102,7 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 		RegistryUser:     s.RegistryUser,
 		RegistryPass:     s.RegistryPass,
 		RegistryPassFile: p.file("REGISTRY_PASS_FILE", s.RegistryPassFile),
+		Push:             p.bool("PUSH", s.Push),
 		RegistryInsecure: p.bool("REGISTRY_INSECURE", s.RegistryInsecure),
 		OutputDir:        p.abs("OUTPUT_DIR", s.OutputDir),
 		CacheDir:         p.cacheDir(s.CacheDir),
@@ -120,6 +122,11 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 	}
 	if slices.Contains(needs, NeedReference) {
 		p.reference(&c, s)
+	}
+	// Only a build has both needs. Without this, what no one can push would be
+	// told by diskforge push, after an hour.
+	if slices.Contains(needs, NeedBase) && slices.Contains(needs, NeedReference) && !c.Push && s.TargetRegistry == "" {
+		p.add("TARGET_REGISTRY", "is not set, but PUSH=false leaves a push to be done: name the registry, or leave out PUSH")
 	}
 	return c, p.err()
 }

@@ -53,6 +53,7 @@ type Settings struct {
 	RegistryUser     string `env:"REGISTRY_USER" in:"build push" help:"user of the registry; without it the Docker config and its credential helpers are asked"`
 	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build push" help:"password of REGISTRY_USER, in the environment only"`
 	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build push" help:"file with the password of REGISTRY_USER"`
+	Push             string `env:"PUSH, default=true" in:"build" kind:"bool" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
 	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build push" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor" help:"folder of the results and of the work; one build at a time"`
