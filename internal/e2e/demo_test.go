@@ -49,7 +49,7 @@ func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
 	assert.Contains(t, second.errors(), "another")
 
 	first.await(20*time.Minute, "started", "stage=sparsify")
-	killed := processes(diskforge(t))
+	killed := running(diskforge(t), out)
 	require.NotEmpty(t, killed)
 	for _, p := range killed {
 		_ = syscall.Kill(p.pid, syscall.SIGKILL)

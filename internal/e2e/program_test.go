@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -146,8 +147,7 @@ type process struct {
 	command string
 }
 
-// processes finds the processes whose arguments, environment or executable
-// name the folder or file.
+// processes finds the processes whose arguments or environment name the folder.
 func processes(path string) []process {
 	var found []process
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
@@ -163,6 +163,14 @@ func processes(path string) []process {
 		}
 	}
 	return found
+}
+
+// running finds the processes of a program that work below the folder.
+func running(program, dir string) []process {
+	return slices.DeleteFunc(processes(dir), func(p process) bool {
+		exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.pid))
+		return exe != program
+	})
 }
 
 // ended waits until nothing works below the folder any more.
