@@ -121,12 +121,8 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 		p.add("ANSIBLE_PLAYBOOK", "is not set: name the playbook that provisions the image, e.g. debian-base")
 	}
 	if slices.Contains(needs, NeedReference) {
-		p.reference(&c, s)
-	}
-	// Only a build has both needs. Without this, what no one can push would be
-	// told by diskforge push, after an hour.
-	if slices.Contains(needs, NeedBase) && slices.Contains(needs, NeedReference) && !c.Push && s.TargetRegistry == "" {
-		p.add("TARGET_REGISTRY", "is not set, but PUSH=false leaves a push to be done: name the registry, or leave out PUSH")
+		building := slices.Contains(needs, NeedBase)
+		p.reference(&c, s, building && !c.Push)
 	}
 	return c, p.err()
 }
@@ -387,13 +383,18 @@ func (p *parser) credentials(c Config) {
 }
 
 // reference puts the image's address together. Where nothing is pushed the
-// image still gets a name, the playbook's by default, that a registry takes.
-func (p *parser) reference(c *Config, s Settings) {
-	if s.TargetRegistry == "" && s.RegistryPrefix != "" {
+// image still gets a name, the playbook's by default, that a registry takes. A
+// build that another command pushes (left) needs the address at its start:
+// diskforge push would miss it only when the image is made.
+func (p *parser) reference(c *Config, s Settings, left bool) {
+	switch {
+	case s.TargetRegistry == "" && left:
+		p.add("TARGET_REGISTRY", "is not set, but PUSH=false leaves the image to be pushed: name the registry, or leave out PUSH")
+	case s.TargetRegistry == "" && s.RegistryPrefix != "":
 		p.add("TARGET_REGISTRY", "is not set, but REGISTRY_PREFIX is: set TARGET_REGISTRY to push, or neither")
 	}
 	name, tag := s.ImageName, s.ImageTag
-	if s.TargetRegistry == "" {
+	if s.TargetRegistry == "" && !left {
 		if name == "" && c.Playbook == "" {
 			return // a stage of its own, on a disk or layout that has no name
 		}
