@@ -1,3 +1,5 @@
+//go:build !toolbox
+
 // Package ansible carries the playbooks that diskforge brings along, so that
 // the program builds images without its checkout.
 package ansible
