@@ -32,7 +32,7 @@ var phases = []struct {
 	{"boot loader", regexp.MustCompile("GRUB|Booting `|Loading Linux")},
 	{"kernel", regexp.MustCompile(`Linux version |Decompressing Linux`)},
 	{"initial ramdisk", regexp.MustCompile(`Run /init as init|Loading, please wait`)},
-	{"systemd", regexp.MustCompile(`systemd\[1\]: |Welcome to .*!`)},
+	{"systemd", regexp.MustCompile(`systemd\[1\]: |Welcome to .*(Linux|Ubuntu).*!`)}, // GRUB welcomes, too
 	{"cloud-init", regexp.MustCompile(`cloud-init\[|Cloud-init v\.`)},
 	{"login", regexp.MustCompile(`login: *$`)},
 }

@@ -28,7 +28,7 @@ func TestThePhasesOfABootAreNamedOnceAndInOrder(t *testing.T) {
 	a := &activities{Reporter: progress.Discard}
 	c := newConsole(a)
 	for _, part := range []string{
-		"\x1b[H\x1b[J  Booting `Debian'\r\n\r\n", "[    0.000000] Linux ver", "sion 6.1.0 (gcc)\r\n[    3.0] Run /init as init process\n",
+		"Welcome to GRUB!\r\n\x1b[H\x1b[J  Booting `Debian'\r\n\r\n", "[    0.000000] Linux ver", "sion 6.1.0 (gcc)\r\n[    3.0] Run /init as init process\n",
 		"[    5.3] systemd[1]: Detected virtualization qemu.\n", "[    6.0] Linux version of something else\n",
 		"[   14.2] cloud-init[321]: Cloud-init v. 22.4.2 running 'init'\n", "\nDebian GNU/Linux 12 probe ttyS0\n\nprobe login: ",
 	} {
@@ -36,7 +36,7 @@ func TestThePhasesOfABootAreNamedOnceAndInOrder(t *testing.T) {
 	}
 	assert.Equal(t, []string{"boot: BIOS", "boot: boot loader", "boot: kernel", "boot: initial ramdisk", "boot: systemd", "boot: cloud-init", "boot: login"}, a.all)
 	last := c.Last()
-	assert.Equal(t, "  Booting `Debian'", last[0])
+	assert.Equal(t, []string{"Welcome to GRUB!", "  Booting `Debian'"}, last[:2])
 	assert.Equal(t, "probe login:", last[len(last)-1])
 }
 
