@@ -3,6 +3,7 @@ package accel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,15 +183,27 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 
 func TestADeviceWithoutPermissionNamesTheGroupToJoin(t *testing.T) {
 	h, _ := fake(t, boots)
-	assert.Equal(t, "root", groupOf("/dev/null"))
+	require.NoError(t, os.Chmod(h.device, 0o060))
+	gid := os.Getgid()
 	if os.Geteuid() == 0 {
-		// Only a group can be looked at: root may open every device.
-		require.NoError(t, os.Chown(h.device, -1, 54321))
-		assert.Equal(t, "54321", groupOf(h.device))
-		return
+		gid = 54321
+		require.NoError(t, os.Chown(h.device, -1, gid))
+	} else {
+		assert.Equal(t, h.refused(), h.deviceFault(), "root may open every device")
 	}
-	require.NoError(t, os.Chmod(h.device, 0))
-	assert.Contains(t, h.deviceFault(), "may not be opened by this user: join group "+groupOf(h.device))
+	assert.Contains(t, h.refused(), fmt.Sprintf("(mode 0060, group %d) may not be opened by this user: join group %s (sudo usermod -aG", gid, groupName(uint32(gid))))
+	h.pod = true
+	assert.Contains(t, h.refused(), fmt.Sprintf("supplementalGroups: [%d]", gid))
+	assert.Contains(t, h.refused(), "device_ownership_from_security_context")
+
+	assert.Equal(t, "root", groupName(0))
+	assert.Equal(t, "54321", groupName(54321))
+}
+
+func TestADeviceWithoutAGroupThatMayOpenItNeedsOne(t *testing.T) {
+	h, _ := fake(t, boots)
+	require.NoError(t, os.Chmod(h.device, 0o600))
+	assert.Contains(t, h.refused(), `(udev: KERNEL=="kvm", GROUP="kvm", MODE="0660")`)
 }
 
 func TestAKernelThatABaseImageLeftInTheCacheWillDo(t *testing.T) {

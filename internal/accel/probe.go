@@ -34,6 +34,7 @@ const (
 type host struct {
 	platform string   // GOOS/GOARCH
 	device   string   // /dev/kvm
+	pod      bool     // whether this is a container of Kubernetes
 	qemu     string   // program
 	kernels  []string // patterns of kernel files, best first
 	bootID   string   // file with the identity of this boot of the host
@@ -44,6 +45,7 @@ func thisHost() host {
 	return host{
 		platform: runtime.GOOS + "/" + runtime.GOARCH,
 		device:   "/dev/kvm",
+		pod:      os.Getenv("KUBERNETES_SERVICE_HOST") != "",
 		qemu:     qemu,
 		kernels:  kernelPatterns(),
 		bootID:   "/proc/sys/kernel/random/boot_id",
@@ -114,20 +116,35 @@ func (h host) deviceFault() string {
 	if errors.Is(err, fs.ErrNotExist) {
 		return h.device + " is missing: switch virtualisation on in the firmware (or for this virtual machine), load kvm_intel or kvm_amd, and in a container pass the device in"
 	}
-	if !errors.Is(err, fs.ErrPermission) {
-		return fmt.Sprintf("%s does not open: %v", h.device, errors.Unwrap(err))
+	if errors.Is(err, unix.EACCES) {
+		return h.refused()
 	}
-	name := groupOf(h.device)
-	return fmt.Sprintf("%s may not be opened by this user: join group %s (sudo usermod -aG %s $USER) and log in again", h.device, name, name)
+	if errors.Is(err, unix.EPERM) { // the cgroup's list of devices, whatever the mode
+		return h.device + " is shut to this container: a mount alone does not open it, ask the runtime for the device (resource devices.kubevirt.io/kvm in Kubernetes, --device /dev/kvm with Docker and Podman)"
+	}
+	return fmt.Sprintf("%s does not open: %v", h.device, errors.Unwrap(err))
 }
 
-// groupOf names the group that owns file, by its number where it has no name.
-func groupOf(file string) string {
+// refused says what lets this user open a device whose mode does not.
+func (h host) refused() string {
 	var s unix.Stat_t
-	if unix.Stat(file, &s) != nil {
-		return "kvm"
+	if err := unix.Stat(h.device, &s); err != nil {
+		return fmt.Sprintf("%s does not open: %v", h.device, err)
 	}
-	id := strconv.Itoa(int(s.Gid))
+	why := fmt.Sprintf("%s (mode %04o, group %d) may not be opened by this user: ", h.device, s.Mode&0o777, s.Gid)
+	switch {
+	case s.Mode&0o060 != 0o060:
+		return why + `give it to a group on its host (udev: KERNEL=="kvm", GROUP="kvm", MODE="0660") and join that`
+	case h.pod:
+		return why + fmt.Sprintf("set supplementalGroups: [%d] in the pod's securityContext, or device_ownership_from_security_context = true in the node's containerd or CRI-O", s.Gid)
+	}
+	name := groupName(s.Gid)
+	return why + fmt.Sprintf("join group %s (sudo usermod -aG %s $USER) and log in again; a container takes --group-add %d", name, name, s.Gid)
+}
+
+// groupName names a group, by its number where it has no name.
+func groupName(gid uint32) string {
+	id := strconv.FormatUint(uint64(gid), 10)
 	if g, err := user.LookupGroupId(id); err == nil {
 		return g.Name
 	}
