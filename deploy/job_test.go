@@ -1,0 +1,198 @@
+// Package deploy has no code: its tests read the manifests as a cluster would
+// and run their commands with their environment.
+package deploy
+
+import (
+	"bytes"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/cli"
+	"github.com/netgroup-polito/diskforge/internal/config"
+)
+
+// container is what the tests read of a container.
+type container struct {
+	Name, Image   string
+	Command, Args []string
+	Env           []variable
+	VolumeMounts  []mount `yaml:"volumeMounts"`
+}
+
+type variable struct {
+	Name, Value string
+	ValueFrom   struct {
+		SecretKeyRef struct{ Name, Key string } `yaml:"secretKeyRef"`
+	} `yaml:"valueFrom"`
+}
+
+type mount struct {
+	Name, MountPath string
+	ReadOnly        bool
+}
+
+// UnmarshalYAML reads a mount by Kubernetes' names.
+func (m *mount) UnmarshalYAML(n *yaml.Node) error {
+	var k struct {
+		Name      string
+		MountPath string `yaml:"mountPath"`
+		ReadOnly  bool   `yaml:"readOnly"`
+	}
+	err := n.Decode(&k)
+	*m = mount(k)
+	return err
+}
+
+// job returns the Job's two containers.
+func job(t *testing.T) (build, push container) {
+	t.Helper()
+	text, err := os.ReadFile("job.yaml")
+	require.NoError(t, err)
+	var j struct {
+		Spec struct {
+			Template struct {
+				Spec struct {
+					InitContainers []container `yaml:"initContainers"`
+					Containers     []container
+				}
+			}
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(text, &j))
+	spec := j.Spec.Template.Spec
+	require.Len(t, spec.InitContainers, 1)
+	require.Len(t, spec.Containers, 1)
+	return spec.InitContainers[0], spec.Containers[0]
+}
+
+// filled is the environment of a container, with what an administrator fills
+// in, and with what the secret has.
+func (c container) filled(in map[string]string) map[string]string {
+	env := map[string]string{}
+	for _, v := range c.Env {
+		env[v.Name] = v.Value
+		if v.ValueFrom.SecretKeyRef.Key != "" {
+			env[v.Name] = "me"
+		}
+		if value, ok := in[v.Name]; ok {
+			env[v.Name] = value
+		}
+	}
+	return env
+}
+
+// command is the container's command with its $(VARIABLES) replaced.
+func (c container) command(env map[string]string) []string {
+	line := slices.Concat(c.Command, c.Args)
+	for i := range line {
+		for name, value := range env {
+			line[i] = strings.ReplaceAll(line[i], "$("+name+")", value)
+		}
+	}
+	return line
+}
+
+// inProcess runs a container's command in this process and returns its exit
+// code and standard error. It is for commands that end at their settings.
+func (c container) inProcess(t *testing.T, in map[string]string) (code int, stderr string) {
+	t.Helper()
+	for _, f := range config.Fields() {
+		t.Setenv(f.Env, "")
+	}
+	env := c.filled(in)
+	for name, value := range env {
+		t.Setenv(name, value)
+	}
+	line := c.command(env)
+	require.Equal(t, "diskforge", line[0])
+	var out, errors bytes.Buffer
+	code = cli.Main(line[1:], &out, &errors)
+	assert.Empty(t, out.String())
+	return code, errors.String()
+}
+
+func TestAJobAsItIsPrintedFailsAtOnceAndNamesAllThatIsToBeFilledIn(t *testing.T) {
+	build, _ := job(t)
+	code, stderr := build.inProcess(t, nil)
+	assert.Equal(t, 2, code)
+	for _, name := range []string{"ISO_URL", "ANSIBLE_PLAYBOOK", "TARGET_REGISTRY", "IMAGE_NAME", "IMAGE_TAG"} {
+		assert.Contains(t, stderr, name)
+	}
+	code, stderr = build.inProcess(t, map[string]string{"ISO_URL": "https://example.org/x.qcow2"})
+	assert.Equal(t, 2, code)
+	assert.Contains(t, stderr, "ISO_CHECKSUM")
+}
+
+func TestAJobThatIsFilledInHasGoodSettings(t *testing.T) {
+	build, _ := job(t)
+	env := build.filled(map[string]string{
+		"ISO_URL": "https://example.org/x.qcow2", "ISO_CHECKSUM": "sha256:" + strings.Repeat("0", 64), "ANSIBLE_PLAYBOOK": "ubuntu-base.yml",
+		"TARGET_REGISTRY": "harbor.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "ubuntu", "IMAGE_TAG": "1",
+	})
+	s, err := config.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
+	require.NoError(t, err)
+	c, err := config.Parse(s, config.NeedBase, config.NeedPlaybook, config.NeedReference)
+	require.NoError(t, err)
+	assert.Equal(t, "harbor.example.org/labs/ubuntu:1", c.Reference)
+	assert.False(t, c.Push)
+	assert.Equal(t, "https://github.com/netgroup-polito/CrownLabs.git", c.GitURL)
+	assert.Equal(t, "master", c.GitBranch)
+	assert.True(t, c.BakeUser, "CrownLabs' playbooks write into the user's home")
+}
+
+func TestOnlyKnownSettingsStandInTheJob(t *testing.T) {
+	known := map[string]bool{"HOME": true, "TMPDIR": true}
+	for _, f := range config.Fields() {
+		known[f.Env] = true
+	}
+	build, push := job(t)
+	for _, v := range slices.Concat(build.Env, push.Env) {
+		assert.True(t, known[v.Name], v.Name)
+	}
+}
+
+func TestOnlyTheContainerThatPushesSeesTheSecret(t *testing.T) {
+	build, push := job(t)
+	for _, v := range build.Env {
+		assert.False(t, strings.HasPrefix(v.Name, "REGISTRY_") && v.Name != "REGISTRY_PREFIX", v.Name)
+		assert.Empty(t, v.ValueFrom.SecretKeyRef.Name, v.Name)
+	}
+	assert.Equal(t, []mount{{"scratch", "/scratch", false}}, build.VolumeMounts)
+	assert.Contains(t, push.VolumeMounts, mount{"registry", path.Dir(push.filled(nil)["REGISTRY_PASS_FILE"]), true})
+	assert.Equal(t, build.Image, push.Image)
+
+	text, err := os.ReadFile("registry-secret.yaml")
+	require.NoError(t, err)
+	var secret struct {
+		Metadata   struct{ Name string }
+		StringData map[string]string `yaml:"stringData"`
+	}
+	require.NoError(t, yaml.Unmarshal(text, &secret))
+	for _, v := range push.Env {
+		if ref := v.ValueFrom.SecretKeyRef; ref.Name != "" {
+			assert.Equal(t, secret.Metadata.Name, ref.Name)
+			assert.Contains(t, secret.StringData, ref.Key)
+		}
+	}
+	assert.Contains(t, slices.Collect(maps.Keys(secret.StringData)), path.Base(push.filled(nil)["REGISTRY_PASS_FILE"]))
+	for _, value := range secret.StringData {
+		assert.Empty(t, value, "no password is committed")
+	}
+}
+
+func TestAllThatTheBuildWritesLiesOnTheVolume(t *testing.T) {
+	build, push := job(t)
+	env := build.filled(nil)
+	for _, name := range []string{"OUTPUT_DIR", "CACHE_DIR", "HOME", "TMPDIR"} {
+		assert.True(t, strings.HasPrefix(env[name]+"/", build.VolumeMounts[0].MountPath+"/"), name)
+	}
+	assert.Equal(t, env["OUTPUT_DIR"]+"/ubuntu", push.command(map[string]string{"IMAGE_NAME": "ubuntu"})[2], "what build wrote is what is pushed")
+}

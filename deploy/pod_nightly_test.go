@@ -1,0 +1,154 @@
+//go:build nightly
+
+package deploy
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// password is planted as the registry's and must never be seen again.
+const password = "planted-job-PASSWORD"
+
+// pod emulates what a kubelet makes of the Job on one node: bubblewrap stands
+// for the container runtime. The root file system is this host's, read-only;
+// only the volumes can be written; the user is not root, has no capability and
+// can gain none; the program is process 1; the environment is the manifest's,
+// the image's and the kubelet's, and nothing else. What it does not emulate:
+// seccomp, limits of memory and space, /dev/kvm.
+type pod struct {
+	t       *testing.T
+	program string // folder with diskforge
+	tools   string // folder with Packer and its plugins
+	passwd  string // file with the image's user
+	base    string // a base image, made from Debian's packages
+	scratch string // the volume
+	secret  string // the secret's files
+}
+
+func newPod(t *testing.T) pod {
+	t.Helper()
+	p := pod{t: t, program: t.TempDir(), scratch: t.TempDir(), secret: t.TempDir(), passwd: filepath.Join(t.TempDir(), "passwd")}
+	line(t, "go", "build", "-o", p.program, "..")
+	p.tools = line(t, filepath.Join(p.program, "diskforge"), "tools")
+	p.base = line(t, filepath.Join(p.program, "diskforge"), "base")
+	require.NoError(t, os.WriteFile(p.passwd, []byte("diskforge:x:1000:1000::/nonexistent:/bin/sh\n"), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(p.secret, "password"), []byte(password+"\n"), 0o440))
+	return p
+}
+
+// start starts a container. Its files are this host's programs and nothing
+// that can be written, not even /tmp.
+func (p pod) start(c container, in map[string]string) (*exec.Cmd, *strings.Builder) {
+	p.t.Helper()
+	args := []string{
+		"--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--as-pid-1", "--die-with-parent",
+		"--uid", "1000", "--gid", "1000", "--cap-drop", "ALL",
+		"--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc", "--ro-bind", p.passwd, "/etc/passwd",
+		"--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
+		"--dev", "/dev", "--proc", "/proc", "--dir", "/tmp", "--dir", "/var/tmp", "--dir", "/run",
+		"--ro-bind", p.program, "/opt/diskforge/bin", "--ro-bind", p.tools, "/opt/diskforge/tools",
+		"--ro-bind", p.base, "/base.qcow2",
+	}
+	for _, m := range c.VolumeMounts {
+		bind := "--bind"
+		if m.ReadOnly {
+			bind = "--ro-bind"
+		}
+		args = append(args, bind, map[string]string{"scratch": p.scratch, "registry": p.secret}[m.Name], m.MountPath)
+	}
+	args = append(args, "--remount-ro", "/", "--clearenv",
+		"--setenv", "PATH", "/opt/diskforge/bin:/usr/bin:/usr/sbin", "--setenv", "DISKFORGE_TOOLS_DIR", "/opt/diskforge/tools",
+		"--setenv", "KUBERNETES_SERVICE_HOST", "10.96.0.1")
+	env := c.filled(in)
+	for name, value := range env {
+		args = append(args, "--setenv", name, value)
+	}
+	cmd := exec.Command("bwrap", append(append(args, "--"), c.command(env)...)...)
+	said := &strings.Builder{}
+	cmd.Stdout, cmd.Stderr = said, said
+	require.NoError(p.t, cmd.Start())
+	p.t.Cleanup(func() { _ = cmd.Process.Kill() })
+	return cmd, said
+}
+
+// line runs a program and returns the line that it prints.
+func line(t *testing.T, program string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(program, args...).Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
+}
+
+func sum(t *testing.T, file string) string {
+	t.Helper()
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	hash := sha256.New()
+	_, err = io.Copy(hash, f)
+	require.NoError(t, err)
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil))
+}
+
+// server is a registry on loopback that lets only one user in.
+func server(t *testing.T) (address string) {
+	t.Helper()
+	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithBlobHandler(registry.NewDiskBlobHandler(t.TempDir())))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, pass, _ := r.BasicAuth(); user != "me" || pass != password {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		images.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
+}
+
+func TestTheJobBuildsUnderAPodsRestrictionsResumesAndPushes(t *testing.T) {
+	build, push := job(t)
+	p := newPod(t)
+	address := server(t)
+	in := map[string]string{
+		"ISO_URL": "/base.qcow2", "ISO_CHECKSUM": sum(t, p.base), "ANSIBLE_PLAYBOOK": "debian-base",
+		"GIT_ANSIBLE_URL": "", "GIT_ANSIBLE_BRANCH": "", "BAKE_USER": "false", // the playbooks that diskforge carries: no network
+		"TARGET_REGISTRY": address, "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "course", "IMAGE_TAG": "1",
+		"ACCELERATOR": "tcg", "MEMORY": "2048", "CPUS": "2",
+	}
+
+	// The node's kernel ends the container in the middle, while verify boots.
+	killed, _ := p.start(build, in)
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(filepath.Join(p.scratch, "out", "work", "records", "sparsify.json"))
+		return err == nil
+	}, 30*time.Minute, time.Second)
+	require.NoError(t, killed.Process.Kill())
+	_ = killed.Wait()
+
+	again, said := p.start(build, in)
+	require.NoError(t, again.Wait(), said.String())
+	assert.Equal(t, 2, strings.Count(said.String(), "done before"), said.String())
+	assert.Contains(t, said.String(), "oci:/scratch/out/course@sha256:")
+	digest := said.String()[strings.LastIndex(said.String(), "@")+1:]
+
+	pushed, said := p.start(push, in)
+	require.NoError(t, pushed.Wait(), said.String())
+	assert.Contains(t, said.String(), address+"/labs/course:1@"+strings.TrimSpace(digest))
+	assert.NotContains(t, said.String(), password)
+}

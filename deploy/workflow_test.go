@@ -1,0 +1,202 @@
+package deploy
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+)
+
+const workflows = "../.github/workflows/"
+
+type workflow struct {
+	Permissions map[string]string
+	Env         map[string]string
+	Jobs        map[string]struct {
+		Permissions map[string]string
+		If          string
+		Steps       []step
+	}
+}
+
+type step struct {
+	ID, Run string
+	Env     map[string]string
+}
+
+func read(t *testing.T, name string) (w workflow, text string) {
+	t.Helper()
+	b, err := os.ReadFile(workflows + name)
+	require.NoError(t, err)
+	require.NoError(t, yaml.Unmarshal(b, &w))
+	return w, string(b)
+}
+
+// script is the script of the step with the id.
+func (w workflow) script(t *testing.T, job, id string) string {
+	t.Helper()
+	for _, s := range w.Jobs[job].Steps {
+		if s.ID == id {
+			return s.Run
+		}
+	}
+	t.Fatalf("the job %s has no step %s", job, id)
+	return ""
+}
+
+func all(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob(workflows + "*.yml")
+	require.NoError(t, err)
+	require.Len(t, files, 2)
+	for i := range files {
+		files[i] = filepath.Base(files[i])
+	}
+	return files
+}
+
+func TestEveryActionIsPinnedByItsCommitAndNamesItsVersion(t *testing.T) {
+	pinned := regexp.MustCompile(`^[a-z-]+/[a-z-]+@[0-9a-f]{40} # v[0-9]+\.[0-9]+\.[0-9]+$`)
+	uses := regexp.MustCompile(`(?m)^ *(?:- )?uses: (.*)$`)
+	for _, name := range all(t) {
+		_, text := read(t, name)
+		for _, u := range uses.FindAllStringSubmatch(text, -1) {
+			assert.Regexp(t, pinned, u[1])
+		}
+	}
+}
+
+func TestTheTokenMayWritePackagesInTheJobThatPublishesOnly(t *testing.T) {
+	for _, name := range all(t) {
+		w, _ := read(t, name)
+		assert.Equal(t, map[string]string{"contents": "read"}, w.Permissions, name)
+		for job, j := range w.Jobs {
+			if job == "publish" {
+				assert.Equal(t, map[string]string{"contents": "read", "packages": "write"}, j.Permissions)
+				continue
+			}
+			assert.Empty(t, j.Permissions, name+": "+job)
+		}
+	}
+	w, _ := read(t, "build.yml")
+	assert.NotContains(t, w.Jobs["publish"].If, "pull_request")
+	for _, s := range w.Jobs["build"].Steps {
+		for _, value := range s.Env {
+			assert.NotContains(t, value, "secrets.", "playbooks run in this job")
+			assert.NotContains(t, value, "github.token")
+		}
+	}
+}
+
+func TestNoScriptHasAValuePastedIntoIt(t *testing.T) {
+	for _, name := range all(t) {
+		w, _ := read(t, name)
+		for job, j := range w.Jobs {
+			for _, s := range j.Steps {
+				assert.NotContains(t, s.Run, "${{", name+": "+job)
+			}
+		}
+	}
+}
+
+// play runs a step's script as the runner does, with a stand-in for a program
+// that writes its arguments, one a line, and returns these lines and the
+// folder.
+func play(t *testing.T, script, stand, does string, env ...string) (called [][]string, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(stand)), 0o755))
+	program := "#!/bin/sh\nprintf '%s\\n' \"$@\" END >>" + dir + "/called\n" + does + "\n"
+	require.NoError(t, os.WriteFile(filepath.Join(dir, stand), []byte(program), 0o755))
+	cmd := exec.Command("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script)
+	cmd.Dir = dir
+	cmd.Env = append([]string{"PATH=" + dir + ":" + os.Getenv("PATH"), "GITHUB_STEP_SUMMARY=" + dir + "/summary", "GITHUB_OUTPUT=" + dir + "/output"}, env...)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	text, err := os.ReadFile(filepath.Join(dir, "called"))
+	require.NoError(t, err)
+	for call := range strings.SplitSeq(strings.TrimSuffix(string(text), "END\n"), "END\n") {
+		called = append(called, strings.Split(strings.TrimSuffix(call, "\n"), "\n"))
+	}
+	return called, dir
+}
+
+// packs stands for dagger: it writes an OCI layout with a digest as image.tar.
+const packs = `printf '{"manifests":[{"digest":"sha256:0123"}]}' >index.json && tar -cf image.tar ./index.json`
+
+func TestHostileInputsReachDaggerAsOneArgumentEach(t *testing.T) {
+	w, _ := read(t, "build.yml")
+	const hostile = `x"; touch owned; $(touch owned) --registry-pass=env://HOME #`
+	called, dir := play(t, w.script(t, "build", "build"), "dagger", packs,
+		"ANSIBLE_PLAYBOOK="+hostile, "IMAGE_NAME="+hostile, "IMAGE_TAG=1", "ISO_URL="+hostile, "ISO_CHECKSUM="+hostile, "ANSIBLE_DIR="+hostile,
+		"GIT_ANSIBLE_URL="+hostile, "GIT_ANSIBLE_BRANCH="+hostile, "DISK_SIZE="+hostile, "DESKTOP=true", "BAKE_USER=false")
+	assert.NoFileExists(t, filepath.Join(dir, "owned"))
+	require.Len(t, called, 3)
+	assert.Equal(t, []string{
+		"-m", "./diskforge", "call", "build", "--ansible-playbook=" + hostile, "--disk-size=" + hostile,
+		"--install-desktop-environment=true", "--bake-user=false", "--accelerator=kvm", "--iso-url=" + hostile, "--iso-checksum=" + hostile,
+		"--ansible=caller/" + hostile, "--git-ansible-url=" + hostile, "--git-ansible-branch=" + hostile,
+		"oci", "--image-name=" + hostile, "--image-tag=1", "export", "--path=image.tar",
+	}, called[0])
+	summary, err := os.ReadFile(filepath.Join(dir, "summary"))
+	require.NoError(t, err)
+	assert.Contains(t, string(summary), "`sha256:0123`")
+}
+
+func TestABuildWithoutAURLIsMadeFromPackages(t *testing.T) {
+	w, _ := read(t, "build.yml")
+	called, _ := play(t, w.script(t, "build", "build"), "dagger", packs,
+		"ANSIBLE_PLAYBOOK=debian-base", "IMAGE_NAME=x", "IMAGE_TAG=1", "ISO_URL=", "ISO_CHECKSUM=", "ANSIBLE_DIR=",
+		"GIT_ANSIBLE_URL=", "GIT_ANSIBLE_BRANCH=", "DISK_SIZE=10G", "DESKTOP=false", "BAKE_USER=false")
+	assert.Equal(t, []string{
+		"-m", "./diskforge", "call", "build", "--ansible-playbook=debian-base", "--disk-size=10G",
+		"--install-desktop-environment=false", "--bake-user=false", "--accelerator=kvm", "--base-from-packages", "report", "export", "--path=report.json",
+	}, called[1])
+}
+
+func TestEveryArgumentOfTheWorkflowsIsOneOfTheModules(t *testing.T) {
+	var module strings.Builder
+	for _, name := range []string{"build.go", "image.go"} {
+		b, err := os.ReadFile("../ci/" + name)
+		require.NoError(t, err)
+		module.Write(b)
+	}
+	dagger := regexp.MustCompile(`(?m)dagger .*call(?:.|\n)*?export --path|build\+=\(.*\)|"\$\{build\[@\]\}".*`)
+	for _, name := range all(t) {
+		_, text := read(t, name)
+		for _, call := range dagger.FindAllString(text, -1) {
+			for _, flag := range regexp.MustCompile(`--([a-z0-9-]+)`).FindAllStringSubmatch(call, -1) {
+				if flag[1] == "path" {
+					continue // of export, Dagger's own
+				}
+				words := strings.Split(flag[1], "-")
+				for i := range words[1:] {
+					words[i+1] = strings.ToUpper(words[i+1][:1]) + words[i+1][1:]
+				}
+				assert.Regexp(t, `(?m)^\t`+strings.Join(words, "")+` [^:]`, module.String(), name+": --"+flag[1])
+			}
+		}
+	}
+}
+
+func TestPublishingNamesTheRepositoryOnGitHubsRegistryInLowerCase(t *testing.T) {
+	w, _ := read(t, "build.yml")
+	script := "mkdir -p out && tar -cf out/image.tar --files-from=/dev/null\n" + w.script(t, "publish", "push")
+	says := `echo "$TARGET_REGISTRY/$REGISTRY_PREFIX/x:1@sha256:0123"`
+	called, dir := play(t, script, "bin/diskforge", says, "TARGET_REGISTRY=ghcr.io", "REGISTRY_PREFIX=", "GITHUB_REPOSITORY=Netgroup-Polito/Images")
+	assert.Equal(t, [][]string{{"push", "out/layout"}}, called)
+	output, err := os.ReadFile(filepath.Join(dir, "output"))
+	require.NoError(t, err)
+	assert.Equal(t, "reference=ghcr.io/netgroup-polito/images/x:1@sha256:0123\n", string(output))
+
+	_, dir = play(t, script, "bin/diskforge", says, "TARGET_REGISTRY=harbor.example.org", "REGISTRY_PREFIX=labs", "GITHUB_REPOSITORY=a/b")
+	output, err = os.ReadFile(filepath.Join(dir, "output"))
+	require.NoError(t, err)
+	assert.Equal(t, "reference=harbor.example.org/labs/x:1@sha256:0123\n", string(output))
+}
