@@ -1,0 +1,42 @@
+// Package address takes an image's address apart into diskforge's settings.
+package address
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Address says where an image is published, in the parts that the settings
+// TARGET_REGISTRY, REGISTRY_PREFIX, IMAGE_NAME and IMAGE_TAG have.
+type Address struct{ Registry, Prefix, Name, Tag string }
+
+// Of returns the parts, or those of a whole address where that is given
+// instead. The program checks what they are made of.
+func Of(whole string, parts Address) (Address, error) {
+	if whole == "" {
+		if parts.Registry == "" {
+			return parts, fmt.Errorf("there is no address to publish to: give --address, or --target-registry with --image-name and --image-tag")
+		}
+		return parts, nil
+	}
+	if parts != (Address{}) {
+		return parts, fmt.Errorf("both a whole address and parts of one: give --address, or --target-registry with --registry-prefix, --image-name and --image-tag")
+	}
+	registry, path, ok := strings.Cut(whole, "/")
+	if !ok || strings.Contains(whole, "@") {
+		return parts, fmt.Errorf("--address %q is no address to publish to: give REGISTRY/PREFIX/NAME:TAG", whole)
+	}
+	prefix, last := "", path
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		prefix, last = path[:i], path[i+1:]
+	}
+	name, tag, _ := strings.Cut(last, ":")
+	return Address{Registry: registry, Prefix: prefix, Name: name, Tag: tag}, nil
+}
+
+// Host is the registry's name without its port: the name under which a
+// service answers.
+func (a Address) Host() string {
+	host, _, _ := strings.Cut(a.Registry, ":")
+	return host
+}

@@ -1,0 +1,31 @@
+// Package explain finds, in what a failed stage wrote, the line that says why.
+package explain
+
+import "strings"
+
+// prefix begins every line with which diskforge tells why it failed. The
+// lines of evidence that follow are indented.
+const prefix = "diskforge: "
+
+// Stage is what a failed stage said of its failure, in one line, or "" where
+// it said nothing: it was killed, or never began.
+func Stage(stderr string) string {
+	var said []string
+	for line := range strings.Lines(stderr) {
+		if why, ok := strings.CutPrefix(strings.TrimSpace(line), prefix); ok {
+			said = append(said, why)
+		}
+	}
+	return strings.Join(said, "; ")
+}
+
+// Engine says in one line what an engine's refusal means, or "" where it is
+// another error. An engine whose configuration forbids privileged execs
+// answers with buildkit's name of that privilege.
+func Engine(message string) string {
+	if !strings.Contains(message, "security.insecure is not allowed") {
+		return ""
+	}
+	return "this Dagger engine forbids insecureRootCapabilities, without which no virtual machine gets /dev/kvm: " +
+		`set "security": {"insecureRootCapabilities": true} in its engine.json, or insecure-entitlements = ["security.insecure"] in its engine.toml`
+}

@@ -1,0 +1,29 @@
+package explain
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestWhatAStageSaidOfItsFailureIsOneLine(t *testing.T) {
+	for stderr, want := range map[string]string{
+		"": "",
+		"12:00:00 INFO started stage=provision\n":                                                           "",
+		"12:00:00 INFO started\ndiskforge: provision: the task X failed\n    fatal: no\n  log: /work/log\n": "provision: the task X failed",
+		"diskforge: MEMORY: no\r\ndiskforge: CPUS: no\n":                                                    "MEMORY: no; CPUS: no",
+	} {
+		if got := Stage(stderr); got != want {
+			t.Errorf("%q: got %q, want %q", stderr, got, want)
+		}
+	}
+}
+
+func TestAnEngineThatForbidsPrivilegeIsExplained(t *testing.T) {
+	got := Engine("process failed: security.insecure is not allowed [traceparent:x]")
+	if !strings.Contains(got, "engine.json") || strings.Contains(got, "\n") {
+		t.Error(got)
+	}
+	if got := Engine("connection refused"); got != "" {
+		t.Error(got)
+	}
+}

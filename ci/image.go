@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"dagger/diskforge/address"
+	"dagger/diskforge/flags"
+	"dagger/diskforge/internal/dagger"
+)
+
+// Image is a disk that was built and booted.
+type Image struct {
+	// The disk, a qcow2 image.
+	Disk *dagger.File
+	// What is known of the disk, as JSON: its digest, its base, the playbooks' revision, and the digest of the disk that verify booted.
+	Report *dagger.File
+	// What the stages wrote while they ran.
+	Log string
+	// +private
+	Box *dagger.Container
+	// +private
+	Architecture string
+}
+
+// Oci is the image as an OCI layout in a tar archive. Its digest is the one that publish gives for the same name and tag.
+func (i *Image) Oci(
+	ctx context.Context,
+	// The name of the image.
+	// +optional
+	imageName string,
+	// The tag of the image.
+	// +optional
+	imageTag string,
+) (*dagger.File, error) {
+	packed, err := i.pack(ctx, address.Address{Name: imageName, Tag: imageTag})
+	if err != nil {
+		return nil, err
+	}
+	const script = `exec tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -C "$1" -cf "$2" .`
+	archived, err := packed.WithExec([]string{"sh", "-euc", script, "tar", layoutPath, home + "/image.tar"}).Sync(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return archived.File(home + "/image.tar"), nil
+}
+
+// Containerdisk is the image as a container, from scratch, with the disk in /disk. Publishing it gives it another digest than publish does: Dagger writes layers anew.
+func (i *Image) Containerdisk(
+	ctx context.Context,
+	// The name of the image.
+	// +optional
+	imageName string,
+	// The tag of the image.
+	// +optional
+	imageTag string,
+) (*dagger.Container, error) {
+	archive, err := i.Oci(ctx, imageName, imageTag)
+	if err != nil {
+		return nil, err
+	}
+	return dag.Container().Import(archive), nil
+}
+
+// Publish pushes the image to a registry and returns its reference with digest, the one that `diskforge pack` gives for disk and report.
+// +cache="never"
+func (i *Image) Publish(
+	ctx context.Context,
+	// The whole address, REGISTRY/PREFIX/NAME:TAG, instead of its parts.
+	// +optional
+	address string,
+	// The registry's host, without a scheme.
+	// +optional
+	targetRegistry string,
+	// The project or path in the registry.
+	// +optional
+	registryPrefix string,
+	// The name of the image.
+	// +optional
+	imageName string,
+	// The tag of the image; use a new one for each build.
+	// +optional
+	imageTag string,
+	// The user of the registry.
+	// +optional
+	registryUser string,
+	// The password of registry-user, e.g. env://REGISTRY_PASS or file://password.
+	// +optional
+	registryPass *dagger.Secret,
+	// Allow plain HTTP to the registry.
+	// +optional
+	registryInsecure bool,
+	// Further certificate authorities (PEM) for the registry.
+	// +optional
+	caFile *dagger.File,
+	// The registry as a service, reached under the address's host; e.g. tcp://localhost:5000 for one on this host's loopback.
+	// +optional
+	registryService *dagger.Service,
+) (string, error) {
+	to, err := whereTo(address, targetRegistry, registryPrefix, imageName, imageTag)
+	if err != nil {
+		return "", err
+	}
+	if registryUser != "" && registryPass == nil {
+		return "", errors.New("--registry-pass is not given, but --registry-user is: give e.g. --registry-pass env://REGISTRY_PASS")
+	}
+	packed, err := i.pack(ctx, to)
+	if err != nil {
+		return "", err
+	}
+	c := packed.WithEnvVariable("PUBLISHED", time.Now().UTC().Format(time.RFC3339Nano)) // a push is never taken from the cache
+	if registryService != nil {
+		c = c.WithServiceBinding(to.Host(), registryService)
+	}
+	if caFile != nil {
+		c = c.WithMountedFile(caPath, caFile)
+	}
+	if registryPass != nil {
+		c = c.WithMountedSecret(passPath, registryPass, dagger.ContainerWithMountedSecretOpts{Owner: user, Mode: 0o400})
+	}
+	pushed, err := stage(ctx, c, append([]string{"push", layoutPath}, append(settings(to), flags.Of(
+		"registry-user", registryUser, "registry-pass-file", flags.File(registryPass != nil, passPath),
+		"registry-insecure", flags.Bool(registryInsecure), "ca-file", flags.File(caFile != nil, caPath))...)...)...)
+	if err != nil {
+		return "", err
+	}
+	stdout, err := pushed.Stdout(ctx)
+	return flags.LastLine(stdout), err
+}
+
+const passPath = "/run/diskforge/registry-password"
+
+// whereTo exists because Publish's argument hides the package's name.
+func whereTo(whole, registry, prefix, name, tag string) (address.Address, error) {
+	return address.Of(whole, address.Address{Registry: registry, Prefix: prefix, Name: name, Tag: tag})
+}
+
+func settings(a address.Address) []string {
+	return flags.Of("target-registry", a.Registry, "registry-prefix", a.Prefix, "image-name", a.Name, "image-tag", a.Tag)
+}
+
+// pack packs the disk for the address: the image's digest is made of the disk,
+// its report, and the name and tag.
+func (i *Image) pack(ctx context.Context, a address.Address) (*dagger.Container, error) {
+	args := append([]string{"pack", diskPath, "-o", layoutPath}, settings(a)...)
+	return stage(ctx, withDisk(i.Box, diskPath, disk{i.Disk, i.Report}), append(args, flags.Of("architecture", i.Architecture)...)...)
+}

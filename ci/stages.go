@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/vektah/gqlparser/v2/gqlerror"
+
+	"dagger/diskforge/explain"
+	"dagger/diskforge/internal/dagger"
+)
+
+// unprivileged starts a program as the toolbox's user, without capabilities
+// and with no way back to them. An exec that boots a virtual machine is given
+// root's, because that is how /dev/kvm gets into it; the program is not.
+var unprivileged = []string{
+	"setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--",
+}
+
+// stage runs diskforge in the container as the toolbox's user.
+func stage(ctx context.Context, in *dagger.Container, args ...string) (*dagger.Container, error) {
+	return run(ctx, in.WithUser(user), append([]string{"diskforge"}, args...), dagger.ContainerWithExecOpts{})
+}
+
+// bootStage runs a stage of diskforge that boots a virtual machine.
+func bootStage(ctx context.Context, in *dagger.Container, args ...string) (*dagger.Container, error) {
+	return run(ctx, in, append(append(unprivileged[:len(unprivileged):len(unprivileged)], "diskforge"), args...),
+		dagger.ContainerWithExecOpts{InsecureRootCapabilities: true})
+}
+
+func run(ctx context.Context, in *dagger.Container, command []string, opts dagger.ContainerWithExecOpts) (*dagger.Container, error) {
+	done, err := in.WithExec(command, opts).Sync(ctx)
+	return done, why(err)
+}
+
+// why is the error with what the stage, or the engine, said of it as its text;
+// the exec's exit code and output stay with it.
+func why(err error) error {
+	if err == nil {
+		return nil
+	}
+	if refusal := explain.Engine(err.Error()); refusal != "" {
+		return errors.New(refusal)
+	}
+	var exec *dagger.ExecError
+	if !errors.As(err, &exec) {
+		return err
+	}
+	said := explain.Stage(exec.Stderr)
+	if said == "" {
+		return err
+	}
+	return &gqlerror.Error{Message: said, Extensions: exec.Extensions()}
+}
+
+// transcript is what the stages wrote on standard error, in their order.
+func transcript(ctx context.Context, stages ...*dagger.Container) (string, error) {
+	var text strings.Builder
+	for _, s := range stages {
+		written, err := s.Stderr(ctx)
+		if err != nil {
+			return "", err
+		}
+		text.WriteString(written)
+	}
+	return text.String(), nil
+}
