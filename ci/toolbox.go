@@ -61,7 +61,10 @@ func (m *Diskforge) machine() (*dagger.Container, error) {
 		WithExec(install(packages...)).
 		// The kernel that proves whether KVM works: its file alone, not the modules.
 		WithFile("/boot/vmlinuz-probe", m.kernel(box)).
-		WithExec([]string{"sh", "-c", "install -d -o 1000 -g 1000 " + home + " " + cacheDir}).
+		// ssh starts for nobody whom /etc/passwd does not have.
+		WithExec([]string{"sh", "-euc", `echo "diskforge:x:1000:1000::$1:/usr/sbin/nologin" >>/etc/passwd
+echo "diskforge:x:1000:" >>/etc/group
+install -d -o 1000 -g 1000 "$@"`, "sh", home, cacheDir}).
 		WithDirectory(toolsDir, m.tools()).
 		WithFile(program, m.compile()).
 		WithEnvVariable("DISKFORGE_TOOLS_DIR", toolsDir).
