@@ -94,6 +94,11 @@ func line(t *testing.T, program string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}
+
 func sum(t *testing.T, file string) string {
 	t.Helper()
 	f, err := os.Open(file)
@@ -133,13 +138,21 @@ func TestTheJobBuildsUnderAPodsRestrictionsResumesAndPushes(t *testing.T) {
 	}
 
 	// The node's kernel ends the container in the middle, while verify boots.
-	killed, _ := p.start(build, in)
-	require.Eventually(t, func() bool {
-		_, err := os.Stat(filepath.Join(p.scratch, "out", "work", "records", "sparsify.json"))
-		return err == nil
-	}, 30*time.Minute, time.Second)
+	killed, said := p.start(build, in)
+	ended := make(chan error, 1)
+	go func() { ended <- killed.Wait() }()
+	limit := time.After(30 * time.Minute)
+	for !exists(filepath.Join(p.scratch, "out", "work", "records", "sparsify.json")) {
+		select {
+		case err := <-ended:
+			require.FailNow(t, "the build ended before it was killed", "%v\n%s", err, said)
+		case <-limit:
+			require.FailNow(t, "no disk after 30 minutes", said.String())
+		case <-time.After(time.Second):
+		}
+	}
 	require.NoError(t, killed.Process.Kill())
-	_ = killed.Wait()
+	require.Error(t, <-ended)
 
 	again, said := p.start(build, in)
 	require.NoError(t, again.Wait(), said.String())
@@ -151,4 +164,24 @@ func TestTheJobBuildsUnderAPodsRestrictionsResumesAndPushes(t *testing.T) {
 	require.NoError(t, pushed.Wait(), said.String())
 	assert.Contains(t, said.String(), address+"/labs/course:1@"+strings.TrimSpace(digest))
 	assert.NotContains(t, said.String(), password)
+	found := exec.Command("grep", "-rlF", password, p.scratch)
+	names, _ := found.Output()
+	assert.Empty(t, string(names))
+	assert.Equal(t, 1, found.ProcessState.ExitCode(), "grep found nothing and had no trouble")
+}
+
+func TestAPodsRefusedPushPublishesNothing(t *testing.T) {
+	_, push := job(t)
+	p := newPod(t)
+	require.NoError(t, os.WriteFile(filepath.Join(p.secret, "password"), []byte("wrong\n"), 0o440))
+	disk := filepath.Join(t.TempDir(), "disk.qcow2")
+	line(t, "qemu-img", "create", "-q", "-f", "qcow2", disk, "1M")
+	address := server(t)
+	line(t, filepath.Join(p.program, "diskforge"), "pack", disk, "-o", filepath.Join(p.scratch, "out", "course"),
+		"--target-registry", address, "--image-name", "course", "--image-tag", "1")
+	push.Command = append(push.Command, "--unverified")
+	refused, said := p.start(push, map[string]string{"IMAGE_NAME": "course"})
+	require.Error(t, refused.Wait())
+	assert.Contains(t, said.String(), address)
+	assert.NotContains(t, said.String(), "@sha256:")
 }

@@ -185,6 +185,22 @@ func TestEveryArgumentOfTheWorkflowsIsOneOfTheModules(t *testing.T) {
 	}
 }
 
+func TestTheWorkflowsUseTheModulesDaggerAndGo(t *testing.T) {
+	module, err := os.ReadFile("../dagger.json")
+	require.NoError(t, err)
+	images, err := os.ReadFile("../ci/images.go")
+	require.NoError(t, err)
+	for _, name := range all(t) {
+		_, text := read(t, name)
+		for _, m := range regexp.MustCompile(`(?m)^ *version: (.*)$`).FindAllStringSubmatch(text, -1) {
+			assert.Contains(t, string(module), `"engineVersion": "`+m[1]+`"`)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^ *image: (.*)$`).FindAllStringSubmatch(text, -1) {
+			assert.Contains(t, string(images), `"`+m[1]+`"`)
+		}
+	}
+}
+
 func TestPublishingNamesTheRepositoryOnGitHubsRegistryInLowerCase(t *testing.T) {
 	w, _ := read(t, "build.yml")
 	script := "mkdir -p out && tar -cf out/image.tar --files-from=/dev/null\n" + w.script(t, "publish", "push")

@@ -1,0 +1,130 @@
+// Package manifests has no code: its tests hold deploy/ to Kubernetes' own
+// types, schemas and Pod Security Standards. They lie here and not beside the
+// manifests, because the libraries are heavier than the project's.
+package manifests
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/yannh/kubeconform/pkg/validator"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+	"sigs.k8s.io/yaml"
+)
+
+const deploy = "../../../deploy/"
+
+func TestTheJobMeetsTheRestrictedPodSecurityStandard(t *testing.T) {
+	var job batchv1.Job
+	decode(t, "job.yaml", &job)
+	checks, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	require.NoError(t, err)
+	pod := job.Spec.Template
+	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
+	for _, result := range checks.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec) {
+		assert.True(t, result.Allowed, "%s: %s", result.ForbiddenReason, result.ForbiddenDetail)
+	}
+	for _, c := range append(pod.Spec.InitContainers, pod.Spec.Containers...) {
+		assert.True(t, *c.SecurityContext.ReadOnlyRootFilesystem, c.Name)
+		for name, limit := range c.Resources.Limits {
+			if request, ok := c.Resources.Requests[name]; ok {
+				assert.LessOrEqual(t, request.Cmp(limit), 0, "%s requests more %s than its limit", c.Name, name)
+			}
+		}
+	}
+}
+
+func TestTheSecretIsOneOfKubernetes(t *testing.T) {
+	var secret corev1.Secret
+	decode(t, "registry-secret.yaml", &secret)
+	assert.Equal(t, corev1.SecretTypeBasicAuth, secret.Type)
+	assert.Contains(t, secret.StringData, corev1.BasicAuthUsernameKey)
+	assert.Contains(t, secret.StringData, corev1.BasicAuthPasswordKey)
+}
+
+// decode refuses what the type does not have, and what stands there twice.
+func decode(t *testing.T, name string, into any) {
+	t.Helper()
+	text, err := os.ReadFile(deploy + name)
+	require.NoError(t, err)
+	require.NoError(t, yaml.UnmarshalStrict(text, into))
+}
+
+// kubernetes is the release whose schemas the manifests are held to, with its
+// module's hash: as a requirement of ours it would bring all of its own.
+const (
+	kubernetes = "k8s.io/kubernetes@v1.37.2"
+	hash       = "h1:A2VDEiObzkYqFTKhSsn0ZEb0RlLEXpHWj93gi2HqEwE="
+)
+
+// schemas writes what kubeconform wants, a JSON schema a kind, made of the API
+// description in the sources of Kubernetes, and returns the folder. There is
+// no network in it but the module proxy's.
+func schemas(t *testing.T) string {
+	t.Helper()
+	download := exec.Command("go", "mod", "download", "-json", kubernetes)
+	download.Env = append(os.Environ(), "GONOSUMDB=k8s.io/kubernetes") // we know the sum
+	out, err := download.Output()
+	require.NoError(t, err, string(out))
+	var module struct{ Dir, Sum string }
+	require.NoError(t, json.Unmarshal(out, &module))
+	require.Equal(t, hash, module.Sum)
+	text, err := os.ReadFile(filepath.Join(module.Dir, "api", "openapi-spec", "swagger.json"))
+	require.NoError(t, err)
+	var description map[string]any
+	require.NoError(t, json.Unmarshal(text, &description))
+	definitions := description["definitions"].(map[string]any)
+	for _, d := range definitions {
+		d := d.(map[string]any)
+		if d["properties"] != nil && d["additionalProperties"] == nil {
+			d["additionalProperties"] = false
+		}
+	}
+	// The description says "string"; the server also takes a number.
+	definitions["io.k8s.apimachinery.pkg.api.resource.Quantity"] = map[string]any{"type": []string{"string", "number"}}
+	definitions["io.k8s.apimachinery.pkg.util.intstr.IntOrString"] = map[string]any{"type": []string{"string", "integer"}}
+	dir := t.TempDir()
+	for file, kind := range map[string]string{"job-batch-v1.json": "io.k8s.api.batch.v1.Job", "secret-v1.json": "io.k8s.api.core.v1.Secret"} {
+		schema, err := json.Marshal(map[string]any{"$ref": "#/definitions/" + kind, "definitions": definitions})
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, file), schema, 0o644))
+	}
+	return dir
+}
+
+func TestKubeconformAcceptsTheManifestsAndRefusesASlip(t *testing.T) {
+	v, err := validator.New([]string{schemas(t) + "/{{.ResourceKind}}{{.KindSuffix}}.json"}, validator.Opts{Strict: true})
+	require.NoError(t, err)
+	status := func(name string, text []byte) (all []validator.Status, said []string) {
+		for _, r := range v.Validate(name, io.NopCloser(bytes.NewReader(text))) {
+			all = append(all, r.Status)
+			if r.Err != nil {
+				said = append(said, r.Err.Error())
+			}
+		}
+		return all, said
+	}
+	for _, name := range []string{"job.yaml", "registry-secret.yaml"} {
+		text, err := os.ReadFile(deploy + name)
+		require.NoError(t, err)
+		got, said := status(name, text)
+		assert.Equal(t, []validator.Status{validator.Valid}, got, said)
+	}
+	text, err := os.ReadFile(deploy + "job.yaml")
+	require.NoError(t, err)
+	for _, slip := range [][2]string{{"backoffLimit: 2", "backofLimit: 2"}, {"runAsNonRoot: true", "runAsNonRoot: 'yes'"}, {"drop: [ALL]", "drop: ALL"}} {
+		require.Contains(t, string(text), slip[0])
+		got, _ := status("job.yaml", bytes.Replace(text, []byte(slip[0]), []byte(slip[1]), 1))
+		assert.Equal(t, []validator.Status{validator.Invalid}, got, slip[1])
+	}
+}
