@@ -24,7 +24,30 @@ type Image struct {
 	Architecture string
 }
 
-// Oci is the image as an OCI layout in a tar archive. Its digest is the one that publish gives for the same name and tag.
+// Layout is the image as an OCI layout. Its digest is the one that publish gives for the same name and tag.
+func (i *Image) Layout(
+	ctx context.Context,
+	// The registry's host that the layout is meant for.
+	// +optional
+	targetRegistry string,
+	// The project or path in the registry.
+	// +optional
+	registryPrefix string,
+	// The name of the image.
+	// +optional
+	imageName string,
+	// The tag of the image.
+	// +optional
+	imageTag string,
+) (*dagger.Directory, error) {
+	packed, err := i.pack(ctx, address.Address{Registry: targetRegistry, Prefix: registryPrefix, Name: imageName, Tag: imageTag})
+	if err != nil {
+		return nil, err
+	}
+	return packed.Directory(layoutPath), nil
+}
+
+// Oci is the image's OCI layout as a tar archive.
 func (i *Image) Oci(
 	ctx context.Context,
 	// The name of the image.

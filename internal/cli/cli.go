@@ -89,6 +89,7 @@ type app struct {
 	stdout, stderr io.Writer
 	json           bool
 	ui             *ui.UI
+	settings       config.Settings // as they were given
 }
 
 func (a *app) root() *cobra.Command {
@@ -155,6 +156,7 @@ func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs 
 		if err != nil {
 			return err
 		}
+		a.settings = settings
 		a.ui = ui.New(a.stderr, a.json)
 		return run(c, args, &build.Build{Config: cfg, UI: a.ui, Version: version()})
 	}

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strings"
@@ -11,27 +13,53 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/build"
 	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/doctor"
+	"github.com/netgroup-polito/diskforge/internal/engine"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/tools"
 )
 
 func (a *app) build() *cobra.Command {
 	var keep bool
+	var where string
 	c := a.command("build", "Build, verify, pack and push an image",
 		`Build an image: provision, sparsify, verify, pack and, where TARGET_REGISTRY is
 set, push. The OCI layout is kept in OUTPUT_DIR/IMAGE_NAME either way. What an
-interrupted build finished is used again where its inputs are the same.`,
+interrupted build finished is used again where its inputs are the same.
+
+With --engine dagger the stages run in a Dagger engine, in the toolbox of the
+Dagger module: the one that _EXPERIMENTAL_DAGGER_RUNNER_HOST names, or Docker's.
+A registry is then reached from the engine, with REGISTRY_USER and its password
+only. DISKFORGE_BASE_IMAGE, DISKFORGE_GO_IMAGE and DISKFORGE_APT_MIRROR name
+other images and another mirror for the toolbox.`,
 		cobra.NoArgs, []config.Need{config.NeedBase, config.NeedPlaybook, config.NeedReference},
 		func(c *cobra.Command, _ []string, b *build.Build) error {
 			b.KeepOnError = keep
-			result, err := b.Run(c.Context())
+			run, err := a.runner(where, b)
+			if err != nil {
+				return err
+			}
+			result, err := run(c.Context())
 			if err != nil {
 				return err
 			}
 			return a.print(result.Reference)
 		})
 	keepFlag(c, &keep)
+	c.Flags().StringVar(&where, "engine", "host", "where the stages run: host or dagger")
 	return c
+}
+
+// runner is what builds: this host, or a Dagger engine.
+func (a *app) runner(where string, b *build.Build) (func(context.Context) (build.Result, error), error) {
+	switch {
+	case where == "host":
+		return b.Run, nil
+	case where != "dagger":
+		return nil, usageError{fmt.Errorf("--engine %q is not known: give host or dagger", where)}
+	case b.KeepOnError:
+		return nil, usageError{errors.New("--keep-on-error keeps a guest up, which a Dagger engine cannot: give it with --engine host")}
+	}
+	return (&engine.Build{Settings: a.settings, Config: b.Config, UI: b.UI, Version: b.Version}).Run, nil
 }
 
 func (a *app) provision() *cobra.Command {

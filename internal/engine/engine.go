@@ -1,0 +1,237 @@
+// Package engine runs a build in a Dagger engine: the same settings, the same
+// stages, in the toolbox container of the Dagger module in ci/. It is a
+// client of that module's functions and knows nothing of the stages.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"dagger.io/dagger"
+
+	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+// Build is one build in an engine.
+type Build struct {
+	Settings config.Settings
+	Config   config.Config // what the settings mean
+	UI       *ui.UI
+	Version  string // of diskforge: the module's, outside a checkout
+}
+
+// Variables of the environment that set up the toolbox; without them the
+// module's own defaults hold.
+var toolboxVariables = map[string]string{
+	"DISKFORGE_BASE_IMAGE": "baseImage", // the Debian 13 image that it is made of
+	"DISKFORGE_GO_IMAGE":   "goImage",   // the Go image that compiles diskforge and its tools
+	"DISKFORGE_APT_MIRROR": "aptMirror", // the mirror of its packages
+}
+
+// Run builds the image in the engine that _EXPERIMENTAL_DAGGER_RUNNER_HOST
+// names or that Docker runs, writes its OCI layout to OUTPUT_DIR and, where a
+// registry is set, pushes it from there.
+func (b *Build) Run(ctx context.Context) (build.Result, error) {
+	inputs, err := b.inputs(ctx)
+	if err != nil {
+		return build.Result{}, err
+	}
+	module, err := reference(b.Version)
+	if err != nil {
+		return build.Result{}, err
+	}
+	if err := os.MkdirAll(b.Config.OutputDir, 0o755); err != nil {
+		return build.Result{}, err
+	}
+	file, err := os.Create(filepath.Join(b.Config.OutputDir, "dagger.log"))
+	if err != nil {
+		return build.Result{}, err
+	}
+	defer file.Close()
+	s := b.UI.Stage("dagger")
+	result, err := b.session(ctx, module, inputs, &transcript{file: file, to: s})
+	if cause := context.Cause(ctx); cause != nil && err != nil {
+		err = cause
+	}
+	s.End(result.Reference, err)
+	return result, explain(err, file.Name())
+}
+
+// session connects to the engine, has the image built, and takes it out.
+func (b *Build) session(ctx context.Context, module string, inputs inputs, log *transcript) (result build.Result, err error) {
+	client, err := dagger.Connect(ctx, dagger.WithLogOutput(log),
+		dagger.WithEnvironmentVariable("DAGGER_PROGRESS", "plain"), dagger.WithEnvironmentVariable("NO_COLOR", "1"))
+	if err != nil {
+		return result, unreachable(err)
+	}
+	defer client.Close()
+	log.to.Activity("loading the module " + module)
+	if err := client.ModuleSource(module).AsModule().Serve(ctx); err != nil {
+		return result, failure.Wrap(err, "the Dagger module "+module+" cannot be loaded", "")
+	}
+	toolbox := map[string]any{}
+	for variable, argument := range toolboxVariables {
+		if v := os.Getenv(variable); v != "" {
+			toolbox[argument] = v
+		}
+	}
+	image := with(with(client.QueryBuilder().Select("diskforge"), toolbox).Select("build"), inputs.arguments(client))
+	result.Layout = filepath.Join(b.Config.OutputDir, strings.ReplaceAll(b.Config.ImageName, "/", "_"))
+	if err := export(ctx, image, b.address(), result.Layout); err != nil {
+		return result, err
+	}
+	packed, err := containerdisk.Load(result.Layout)
+	if err != nil {
+		return result, err
+	}
+	result.Reference = "oci:" + result.Layout + "@" + packed.Digest
+	if b.Config.Reference == "" {
+		return result, nil
+	}
+	return result, b.publish(ctx, client, image, &result)
+}
+
+// unreachable is the error of an engine that does not answer.
+func unreachable(err error) error {
+	where := os.Getenv("_EXPERIMENTAL_DAGGER_RUNNER_HOST")
+	if where == "" {
+		where = "in Docker"
+	} else {
+		where = "at " + where
+	}
+	return &failure.Error{
+		What: "no Dagger engine answers " + where, Err: err, Lines: lastLines(err.Error(), 5),
+		Try: "start Docker, or name an engine in _EXPERIMENTAL_DAGGER_RUNNER_HOST, or build on this host with --engine host",
+	}
+}
+
+// explain gives an error of the engine the form of diskforge's own. What the
+// module says of a failed stage is one line already; the evidence is what the
+// stage wrote.
+func explain(err error, log string) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := failure.In(err); ok {
+		return err
+	}
+	what, _, _ := strings.Cut(err.Error(), " [traceparent:")
+	what = strings.TrimPrefix(strings.TrimPrefix(what, "input: "), "diskforge.build ")
+	f := &failure.Error{What: what, Log: log, Err: err}
+	var exec *dagger.ExecError
+	if errors.As(err, &exec) {
+		f.Lines = evidence(exec.Stderr)
+	}
+	return f
+}
+
+// evidence are the indented lines below the stage's own account of a failure.
+func evidence(stderr string) []string {
+	_, after, found := strings.Cut("\n"+stderr, "\ndiskforge: ")
+	if !found {
+		return lastLines(stderr, 10)
+	}
+	var lines []string
+	for _, line := range strings.Split(after, "\n")[1:] {
+		if text, ok := strings.CutPrefix(line, "    "); ok {
+			lines = append(lines, text)
+		}
+	}
+	return lines
+}
+
+func lastLines(text string, n int) []string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[max(0, len(lines)-n):]
+}
+
+// transcript is the engine's progress: all of it in a file, what stages say
+// also to the user.
+type transcript struct {
+	file *os.File
+	to   progress.Reporter
+	part string
+}
+
+// Write implements io.Writer.
+func (t *transcript) Write(b []byte) (int, error) {
+	t.part += string(b)
+	for {
+		line, rest, found := strings.Cut(t.part, "\n")
+		if !found {
+			break
+		}
+		t.part = rest
+		if said := activity(line); said != "" {
+			t.to.Activity(said)
+		}
+	}
+	return t.file.Write(b)
+}
+
+// activity is what a program said, in a line of Dagger's plain progress
+// ("14  : [20.1s] | text"), or "".
+func activity(line string) string {
+	_, said, found := strings.Cut(line, "] | ")
+	if !found {
+		return ""
+	}
+	return strings.TrimSpace(said)
+}
+
+// errNoModule says where the module may come from.
+var errNoModule = failure.New("this diskforge was not released, and there is no checkout of it here: the Dagger module is not known",
+	"run it in a checkout, or install a release: go install github.com/netgroup-polito/diskforge@latest")
+
+// reference names the Dagger module: that of the checkout around the working
+// directory, else that of the release that this program is.
+func reference(version string) (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if isModule(dir) {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
+	}
+	if !strings.HasPrefix(version, "v") || strings.ContainsAny(version, "-+") { // a commit's, not a release's
+		return "", errNoModule
+	}
+	return "github.com/netgroup-polito/diskforge@" + version, nil
+}
+
+// isModule says whether dir is a checkout of diskforge.
+func isModule(dir string) bool {
+	b, err := os.ReadFile(filepath.Join(dir, "dagger.json"))
+	if err != nil || !strings.Contains(string(b), `"name": "diskforge"`) {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(dir, "ci", "dagger.gen.go"))
+	return err == nil
+}
+
+// password is the registry's, read as the host's push reads it.
+func (b *Build) password() (string, error) {
+	c := b.Config
+	if c.RegistryPassFile == "" {
+		return string(c.RegistryPass), nil
+	}
+	text, err := os.ReadFile(c.RegistryPassFile)
+	if err != nil {
+		return "", fmt.Errorf("REGISTRY_PASS_FILE: %w", err)
+	}
+	return strings.TrimRight(string(text), "\r\n"), nil
+}

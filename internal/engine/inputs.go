@@ -1,0 +1,94 @@
+package engine
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+
+	"dagger.io/dagger"
+
+	"github.com/netgroup-polito/diskforge/internal/download"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// inputs are the arguments of the module's build function. Text and switches
+// are passed as they were given; what is a file here travels as one.
+type inputs struct {
+	text  map[string]string
+	flags map[string]bool
+	files map[string]string // argument to path on this host
+	tree  string            // folder of the playbooks on this host, or ""
+}
+
+// inputs turns the settings into the function's arguments.
+func (b *Build) inputs(ctx context.Context) (inputs, error) {
+	s, c := b.Settings, b.Config
+	in := inputs{
+		text: map[string]string{
+			"ansiblePlaybook": s.Playbook, "isoUrl": s.ISOURL, "isoChecksum": s.ISOChecksum, "suite": s.Suite,
+			"gitAnsibleUrl": s.GitAnsibleURL, "gitAnsibleBranch": s.GitAnsibleBranch, "gitAnsiblePath": s.GitAnsiblePath,
+			"extraVars": s.ExtraVars, "memory": s.Memory, "cpus": s.CPUs, "diskSize": s.DiskSize, "accelerator": s.Accelerator,
+			"architecture": c.Architecture, "bootTimeout": s.BootTimeout, "buildUser": s.BuildUser, "vmUser": s.VMUser,
+			"sparsify": s.Sparsify, "qcow2Compression": s.QCOW2Compression, "aptMirror": s.AptMirror,
+			"httpProxy": s.HTTPProxy, "httpsProxy": s.HTTPSProxy, "noProxy": s.NoProxy,
+		},
+		flags: map[string]bool{"baseFromPackages": c.BaseFromPackages, "installDesktopEnvironment": c.Desktop, "bakeUser": c.BakeUser},
+		files: map[string]string{"caFile": c.CAFile},
+		tree:  c.AnsibleDir,
+	}
+	if path, ok := strings.CutPrefix(s.ExtraVars, "@"); ok {
+		in.files["extraVarsFile"] = path
+		delete(in.text, "extraVars")
+	}
+	if s.ISOURL != "" && !isRemote(s.ISOURL) {
+		// The engine sees nothing of this host but what it is given.
+		file, err := download.Fetch(ctx, s.ISOURL, c.ISOChecksum, download.Options{}, progress.Discard)
+		if err != nil {
+			return in, err
+		}
+		in.files["base"], in.text["isoChecksum"] = file.Path, file.Digest
+		delete(in.text, "isoUrl")
+	} else if list := c.ISOChecksum.File; list != "" && !isRemote(list) {
+		return in, failure.New("ISO_CHECKSUM names a file of this host, which the engine does not see", "give the list's URL, or the checksum itself")
+	}
+	return in, nil
+}
+
+func isRemote(url string) bool {
+	return strings.HasPrefix(url, "http://") || strings.HasPrefix(url, "https://")
+}
+
+// arguments are the inputs as the engine takes them; what was not given is
+// left to the module.
+func (in inputs) arguments(client *dagger.Client) map[string]any {
+	args := map[string]any{}
+	for name, value := range in.text {
+		if value != "" {
+			args[name] = value
+		}
+	}
+	for name, on := range in.flags {
+		if on {
+			args[name] = on
+		}
+	}
+	for name, path := range in.files {
+		if path != "" {
+			args[name] = client.Host().File(absolute(path))
+		}
+	}
+	if in.tree != "" {
+		args["ansible"] = client.Host().Directory(absolute(in.tree))
+	}
+	return args
+}
+
+// absolute is path from the root: the engine's client has a working directory
+// of its own.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}

@@ -1,0 +1,64 @@
+package engine
+
+import (
+	"context"
+	"os"
+
+	"dagger.io/dagger"
+	"github.com/dagger/querybuilder"
+
+	"github.com/netgroup-polito/diskforge/internal/build"
+)
+
+// address are the arguments that name the image: what is packed depends on
+// them, so export and publish give the same.
+func (b *Build) address() map[string]any {
+	args := map[string]any{}
+	for name, value := range map[string]string{
+		"targetRegistry": b.Settings.TargetRegistry, "registryPrefix": b.Settings.RegistryPrefix,
+		"imageName": b.Config.ImageName, "imageTag": b.Config.ImageTag,
+	} {
+		if value != "" {
+			args[name] = value
+		}
+	}
+	return args
+}
+
+func with(q *querybuilder.Selection, args map[string]any) *querybuilder.Selection {
+	for name, value := range args {
+		q = q.Arg(name, value)
+	}
+	return q
+}
+
+// export writes the image's OCI layout to a directory of this host, whole or
+// not at all.
+func export(ctx context.Context, image *querybuilder.Selection, address map[string]any, layout string) error {
+	directory := new(dagger.Directory).WithGraphQLQuery(with(image.Select("layout"), address))
+	part := layout + ".part"
+	defer os.RemoveAll(part)
+	if _, err := directory.Export(ctx, part, dagger.DirectoryExportOpts{Wipe: true}); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(layout); err != nil {
+		return err
+	}
+	return os.Rename(part, layout)
+}
+
+// publish has the engine push the image; the password travels as a secret.
+func (b *Build) publish(ctx context.Context, client *dagger.Client, image *querybuilder.Selection, result *build.Result) error {
+	password, err := b.password()
+	if err != nil {
+		return err
+	}
+	q := with(image.Select("publish"), b.address()).Arg("registryInsecure", b.Config.RegistryInsecure)
+	if b.Config.RegistryUser != "" {
+		q = q.Arg("registryUser", b.Config.RegistryUser).Arg("registryPass", client.SetSecret("registry-password", password))
+	}
+	if b.Config.CAFile != "" {
+		q = q.Arg("caFile", client.Host().File(b.Config.CAFile))
+	}
+	return q.Bind(&result.Reference).Execute(ctx)
+}
