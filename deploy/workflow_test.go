@@ -160,28 +160,48 @@ func TestABuildWithoutAURLIsMadeFromPackages(t *testing.T) {
 	}, called[1])
 }
 
-func TestEveryArgumentOfTheWorkflowsIsOneOfTheModules(t *testing.T) {
+// calls are the parts of the workflows and of the documents that call the
+// module.
+func calls(t *testing.T) (found []string) {
+	t.Helper()
+	inWorkflows := regexp.MustCompile(`(?s)dagger call .*?export --path|build\+=\([^)]*\)|build=\(.*?\)|"\$\{build\[@\]\}"[^\n]*`)
+	inDocuments := regexp.MustCompile("dagger (?:-m [^ ]+ )?call (?:[^`\n\\\\]|\\\\\n)*")
+	for _, name := range all(t) {
+		_, text := read(t, name)
+		found = append(found, inWorkflows.FindAllString(text, -1)...)
+	}
+	for _, name := range []string{"../README.md", "README.md"} {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		found = append(found, inDocuments.FindAllString(string(text), -1)...)
+	}
+	return found
+}
+
+func TestEveryArgumentInWorkflowsAndDocumentsIsOneOfTheModules(t *testing.T) {
 	var module strings.Builder
 	for _, name := range []string{"build.go", "image.go"} {
 		b, err := os.ReadFile("../ci/" + name)
 		require.NoError(t, err)
 		module.Write(b)
 	}
-	dagger := regexp.MustCompile(`(?m)dagger .*call(?:.|\n)*?export --path|build\+=\(.*\)|"\$\{build\[@\]\}".*`)
-	for _, name := range all(t) {
-		_, text := read(t, name)
-		for _, call := range dagger.FindAllString(text, -1) {
-			for _, flag := range regexp.MustCompile(`--([a-z0-9-]+)`).FindAllStringSubmatch(call, -1) {
-				if flag[1] == "path" {
-					continue // of export, Dagger's own
-				}
-				words := strings.Split(flag[1], "-")
-				for i := range words[1:] {
-					words[i+1] = strings.ToUpper(words[i+1][:1]) + words[i+1][1:]
-				}
-				assert.Regexp(t, `(?m)^\t`+strings.Join(words, "")+` [^:]`, module.String(), name+": --"+flag[1])
+	flag := regexp.MustCompile(`--([a-z0-9-]+)`)
+	seen := map[string]bool{}
+	for _, call := range calls(t) {
+		for _, m := range flag.FindAllStringSubmatch(call, -1) {
+			if m[1] == "path" || m[1] == "help" {
+				continue // Dagger's own
 			}
+			seen[m[1]] = true
+			words := strings.Split(m[1], "-")
+			for i := range words[1:] {
+				words[i+1] = strings.ToUpper(words[i+1][:1]) + words[i+1][1:]
+			}
+			assert.Regexp(t, `(?m)^\t`+strings.Join(words, "")+` [^:]`, module.String(), call)
 		}
+	}
+	for _, name := range []string{"iso-url", "iso-checksum", "base-from-packages", "ansible", "bake-user", "image-name", "registry-pass"} {
+		assert.True(t, seen[name], "the test found no --"+name)
 	}
 }
 
