@@ -171,7 +171,10 @@ func (b *build) userData(public, hostPrivate, hostPublic string) (string, error)
 	config := map[string]any{
 		"users":             []any{user},
 		"preserve_hostname": true,
-		"ssh_keys":          map[string]string{"ed25519_private": hostPrivate, "ed25519_public": hostPublic},
+		// Every sudo looks the host's name up; the network may take seconds to
+		// not know it.
+		"manage_etc_hosts": "localhost",
+		"ssh_keys":         map[string]string{"ed25519_private": hostPrivate, "ed25519_public": hostPublic},
 	}
 	script, err := b.settingsScript()
 	if err != nil {
@@ -305,6 +308,7 @@ func (b *build) environment(debugLog string) []string {
 		"ANSIBLE_PIPELINING=1",
 		"ANSIBLE_SSH_TRANSFER_METHOD=piped",
 		"ANSIBLE_SSH_RETRIES=5", // the base's own cloud-init settings may restart sshd
+		"ANSIBLE_TIMEOUT=120",   // a guest on a busy host answers sudo late
 		// Asking the guest which Python it has would cost two more commands.
 		"ANSIBLE_PYTHON_INTERPRETER=/usr/bin/python3",
 		"ANSIBLE_SSH_CONTROL_PATH_DIR="+b.path("control"),
