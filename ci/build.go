@@ -118,8 +118,7 @@ func (m *Diskforge) Build(
 	if err := tree.pin(ctx); err != nil {
 		return nil, err
 	}
-	guest := flags.Of("accelerator", accelerator, "memory", memory, "cpus", cpus, "boot-timeout", bootTimeout,
-		"build-user", buildUser, "vm-user", vmUser, "bake-user", flags.Bool(bakeUser))
+	guest := guest(accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser)
 
 	c := tree.mount(m, box).WithEnvVariable("REFRESH", refresh)
 	c, stages, err := origin.mount(ctx, c, box.WithEnvVariable("REFRESH", refresh))
@@ -159,6 +158,59 @@ func (m *Diskforge) Build(
 		Disk: sparse.File(diskPath), Report: verified.File(diskPath + ".json"), Log: log,
 		Box: box, Architecture: architecture,
 	}, nil
+}
+
+// Verify boots a disk the way KubeVirt does, looks inside, and returns what it said. Build does that by itself.
+// +cache="session"
+func (m *Diskforge) Verify(
+	ctx context.Context,
+	// The disk, a qcow2 image.
+	disk *dagger.File,
+	// The playbook whose checks (tests/PLAYBOOK.yaml in the tree) the disk has to pass.
+	// +optional
+	ansiblePlaybook string,
+	// The playbook tree. Default: the one that diskforge brings along.
+	// +optional
+	ansible *dagger.Directory,
+	// The user that provisioned the guest, and must be gone (default: diskforge).
+	// +optional
+	buildUser string,
+	// The login user of the virtual machines (default: crownlabs).
+	// +optional
+	vmUser string,
+	// The disk holds vm-user's account.
+	// +optional
+	bakeUser bool,
+	// auto, kvm or tcg (default: auto).
+	// +optional
+	accelerator string,
+	// The memory of the guest in MiB (default: 2048).
+	// +optional
+	memory string,
+	// The processors of the guest (default: the engine's host's, at most 4).
+	// +optional
+	cpus string,
+	// How long the guest may take until ssh answers (default: 5m with KVM, 15m without).
+	// +optional
+	bootTimeout string,
+) (string, error) {
+	box, err := m.machine()
+	if err != nil {
+		return "", err
+	}
+	tree := tree{Directory: ansible, Playbook: ansiblePlaybook}
+	verified, err := bootStage(ctx, tree.mount(m, box).WithMountedFile(diskPath, disk),
+		append(append([]string{"verify", diskPath}, tree.args()...), guest(accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser)...)...)
+	if err != nil {
+		return "", err
+	}
+	return verified.Stderr(ctx)
+}
+
+// guest are the settings that provision and verify share.
+func guest(accelerator, memory, cpus, bootTimeout, buildUser, vmUser string, bakeUser bool) []string {
+	return flags.Of("accelerator", accelerator, "memory", memory, "cpus", cpus, "boot-timeout", bootTimeout,
+		"build-user", buildUser, "vm-user", vmUser, "bake-user", flags.Bool(bakeUser))
 }
 
 // Where a stage finds and leaves what it reads and makes.

@@ -30,7 +30,7 @@ func (m *Diskforge) Lint(ctx context.Context) error {
 // Unit runs the unit tests.
 // +check
 func (m *Diskforge) Unit(ctx context.Context) error {
-	_, err := m.workbench().WithExec([]string{"go", "test", "./..."}).Sync(ctx)
+	_, err := m.workbench().WithExec([]string{".ci/task", "unit"}).Sync(ctx)
 	return err
 }
 
