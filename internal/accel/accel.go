@@ -52,6 +52,10 @@ func (h host) choose(ctx context.Context, want, cacheDir string, p progress.Repo
 	return v, nil
 }
 
+// HasKernel says whether a kernel is at hand to prove KVM with: the host's own,
+// or one that a base image left in cacheDir.
+func HasKernel(cacheDir string) bool { return thisHost().kernel(cacheDir) != "" }
+
 // Type is the argument of QEMU's -accel.
 func (v Verdict) Type() string {
 	if v.Accelerator == KVM {

@@ -54,7 +54,16 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 	prepare := func(name string, run func(context.Context, progress.Reporter) (string, error)) {
 		g.Go(func() error { return b.stage(ctx, name, run) })
 	}
+	baseIsThere := make(chan struct{})
 	prepare("accel", func(ctx context.Context, p progress.Reporter) (string, error) {
+		if b.Config.BaseFromPackages && !accel.HasKernel(b.Config.CacheDir) {
+			p.Activity("waiting for the base image's kernel: this host has none to prove KVM with")
+			select {
+			case <-baseIsThere:
+			case <-ctx.Done():
+				return "", context.Cause(ctx)
+			}
+		}
 		var err error
 		r.accel, err = b.accelerator(ctx, p)
 		return r.accel.Accelerator, err
@@ -66,7 +75,9 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 	})
 	prepare("base", func(ctx context.Context, p progress.Reporter) (string, error) {
 		var err error
-		r.base, err = b.base(ctx, r.controller, p)
+		if r.base, err = b.base(ctx, r.controller, p); err == nil {
+			close(baseIsThere)
+		}
 		return r.base.Name, err
 	})
 	prepare("playbook", func(ctx context.Context, p progress.Reporter) (string, error) {
