@@ -1,0 +1,215 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// These tests drive a real Dagger engine. The first build takes minutes there;
+// all others re-use its stages. DISKFORGE_BASE_IMAGE and DISKFORGE_GO_IMAGE
+// name the toolbox's images where the pinned ones cannot be pulled.
+
+const anHour = time.Hour
+
+// daggerCLI is the dagger program that belongs to the engine under test. The
+// test is skipped where there is no engine.
+func daggerCLI(t *testing.T) string {
+	t.Helper()
+	if os.Getenv("_EXPERIMENTAL_DAGGER_RUNNER_HOST") == "" {
+		t.Skip("SKIPPED, nothing was tested: no Dagger engine here; name one in _EXPERIMENTAL_DAGGER_RUNNER_HOST")
+	}
+	if cli := os.Getenv("_EXPERIMENTAL_DAGGER_CLI_BIN"); cli != "" {
+		return cli
+	}
+	cli, err := exec.LookPath("dagger")
+	require.NoError(t, err, "an engine is named, but there is no dagger program")
+	return cli
+}
+
+// call starts a call of the module in this checkout.
+func call(t *testing.T, env map[string]string, args ...string) *run {
+	t.Helper()
+	all := []string{"call", "--progress=plain"}
+	for variable, flag := range map[string]string{"DISKFORGE_BASE_IMAGE": "--base-image", "DISKFORGE_GO_IMAGE": "--go-image", "DISKFORGE_APT_MIRROR": "--apt-mirror"} {
+		if v := os.Getenv(variable); v != "" {
+			all = append(all, flag+"="+v)
+		}
+	}
+	return start(t, env, daggerCLI(t), append(all, args...)...)
+}
+
+// succeed waits for the call's end and returns what it printed.
+func succeed(t *testing.T, r *run) string {
+	t.Helper()
+	require.Zero(t, r.wait(anHour), r.errors())
+	assert.NotContains(t, r.errors(), secret)
+	return strings.TrimSpace(r.stdout.String())
+}
+
+// refuse waits for the call's end, which must be a failure, and returns the
+// line that says why.
+func refuse(t *testing.T, r *run) string {
+	t.Helper()
+	require.NotZero(t, r.wait(anHour), r.stdout.String())
+	assert.NotContains(t, r.errors(), secret)
+	for line := range strings.Lines(r.errors()) {
+		if why, ok := strings.CutPrefix(strings.TrimSpace(line), "Error: "); ok {
+			return why
+		}
+	}
+	t.Fatalf("no line says why:\n%s", r.errors())
+	return ""
+}
+
+// demo is the build whose stages the tests share.
+func demo(then ...string) []string {
+	return append([]string{"build", "--base-from-packages", "--ansible-playbook=debian-base"}, then...)
+}
+
+func TestDaggerBuildsOnceAndPublishesWhatPackGives(t *testing.T) {
+	dir := t.TempDir()
+	began := time.Now()
+	log := succeed(t, call(t, nil, demo("log")...))
+	t.Logf("first build: %s", time.Since(began).Round(time.Second))
+	for _, stage := range []string{"base", "provision", "sparsify", "verify"} {
+		assert.Contains(t, log, "done stage="+stage)
+	}
+	began = time.Now()
+	assert.Equal(t, log, succeed(t, call(t, nil, demo("log")...)), "the second build ran a stage again")
+	t.Logf("second build: %s", time.Since(began).Round(time.Second))
+
+	address := registry(t)
+	_, port, err := net.SplitHostPort(address)
+	require.NoError(t, err)
+	publish := func(tag, password string) *run {
+		return call(t, map[string]string{"E2E_PASSWORD": password}, demo("publish", "--address=registry:"+port+"/labs/dagger:"+tag,
+			"--registry-user=me", "--registry-pass=env://E2E_PASSWORD", "--registry-insecure", "--registry-service=tcp://"+address)...)
+	}
+	assert.Contains(t, refuse(t, publish("one", "wrong")), "push: ")
+	me := &authn.Basic{Username: "me", Password: secret}
+	at := func(tag string) name.Reference {
+		ref, err := name.ParseReference(address + "/labs/dagger:" + tag)
+		require.NoError(t, err)
+		return ref
+	}
+	_, err = remote.Head(at("one"), remote.WithAuth(me))
+	assert.Error(t, err, "a wrong password published something")
+
+	disk, report := filepath.Join(dir, "disk.qcow2"), filepath.Join(dir, "disk.qcow2.json")
+	succeed(t, call(t, nil, demo("disk", "export", "--path="+disk)...))
+	succeed(t, call(t, nil, demo("report", "export", "--path="+report)...))
+	for _, tag := range []string{"one", "two"} {
+		began = time.Now()
+		reference := succeed(t, publish(tag, secret))
+		t.Logf("publish %s: %s", tag, time.Since(began).Round(time.Second))
+		packed := start(t, nil, diskforge(t), "pack", disk, "-o", filepath.Join(dir, tag),
+			"--target-registry=registry:"+port, "--registry-prefix=labs", "--image-name=dagger", "--image-tag="+tag)
+		require.Zero(t, packed.wait(5*time.Minute), packed.errors())
+		_, digest, _ := strings.Cut(packed.lastLine(), "@")
+		assert.Equal(t, "registry:"+port+"/labs/dagger:"+tag+"@"+digest, reference)
+
+		image, err := remote.Image(at(tag), remote.WithAuth(me))
+		require.NoError(t, err)
+		require.NoError(t, validate.Image(image))
+		got, err := image.Digest()
+		require.NoError(t, err)
+		assert.Equal(t, digest, got.String())
+		contract(t, image)
+		assert.Empty(t, holdsSecret(t, filepath.Join(dir, tag)), "the published image is the packed one")
+	}
+	assert.Equal(t, log, succeed(t, call(t, nil, demo("log")...)), "a new tag ran a stage again")
+}
+
+func TestDaggerEngineGivesTheProgramTheSameImage(t *testing.T) {
+	cli := daggerCLI(t)
+	dir := t.TempDir()
+	archive := filepath.Join(dir, "image.tar")
+	succeed(t, call(t, nil, demo("oci", "--image-name=same", "--image-tag=1", "export", "--path="+archive)...))
+	index, err := exec.Command("tar", "-xOf", archive, "./index.json").Output()
+	require.NoError(t, err)
+	var layout struct{ Manifests []struct{ Digest string } }
+	require.NoError(t, json.Unmarshal(index, &layout))
+	require.Len(t, layout.Manifests, 1)
+
+	built := start(t, map[string]string{"OUTPUT_DIR": dir, "_EXPERIMENTAL_DAGGER_CLI_BIN": cli, "IMAGE_NAME": "same", "IMAGE_TAG": "1"},
+		diskforge(t), "build", "--engine=dagger", "--base-from-packages", "--ansible-playbook=debian-base")
+	require.Zero(t, built.wait(anHour), built.errors())
+	assert.Equal(t, "oci:"+dir+"/same@"+layout.Manifests[0].Digest, built.lastLine())
+	assert.FileExists(t, filepath.Join(dir, "same", "index.json"))
+}
+
+// probe is a playbook that fails and tells who ran it.
+const probe = `- hosts: all
+  gather_facts: false
+  tasks:
+    - name: Look at the controller
+      ansible.builtin.command: sh -c 'id -u; grep -E "^(CapEff|CapBnd|NoNewPrivs)" /proc/self/status; env; ls /run/diskforge'
+      delegate_to: localhost
+      become: false
+      register: controller
+    - name: Tell what it is
+      ansible.builtin.fail:
+        msg: "controller {{ controller.stdout_lines | join('|') }}"
+`
+
+func TestDaggerShowsTheFailedTaskOfAControllerWithoutRoot(t *testing.T) {
+	daggerCLI(t)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "probe.yml"), []byte(probe), 0o600))
+	r := call(t, map[string]string{"REGISTRY_PASS": secret}, "build", "--base-from-packages", "--ansible="+dir, "--ansible-playbook=probe.yml")
+	why := refuse(t, r)
+	assert.Contains(t, why, "provision: ")
+	assert.Contains(t, why, "Tell what it is")
+	assert.Contains(t, r.errors(), "controller 1000|")
+	for _, capabilities := range []string{"CapEff:", "CapBnd:"} {
+		assert.Regexp(t, capabilities+`(\\t|\s)+0000000000000000`, r.errors())
+	}
+	assert.Regexp(t, `NoNewPrivs:(\\t|\s)+1`, r.errors())
+	assert.NotContains(t, r.errors(), "REGISTRY_PASS")
+}
+
+func TestDaggerRefusesBadInputInOneLine(t *testing.T) {
+	daggerCLI(t)
+	dir := t.TempDir()
+	noDisk := filepath.Join(dir, "base.qcow2")
+	require.NoError(t, os.WriteFile(noDisk, []byte(strings.Repeat("no disk\n", 1000)), 0o600))
+	for says, args := range map[string][]string{
+		"choose one base image":                    {"build", "--ansible-playbook=debian-base", "--base=" + noDisk, "--iso-url=https://example.org/a.qcow2"},
+		"there is no base image":                   {"build", "--ansible-playbook=debian-base"},
+		"base: ":                                   {"build", "--ansible-playbook=debian-base", "--base=" + noDisk},
+		`there is no playbook "nonexistent"`:       demo("--ansible-playbook=nonexistent"),
+		"KVM does not work here":                   demo("--accelerator=kvm"),
+		"--registry-pass is not given":             demo("publish", "--address=registry:5000/a:1", "--registry-user=me"),
+		"there is no address to publish to":        demo("publish"),
+		`secret env var not found: "E2E_NO..."`:    demo("publish", "--address=registry:5000/a:1", "--registry-user=me", "--registry-pass=env://E2E_NOT_SET"),
+		"--apt-mirror is no http or https address": {"--apt-mirror=ftp://a", "toolbox"},
+	} {
+		if says == "KVM does not work here" && kvmWorks(t) {
+			continue
+		}
+		assert.Contains(t, refuse(t, call(t, nil, args...)), says)
+	}
+}
+
+func TestDaggerEngineThatDoesNotAnswerIsNamed(t *testing.T) {
+	cli := daggerCLI(t)
+	r := start(t, map[string]string{"OUTPUT_DIR": t.TempDir(), "_EXPERIMENTAL_DAGGER_CLI_BIN": cli, "_EXPERIMENTAL_DAGGER_RUNNER_HOST": "unix:///nowhere/engine.sock"},
+		diskforge(t), "build", "--engine=dagger", "--base-from-packages", "--ansible-playbook=debian-base")
+	assert.Equal(t, 1, r.wait(5*time.Minute))
+	assert.Contains(t, r.errors(), "diskforge: no Dagger engine answers at unix:///nowhere/engine.sock: ")
+}
