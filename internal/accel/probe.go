@@ -113,6 +113,9 @@ func (h host) deviceFault() string {
 		f.Close()
 		return ""
 	}
+	if errors.Is(err, fs.ErrNotExist) && h.pod {
+		return h.device + ` is missing: ask for it in the container's resources, devices.kubevirt.io/kvm: "1" among the limits`
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return h.device + " is missing: switch virtualisation on in the firmware (or for this virtual machine), load kvm_intel or kvm_amd, and in a container pass the device in"
 	}
