@@ -160,7 +160,7 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 		change func(*host)
 		why    string
 	}{
-		"no device": {func(h *host) { h.device += "-missing" }, "is missing: switch virtualisation on"},
+		"no device":          {func(h *host) { h.device += "-missing" }, "is missing: switch virtualisation on"},
 		"no device in a pod": {func(h *host) { h.device, h.pod = h.device+"-missing", true }, "devices.kubevirt.io/kvm"},
 		"a device that does not open": {func(h *host) {
 			h.device = filepath.Dir(h.device) // opening a directory for writing fails
