@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"dagger.io/dagger"
 
@@ -58,16 +60,34 @@ func (b *Build) Run(ctx context.Context) (build.Result, error) {
 	}
 	defer file.Close()
 	s := b.UI.Stage("dagger")
-	result, err := b.session(ctx, module, inputs, &transcript{file: file, to: s})
-	if cause := context.Cause(ctx); cause != nil && err != nil {
-		err = cause
-	}
+	result, err := interruptible(ctx, func() (build.Result, error) {
+		return b.session(ctx, module, inputs, &transcript{file: file, to: s})
+	})
 	s.End(result.Reference, err)
 	return result, explain(err, file.Name())
 }
 
+// interruptible returns when run does, or when ctx ends: the client waits for
+// minutes then. The engine stops by itself when this process has ended.
+func interruptible(ctx context.Context, run func() (build.Result, error)) (result build.Result, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		result, err = run()
+	}()
+	select {
+	case <-done:
+		return result, err
+	case <-ctx.Done():
+		return build.Result{}, context.Cause(ctx)
+	}
+}
+
 // session connects to the engine, has the image built, and takes it out.
 func (b *Build) session(ctx context.Context, module string, inputs inputs, log *transcript) (result build.Result, err error) {
+	if err := answers(ctx); err != nil {
+		return result, unreachable(err)
+	}
 	client, err := dagger.Connect(ctx, dagger.WithLogOutput(log),
 		dagger.WithEnvironmentVariable("DAGGER_PROGRESS", "plain"), dagger.WithEnvironmentVariable("NO_COLOR", "1"))
 	if err != nil {
@@ -98,6 +118,21 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 		return result, nil
 	}
 	return result, b.publish(ctx, client, image, &result)
+}
+
+// answers asks an engine that is named by its socket or its TCP address
+// whether it is there: Dagger's client tries for ten minutes.
+func answers(ctx context.Context) error {
+	network, address, _ := strings.Cut(os.Getenv("_EXPERIMENTAL_DAGGER_RUNNER_HOST"), "://")
+	if network != "unix" && network != "tcp" {
+		return nil
+	}
+	dialer := net.Dialer{Timeout: 15 * time.Second}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // unreachable is the error of an engine that does not answer.

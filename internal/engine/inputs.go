@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"net"
 	"path/filepath"
 	"strings"
 
@@ -40,6 +41,10 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 	if path, ok := strings.CutPrefix(s.ExtraVars, "@"); ok {
 		in.files["extraVarsFile"] = path
 		delete(in.text, "extraVars")
+	}
+	if host, _, _ := strings.Cut(s.TargetRegistry, ":"); host == "localhost" || net.ParseIP(host).IsLoopback() {
+		return in, failure.New("TARGET_REGISTRY is on this host's loopback, which a Dagger engine's containers do not reach",
+			"name it by another address, or give it to dagger call … publish with --registry-service tcp://"+s.TargetRegistry)
 	}
 	if s.ISOURL != "" && !isRemote(s.ISOURL) {
 		// The engine sees nothing of this host but what it is given.
