@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -206,21 +207,23 @@ func (t *transcript) Write(b []byte) (int, error) {
 			break
 		}
 		t.part = rest
-		if said := activity(line); said != "" {
-			t.to.Activity(said)
+		if what := activity(line); what != "" {
+			t.to.Activity(what)
 		}
 	}
 	return t.file.Write(b)
 }
 
-// activity is what a program said, in a line of Dagger's plain progress
-// ("14  : [20.1s] | text"), or "".
+// said is what a stage of diskforge said, in a line of Dagger's plain progress:
+// "14  : ┆ [20.1s] | 09:12:01 INFO starting the guest stage=provision …".
+var said = regexp.MustCompile(`\] \| \d\d:\d\d:\d\d (?:INFO|WARN|ERRO) (.*\S)`)
+
+// activity is what a stage said in the line, or "".
 func activity(line string) string {
-	_, said, found := strings.Cut(line, "] | ")
-	if !found {
-		return ""
+	if m := said.FindStringSubmatch(line); m != nil {
+		return m[1]
 	}
-	return strings.TrimSpace(said)
+	return ""
 }
 
 // errNoModule says where the module may come from.

@@ -1,0 +1,129 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+)
+
+// settings are those of the environment, checked.
+func settings(t *testing.T, environ map[string]string) *Build {
+	t.Helper()
+	s, err := config.Read(t.Context(), nil, func(name string) (string, bool) { v, ok := environ[name]; return v, ok })
+	require.NoError(t, err)
+	c, err := config.Parse(s, config.NeedBase, config.NeedPlaybook, config.NeedReference)
+	require.NoError(t, err)
+	return &Build{Settings: s, Config: c}
+}
+
+func TestSettingsTravelAsTheyWereGiven(t *testing.T) {
+	in, err := settings(t, map[string]string{
+		"ISO_URL": "https://example.org/a.qcow2", "ISO_CHECKSUM": "file:https://example.org/SHA256SUMS", "ANSIBLE_PLAYBOOK": "debian-base",
+		"DISK_SIZE": "20G", "BAKE_USER": "1", "GIT_ANSIBLE_BRANCH": "v1", "EXTRA_VARS": `{"a": 1}`, "REGISTRY_USER": "me", "REGISTRY_PASS": "hidden-word",
+	}).inputs(t.Context())
+	require.NoError(t, err)
+	for name, want := range map[string]string{
+		"isoUrl": "https://example.org/a.qcow2", "isoChecksum": "file:https://example.org/SHA256SUMS", "ansiblePlaybook": "debian-base",
+		"diskSize": "20G", "gitAnsibleBranch": "v1", "gitAnsibleUrl": "", "extraVars": `{"a": 1}`,
+	} {
+		assert.Equal(t, want, in.text[name], name)
+	}
+	assert.True(t, in.flags["bakeUser"])
+	assert.False(t, in.flags["baseFromPackages"])
+	assert.NotContains(t, fmt.Sprint(in), "hidden-word")
+}
+
+func TestFilesOfThisHostTravelAsFiles(t *testing.T) {
+	dir := t.TempDir()
+	base, vars := filepath.Join(dir, "base.qcow2"), filepath.Join(dir, "vars.yml")
+	require.NoError(t, os.WriteFile(base, []byte("abc"), 0o600))
+	require.NoError(t, os.WriteFile(vars, []byte("a: 1"), 0o600))
+	const sum = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+	environ := map[string]string{"ISO_URL": base, "ISO_CHECKSUM": sum, "ANSIBLE_PLAYBOOK": "a", "ANSIBLE_DIR": dir, "EXTRA_VARS": "@" + vars, "CA_FILE": vars}
+	in, err := settings(t, environ).inputs(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"base": base, "extraVarsFile": vars, "caFile": vars}, in.files)
+	assert.Equal(t, dir, in.tree)
+	assert.Equal(t, sum, in.text["isoChecksum"])
+	assert.NotContains(t, in.text, "isoUrl")
+	assert.NotContains(t, in.text, "extraVars")
+
+	environ["ISO_CHECKSUM"] = "sha256:" + fmt.Sprintf("%064d", 0)
+	_, err = settings(t, environ).inputs(t.Context())
+	assert.Error(t, err, "a wrong checksum of a local file")
+}
+
+func TestWhatTheEngineCannotReachIsRefused(t *testing.T) {
+	for says, environ := range map[string]map[string]string{
+		"TARGET_REGISTRY": {"BASE_FROM_PACKAGES": "true", "TARGET_REGISTRY": "127.0.0.1:5000", "IMAGE_NAME": "a", "IMAGE_TAG": "1"},
+		"ISO_CHECKSUM":    {"ISO_URL": "https://example.org/a", "ISO_CHECKSUM": "file:/sums"},
+	} {
+		environ["ANSIBLE_PLAYBOOK"] = "a"
+		_, err := settings(t, environ).inputs(t.Context())
+		assert.ErrorContains(t, err, says)
+	}
+}
+
+func TestAnEngineThatIsNamedMustAnswer(t *testing.T) {
+	const variable = "_EXPERIMENTAL_DAGGER_RUNNER_HOST"
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Setenv(variable, "tcp://"+listener.Addr().String())
+	assert.NoError(t, answers(t.Context()))
+	require.NoError(t, listener.Close())
+	err = answers(t.Context())
+	require.Error(t, err)
+	assert.ErrorContains(t, unreachable(err), "no Dagger engine answers at tcp://127.0.0.1:")
+	t.Setenv(variable, "docker-container://engine")
+	assert.NoError(t, answers(t.Context()), "only its driver knows how to reach it")
+}
+
+func TestTheErrorIsTheStagesOwnLine(t *testing.T) {
+	err := explain(errors.New("input: diskforge.build provision: the task X failed [traceparent:0-1]"), "/log")
+	assert.EqualError(t, err, "provision: the task X failed")
+	f, ok := failure.In(err)
+	require.True(t, ok)
+	assert.Equal(t, "/log", f.Log)
+	assert.NoError(t, explain(nil, ""))
+}
+
+func TestTheEvidenceIsWhatStandsBelowTheLine(t *testing.T) {
+	assert.Equal(t, []string{"fatal: no", "  indented"}, evidence("09:00:00 INFO x\ndiskforge: provision: failed\n    fatal: no\n      indented\n  log: /work/log\n"))
+	assert.Equal(t, []string{"Killed"}, evidence("Killed\n"), "where there is no such line, the last ones")
+}
+
+func TestOnlyWhatStagesSayIsShown(t *testing.T) {
+	for line, want := range map[string]string{
+		"48  : ┆ [12.1s] | 09:05:18 INFO starting the guest stage=provision elapsed=4.1s": "starting the guest stage=provision elapsed=4.1s",
+		"1   : [0.0s] | cloud url=https://example.org":                                    "",
+		"48  : ┆ withExec diskforge base":                                                 "",
+	} {
+		assert.Equal(t, want, activity(line))
+	}
+}
+
+func TestTheModuleIsTheCheckoutsElseTheReleases(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	ref, err := reference("v1.2.3")
+	require.NoError(t, err)
+	assert.Equal(t, root, ref)
+
+	t.Chdir(t.TempDir())
+	ref, err = reference("v1.2.3")
+	require.NoError(t, err)
+	assert.Equal(t, "github.com/netgroup-polito/diskforge@v1.2.3", ref)
+	for _, version := range []string{"(devel)", "unknown", "v0.0.0-20261123-0123456789ab", "v1.2.3+dirty"} {
+		_, err = reference(version)
+		assert.ErrorContains(t, err, "checkout", version)
+	}
+}
