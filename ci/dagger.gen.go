@@ -498,6 +498,83 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return nil, (*Diskforge).Unit(&parent, ctx)
+		case "Verify":
+			var parent Diskforge
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var disk *dagger.File
+			if inputArgs["disk"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["disk"]), &disk)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg disk", err))
+				}
+			}
+			var ansiblePlaybook string
+			if inputArgs["ansiblePlaybook"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["ansiblePlaybook"]), &ansiblePlaybook)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ansiblePlaybook", err))
+				}
+			}
+			var ansible *dagger.Directory
+			if inputArgs["ansible"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["ansible"]), &ansible)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ansible", err))
+				}
+			}
+			var buildUser string
+			if inputArgs["buildUser"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["buildUser"]), &buildUser)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg buildUser", err))
+				}
+			}
+			var vmUser string
+			if inputArgs["vmUser"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["vmUser"]), &vmUser)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg vmUser", err))
+				}
+			}
+			var bakeUser bool
+			if inputArgs["bakeUser"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["bakeUser"]), &bakeUser)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bakeUser", err))
+				}
+			}
+			var accelerator string
+			if inputArgs["accelerator"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["accelerator"]), &accelerator)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg accelerator", err))
+				}
+			}
+			var memory string
+			if inputArgs["memory"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["memory"]), &memory)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg memory", err))
+				}
+			}
+			var cpus string
+			if inputArgs["cpus"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["cpus"]), &cpus)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cpus", err))
+				}
+			}
+			var bootTimeout string
+			if inputArgs["bootTimeout"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["bootTimeout"]), &bootTimeout)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bootTimeout", err))
+				}
+			}
+			return (*Diskforge).Verify(&parent, ctx, disk, ansiblePlaybook, ansible, buildUser, vmUser, bakeUser, accelerator, memory, cpus, bootTimeout)
 		case "":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -559,6 +636,41 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Image).Containerdisk(&parent, ctx, imageName, imageTag)
+		case "Layout":
+			var parent Image
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var targetRegistry string
+			if inputArgs["targetRegistry"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["targetRegistry"]), &targetRegistry)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg targetRegistry", err))
+				}
+			}
+			var registryPrefix string
+			if inputArgs["registryPrefix"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryPrefix"]), &registryPrefix)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPrefix", err))
+				}
+			}
+			var imageName string
+			if inputArgs["imageName"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["imageName"]), &imageName)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageName", err))
+				}
+			}
+			var imageTag string
+			if inputArgs["imageTag"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
+				}
+			}
+			return (*Image).Layout(&parent, ctx, targetRegistry, registryPrefix, imageName, imageTag)
 		case "Oci":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
