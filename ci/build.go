@@ -81,9 +81,9 @@ func (m *Diskforge) Build(
 	// How unused blocks are left out: auto, trim or none (default: auto). The toolbox has no virt-sparsify.
 	// +optional
 	sparsify string,
-	// The compression of the disk: zstd, zlib (Longhorn needs it) or none (default: zstd).
+	// QCOW2_COMPRESSION, the compression of the disk: zstd, zlib (Longhorn needs it) or none (default: zstd).
 	// +optional
-	qcow2Compression string,
+	compression string,
 	// The Debian or Ubuntu mirror for the base from packages and for the guest during the build.
 	// +optional
 	aptMirror string,
@@ -141,7 +141,7 @@ func (m *Diskforge) Build(
 		return nil, err
 	}
 	sparse, err := stage(ctx, withDisk(box, provisionedPath, diskOf(provisioned)),
-		append([]string{"sparsify", provisionedPath, "-o", diskPath}, flags.Of("sparsify", sparsify, "qcow2-compression", qcow2Compression)...)...)
+		append([]string{"sparsify", provisionedPath, "-o", diskPath}, flags.Of("sparsify", sparsify, "qcow2-compression", compression)...)...)
 	if err != nil {
 		return nil, err
 	}

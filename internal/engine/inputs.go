@@ -31,7 +31,7 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 			"gitAnsibleUrl": s.GitAnsibleURL, "gitAnsibleBranch": s.GitAnsibleBranch, "gitAnsiblePath": s.GitAnsiblePath,
 			"extraVars": s.ExtraVars, "memory": s.Memory, "cpus": s.CPUs, "diskSize": s.DiskSize, "accelerator": s.Accelerator,
 			"architecture": c.Architecture, "bootTimeout": s.BootTimeout, "buildUser": s.BuildUser, "vmUser": s.VMUser,
-			"sparsify": s.Sparsify, "qcow2Compression": s.QCOW2Compression, "aptMirror": s.AptMirror,
+			"sparsify": s.Sparsify, "compression": s.QCOW2Compression, "aptMirror": s.AptMirror,
 			"httpProxy": s.HTTPProxy, "httpsProxy": s.HTTPSProxy, "noProxy": s.NoProxy,
 		},
 		flags: map[string]bool{"baseFromPackages": c.BaseFromPackages, "installDesktopEnvironment": c.Desktop, "bakeUser": c.BakeUser},
