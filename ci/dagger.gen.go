@@ -413,11 +413,11 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg sparsify", err))
 				}
 			}
-			var qcow2Compression string
-			if inputArgs["qcow2Compression"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["qcow2Compression"]), &qcow2Compression)
+			var compression string
+			if inputArgs["compression"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["compression"]), &compression)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg qcow2Compression", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg compression", err))
 				}
 			}
 			var aptMirror string
@@ -462,7 +462,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg refresh", err))
 				}
 			}
-			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, base, baseFromPackages, isoUrl, isoChecksum, suite, ansible, gitAnsibleUrl, gitAnsibleBranch, gitAnsiblePath, installDesktopEnvironment, extraVars, extraVarsFile, memory, cpus, diskSize, accelerator, architecture, bootTimeout, buildUser, vmUser, bakeUser, sparsify, qcow2Compression, aptMirror, caFile, httpProxy, httpsProxy, noProxy, refresh)
+			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, base, baseFromPackages, isoUrl, isoChecksum, suite, ansible, gitAnsibleUrl, gitAnsibleBranch, gitAnsiblePath, installDesktopEnvironment, extraVars, extraVarsFile, memory, cpus, diskSize, accelerator, architecture, bootTimeout, buildUser, vmUser, bakeUser, sparsify, compression, aptMirror, caFile, httpProxy, httpsProxy, noProxy, refresh)
 		case "Job":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
