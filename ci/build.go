@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"dagger/diskforge/flags"
 	"dagger/diskforge/internal/dagger"
@@ -103,61 +102,26 @@ func (m *Diskforge) Build(
 	// +optional
 	refresh string,
 ) (*Image, error) {
-	origin := origin{File: base, Packages: baseFromPackages, Suite: suite, URL: isoUrl, Checksum: isoChecksum, Mirror: aptMirror}
-	if err := origin.check(); err != nil {
-		return nil, err
+	p := plan{
+		origin: origin{File: base, Packages: baseFromPackages, Suite: suite, URL: isoUrl, Checksum: isoChecksum, Mirror: aptMirror},
+		tree:   tree{Directory: ansible, URL: gitAnsibleUrl, Ref: gitAnsibleBranch, Path: gitAnsiblePath, Playbook: ansiblePlaybook},
+		guest:  guest(accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser),
+		provision: flags.Of("install-desktop-environment", flags.Bool(installDesktopEnvironment), "extra-vars", extraVars,
+			"disk-size", diskSize, "architecture", architecture, "apt-mirror", aptMirror,
+			"http-proxy", httpProxy, "https-proxy", httpsProxy, "no-proxy", noProxy),
+		sparsify: flags.Of("sparsify", sparsify, "qcow2-compression", compression),
+		vars:     extraVarsFile, ca: caFile, refresh: refresh, architecture: architecture,
 	}
 	if extraVars != "" && extraVarsFile != nil {
 		return nil, errors.New("both --extra-vars and --extra-vars-file: give one")
 	}
-	box, err := m.machine()
-	if err != nil {
+	if err := p.origin.check(); err != nil {
 		return nil, err
 	}
-	tree := tree{Directory: ansible, URL: gitAnsibleUrl, Ref: gitAnsibleBranch, Path: gitAnsiblePath, Playbook: ansiblePlaybook}
-	if err := tree.pin(ctx); err != nil {
+	if err := p.tree.pin(ctx); err != nil {
 		return nil, err
 	}
-	guest := guest(accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser)
-
-	c := tree.mount(m, box).WithEnvVariable("REFRESH", refresh)
-	c, stages, err := origin.mount(ctx, c, box.WithEnvVariable("REFRESH", refresh))
-	if err != nil {
-		return nil, err
-	}
-	if caFile != nil {
-		c = c.WithMountedFile(caPath, caFile)
-	}
-	if extraVarsFile != nil {
-		c, extraVars = c.WithMountedFile(varsPath, extraVarsFile), "@"+varsPath
-	}
-	args := append([]string{"provision", "-o", diskPath}, origin.args...)
-	args = append(append(args, tree.args()...), guest...)
-	args = append(args, flags.Of("install-desktop-environment", flags.Bool(installDesktopEnvironment), "extra-vars", extraVars,
-		"disk-size", diskSize, "architecture", architecture, "apt-mirror", aptMirror, "ca-file", flags.File(caFile != nil, caPath),
-		"http-proxy", httpProxy, "https-proxy", httpsProxy, "no-proxy", noProxy)...)
-	provisioned, err := bootStage(ctx, c, args...)
-	if err != nil {
-		return nil, err
-	}
-	sparse, err := stage(ctx, withDisk(box, provisionedPath, diskOf(provisioned)),
-		append([]string{"sparsify", provisionedPath, "-o", diskPath}, flags.Of("sparsify", sparsify, "qcow2-compression", compression)...)...)
-	if err != nil {
-		return nil, err
-	}
-	verified, err := bootStage(ctx, withDisk(tree.mount(m, box), diskPath, diskOf(sparse)),
-		append(append([]string{"verify", diskPath}, tree.args()...), guest...)...)
-	if err != nil {
-		return nil, err
-	}
-	log, err := transcript(ctx, append(stages, provisioned, sparse, verified)...)
-	if err != nil {
-		return nil, err
-	}
-	return &Image{
-		Disk: sparse.File(diskPath), Report: verified.File(diskPath + ".json"), Log: log,
-		Box: box, Architecture: architecture,
-	}, nil
+	return p.run(ctx, m)
 }
 
 // Verify boots a disk the way KubeVirt does, looks inside, and returns what it said. Build does that by itself.
@@ -211,136 +175,4 @@ func (m *Diskforge) Verify(
 func guest(accelerator, memory, cpus, bootTimeout, buildUser, vmUser string, bakeUser bool) []string {
 	return flags.Of("accelerator", accelerator, "memory", memory, "cpus", cpus, "boot-timeout", bootTimeout,
 		"build-user", buildUser, "vm-user", vmUser, "bake-user", flags.Bool(bakeUser))
-}
-
-// Where a stage finds and leaves what it reads and makes.
-const (
-	provisionedPath = home + "/provisioned.qcow2"
-	diskPath        = home + "/disk.qcow2"
-	layoutPath      = home + "/layout"
-	varsPath        = "/run/diskforge/extra-vars.yml"
-	caPath          = "/run/diskforge/ca.pem"
-	basePath        = "/run/diskforge/base/"
-	treePath        = "/run/diskforge/ansible"
-)
-
-// disk is a disk with what is known about it (DISK.json).
-type disk struct{ image, record *dagger.File }
-
-func diskOf(c *dagger.Container) disk {
-	return disk{c.File(diskPath), c.File(diskPath + ".json")}
-}
-
-// withDisk puts the disk at path: the disk itself is mounted, for it is large;
-// its record is a file that a stage may replace.
-func withDisk(c *dagger.Container, path string, d disk) *dagger.Container {
-	return c.WithMountedFile(path, d.image).WithFile(path+".json", d.record, dagger.ContainerWithFileOpts{Owner: user})
-}
-
-// origin is where the base image comes from.
-type origin struct {
-	File          *dagger.File
-	Packages      bool
-	URL, Checksum string
-	Suite, Mirror string
-	args          []string // for provision
-}
-
-func (o *origin) check() error {
-	var given []string
-	for name, is := range map[string]bool{"--base": o.File != nil, "--base-from-packages": o.Packages, "--iso-url": o.URL != ""} {
-		if is {
-			given = append(given, name)
-		}
-	}
-	switch len(given) {
-	case 1:
-		return nil
-	case 0:
-		return errors.New("there is no base image: give --base, --base-from-packages, or --iso-url with --iso-checksum")
-	}
-	return errors.New(strings.Join(given, " and ") + ": choose one base image")
-}
-
-// mount gives provision's container the base image, and returns the stages
-// that this took.
-func (o *origin) mount(ctx context.Context, c, box *dagger.Container) (*dagger.Container, []*dagger.Container, error) {
-	switch {
-	case o.Packages:
-		made, err := run(ctx, box, append([]string{"diskforge", "base"}, flags.Of("suite", o.Suite, "apt-mirror", o.Mirror)...), dagger.ContainerWithExecOpts{})
-		if err != nil {
-			return nil, nil, err
-		}
-		o.args = flags.Of("base-from-packages", "true", "suite", o.Suite)
-		return c.WithDirectory(cacheDir+"/base", made.Directory(cacheDir+"/base"), dagger.ContainerWithDirectoryOpts{Owner: user}), []*dagger.Container{made}, nil
-	case o.File != nil:
-		name, err := o.File.Name(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		c = c.WithMountedFile(basePath+name, o.File)
-		if o.Checksum == "" {
-			sum, err := c.WithExec([]string{"sha256sum", basePath + name}).Stdout(ctx)
-			if err != nil {
-				return nil, nil, err
-			}
-			hex, _, _ := strings.Cut(sum, " ")
-			o.Checksum = "sha256:" + hex
-		}
-		o.args = flags.Of("iso-url", basePath+name, "iso-checksum", o.Checksum)
-		return c, nil, nil
-	}
-	o.args = flags.Of("iso-url", o.URL, "iso-checksum", o.Checksum)
-	// The program locks each download, and hashes it whenever it is used.
-	return c.WithMountedCache(cacheDir+"/images", dag.CacheVolume("diskforge-downloads"), dagger.ContainerWithMountedCacheOpts{Owner: user}), nil, nil
-}
-
-// tree is where the playbooks come from.
-type tree struct {
-	Directory *dagger.Directory
-	URL, Ref  string
-	Path      string
-	Playbook  string
-}
-
-// Where the playbooks come from when only one of url and branch is given: the
-// program's own defaults, which it tells in its --help.
-const (
-	defaultGitURL = "https://github.com/netgroup-polito/CrownLabs.git"
-	defaultGitRef = "master"
-)
-
-// pin replaces a branch or tag by the commit that it names now: a stage is run
-// again when its arguments change, and a branch that moved would not.
-func (t *tree) pin(ctx context.Context) (err error) {
-	if t.Directory != nil || (t.URL == "" && t.Ref == "") {
-		return nil
-	}
-	if t.URL == "" {
-		t.URL = defaultGitURL
-	}
-	if t.Ref == "" {
-		t.Ref = defaultGitRef
-	}
-	t.Ref, err = dag.Git(t.URL).Ref(t.Ref).Commit(ctx)
-	return err
-}
-
-// mount gives the container the playbooks, and no other's.
-func (t *tree) mount(m *Diskforge, c *dagger.Container) *dagger.Container {
-	switch {
-	case t.Directory != nil:
-		return c.WithMountedDirectory(treePath, t.Directory)
-	case t.URL != "":
-		return c
-	}
-	return m.withPlaybooks(c)
-}
-
-func (t *tree) args() []string {
-	args := flags.Of("ansible-playbook", t.Playbook, "ansible-dir", flags.File(t.Directory != nil, treePath))
-	if t.Directory != nil {
-		return args
-	}
-	return append(args, flags.Of("git-ansible-url", t.URL, "git-ansible-branch", t.Ref, "git-ansible-path", t.Path)...)
 }

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+
+	"dagger/diskforge/flags"
+	"dagger/diskforge/internal/dagger"
+)
+
+// Where a stage finds and leaves what it reads and makes.
+const (
+	provisionedPath = home + "/provisioned.qcow2"
+	diskPath        = home + "/disk.qcow2"
+	layoutPath      = home + "/layout"
+	varsPath        = "/run/diskforge/extra-vars.yml"
+	caPath          = "/run/diskforge/ca.pem"
+	basePath        = "/run/diskforge/base/"
+	treePath        = "/run/diskforge/ansible"
+)
+
+// disk is a disk with what is known about it (DISK.json).
+type disk struct{ image, record *dagger.File }
+
+func diskOf(c *dagger.Container) disk {
+	return disk{c.File(diskPath), c.File(diskPath + ".json")}
+}
+
+// withDisk puts the disk at path: the disk itself is mounted, for it is large;
+// its record is a file that a stage may replace.
+func withDisk(c *dagger.Container, path string, d disk) *dagger.Container {
+	return c.WithMountedFile(path, d.image).WithFile(path+".json", d.record, dagger.ContainerWithFileOpts{Owner: user})
+}
+
+// plan is a build: its inputs, and the settings that each stage reads.
+type plan struct {
+	origin       origin
+	tree         tree
+	guest        []string // for the stages that boot it
+	provision    []string
+	sparsify     []string
+	vars, ca     *dagger.File
+	refresh      string
+	architecture string
+}
+
+// run runs the stages, each with what the one before it made.
+func (p *plan) run(ctx context.Context, m *Diskforge) (*Image, error) {
+	box, err := m.machine()
+	if err != nil {
+		return nil, err
+	}
+	provisioned, log, err := p.provisionIn(ctx, m, box)
+	if err != nil {
+		return nil, err
+	}
+	sparse, err := stage(ctx, withDisk(box, provisionedPath, diskOf(provisioned)),
+		append([]string{"sparsify", provisionedPath, "-o", diskPath}, p.sparsify...)...)
+	if err != nil {
+		return nil, err
+	}
+	verified, err := bootStage(ctx, withDisk(p.tree.mount(m, box), diskPath, diskOf(sparse)),
+		append(append([]string{"verify", diskPath}, p.tree.args()...), p.guest...)...)
+	if err != nil {
+		return nil, err
+	}
+	text, err := transcript(ctx, append(log, provisioned, sparse, verified)...)
+	return &Image{
+		Disk: sparse.File(diskPath), Report: verified.File(diskPath + ".json"), Log: text,
+		Box: box, Architecture: p.architecture,
+	}, err
+}
+
+// provisionIn provisions the disk. It also returns the stages that its base
+// image took.
+func (p *plan) provisionIn(ctx context.Context, m *Diskforge, box *dagger.Container) (*dagger.Container, []*dagger.Container, error) {
+	c, log, err := p.origin.mount(ctx, p.tree.mount(m, box).WithEnvVariable("REFRESH", p.refresh), box.WithEnvVariable("REFRESH", p.refresh))
+	if err != nil {
+		return nil, nil, err
+	}
+	args := append([]string{"provision", "-o", diskPath}, p.origin.args...)
+	args = append(append(append(args, p.tree.args()...), p.guest...), p.provision...)
+	if p.ca != nil {
+		c, args = c.WithMountedFile(caPath, p.ca), append(args, flags.Of("ca-file", caPath)...)
+	}
+	if p.vars != nil {
+		c, args = c.WithMountedFile(varsPath, p.vars), append(args, flags.Of("extra-vars", "@"+varsPath)...)
+	}
+	provisioned, err := bootStage(ctx, c, args...)
+	return provisioned, log, err
+}
