@@ -259,6 +259,10 @@ func writeModule(dir string) error {
 	return nil
 }
 
+// tellEvery is after how many packages the progress is told: a log should not
+// have a line for each.
+const tellEvery = 100
+
 // compile builds each program into out. The number of packages is known
 // before (go list), those done are counted (go build -v names each once).
 func compile(ctx context.Context, src, out, log string, report progress.Reporter) error {
@@ -277,8 +281,10 @@ func compile(ctx context.Context, src, out, log string, report progress.Reporter
 			Program: "go", Dir: src, Env: env, Log: log,
 			Args: []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-v", "-ldflags", ldflags, "-o", filepath.Join(out, p.name), p.pkg},
 			OnLine: func(line string) {
-				if !strings.HasPrefix(line, "go: ") && done < total {
-					done++
+				if strings.HasPrefix(line, "go: ") || done >= total {
+					return
+				}
+				if done++; done%tellEvery == 0 {
 					report.Activity(fmt.Sprintf("compiling %s %s (package %d of at most %d)", p.name, versions[p.name], done, total))
 				}
 			},
