@@ -93,7 +93,8 @@ func pull(t *testing.T, address, reference string) v1.Image {
 // contract checks what KubeVirt and CDI ask of a containerdisk.
 func contract(t *testing.T, image v1.Image) {
 	t.Helper()
-	require.NoError(t, validate.Image(image))
+	// Fast: the whole check knows no layers but gzip; pulling compares digests.
+	require.NoError(t, validate.Image(image, validate.Fast))
 	config, err := image.ConfigFile()
 	require.NoError(t, err)
 	assert.Equal(t, "linux", config.OS)
