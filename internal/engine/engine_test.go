@@ -37,6 +37,7 @@ func TestSettingsTravelAsTheyWereGiven(t *testing.T) {
 	} {
 		assert.Equal(t, want, in.text[name], name)
 	}
+	assert.NotContains(t, in.text, "memory", "a default is the program's own")
 	assert.True(t, in.flags["bakeUser"])
 	assert.False(t, in.flags["baseFromPackages"])
 	assert.NotContains(t, fmt.Sprint(in), "hidden-word")

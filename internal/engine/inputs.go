@@ -2,12 +2,14 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"net"
 	"path/filepath"
 	"strings"
 
 	"dagger.io/dagger"
 
+	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/download"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -22,22 +24,34 @@ type inputs struct {
 	tree  string            // folder of the playbooks on this host, or ""
 }
 
-// inputs turns the settings into the function's arguments.
+// text are the settings that travel as text, by argument.
+func text(s config.Settings) map[string]string {
+	return map[string]string{
+		"ansiblePlaybook": s.Playbook, "isoUrl": s.ISOURL, "isoChecksum": s.ISOChecksum, "suite": s.Suite,
+		"gitAnsibleUrl": s.GitAnsibleURL, "gitAnsibleBranch": s.GitAnsibleBranch, "gitAnsiblePath": s.GitAnsiblePath,
+		"extraVars": s.ExtraVars, "memory": s.Memory, "cpus": s.CPUs, "diskSize": s.DiskSize, "accelerator": s.Accelerator,
+		"architecture": s.Architecture, "bootTimeout": s.BootTimeout, "buildUser": s.BuildUser, "vmUser": s.VMUser,
+		"sparsify": s.Sparsify, "compression": s.QCOW2Compression, "aptMirror": s.AptMirror,
+		"httpProxy": s.HTTPProxy, "httpsProxy": s.HTTPSProxy, "noProxy": s.NoProxy,
+	}
+}
+
+// inputs turns the settings into the function's arguments. Defaults stay at
+// home: what `dagger call build` made without them is the same build.
 func (b *Build) inputs(ctx context.Context) (inputs, error) {
 	s, c := b.Settings, b.Config
+	unset, err := config.Read(ctx, nil, func(string) (string, bool) { return "", false })
+	if err != nil {
+		return inputs{}, err
+	}
+	defaults := text(unset)
 	in := inputs{
-		text: map[string]string{
-			"ansiblePlaybook": s.Playbook, "isoUrl": s.ISOURL, "isoChecksum": s.ISOChecksum, "suite": s.Suite,
-			"gitAnsibleUrl": s.GitAnsibleURL, "gitAnsibleBranch": s.GitAnsibleBranch, "gitAnsiblePath": s.GitAnsiblePath,
-			"extraVars": s.ExtraVars, "memory": s.Memory, "cpus": s.CPUs, "diskSize": s.DiskSize, "accelerator": s.Accelerator,
-			"architecture": c.Architecture, "bootTimeout": s.BootTimeout, "buildUser": s.BuildUser, "vmUser": s.VMUser,
-			"sparsify": s.Sparsify, "compression": s.QCOW2Compression, "aptMirror": s.AptMirror,
-			"httpProxy": s.HTTPProxy, "httpsProxy": s.HTTPSProxy, "noProxy": s.NoProxy,
-		},
+		text:  text(s),
 		flags: map[string]bool{"baseFromPackages": c.BaseFromPackages, "installDesktopEnvironment": c.Desktop, "bakeUser": c.BakeUser},
 		files: map[string]string{"caFile": c.CAFile},
 		tree:  c.AnsibleDir,
 	}
+	maps.DeleteFunc(in.text, func(name, value string) bool { return value == defaults[name] })
 	if path, ok := strings.CutPrefix(s.ExtraVars, "@"); ok {
 		in.files["extraVarsFile"] = path
 		delete(in.text, "extraVars")
@@ -69,9 +83,7 @@ func isRemote(url string) bool {
 func (in inputs) arguments(client *dagger.Client) map[string]any {
 	args := map[string]any{}
 	for name, value := range in.text {
-		if value != "" {
-			args[name] = value
-		}
+		args[name] = value
 	}
 	for name, on := range in.flags {
 		if on {
