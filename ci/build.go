@@ -163,7 +163,7 @@ func (m *Diskforge) Verify(
 		return "", err
 	}
 	tree := tree{Directory: ansible, Playbook: ansiblePlaybook}
-	verified, err := bootStage(ctx, tree.mount(m, box).WithMountedFile(diskPath, disk),
+	verified, err := bootStage(ctx, withFile(tree.mount(m, box), diskPath, disk),
 		append(append([]string{"verify", diskPath}, tree.args()...), guest(accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser)...)...)
 	if err != nil {
 		return "", err

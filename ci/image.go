@@ -137,7 +137,7 @@ func (i *Image) Publish(
 		c = c.WithServiceBinding(to.Host(), registryService)
 	}
 	if caFile != nil {
-		c = c.WithMountedFile(caPath, caFile)
+		c = withFile(c, caPath, caFile)
 	}
 	if registryPass != nil {
 		c = c.WithMountedSecret(passPath, registryPass, dagger.ContainerWithMountedSecretOpts{Owner: user, Mode: 0o400})

@@ -52,7 +52,7 @@ func (o *origin) mount(ctx context.Context, c, box *dagger.Container) (*dagger.C
 		if err != nil {
 			return nil, nil, err
 		}
-		c = c.WithMountedFile(basePath+name, o.File)
+		c = withFile(c, basePath+name, o.File)
 		if o.Checksum == "" {
 			sum, err := c.WithExec([]string{"sha256sum", basePath + name}).Stdout(ctx)
 			if err != nil {
@@ -104,7 +104,7 @@ func (t *tree) pin(ctx context.Context) (err error) {
 func (t *tree) mount(m *Diskforge, c *dagger.Container) *dagger.Container {
 	switch {
 	case t.Directory != nil:
-		return c.WithMountedDirectory(treePath, t.Directory)
+		return c.WithMountedDirectory(treePath, t.Directory, dagger.ContainerWithMountedDirectoryOpts{Owner: user})
 	case t.URL != "":
 		return c
 	}

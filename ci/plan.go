@@ -31,6 +31,12 @@ func withDisk(c *dagger.Container, path string, d disk) *dagger.Container {
 	return c.WithMountedFile(path, d.image).WithFile(path+".json", d.record, dagger.ContainerWithFileOpts{Owner: user})
 }
 
+// withFile mounts a file that came from outside: its mode may keep it from
+// everybody but its owner, so the stages' user becomes that.
+func withFile(c *dagger.Container, path string, f *dagger.File) *dagger.Container {
+	return c.WithMountedFile(path, f, dagger.ContainerWithMountedFileOpts{Owner: user})
+}
+
 // plan is a build: its inputs, and the settings that each stage reads.
 type plan struct {
 	origin       origin
@@ -80,10 +86,10 @@ func (p *plan) provisionIn(ctx context.Context, m *Diskforge, box *dagger.Contai
 	args := append([]string{"provision", "-o", diskPath}, p.origin.args...)
 	args = append(append(append(args, p.tree.args()...), p.guest...), p.provision...)
 	if p.ca != nil {
-		c, args = c.WithMountedFile(caPath, p.ca), append(args, flags.Of("ca-file", caPath)...)
+		c, args = withFile(c, caPath, p.ca), append(args, flags.Of("ca-file", caPath)...)
 	}
 	if p.vars != nil {
-		c, args = c.WithMountedFile(varsPath, p.vars), append(args, flags.Of("extra-vars", "@"+varsPath)...)
+		c, args = withFile(c, varsPath, p.vars), append(args, flags.Of("extra-vars", "@"+varsPath)...)
 	}
 	provisioned, err := bootStage(ctx, c, args...)
 	return provisioned, log, err

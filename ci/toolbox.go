@@ -80,7 +80,7 @@ func (m *Diskforge) withPlaybooks(box *dagger.Container) *dagger.Container {
 	tree := m.Source.Directory("ansible").Filter(dagger.DirectoryFilterOpts{
 		Include: []string{"ansible.cfg", "playbooks", "roles", "tests"},
 	})
-	return box.WithDirectory(playbooks, tree)
+	return box.WithDirectory(playbooks, tree, dagger.ContainerWithDirectoryOpts{Owner: user})
 }
 
 // debian lets apt ask the mirror, where one is given.

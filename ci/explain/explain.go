@@ -19,13 +19,20 @@ func Stage(stderr string) string {
 	return strings.Join(said, "; ")
 }
 
+// missing is how Dagger begins its account of a secret that is not there.
+const missing = "secret env var not found"
+
 // Engine says in one line what an engine's refusal means, or "" where it is
 // another error. An engine whose configuration forbids privileged execs
 // answers with buildkit's name of that privilege.
 func Engine(message string) string {
-	if !strings.Contains(message, "security.insecure is not allowed") {
-		return ""
+	if strings.Contains(message, "security.insecure is not allowed") {
+		return "this Dagger engine forbids insecureRootCapabilities, without which no virtual machine gets /dev/kvm: " +
+			`set "security": {"insecureRootCapabilities": true} in its engine.json, or insecure-entitlements = ["security.insecure"] in its engine.toml`
 	}
-	return "this Dagger engine forbids insecureRootCapabilities, without which no virtual machine gets /dev/kvm: " +
-		`set "security": {"insecureRootCapabilities": true} in its engine.json, or insecure-entitlements = ["security.insecure"] in its engine.toml`
+	if _, which, ok := strings.Cut(message, missing); ok {
+		which, _, _ = strings.Cut(which, " [traceparent:")
+		return missing + which + ": set the variable that env:// names, or give file:// with a file"
+	}
+	return ""
 }

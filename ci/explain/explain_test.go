@@ -18,9 +18,13 @@ func TestWhatAStageSaidOfItsFailureIsOneLine(t *testing.T) {
 	}
 }
 
-func TestAnEngineThatForbidsPrivilegeIsExplained(t *testing.T) {
+func TestWhatTheEngineRefusesIsExplained(t *testing.T) {
 	got := Engine("process failed: security.insecure is not allowed [traceparent:x]")
 	if !strings.Contains(got, "engine.json") || strings.Contains(got, "\n") {
+		t.Error(got)
+	}
+	got = Engine("failed to prepare mounts: rpc error: secret env var not found: \"E2E...\" [traceparent:x]")
+	if got != `secret env var not found: "E2E...": set the variable that env:// names, or give file:// with a file` {
 		t.Error(got)
 	}
 	if got := Engine("connection refused"); got != "" {

@@ -194,7 +194,7 @@ func TestDaggerRefusesBadInputInOneLine(t *testing.T) {
 		"KVM does not work here":                   demo("--accelerator=kvm"),
 		"--registry-pass is not given":             demo("publish", "--address=registry:5000/a:1", "--registry-user=me"),
 		"there is no address to publish to":        demo("publish"),
-		`secret env var not found: "E2E_NO..."`:    demo("publish", "--address=registry:5000/a:1", "--registry-user=me", "--registry-pass=env://E2E_NOT_SET"),
+		"set the variable that env:// names":       demo("publish", "--address=registry:5000/a:1", "--registry-user=me", "--registry-pass=env://E2E_NOT_SET"),
 		"--apt-mirror is no http or https address": {"--apt-mirror=ftp://a", "toolbox"},
 	} {
 		if says == "KVM does not work here" && kvmWorks(t) {
