@@ -140,7 +140,7 @@ func TestTheDiskHasBootLoaderPartitionTableAndFileSystemInPlace(t *testing.T) {
 	disk := fmt.Sprintf("%s?offset=%d", b.file("disk.raw"), partitionStart)
 	out, err := exec.Command("/usr/sbin/e2fsck", "-fn", disk).CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	out, err = exec.Command("/usr/sbin/dumpe2fs", "-h", disk).CombinedOutput()
+	out, err = exec.Command("/usr/sbin/dumpe2fs", disk).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	assert.Contains(t, string(out), fsUUID)
 	assert.NoError(t, b.convert(t.Context()))

@@ -470,6 +470,9 @@ func TestAFullDiskIsNamedAndNothingIsLeft(t *testing.T) {
 		}
 		return
 	}
+	if exec.Command("unshare", "--map-root-user", "--mount", "true").Run() != nil {
+		t.Skip("this container may not mount a small file system")
+	}
 	raw, small := rawDisk(t, 6), t.TempDir()
 	c := exec.Command("unshare", "--map-root-user", "--mount", "sh", "-c",
 		`mount -t tmpfs -o size=1M none "$1" && exec "$2" -test.run=TestAFullDiskIsNamedAndNothingIsLeft`, "sh", small, os.Args[0])

@@ -1,6 +1,7 @@
 package disk_test
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -77,7 +78,11 @@ func tmpfs(t testing.TB, size string) string {
 		t.Skip("mounting a small filesystem needs root")
 	}
 	dir := t.TempDir()
-	require.NoError(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size))
+	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size)
+	if errors.Is(err, syscall.EPERM) {
+		t.Skip("this container may not mount a small filesystem")
+	}
+	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, 0)) })
 	return dir
 }

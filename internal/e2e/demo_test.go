@@ -73,7 +73,8 @@ func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
 		assert.NotContains(t, name, ".qcow2", "the layout has the disk: no other copy stays")
 	}
 
-	pushed := start(t, env, diskforge(t), "push", filepath.Join(out, "diskforge-demo"))
+	login := map[string]string{"REGISTRY_USER": "me", "REGISTRY_PASS": secret}
+	pushed := start(t, login, diskforge(t), "push", filepath.Join(out, "diskforge-demo")) // where it was packed for
 	require.Zero(t, pushed.wait(time.Minute), pushed.errors())
 	assert.Equal(t, again.lastLine(), pushed.lastLine(), "a second push changes nothing")
 }
