@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -140,7 +141,7 @@ func TestTheDiskHasBootLoaderPartitionTableAndFileSystemInPlace(t *testing.T) {
 	disk := fmt.Sprintf("%s?offset=%d", b.file("disk.raw"), partitionStart)
 	out, err := exec.Command("/usr/sbin/e2fsck", "-fn", disk).CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	out, err = exec.Command("/usr/sbin/dumpe2fs", disk).CombinedOutput()
+	out, err = exec.Command("/usr/sbin/blkid", "--probe", "--offset", strconv.Itoa(partitionStart), b.file("disk.raw")).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	assert.Contains(t, string(out), fsUUID)
 	assert.NoError(t, b.convert(t.Context()))

@@ -71,6 +71,7 @@ esac
 `
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "go"), []byte(script), 0o700))
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	t.Setenv(tools.DirVariable, "") // a toolbox has ready binaries
 	return builds
 }
 
@@ -120,6 +121,7 @@ func TestAnIncompleteSetIsBuiltAgain(t *testing.T) {
 }
 
 func TestAHostWithoutGoIsToldWhatToDoUnlessTheToolsAreThere(t *testing.T) {
+	t.Setenv(tools.DirVariable, "")
 	t.Run("nothing there", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
 		_, err := tools.Ensure(t.Context(), tools.Options{CacheDir: t.TempDir()}, progress.Discard)
