@@ -147,7 +147,8 @@ type process struct {
 	command string
 }
 
-// processes finds the processes whose arguments or environment name the folder.
+// processes finds the processes that work in the folder, or whose arguments or
+// environment name it.
 func processes(path string) []process {
 	var found []process
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
@@ -158,7 +159,8 @@ func processes(path string) []process {
 		}
 		command, _ := os.ReadFile(dir + "/cmdline")
 		environment, _ := os.ReadFile(dir + "/environ")
-		if bytes.Contains(command, []byte(path)) || bytes.Contains(environment, []byte(path)) {
+		folder, _ := os.Readlink(dir + "/cwd")
+		if strings.Contains(folder, path) || bytes.Contains(command, []byte(path)) || bytes.Contains(environment, []byte(path)) {
 			found = append(found, process{pid, string(bytes.ReplaceAll(command, []byte{0}, []byte{' '}))})
 		}
 	}
