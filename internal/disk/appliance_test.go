@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/netgroup-polito/diskforge/internal/tmpfs"
+
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -55,7 +57,7 @@ func TestAVirtSparsifyThatFailsIsNamedAndLeavesNothing(t *testing.T) {
 }
 
 func TestAFullDiskForVirtSparsifysCopyIsNamed(t *testing.T) {
-	in, tmp, dir := qcow2Disk(t), tmpfs(t, "1m"), t.TempDir()
+	in, tmp, dir := qcow2Disk(t), tmpfs.Mount(t, "1m"), t.TempDir()
 	fakeVirtSparsify(t, "exit 0")
 	_, err := disk.Sparsify(t.Context(), in, filepath.Join(dir, "out"), virtSparsify(disk.VirtSparsify, tmp), progress.Discard)
 	require.ErrorContains(t, err, "no space left in "+tmp)

@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/netgroup-polito/diskforge/internal/tmpfs"
+
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -13,7 +15,7 @@ import (
 const gib = 1 << 30
 
 func TestNeedsOnOneFilesystemAddUp(t *testing.T) {
-	small := tmpfs(t, "8m")
+	small := tmpfs.Mount(t, "8m")
 	need := func(dir string, n int64) disk.Need {
 		return disk.Need{Dir: dir, Bytes: n, What: "the " + filepath.Base(dir), Setting: "OUTPUT_DIR"}
 	}
@@ -25,7 +27,7 @@ func TestNeedsOnOneFilesystemAddUp(t *testing.T) {
 }
 
 func TestTooLittleSpaceIsToldWithNumbersAndTheSetting(t *testing.T) {
-	dir := tmpfs(t, "1g")
+	dir := tmpfs.Mount(t, "1g")
 	require.NoError(t, disk.CheckSpace(dir, gib, "the disk"))
 	err := disk.CheckSpace(filepath.Join(dir, "not", "there", "yet"), 3*gib/2, "the disk")
 	require.EqualError(t, err, dir+" has 1.0 GiB free, but about 1.5 GiB are needed (the disk 1.5 GiB): "+

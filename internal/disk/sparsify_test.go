@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/netgroup-polito/diskforge/internal/tmpfs"
+
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -153,7 +155,7 @@ func TestADiskInUseIsNotConverted(t *testing.T) {
 }
 
 func TestAFullDiskIsNamedAndLeavesNothing(t *testing.T) {
-	dir := tmpfs(t, "1m")
+	dir := tmpfs.Mount(t, "1m")
 	for _, c := range []disk.Compression{disk.Zstd, disk.NoCompression} {
 		_, err := disk.Sparsify(t.Context(), qcow2Disk(t), filepath.Join(dir, "out"), trimmed(c), progress.Discard)
 		require.ErrorContains(t, err, "no space left in "+dir)

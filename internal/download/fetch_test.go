@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/tmpfs"
+
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -326,7 +328,7 @@ func TestASilentServerIsLeftAndAskedAgain(t *testing.T) {
 
 func TestAFullDiskIsFoundBeforeTheDownloadAndLeavesNothing(t *testing.T) {
 	o := options(t)
-	o.CacheDir = tmpfs(t, "3m")
+	o.CacheDir = tmpfs.Mount(t, "3m")
 	for name, fail := range map[string]http.HandlerFunc{
 		"length known":   nil,
 		"length unknown": func(w http.ResponseWriter, _ *http.Request) { w.(http.Flusher).Flush(); _, _ = w.Write(content) },
