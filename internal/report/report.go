@@ -1,0 +1,136 @@
+// Package report tells people and machines what a build did: what was made
+// from what, how long each part took, what was checked and what it looks like.
+// The same report is JSON, one HTML page, a job summary and a few lines of a
+// terminal.
+package report
+
+import "time"
+
+// Schema is the version of report.json. It changes with a field's meaning or
+// removal, not with new fields.
+const Schema = 1
+
+// Outcomes of a build.
+const (
+	Published = "published" // in the registry
+	Packed    = "packed"    // in an OCI layout
+	Verified  = "verified"  // a disk that passed every check
+	Built     = "built"     // a disk that was not looked into yet
+	Failed    = "failed"
+)
+
+// Report is everything that is known of one build. No field holds a secret.
+type Report struct {
+	Schema  int       `json:"schema"`
+	Version string    `json:"version"` // of diskforge
+	Began   time.Time `json:"began"`
+	Outcome string    `json:"outcome"`
+	// Failure is why the build failed, the evidence in the lines after the first.
+	Failure []string `json:"failure,omitempty"`
+
+	Image    Image             `json:"image"`
+	Base     Base              `json:"base"`
+	Playbook Playbook          `json:"playbook"`
+	Tools    map[string]string `json:"tools,omitempty"`    // program to version
+	Settings []Setting         `json:"settings,omitempty"` // those that differ from their defaults
+
+	Stages   []Stage   `json:"stages,omitempty"` // in the order in which they began
+	Boot     []Moment  `json:"boot,omitempty"`   // of the guest that was verified, from power on
+	Tasks    []Task    `json:"tasks,omitempty"`  // Ansible's, in the order in which they ran
+	Sizes    []Size    `json:"sizes,omitempty"`  // from the base to the layer
+	Checks   []Check   `json:"checks,omitempty"`
+	Packages []Package `json:"packages,omitempty"` // installed in the guest, by name
+	Pictures []Picture `json:"pictures,omitempty"`
+}
+
+// Image is what came out.
+type Image struct {
+	Name       string `json:"name,omitempty"`
+	Tag        string `json:"tag,omitempty"`
+	Reference  string `json:"reference,omitempty"` // with digest
+	Digest     string `json:"digest,omitempty"`    // of the manifest, "sha256:…"
+	DiskDigest string `json:"diskDigest,omitempty"`
+	Inputs     string `json:"inputs,omitempty"` // digest of all that it was made from
+	// VirtualSize is what the guest sees, in bytes.
+	VirtualSize int64 `json:"virtualSize,omitempty"`
+}
+
+// Base is the cloud image, or the parent image, that it was made from.
+type Base struct {
+	Name   string `json:"name,omitempty"`
+	Digest string `json:"digest,omitempty"`
+}
+
+// Playbook is what provisioned it.
+type Playbook struct {
+	File     string `json:"file,omitempty"`
+	Source   string `json:"source,omitempty"`   // URL or folder of the tree; empty for diskforge's own
+	Revision string `json:"revision,omitempty"` // commit, or the digest of its content
+}
+
+// Setting is one setting by its variable's name.
+type Setting struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Stage is one step of the build.
+type Stage struct {
+	Name    string        `json:"name"`
+	Start   time.Duration `json:"start"` // since Began, in nanoseconds
+	Took    time.Duration `json:"took"`  // in nanoseconds
+	Result  string        `json:"result,omitempty"`
+	Reused  bool          `json:"reused,omitempty"` // an earlier run did it
+	Failure string        `json:"failure,omitempty"`
+}
+
+// Moment is something that happened in the guest.
+type Moment struct {
+	Name string        `json:"name"`
+	At   time.Duration `json:"at"` // since power on, in nanoseconds
+}
+
+// Task is one task of the playbook.
+type Task struct {
+	Name   string        `json:"name"`
+	Took   time.Duration `json:"took"` // in nanoseconds
+	Status string        `json:"status"`
+}
+
+// The status of a task.
+const (
+	OK      = "ok"
+	Changed = "changed"
+	Skipped = "skipped"
+	// Failed is the fourth.
+)
+
+// Size is how large the disk was somewhere on its way.
+type Size struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"`
+}
+
+// Check is one thing that was looked at.
+type Check struct {
+	Group  string `json:"group"` // hygiene, boot, playbook, containerdisk
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
+	// Excused is the reason that the allow-list gives for what does not hold.
+	Excused string `json:"excused,omitempty"`
+}
+
+// Package is an installed package.
+type Package struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// Picture is a screenshot.
+type Picture struct {
+	Title  string `json:"title"`
+	PNG    []byte `json:"png"` // base64 in JSON
+	Width  int    `json:"width"`
+	Height int    `json:"height"`
+}
