@@ -30,6 +30,9 @@ source "qemu" "image" {
     convert = var.base_format == "qcow2" ? [] : ["-f", var.base_format]
   }
 
+  # An overlay of the base instead of a copy, where the caller flattens it.
+  use_backing_file = var.use_backing_file
+
   output_directory = var.output_directory
   vm_name          = "disk.qcow2"
   disk_size        = "${var.disk_size}b"

@@ -17,6 +17,12 @@ variable "base_format" {
   }
 }
 
+variable "use_backing_file" {
+  type        = bool
+  description = "Make the disk an overlay of the base, which must be a qcow2, instead of a copy."
+  default     = false
+}
+
 variable "output_directory" {
   type        = string
   description = "Directory, not there yet, that receives disk.qcow2."

@@ -31,7 +31,7 @@ func (b *Build) ProvisionTo(ctx context.Context, out string) error {
 			return err
 		}
 		return b.stage(ctx, stageProvision, func(ctx context.Context, p progress.Reporter) (string, error) {
-			made, err := b.provision(ctx, r, out, dir.Path("logs"), p)
+			made, err := b.provision(ctx, r, out, dir.Path("logs"), false, p)
 			if err != nil {
 				return "", err
 			}
@@ -76,7 +76,7 @@ func (b *Build) SparsifyTo(ctx context.Context, in, out string) error {
 				return "", err
 			}
 		}
-		result, err := b.sparsify(ctx, verdict, in, out, known.Trimmed, p)
+		result, err := b.sparsify(ctx, verdict, "", in, out, known.Trimmed, p)
 		if err != nil {
 			return "", err
 		}

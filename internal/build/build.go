@@ -90,7 +90,7 @@ func (b *Build) disk(ctx context.Context, dir *workdir.Dir, r ready) (finished, 
 	provisioned, err := resume(ctx, b, dir, step[provisioned]{
 		name: stageProvision, inputs: b.provisionInputs(r), output: dir.Path("provisioned.qcow2"),
 		run: func(ctx context.Context, out string, p progress.Reporter) (provisioned, error) {
-			return b.provision(ctx, r, out, dir.Path("logs", stageProvision), p)
+			return b.provision(ctx, r, out, dir.Path("logs", stageProvision), true, p)
 		},
 		say: func(p provisioned) string { return fmt.Sprintf("%d Ansible tasks", p.Tasks) },
 	})
@@ -100,7 +100,7 @@ func (b *Build) disk(ctx context.Context, dir *workdir.Dir, r ready) (finished, 
 	sparse, err := resume(ctx, b, dir, step[disk.SparsifyResult]{
 		name: stageSparsify, inputs: b.sparsifyInputs(provisioned), output: dir.Path("disk.qcow2"),
 		run: func(ctx context.Context, out string, p progress.Reporter) (disk.SparsifyResult, error) {
-			return b.sparsify(ctx, r.accel, provisioned.output, out, provisioned.result.Trimmed, p)
+			return b.sparsify(ctx, r.accel, r.base.Path, provisioned.output, out, provisioned.result.Trimmed, p)
 		},
 		say: func(s disk.SparsifyResult) string {
 			return fmt.Sprintf("%s, %s to %s", s.Method, ui.Size(s.Before.FileSize), ui.Size(s.After.FileSize))

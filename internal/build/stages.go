@@ -24,11 +24,14 @@ type provisioned struct {
 	Tasks   int  `json:"tasks"` // Ansible's
 }
 
-func (b *Build) provision(ctx context.Context, r ready, out, work string, p progress.Reporter) (provisioned, error) {
+// provision makes out: an overlay of the base where backing is true and the
+// base can be one, else a disk of its own.
+func (b *Build) provision(ctx context.Context, r ready, out, work string, backing bool, p progress.Reporter) (provisioned, error) {
 	c := b.Config
 	result, err := provision.Run(ctx, provision.Options{
 		Base: r.base.Path, BaseFormat: r.base.Format, Output: out, WorkDir: work,
-		Playbook: r.playbook, Tools: r.tools, Accel: r.accel,
+		BackingFile: backing && r.base.Format == disk.FormatQCOW2,
+		Playbook:    r.playbook, Tools: r.tools, Accel: r.accel,
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, DiskSize: c.DiskSize,
 		BuildUser: c.BuildUser, VMUser: c.VMUser, BakeUser: c.BakeUser, Desktop: c.Desktop, ExtraVars: c.ExtraVars,
 		AptMirror: c.AptMirror, CAFile: c.CAFile, HTTPProxy: c.HTTPProxy, HTTPSProxy: c.HTTPSProxy, NoProxy: c.NoProxy,
@@ -55,9 +58,10 @@ func (b *Build) bootTimeout(a accel.Verdict) time.Duration {
 	return bootTimeoutTCG
 }
 
-func (b *Build) sparsify(ctx context.Context, a accel.Verdict, in, out string, trimmed bool, p progress.Reporter) (disk.SparsifyResult, error) {
+// sparsify writes the disk in, which may be an overlay of base, to out.
+func (b *Build) sparsify(ctx context.Context, a accel.Verdict, base, in, out string, trimmed bool, p progress.Reporter) (disk.SparsifyResult, error) {
 	return disk.Sparsify(ctx, in, out, disk.SparsifyOptions{
-		Method: disk.Method(b.Config.Sparsify), Compression: disk.Compression(b.Config.Compression),
+		Method: disk.Method(b.Config.Sparsify), Compression: disk.Compression(b.Config.Compression), Base: base,
 		Trimmed: trimmed, LibguestfsEnv: a.LibguestfsEnv(),
 	}, p)
 }

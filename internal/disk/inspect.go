@@ -46,7 +46,13 @@ const maxVirtualSize = 2 << 40
 // truncated one, one that refers to other files, an encrypted one, one with
 // internal snapshots.
 func Inspect(ctx context.Context, path string) (Info, error) {
-	info, err := inspect(ctx, path)
+	return inspectOver(ctx, path, "")
+}
+
+// inspectOver allows the image to be an overlay of base, an absolute path.
+// What is told is of the overlay alone.
+func inspectOver(ctx context.Context, path, base string) (Info, error) {
+	info, err := inspect(ctx, path, base)
 	if err == nil {
 		return info, nil
 	}
@@ -58,7 +64,7 @@ func Inspect(ctx context.Context, path string) (Info, error) {
 	return Info{}, fmt.Errorf("inspecting %s: %w", path, err)
 }
 
-func inspect(ctx context.Context, path string) (Info, error) {
+func inspect(ctx context.Context, path, base string) (Info, error) {
 	// Not blocking: the path may be that of a pipe.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -80,7 +86,7 @@ func inspect(ctx context.Context, path string) (Info, error) {
 	if format == FormatRaw {
 		err = info.readRaw(f)
 	} else {
-		err = info.readQCOW2(ctx, f)
+		err = info.readQCOW2(ctx, f, base)
 	}
 	if err != nil {
 		return Info{}, err
@@ -98,12 +104,12 @@ func (i *Info) readRaw(f *os.File) error {
 	return i.checkVirtualSize(uint64(i.VirtualSize))
 }
 
-func (i *Info) readQCOW2(ctx context.Context, f *os.File) error {
+func (i *Info) readQCOW2(ctx context.Context, f *os.File, base string) error {
 	h, err := readHeader(f)
 	if err != nil {
 		return truncated(err)
 	}
-	if err := h.refusal(); err != nil {
+	if err := h.refusal(base); err != nil {
 		return err
 	}
 	if err := i.checkVirtualSize(h.size); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
@@ -23,12 +24,14 @@ const (
 	flagCompressed = 1 << 62
 	flagZero       = 1
 
-	maxL1Bytes = 32 << 20 // QEMU's own limit
+	maxL1Bytes     = 32 << 20 // QEMU's own limit
+	maxBackingName = 1023     // bytes, likewise
 )
 
 type header struct {
 	version, clusterBits         uint32
 	backingFile, size            uint64
+	backingName                  string
 	encryption, l1Size, snapshot uint32
 	l1Offset, incompatible       uint64
 	compressionType              byte
@@ -62,15 +65,20 @@ func readHeader(r io.ReaderAt) (header, error) {
 			h.compressionType = b[104]
 		}
 	}
+	if h.backingFile != 0 {
+		// At most 1023 bytes, within the first cluster (docs/interop/qcow2.txt).
+		h.backingName = string(readAt(r, int64(h.backingFile&math.MaxInt64), int64(min(u32(b[16:]), maxBackingName))))
+	}
 	return h, nil
 }
 
 // refusal returns why the image must not be used, or nil. None of it may be
-// left to qemu-img: it would open the other files already to tell us.
-func (h header) refusal() error {
+// left to qemu-img: it would open the other files already to tell us. base is
+// the one backing file that the image may have, or empty.
+func (h header) refusal(base string) error {
 	const flatten = "flatten it with qemu-img convert -O qcow2"
 	switch {
-	case h.backingFile != 0:
+	case h.backingFile != 0 && (base == "" || h.backingName != base):
 		return failure.New("the qcow2 image has a backing file", flatten+" where its backing file is")
 	case h.incompatible&incompatibleExternalData != 0:
 		return failure.New("the qcow2 image keeps its data in an external data file", flatten+" where that file is")

@@ -48,6 +48,9 @@ const (
 type SparsifyOptions struct {
 	Method      Method
 	Compression Compression
+	// Base is the absolute path of the backing file that the input may have,
+	// or empty. The output has none in any case.
+	Base string
 	// Trimmed says that the guest trimmed its disk before it was closed.
 	Trimmed bool
 	// LibguestfsEnv is added to virt-sparsify's environment.
@@ -71,7 +74,7 @@ type SparsifyResult struct {
 // reads. The same data in the guest's disk gives the same bytes each time.
 // A failure leaves neither out nor a temporary file.
 func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progress.Reporter) (SparsifyResult, error) {
-	before, err := Inspect(ctx, in)
+	before, err := inspectOver(ctx, in, o.Base)
 	if err != nil {
 		return SparsifyResult{}, err
 	}

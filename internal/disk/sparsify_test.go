@@ -222,3 +222,22 @@ func TestAnEarlierOutputStaysWhenTheNewOneFails(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "earlier", string(b))
 }
+
+func TestAnOverlayIsFlattenedOverTheBaseThatWasNamedAndNoOther(t *testing.T) {
+	base := qcow2Disk(t, "-c")
+	overlay := filepath.Join(t.TempDir(), "overlay.qcow2")
+	qemuImg(t, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay, "128M")
+	qemuImg(t, "bench", "-q", "-w", "-c", "1", "-s", "65536", "-o", "65011712", "--pattern=90", "-f", "qcow2", overlay)
+	o := disk.SparsifyOptions{Method: disk.Trim, Compression: disk.Zstd, Trimmed: true, Base: base}
+	out := filepath.Join(t.TempDir(), "out.qcow2")
+	done, err := disk.Sparsify(t.Context(), overlay, out, o, progress.Discard)
+	require.NoError(t, err)
+	assert.EqualValues(t, 128*mib, done.After.VirtualSize)
+	assert.Contains(t, qemuImg(t, "compare", "-f", "qcow2", "-F", "qcow2", overlay, out), "identical")
+	_, err = disk.Inspect(t.Context(), out)
+	require.NoError(t, err, "it stands alone")
+
+	o.Base = qcow2Disk(t)
+	_, err = disk.Sparsify(t.Context(), overlay, filepath.Join(t.TempDir(), "out.qcow2"), o, progress.Discard)
+	require.ErrorContains(t, err, "has a backing file")
+}

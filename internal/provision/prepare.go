@@ -254,6 +254,7 @@ func (b *build) variables() error {
 	vars, err := json.MarshalIndent(map[string]any{
 		"base":                 b.path("base." + b.opts.BaseFormat),
 		"base_format":          b.opts.BaseFormat,
+		"use_backing_file":     b.opts.BackingFile,
 		"output_directory":     filepath.Base(b.out), // relative: the folder's name may be any
 		"disk_size":            b.opts.DiskSize,
 		"memory":               b.opts.MemoryMiB,

@@ -33,8 +33,11 @@ const (
 type Options struct {
 	Base       string // the base image, a local file whose checksum was verified
 	BaseFormat string // qcow2 or raw; stated, never probed
-	Output     string // the disk to write: a qcow2 without a backing file
-	WorkDir    string // a directory of ours, 0700, for logs and what the build needs
+	Output     string // the disk to write, a qcow2
+	// BackingFile makes Output an overlay of Base, which must be a qcow2 and
+	// stay where it is until Output is flattened, instead of a copy.
+	BackingFile bool
+	WorkDir     string // a directory of ours, 0700, for logs and what the build needs
 
 	Playbook playbook.Source
 	Tools    tools.Set
@@ -118,7 +121,7 @@ func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, e
 	if !b.events.clean {
 		return result, b.explain(errors.New("the guest did not say that its cleaning ended well"))
 	}
-	return result, b.keep()
+	return result, b.keep(ctx)
 }
 
 // userName is what useradd accepts on every distribution.
@@ -132,6 +135,8 @@ func check(opts Options) error {
 		return failure.New(fmt.Sprintf("the build user %q would be deleted at the end", opts.user()), "set BUILD_USER to another name, or BAKE_USER=true to build as VM_USER")
 	case opts.BaseFormat != "qcow2" && opts.BaseFormat != "raw":
 		return failure.New(fmt.Sprintf("the base's format %q is not supported", opts.BaseFormat), "convert it to qcow2 or raw")
+	case opts.BackingFile && opts.BaseFormat != "qcow2":
+		return errors.New("provision: only a qcow2 base can be a backing file")
 	}
 	return nil
 }
@@ -280,8 +285,16 @@ func (b *build) sshCommand(port string) string {
 }
 
 // keep makes Packer's disk the output.
-func (b *build) keep() error {
+func (b *build) keep(ctx context.Context) error {
 	disk := filepath.Join(b.out, "disk.qcow2")
+	if b.opts.BackingFile {
+		// Packer knows the base by a name that goes with this run.
+		if err := command.Run(ctx, command.Cmd{
+			Program: "qemu-img", Args: []string{"rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", b.opts.Base, disk},
+		}); err != nil {
+			return fmt.Errorf("naming the disk's backing file: %w", err)
+		}
+	}
 	if err := flush(disk); err != nil {
 		return failure.Wrap(err, "writing the disk", "is there room left on it?")
 	}
