@@ -46,11 +46,11 @@ func (b *Build) describe(ctx context.Context, r ready, made provisioned, out str
 	if err != nil {
 		return err
 	}
-	m := b.metadata(r)
+	m := b.metadata(r, made.Built)
 	return workdir.WriteSidecar(out, workdir.Sidecar{
 		Digest: digest, Trimmed: made.Trimmed, BaseName: m.BaseName, BaseDigest: m.BaseDigest, Source: m.Source, Revision: m.Revision,
 		Created: m.Created, Architecture: m.Architecture, Title: m.Title, Version: m.Version,
-		Inputs: m.Annotations[annotationInputs], Guest: m.Preference,
+		Inputs: m.Annotations[containerdisk.AnnotationInputs], Built: made.Built, Guest: m.Preference,
 	})
 }
 
@@ -146,10 +146,7 @@ func (b *Build) PackTo(ctx context.Context, disk, layout string) (string, error)
 		Created: created(known.Created), Architecture: b.Config.Architecture,
 		Title: first(b.Config.ImageName, known.Title), Version: first(b.Config.ImageTag, known.Version),
 		Source: known.Source, Revision: known.Revision, BaseName: known.BaseName, BaseDigest: known.BaseDigest,
-		Reference: b.Config.Reference,
-	}
-	if known.Inputs != "" {
-		m.Annotations = map[string]string{annotationInputs: known.Inputs}
+		Reference: b.Config.Reference, Annotations: annotations(known.Inputs, known.Built),
 	}
 	if known.IsVerified() {
 		m.VerifiedDisk = known.Digest

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/digest"
 
@@ -74,6 +75,7 @@ func (b *Build) Run(ctx context.Context) (Result, error) {
 type finished struct {
 	path   string
 	digest string // "sha256:…"
+	built  time.Time
 }
 
 // The stages' names, as they are shown and as their records are called.
@@ -116,13 +118,13 @@ func (b *Build) disk(ctx context.Context, dir *workdir.Dir, r ready) (finished, 
 		},
 		say: summary,
 	})
-	return finished{sparse.output, sparse.digest}, err
+	return finished{sparse.output, sparse.digest, provisioned.result.Built}, err
 }
 
 // publish packs the disk and, where a registry is set, pushes it.
 func (b *Build) publish(ctx context.Context, image finished, r ready) (Result, error) {
 	layout := filepath.Join(b.Config.OutputDir, strings.ReplaceAll(b.Config.ImageName, "/", "_"))
-	m := b.metadata(r)
+	m := b.metadata(r, image.built)
 	m.VerifiedDisk = image.digest
 	packed, err := b.pack(ctx, image.path, layout, m)
 	if err != nil {

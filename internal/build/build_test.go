@@ -142,13 +142,15 @@ func TestEveryInputOfADiskChangesItsDigest(t *testing.T) {
 
 func TestAnImageTellsWhatItWasMadeFrom(t *testing.T) {
 	b, _ := newBuild(t)
-	m := b.metadata(aReady())
+	m := b.metadata(aReady(), time.Unix(1750000000, 5).In(time.FixedZone("", 3600)))
 	assert.Equal(t, "debian", m.Preference)
 	assert.Equal(t, "course", m.Title)
 	assert.Equal(t, "abc", m.Revision)
 	assert.Equal(t, time.Unix(1700000000, 0), m.Created)
+	assert.Equal(t, "2025-06-15T15:06:40Z", m.Annotations[containerdisk.AnnotationBuilt])
+	assert.Equal(t, b.provisionInputs(aReady()), m.Annotations[containerdisk.AnnotationInputs])
 	t.Setenv("SOURCE_DATE_EPOCH", "1600000000")
-	assert.Equal(t, time.Unix(1600000000, 0), b.metadata(aReady()).Created)
+	assert.Equal(t, time.Unix(1600000000, 0), b.metadata(aReady(), time.Time{}).Created)
 }
 
 func TestABasesNameTellsNeitherPasswordsNorPaths(t *testing.T) {
@@ -187,7 +189,7 @@ func TestWhatIsKnownOfADiskGoesIntoItsImage(t *testing.T) {
 	disk := aDisk(t)
 	known, err := workdir.ReadSidecar(t.Context(), disk, progress.Discard)
 	require.NoError(t, err)
-	known.Verified, known.Revision, known.Guest = known.Digest, "abc", "debian"
+	known.Verified, known.Revision, known.Guest, known.Built = known.Digest, "abc", "debian", time.Unix(1750000000, 0)
 	require.NoError(t, workdir.WriteSidecar(disk, known))
 	layout := filepath.Join(t.TempDir(), "layout")
 	_, err = b.PackTo(t.Context(), disk, layout)
@@ -198,6 +200,8 @@ func TestWhatIsKnownOfADiskGoesIntoItsImage(t *testing.T) {
 	manifest, err := loaded.Image.Manifest()
 	require.NoError(t, err)
 	assert.Equal(t, "abc", manifest.Annotations["org.opencontainers.image.revision"])
+	assert.Equal(t, "2025-06-15T15:06:40Z", manifest.Annotations[containerdisk.AnnotationBuilt])
+	assert.NotContains(t, manifest.Annotations, containerdisk.AnnotationInputs, "what is not known is left out")
 }
 
 func TestThePasswordFileIsReadWithoutItsLineEnd(t *testing.T) {

@@ -22,6 +22,8 @@ import (
 type provisioned struct {
 	Trimmed bool `json:"trimmed"`
 	Tasks   int  `json:"tasks"` // Ansible's
+	// Built is when the playbook had run.
+	Built time.Time `json:"built,omitzero"`
 }
 
 // provision makes out: an overlay of the base where backing is true and the
@@ -37,7 +39,7 @@ func (b *Build) provision(ctx context.Context, r ready, out, work string, backin
 		AptMirror: c.AptMirror, CAFile: c.CAFile, HTTPProxy: c.HTTPProxy, HTTPSProxy: c.HTTPSProxy, NoProxy: c.NoProxy,
 		PackerLog: c.PackerLog, KeepOnError: b.KeepOnError, SSHTimeout: b.bootTimeout(r.accel),
 	}, p)
-	return provisioned{Trimmed: result.Trimmed, Tasks: len(result.Tasks)}, err
+	return provisioned{Trimmed: result.Trimmed, Tasks: len(result.Tasks), Built: time.Now().UTC().Truncate(time.Second)}, err
 }
 
 // How long a guest may take until ssh answers where BOOT_TIMEOUT is not set.
@@ -86,14 +88,15 @@ func summary(v verify.Result) string {
 	return fmt.Sprintf("%d checks, ssh after %s, cloud-init done after %s", len(v.Checks), v.TimeToSSH.Round(time.Second), v.CloudInitDone.Round(time.Second))
 }
 
-// metadata is what the image says about itself.
-func (b *Build) metadata(r ready) containerdisk.Metadata {
+// metadata is what the image says about itself. Built is when its playbook had
+// run.
+func (b *Build) metadata(r ready, built time.Time) containerdisk.Metadata {
 	m := containerdisk.Metadata{
 		Created: created(r.base.Created), Architecture: b.Config.Architecture,
 		Title: b.Config.ImageName, Version: b.Config.ImageTag,
 		Source: r.playbook.URL, Revision: r.playbook.Revision,
 		BaseName: r.base.Name, BaseDigest: r.base.Digest,
-		Annotations: map[string]string{annotationInputs: b.provisionInputs(r)},
+		Annotations: annotations(b.provisionInputs(r), built),
 		Reference:   b.Config.Reference,
 	}
 	if r.base.Known {
@@ -103,6 +106,18 @@ func (b *Build) metadata(r ready) containerdisk.Metadata {
 	return m
 }
 
+// annotations are diskforge's own; what is not known is left out.
+func annotations(inputs string, built time.Time) map[string]string {
+	set := map[string]string{}
+	if inputs != "" {
+		set[containerdisk.AnnotationInputs] = inputs
+	}
+	if !built.IsZero() {
+		set[containerdisk.AnnotationBuilt] = built.UTC().Format(time.RFC3339)
+	}
+	return set
+}
+
 // hint names the instance type and the preference of KubeVirt's common
 // instance types (kubevirt/common-instancetypes) that suit a distribution.
 func hint(m *containerdisk.Metadata, distribution string) {
@@ -110,9 +125,6 @@ func hint(m *containerdisk.Metadata, distribution string) {
 		m.InstanceType, m.Preference = "u1.medium", distribution
 	}
 }
-
-// annotationInputs is the digest of all that the disk was made from.
-const annotationInputs = "io.github.netgroup-polito.diskforge.inputs"
 
 // created is SOURCE_DATE_EPOCH (reproducible-builds.org) where it is set, else
 // the base's date: never the clock, so that the same build has the same digest.

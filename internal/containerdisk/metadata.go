@@ -16,6 +16,13 @@ const (
 	// AnnotationDisk is a manifest annotation: the digest of the disk file
 	// inside the layer, so that it need not be unpacked to be known.
 	AnnotationDisk = "io.github.netgroup-polito.diskforge.disk.digest"
+	// AnnotationInputs is a manifest annotation: the digest of all that the disk
+	// was made from.
+	AnnotationInputs = "io.github.netgroup-polito.diskforge.inputs"
+	// AnnotationBuilt is a manifest annotation: when the playbook had run, in
+	// RFC 3339. It belongs to the disk, so that packing one again makes the same
+	// digest, and tells the age of the software in it.
+	AnnotationBuilt = "io.github.netgroup-polito.diskforge.built"
 	// AnnotationVerified stands on the manifest's descriptor in index.json
 	// only, so that it does not change the manifest's digest: the digest of
 	// the disk that was booted.

@@ -28,6 +28,7 @@ type Sidecar struct {
 	Title        string    `json:"title,omitempty"`
 	Version      string    `json:"version,omitempty"`
 	Inputs       string    `json:"inputs,omitempty"`   // digest of all that it was made from
+	Built        time.Time `json:"built,omitzero"`     // when the playbook had run
 	Guest        string    `json:"guest,omitempty"`    // its distribution: debian, ubuntu
 	Verified     string    `json:"verified,omitempty"` // digest of the disk that was booted
 }
