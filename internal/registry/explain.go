@@ -96,9 +96,9 @@ func (c *client) explain(err error, tries int) error {
 }
 
 func (c *client) diagnose(err error) *failure.Error {
-	registry := c.tag.RegistryStr()
+	registry := c.repo.RegistryStr()
 	if plain := refused(err); plain != nil {
-		return failure.New(fmt.Sprintf("pushing to %s: %v", registry, plain),
+		return failure.New(fmt.Sprintf("%s %s: %v", c.purpose.doing, registry, plain),
 			"everybody on the way could read it; use https, or allow it with REGISTRY_INSECURE=true")
 	}
 	if untrusted(err) {
@@ -113,20 +113,20 @@ func (c *client) diagnose(err error) *failure.Error {
 	case errors.Is(err, containerdisk.ErrDamaged):
 		return failure.New(c.guard.clean(containerdisk.ErrDamaged.Error()+", so nothing was published"), "pack it again")
 	case broken == nil:
-		return failure.New(fmt.Sprintf("cannot push to %s: %s", c.tag.Context(), c.guard.clean(err.Error())), "")
+		return failure.New(fmt.Sprintf("cannot %s %s: %s", c.purpose.do, c.repo, c.guard.clean(err.Error())), "")
 	case errors.Is(broken, http.ErrSchemeMismatch):
 		return failure.New("registry "+registry+" speaks plain HTTP, not https", "switch its TLS on, or allow that with REGISTRY_INSECURE=true")
 	}
 	cause := c.guard.clean(broken.Err.Error())
 	var connection *net.OpError
 	if errors.As(broken, &connection) && connection.Op == "dial" {
-		return failure.New(fmt.Sprintf("registry %s cannot be reached: %s", registry, cause), "check TARGET_REGISTRY and the network")
+		return failure.New(fmt.Sprintf("registry %s cannot be reached: %s", registry, cause), c.purpose.where+" and the network")
 	}
 	return failure.New(fmt.Sprintf("the connection to registry %s broke: %s", registry, cause), c.later)
 }
 
 func (c *client) distrust(err error) *failure.Error {
-	registry := c.tag.RegistryStr()
+	registry := c.repo.RegistryStr()
 	var unknown x509.UnknownAuthorityError
 	if errors.As(err, &unknown) {
 		return failure.New("the certificate of registry "+registry+" was signed by an unknown authority",
@@ -139,7 +139,7 @@ func (c *client) distrust(err error) *failure.Error {
 
 // diagnoseAnswer explains an answer of the registry or of its token service.
 func (c *client) diagnoseAnswer(answer *transport.Error) *failure.Error {
-	registry, repository := c.tag.RegistryStr(), c.tag.RepositoryStr()
+	registry, repository := c.repo.RegistryStr(), c.repo.RepositoryStr()
 	status := fmt.Sprintf(" (%d%s)", answer.StatusCode, c.words(answer))
 	switch answer.StatusCode {
 	case http.StatusUnauthorized:
@@ -150,14 +150,12 @@ func (c *client) diagnoseAnswer(answer *transport.Error) *failure.Error {
 		return failure.New(fmt.Sprintf("registry %s refuses user %q for %s%s", registry, c.user, repository, status),
 			"check REGISTRY_USER and REGISTRY_PASS")
 	case http.StatusForbidden:
-		return failure.New(fmt.Sprintf("registry %s does not let %s push to %s%s", registry, c.who(), repository, status),
-			"ask for the right to push there, or check REGISTRY_PREFIX and IMAGE_NAME")
+		return failure.New(fmt.Sprintf("registry %s does not let %s %s %s%s", registry, c.who(), c.purpose.do, repository, status), c.purpose.right)
 	case http.StatusNotFound:
 		if answer.Request != nil && answer.Request.URL.Path == "/v2/" {
-			return failure.New(registry+" is no registry"+status, "check TARGET_REGISTRY")
+			return failure.New(registry+" is no registry"+status, c.purpose.where)
 		}
-		return failure.New(fmt.Sprintf("registry %s has no %s for %s%s", registry, repository, c.who(), status),
-			"make the project there first, or check REGISTRY_PREFIX and IMAGE_NAME")
+		return failure.New(fmt.Sprintf("registry %s has no %s for %s%s", registry, repository, c.who(), status), c.purpose.missing)
 	case http.StatusRequestEntityTooLarge:
 		return failure.New(fmt.Sprintf("registry %s does not take a layer of this size for %s%s", registry, repository, status),
 			"raise the body size that the proxy in front of it takes")

@@ -23,3 +23,13 @@ func Parse(ref string) (string, error) {
 	}
 	return tag.String(), nil
 }
+
+// ParseStored checks a reference to an image in a registry and returns its
+// repository and what it says of the image: the digest where there is one.
+func ParseStored(ref string) (repository, identifier string, err error) {
+	parsed, err := parseStored(ref, false)
+	if err != nil {
+		return "", "", err
+	}
+	return parsed.Context().String(), parsed.Identifier(), nil
+}

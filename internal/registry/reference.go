@@ -25,8 +25,11 @@ var (
 	hostPort      = regexp.MustCompile(`^(` + label + `(?:\.` + label + `)*|\[[0-9a-fA-F:.]+\])(?::([0-9]+))?$`)
 	// Registries without a referrers API keep their lists of referrers in such
 	// tags; one of ours would be taken for a list.
-	referrersTag = regexp.MustCompile(`^sha(256|512)-[0-9a-f]{64}`)
+	referrersTag  = regexp.MustCompile(`^sha(256|512)-[0-9a-f]{64}`)
+	digestPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 )
+
+var errReferrersTag = errors.New("such tags are lists of referrers")
 
 // maxRepository is the length that registries accept for a repository, in
 // bytes.
@@ -62,37 +65,69 @@ func ParseReference(registry, prefix, image, tag string) (string, error) {
 	return registry + "/" + repository + ":" + tag, nil
 }
 
-// parse takes a whole reference apart, which must name registry and tag: a
+// parse takes a reference to push to apart, which must name registry and tag: a
 // default would publish somewhere else than the reader thinks.
 func parse(ref string, insecure bool) (name.Tag, error) {
+	what := fmt.Sprintf("no image can be pushed to %q", ref)
+	if strings.Contains(ref, "@") && !strings.Contains(ref, "://") {
+		return name.Tag{}, failure.New(what, "leave out the digest, it comes with the image")
+	}
+	parsed, err := parseAny(ref, insecure, what)
+	if err != nil {
+		return name.Tag{}, err
+	}
+	tag := parsed.(name.Tag) // as there is no digest
+	if referrersTag.MatchString(tag.TagStr()) {
+		return name.Tag{}, failure.New(what, errReferrersTag.Error())
+	}
+	return tag, nil
+}
+
+// parseStored takes a reference to an image in a registry apart:
+// REGISTRY/REPOSITORY with :TAG, @DIGEST or both, of which the digest counts.
+func parseStored(ref string, insecure bool) (name.Reference, error) {
+	return parseAny(ref, insecure, fmt.Sprintf("%q names no image in a registry", ref))
+}
+
+// parseAny takes a reference apart; what begins its errors. The registry and a
+// tag or digest must be named.
+func parseAny(ref string, insecure bool, what string) (name.Reference, error) {
 	host, rest, _ := strings.Cut(ref, "/")
+	rest, digest, pinned := strings.Cut(rest, "@")
 	repository, tag, tagged := cutLast(rest, ":")
 	err := checkHost(host)
 	switch {
 	case strings.Contains(ref, "://"):
 		err = errors.New("leave out http:// or https://")
-	case strings.Contains(ref, "@"):
-		err = errors.New("leave out the digest, it comes with the image")
 	case err != nil:
-	case !tagged || strings.Contains(tag, "/"):
+	case pinned && !digestPattern.MatchString(digest):
+		err = errors.New("behind @ there must be a digest, as in @sha256: and 64 hexadecimal digits")
+	case !pinned && !tagged || strings.Contains(tag, "/"):
 		err = errors.New("it has no tag, as in REGISTRY/REPOSITORY:TAG")
 	case len(repository) > maxRepository:
 		err = fmt.Errorf("the repository is longer than %d characters", maxRepository)
 	default:
-		err = errors.Join(checkPath(repository), checkTag(tag))
+		err = checkPath(repository)
+		if tagged {
+			err = errors.Join(err, checkTagForm(tag))
+		}
 	}
 	if err != nil {
-		return name.Tag{}, failure.New(fmt.Sprintf("no image can be pushed to %q", ref), strings.ReplaceAll(err.Error(), "\n", "; "))
+		return nil, failure.New(what, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	var options []name.Option
-	if insecure || loopback(hostname(host)) {
-		options = append(options, name.Insecure) // tries https first
-	}
-	parsed, err := name.NewTag(ref, options...)
+	parsed, err := name.ParseReference(ref, nameOptions(host, insecure)...)
 	if err != nil {
-		return name.Tag{}, failure.Wrap(err, fmt.Sprintf("no image can be pushed to %q", ref), "")
+		return nil, failure.Wrap(err, what, "")
 	}
 	return parsed, nil
+}
+
+// nameOptions are those of go-containerregistry for names at a registry.
+func nameOptions(host string, insecure bool) []name.Option {
+	if insecure || loopback(hostname(host)) {
+		return []name.Option{name.Insecure} // tries https first
+	}
+	return nil
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
@@ -148,14 +183,21 @@ func checkPath(s string) error {
 	return nil
 }
 
+// checkTag accepts the tags that an image of ours may get.
 func checkTag(s string) error {
+	if referrersTag.MatchString(s) {
+		return errReferrersTag
+	}
+	return checkTagForm(s)
+}
+
+// checkTagForm accepts the tags that a registry may have.
+func checkTagForm(s string) error {
 	switch {
 	case s == "":
 		return errors.New("the tag is empty: name one, such as a date or a version")
 	case !tagPattern.MatchString(s):
 		return errors.New("a tag has at most 128 letters, digits, '_', '.' and '-', and begins with none of the last two")
-	case referrersTag.MatchString(s):
-		return errors.New("such tags are lists of referrers")
 	}
 	return nil
 }

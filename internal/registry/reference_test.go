@@ -127,3 +127,33 @@ func FuzzReference(f *testing.F) {
 		}
 	})
 }
+
+func TestAnImageInARegistryIsNamedByTagOrDigestOrBoth(t *testing.T) {
+	digest := "sha256:" + long("0", 64)
+	for ref, want := range map[string][2]string{
+		"localhost:5000/lab/ubuntu:v1":             {"localhost:5000/lab/ubuntu", "v1"},
+		"quay.io/containerdisks/ubuntu@" + digest:  {"quay.io/containerdisks/ubuntu", digest},
+		"quay.io/a/b:24.04@" + digest:              {"quay.io/a/b", digest},
+		"localhost:5000/a:sha256-" + long("0", 64): {"localhost:5000/a", "sha256-" + long("0", 64)},
+		"[::1]:5000/a@" + digest:                   {"[::1]:5000/a", digest},
+	} {
+		repository, identifier, err := registry.ParseStored(ref)
+		require.NoError(t, err, ref)
+		assert.Equal(t, want, [2]string{repository, identifier})
+	}
+	for ref, words := range map[string]string{
+		"localhost:5000/a":                          "no tag",
+		"localhost:5000/a@":                         "behind @",
+		"localhost:5000/a@sha256:1":                 "behind @",
+		"localhost:5000/a@sha512:" + long("0", 128): "behind @",
+		"localhost:5000/a:@" + digest:               "tag is empty",
+		"localhost:5000/A@" + digest:                "lower-case",
+		"ubuntu@" + digest:                          "registry",
+		"https://quay.io/a:1":                       "leave out http",
+	} {
+		_, _, err := registry.ParseStored(ref)
+		require.ErrorContains(t, err, words, ref)
+		_, ok := failure.In(err)
+		assert.True(t, ok)
+	}
+}
