@@ -4,6 +4,7 @@ go 1.26.1
 
 require (
 	github.com/charmbracelet/log v1.0.0
+	github.com/coder/websocket v1.8.15
 	github.com/google/go-containerregistry v0.22.1
 	github.com/klauspost/compress v1.19.2
 	github.com/sethvargo/go-envconfig v1.4.3
@@ -15,6 +16,10 @@ require (
 	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0
 	gopkg.in/yaml.v3 v3.0.1
+)
+
+require (
+	pgregory.net/rapid v1.3.0 // indirect
 )
 
 require (
