@@ -27,6 +27,14 @@ const recipeVersion = 1
 // recipe/overlay name it.
 const fsUUID = "6469736b-666f-4267-8000-6f7267652031"
 
+// Recipe is the digest ("sha256:…") of what the image is made by: the suite,
+// the packages' names, what is done with them. It is known before the image
+// is, and the packages' versions are not in it.
+func (o Options) Recipe() (string, error) {
+	o, err := o.complete()
+	return "sha256:" + o.digest(), err
+}
+
 // digest identifies what o asks for: an image made from the same digest can
 // be used again.
 func (o Options) digest() string {

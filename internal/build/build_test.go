@@ -106,9 +106,9 @@ func TestASignalIsTheCauseOfWhatItStopped(t *testing.T) {
 // aReady is what a build of Debian 12 has at hand.
 func aReady() ready {
 	return ready{
-		base:       origin{Name: "https://example.org/debian.qcow2", Digest: "sha256:base", Created: time.Unix(1700000000, 0), Guest: playbook.Guest{Name: "Debian 12", Python: "3.11"}, Known: true},
+		base:       origin{Name: "https://example.org/debian.qcow2", Digest: "sha256:base", Inputs: "sha256:base", Created: time.Unix(1700000000, 0), Guest: playbook.Guest{Name: "Debian 12", Python: "3.11"}, Known: true},
 		playbook:   playbook.Source{File: "debian-base.yml", Revision: "abc", URL: "https://example.org/playbooks.git"},
-		controller: "2.14.18",
+		controller: "2.14.18", playbookInputs: "sha256:playbook",
 	}
 }
 
@@ -117,8 +117,7 @@ func TestEveryInputOfADiskChangesItsDigest(t *testing.T) {
 	for name, change := range map[string]func(*Build, *ready){
 		"nothing":    func(*Build, *ready) {},
 		"base":       func(_ *Build, r *ready) { r.base.Digest = "sha256:other" },
-		"playbook":   func(_ *Build, r *ready) { r.playbook.File = "other.yml" },
-		"revision":   func(_ *Build, r *ready) { r.playbook.Revision = "def" },
+		"playbook":   func(_ *Build, r *ready) { r.playbookInputs = "sha256:other" },
 		"controller": func(_ *Build, r *ready) { r.controller = "2.19.0" },
 		"disk size":  func(b *Build, _ *ready) { b.Config.DiskSize++ },
 		"build user": func(b *Build, _ *ready) { b.Config.BuildUser = "x" },
@@ -138,6 +137,9 @@ func TestEveryInputOfADiskChangesItsDigest(t *testing.T) {
 	b, _ := newBuild(t)
 	b.Config.ImageName, b.Config.ImageTag, b.Config.OutputDir, b.Config.MemoryMiB = "other", "2", "/elsewhere", 4096
 	assert.Equal(t, "nothing", seen[b.provisionInputs(aReady())], "neither name nor place nor the guest's memory is an input")
+	elsewhere := aReady()
+	elsewhere.playbook.Revision, elsewhere.playbook.File = "def", "playbooks/debian-base.yml"
+	assert.Equal(t, "nothing", seen[b.provisionInputs(elsewhere)], "nor is a commit that changed nothing of the playbook")
 }
 
 func TestAnImageTellsWhatItWasMadeFrom(t *testing.T) {
@@ -148,7 +150,7 @@ func TestAnImageTellsWhatItWasMadeFrom(t *testing.T) {
 	assert.Equal(t, "abc", m.Revision)
 	assert.Equal(t, time.Unix(1700000000, 0), m.Created)
 	assert.Equal(t, "2025-06-15T15:06:40Z", m.Annotations[containerdisk.AnnotationBuilt])
-	assert.Equal(t, b.provisionInputs(aReady()), m.Annotations[containerdisk.AnnotationInputs])
+	assert.Equal(t, b.imageInputs("sha256:base", "sha256:playbook", "2.14.18"), m.Annotations[containerdisk.AnnotationInputs])
 	t.Setenv("SOURCE_DATE_EPOCH", "1600000000")
 	assert.Equal(t, time.Unix(1600000000, 0), b.metadata(aReady(), time.Time{}).Created)
 }

@@ -5,8 +5,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io/fs"
+	"maps"
 	"os"
 
+	"github.com/netgroup-polito/diskforge/internal/tools"
 	"github.com/netgroup-polito/diskforge/packer"
 )
 
@@ -14,15 +16,31 @@ import (
 // be used again: whatever changes the output must be in it, and nothing that
 // changes with the time or the place of a run.
 
-// provisionInputs is the digest of all that a provisioned disk is made from.
-func (b *Build) provisionInputs(r ready) string {
+// madeBy is all that shapes a disk besides its base.
+func (b *Build) madeBy(playbook, controller string) map[string]any {
 	c := b.Config
-	return inputs(map[string]any{
-		"base": r.base.Digest, "playbook": r.playbook.File, "revision": r.playbook.Revision,
-		"template": treeDigest(packer.Template), "tools": r.tools.Versions, "ansible": r.controller,
+	versions := maps.Clone(tools.Versions())
+	delete(versions, "goss") // it looks at disks and makes none
+	return map[string]any{
+		"playbook": playbook, "template": treeDigest(packer.Template), "tools": versions, "ansible": controller,
 		"diskSize": c.DiskSize, "buildUser": c.BuildUser, "vmUser": c.VMUser, "bakeUser": c.BakeUser,
 		"desktop": c.Desktop, "extraVars": c.ExtraVars, "aptMirror": c.AptMirror,
-	})
+	}
+}
+
+// provisionInputs is the digest of all that a provisioned disk is made from.
+func (b *Build) provisionInputs(r ready) string {
+	all := b.madeBy(r.playbookInputs, r.controller)
+	all["base"] = r.base.Digest
+	return inputs(all)
+}
+
+// imageInputs is the digest of all that an image is made from, as far as it
+// is known before the base is there: what a registry is asked for.
+func (b *Build) imageInputs(base, playbook, controller string) string {
+	all := b.madeBy(playbook, controller)
+	all["base"], all["sparsify"], all["compression"], all["architecture"] = base, b.Config.Sparsify, b.Config.Compression, b.Config.Architecture
+	return inputs(all)
 }
 
 // sparsifyInputs is the digest of all that a sparsified disk is made from.

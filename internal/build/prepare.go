@@ -28,13 +28,16 @@ type ready struct {
 	base       origin
 	playbook   playbook.Source
 	controller string // version of ansible-core
+	// playbookInputs is the digest of what the playbook uses.
+	playbookInputs string
 }
 
 // origin is the base image.
 type origin struct {
 	Path, Format string
 	Name         string // as the image tells it: no password, no path of this host
-	Digest       string
+	Digest       string // of the file, "sha256:…"
+	Inputs       string // what is known of it before it is there: its checksum, its recipe, its parent's inputs
 	Created      time.Time
 	Guest        playbook.Guest
 	Known        bool // whether Guest is
@@ -83,6 +86,7 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 	prepare("playbook", func(ctx context.Context, p progress.Reporter) (string, error) {
 		var err error
 		r.playbook, err = b.resolvePlaybook(ctx, dir, p)
+		r.playbookInputs = inputs(map[string]any{"playbook": r.playbook.File, "revision": r.playbook.Revision})
 		return r.playbook.File + " of " + short(r.playbook.Revision), err
 	})
 	if err := g.Wait(); err != nil {
@@ -109,12 +113,21 @@ func (b *Build) base(ctx context.Context, controller string, p progress.Reporter
 		if err != nil {
 			return origin{}, err
 		}
+		recipe, err := b.baseOptions(controller).Recipe()
+		if err != nil {
+			return origin{}, err
+		}
 		guest, known := playbook.GuessGuest(image.Suite)
-		return origin{image.Path, image.Format, "debian-" + image.Suite + " from packages", image.Digest, image.Created, guest, known}, nil
+		return origin{
+			Path: image.Path, Format: image.Format, Name: "debian-" + image.Suite + " from packages",
+			Digest: image.Digest, Inputs: recipe, Created: image.Created, Guest: guest, Known: known,
+		}, nil
 	}
-	file, err := download.Fetch(ctx, b.Config.ISOURL, b.Config.ISOChecksum, download.Options{
-		CacheDir: filepath.Join(b.Config.CacheDir, "images"), CAFile: b.Config.CAFile,
-	}, p)
+	sum, err := download.Resolve(ctx, b.Config.ISOURL, b.Config.ISOChecksum, b.downloads(), p)
+	if err != nil {
+		return origin{}, err
+	}
+	file, err := download.Fetch(ctx, b.Config.ISOURL, sum, b.downloads(), p)
 	if err != nil {
 		return origin{}, err
 	}
@@ -122,21 +135,34 @@ func (b *Build) base(ctx context.Context, controller string, p progress.Reporter
 	if err != nil {
 		return origin{}, err
 	}
+	path, err := filepath.Abs(file.Path)
 	guest, known := playbook.GuessGuest(b.Config.ISOURL)
-	return origin{file.Path, info.Format, publicName(b.Config.ISOURL), file.Digest, file.Modified, guest, known}, nil
+	return origin{
+		Path: path, Format: info.Format, Name: publicName(b.Config.ISOURL),
+		Digest: file.Digest, Inputs: sum.String(), Created: file.Modified, Guest: guest, Known: known,
+	}, err
 }
 
-// makeBase makes the base image from Debian packages, of the newest release
-// that this host's Ansible can manage where the settings name none.
+func (b *Build) downloads() download.Options {
+	return download.Options{CacheDir: filepath.Join(b.Config.CacheDir, "images"), CAFile: b.Config.CAFile}
+}
+
+// makeBase makes the base image from Debian packages.
 func (b *Build) makeBase(ctx context.Context, controller string, p progress.Reporter) (base.Image, error) {
+	return base.Make(ctx, b.baseOptions(controller), p)
+}
+
+// baseOptions ask for the newest release that this host's Ansible can manage
+// where the settings name none.
+func (b *Build) baseOptions(controller string) base.Options {
 	suite := b.Config.Suite
 	if suite == "" {
 		suite = base.NewestManageable(controller)
 	}
-	return base.Make(ctx, base.Options{
+	return base.Options{
 		Suite: suite, Architecture: b.Config.Architecture, Mirror: b.Config.AptMirror,
 		CacheDir: filepath.Join(b.Config.CacheDir, "base"),
-	}, p)
+	}
 }
 
 // publicName is what an image may tell of where its base came from: a URL

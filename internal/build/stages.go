@@ -96,7 +96,7 @@ func (b *Build) metadata(r ready, built time.Time) containerdisk.Metadata {
 		Title: b.Config.ImageName, Version: b.Config.ImageTag,
 		Source: r.playbook.URL, Revision: r.playbook.Revision,
 		BaseName: r.base.Name, BaseDigest: r.base.Digest,
-		Annotations: annotations(b.provisionInputs(r), built),
+		Annotations: annotations(b.imageInputs(r.base.Inputs, r.playbookInputs, r.controller), built),
 		Reference:   b.Config.Reference,
 	}
 	if r.base.Known {

@@ -40,6 +40,24 @@ type File struct {
 	Cached   bool      // it was in the cache already
 }
 
+// Resolve returns the digest that sum states for the file that rawURL names:
+// sum itself, or what stands in its list. Nothing but the list is fetched.
+func Resolve(ctx context.Context, rawURL string, sum Checksum, o Options, to progress.Reporter) (Checksum, error) {
+	if sum.File == "" {
+		return sum, nil
+	}
+	src, err := parseSource(rawURL)
+	if err != nil {
+		return Checksum{}, err
+	}
+	client, err := newClient(o)
+	if err != nil {
+		return Checksum{}, err
+	}
+	defer client.CloseIdleConnections()
+	return lookUp(ctx, client, sum.File, src.base, o, to)
+}
+
 // Fetch returns the file that rawURL names (http, https, file or a plain
 // path) after its checksum was found right. A local file is hashed where it
 // lies, never copied. Attempts are repeated where that may help; a wrong
@@ -53,16 +71,14 @@ func Fetch(ctx context.Context, rawURL string, sum Checksum, o Options, to progr
 	if err != nil {
 		return File{}, err
 	}
+	if sum, err = Resolve(ctx, rawURL, sum, o, to); err != nil {
+		return File{}, err
+	}
 	client, err := newClient(o)
 	if err != nil {
 		return File{}, err
 	}
 	defer client.CloseIdleConnections()
-	if sum.File != "" {
-		if sum, err = lookUp(ctx, client, sum.File, src.base, o, to); err != nil {
-			return File{}, err
-		}
-	}
 	if src.url == nil {
 		return local(ctx, src.path, sum, to)
 	}
