@@ -5,6 +5,8 @@ go 1.26.1
 require (
 	github.com/charmbracelet/log v1.0.0
 	github.com/coder/websocket v1.8.15
+	github.com/chromedp/cdproto v0.159.0
+	github.com/chromedp/chromedp v0.23.0
 	github.com/google/go-containerregistry v0.22.1
 	github.com/klauspost/compress v1.19.2
 	github.com/sethvargo/go-envconfig v1.4.3
@@ -19,6 +21,7 @@ require (
 )
 
 require (
+	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
 	pgregory.net/rapid v1.3.0 // indirect
 )
 
