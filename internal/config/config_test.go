@@ -199,3 +199,14 @@ func TestEverySettingHasHelpAndACommandThatReadsIt(t *testing.T) {
 		assert.True(t, read, f.Env)
 	}
 }
+
+func TestAFieldTellsItsValueAndMasksASecret(t *testing.T) {
+	s := config.Settings{ISOURL: "https://example.org/x.qcow2", RegistryPass: "s3cret"}
+	told := map[string]string{}
+	for _, f := range config.Fields() {
+		told[f.Env] = f.Value(s)
+	}
+	assert.Equal(t, "https://example.org/x.qcow2", told["ISO_URL"])
+	assert.Equal(t, "***", told["REGISTRY_PASS"])
+	assert.Empty(t, told["SUITE"])
+}

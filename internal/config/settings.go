@@ -88,7 +88,11 @@ type Field struct {
 	Env, Flag, Default, Help string
 	Bool, Secret             bool
 	commands                 []string
+	index                    int // in Settings
 }
+
+// Value is the setting's text in s; a secret's is masked.
+func (f Field) Value(s Settings) string { return fmt.Sprint(reflect.ValueOf(s).Field(f.index)) }
 
 // In says whether the command reads the setting.
 func (f Field) In(command string) bool { return slices.Contains(f.commands, command) }
@@ -108,6 +112,7 @@ func Fields() []Field {
 			Bool:     sf.Tag.Get("kind") == "bool",
 			Secret:   sf.Type == reflect.TypeFor[Secret](),
 			commands: strings.Fields(sf.Tag.Get("in")),
+			index:    i,
 		})
 	}
 	return fields
