@@ -92,15 +92,3 @@ func (s *Stage) line(what string) {
 }
 
 func (s *Stage) elapsed() time.Duration { return time.Since(s.began) }
-
-// Size writes bytes the way people read them, in powers of 1024.
-func Size(n int64) string {
-	switch {
-	case n >= 1<<30:
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20))
-	default:
-		return fmt.Sprintf("%d KiB", (n+1023)/1024)
-	}
-}
