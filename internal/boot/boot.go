@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -35,17 +37,36 @@ type Options struct {
 	CPUs      int           // 0 means 2
 	Accel     accel.Verdict // which accelerator works
 	Restrict  bool          // the guest reaches neither the host nor the world
+	Forward   []int         // further TCP ports of the guest that can be reached, see Guest.Address
+	UEFI      bool          // start with UEFI (OVMF, without Secure Boot) instead of a BIOS
 	User      string        // login user that the seed makes
 	Hostname  string        // name that the seed gives; empty means diskforge
 	Timeout   time.Duration // until ssh answers; 0 means 3 min with KVM, 15 min without
 	Survive   bool          // the guest may outlive this process, see Detach
+
+	// OwnHostKeys leaves it to the guest to make its ssh host keys, as every
+	// machine does that a consumer starts. Which key answers is then known
+	// only from the first answer of the port that our QEMU forwards; without
+	// it, the seed brings the key and no other is talked to.
+	OwnHostKeys bool
+	// CrownLabs makes the seed what CrownLabs gives its machines, to the
+	// letter. It brings no host keys (see OwnHostKeys) and its user is
+	// CrownLabsUser, whom User has to name.
+	CrownLabs bool
+
+	firmware firmware // with UEFI
 }
+
+// CrownLabsUser is the login user of CrownLabs' seed.
+const CrownLabsUser = "crownlabs"
 
 // Names inside Options.Dir. QEMU runs there, so that no path needs quoting.
 const (
 	overlayFile = "overlay.qcow2"
 	seedFile    = "seed.iso"
 	keyFile     = "id_ed25519"
+	screenFile  = "screen.png"
+	varsFile    = "uefi-vars.fd"
 	knownFile   = "known_hosts"
 	consoleFile = "console.log"
 	qemuLog     = "qemu.log"
@@ -58,9 +79,11 @@ type Guest struct {
 	process *command.Process
 	qmp     *monitor
 	console *console.Console
-	port    int
+	started time.Time   // power on
+	ports   map[int]int // port of the guest to port of 127.0.0.1
 	client  *ssh.Client
-	unwatch func() bool // stops watching the context that Start got
+	shown   ssh.PublicKey // host key of a guest with OwnHostKeys
+	unwatch func() bool   // stops watching the context that Start got
 	once    sync.Once
 	closed  error
 }
@@ -88,15 +111,15 @@ func (g *Guest) start(ctx context.Context, p progress.Reporter) error {
 		return err
 	}
 	g.console = console.Watch(filepath.Join(g.options.Dir, consoleFile), g.process.Done(), p)
-	port, err := g.qmp.forwardedPort(ctx)
+	ports, err := g.qmp.forwardedPorts(ctx, append([]int{sshPort}, g.options.Forward...))
 	if err != nil {
 		return g.explain(ctx, err)
 	}
-	g.port = port
-	if err := g.writeKnownHosts(); err != nil {
+	g.ports = ports
+	if err := g.awaitSSH(ctx); err != nil {
 		return err
 	}
-	return g.awaitSSH(ctx)
+	return g.writeKnownHosts()
 }
 
 // complete fills in the defaults.
@@ -110,10 +133,20 @@ func (o Options) complete() (Options, error) {
 	if o.Hostname == "" {
 		o.Hostname = "diskforge"
 	}
+	if o.CrownLabs && o.User != CrownLabsUser {
+		return o, fmt.Errorf("boot: CrownLabs' seed makes the user %s, not %q", CrownLabsUser, o.User)
+	}
+	o.OwnHostKeys = o.OwnHostKeys || o.CrownLabs
 	if o.Timeout == 0 {
 		o.Timeout = 15 * time.Minute
 		if o.Accel.Accelerator == accel.KVM {
 			o.Timeout = 3 * time.Minute
+		}
+	}
+	if o.UEFI {
+		var err error
+		if o.firmware, err = findFirmware(firmwares); err != nil {
+			return o, err
 		}
 	}
 	if o.Format != "qcow2" && o.Format != "raw" {
@@ -148,6 +181,14 @@ func (g *Guest) prepare(ctx context.Context) (err error) {
 	if err := writeSeed(ctx, o, g.keys); err != nil {
 		return err
 	}
+	if o.OwnHostKeys {
+		g.keys.host = nil // unknown until it answers
+	}
+	if o.UEFI {
+		if err := copyVars(o.firmware.vars, filepath.Join(o.Dir, varsFile)); err != nil {
+			return err
+		}
+	}
 	args := []string{"create", "-q", "-f", "qcow2", "-F", o.Format, "-b", o.Disk, overlayFile}
 	if o.DiskSize > 0 {
 		args = append(args, fmt.Sprint(o.DiskSize))
@@ -158,6 +199,23 @@ func (g *Guest) prepare(ctx context.Context) (err error) {
 	}
 	return err
 }
+
+// Address is where a port of Options.Forward, or 22, answers: host and port
+// of the loopback. QEMU accepts every connection there; where nothing listens
+// in the guest, it closes it at once.
+func (g *Guest) Address(port int) string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(g.ports[port]))
+}
+
+// PowerOn is when the machine was switched on.
+func (g *Guest) PowerOn() time.Time { return g.started }
+
+// Moments are the phases of the boot that its serial console showed so far.
+func (g *Guest) Moments() []console.Moment { return g.console.Moments() }
+
+// AuthorizedKey is the login user's public key in the seed, as a line of
+// authorized_keys.
+func (g *Guest) AuthorizedKey() string { return authorized(g.keys.user.PublicKey()) }
 
 // Dir is the directory with the serial console's log.
 func (g *Guest) Dir() string { return g.options.Dir }
@@ -218,7 +276,7 @@ func (g *Guest) disconnect() {
 
 func (g *Guest) removeFiles() error {
 	var errs []error
-	for _, name := range []string{overlayFile, seedFile, keyFile, knownFile} {
+	for _, name := range []string{overlayFile, seedFile, keyFile, knownFile, screenFile, varsFile} {
 		errs = append(errs, remove(filepath.Join(g.options.Dir, name)))
 	}
 	return errors.Join(errs...)

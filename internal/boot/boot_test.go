@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"image/png"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -166,18 +167,23 @@ func TestOptionsThatCannotBootAreRefused(t *testing.T) {
 }
 
 func TestTheGuestIsReachableOnTheLoopbackOnlyAndReachesNothing(t *testing.T) {
-	args := strings.Join(Options{Restrict: true, Accel: accel.Verdict{Accelerator: accel.KVM}}.arguments(), " ")
-	assert.Contains(t, args, "hostfwd=tcp:127.0.0.1:0-:22,restrict=on")
+	args := strings.Join(Options{Restrict: true, Forward: []int{6080}, Accel: accel.Verdict{Accelerator: accel.KVM}}.arguments(), " ")
+	assert.Contains(t, args, "hostfwd=tcp:127.0.0.1:0-:22,hostfwd=tcp:127.0.0.1:0-:6080,restrict=on")
 	assert.Contains(t, args, "-accel kvm -cpu host")
 	assert.NotContains(t, args, "hostfwd=tcp::")
 }
 
-func TestTheForwardedPortIsRead(t *testing.T) {
-	port, err := parsePort("Hub -1 (n):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n  TCP[HOST_FORWARD]   3       127.0.0.1 46813       10.0.2.15    22     0     0\r\n")
+func TestTheForwardedPortsAreRead(t *testing.T) {
+	const table = "Hub -1 (n):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n" +
+		"  TCP[HOST_FORWARD]   4       127.0.0.1 40001       10.0.2.15  6080     0     0\r\n" +
+		"  TCP[HOST_FORWARD]   3       127.0.0.1 46813       10.0.2.15    22     0     0\r\n"
+	ports, err := parsePorts(table, []int{22, 6080})
 	require.NoError(t, err)
-	assert.Equal(t, 46813, port)
-	for _, table := range []string{"", "TCP[HOST_FORWARD] 3 0.0.0.0 1 10.0.2.15 22 0 0", "TCP[HOST_FORWARD]  3  127.0.0.1 99999  10.0.2.15 "} {
-		_, err := parsePort(table)
+	assert.Equal(t, map[int]int{22: 46813, 6080: 40001}, ports)
+	_, err = parsePorts(table, []int{22, 80})
+	require.ErrorContains(t, err, "guest's port 80")
+	for _, table := range []string{"", "TCP[HOST_FORWARD] 3 0.0.0.0 1 10.0.2.15 22 0 0", "TCP[HOST_FORWARD]  3  127.0.0.1 99999  10.0.2.15 22 0 0"} {
+		_, err := parsePorts(table, []int{22})
 		require.Error(t, err, table)
 	}
 }
@@ -188,4 +194,68 @@ func TestPathsAreQuotedForTheShell(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, s, string(out))
 	}
+}
+
+func TestCrownLabsSeedIsWhatCrownLabsWrites(t *testing.T) {
+	k, err := newKeys()
+	require.NoError(t, err)
+	raw, err := yaml.Marshal(Options{User: CrownLabsUser, CrownLabs: true, OwnHostKeys: true}.userData(k))
+	require.NoError(t, err)
+	var got map[string]any
+	require.NoError(t, yaml.Unmarshal(raw, &got))
+	keys := []any{authorized(k.user.PublicKey())}
+	assert.Equal(t, map[string]any{
+		"users": []any{map[string]any{
+			"name": "crownlabs", "lock_passwd": false, "passwd": unknownPassword,
+			"sudo": "ALL=(ALL) NOPASSWD:ALL", "ssh_authorized_keys": keys, "shell": "/bin/bash",
+		}},
+		"network":             map[string]any{"version": 2, "id0": map[string]any{"dhcp4": true}},
+		"mounts":              []any{},
+		"ssh_authorized_keys": keys,
+	}, got)
+}
+
+func TestCrownLabsSeedIsForItsUserOnly(t *testing.T) {
+	o := blank(t)
+	o.CrownLabs = true
+	_, err := Start(t.Context(), o, progress.Discard)
+	require.ErrorContains(t, err, `makes the user crownlabs, not "tester"`)
+}
+
+func TestAHostWithoutUEFIFirmwareSaysHowToGetIt(t *testing.T) {
+	dir := t.TempDir()
+	f := firmware{filepath.Join(dir, "code"), filepath.Join(dir, "vars")}
+	_, err := findFirmware([]firmware{f})
+	require.ErrorContains(t, err, "apt-get install ovmf")
+	require.NoError(t, os.WriteFile(f.code, nil, 0o600))
+	_, err = findFirmware([]firmware{f})
+	require.Error(t, err, "code without variables")
+	require.NoError(t, os.WriteFile(f.vars, nil, 0o600))
+	got, err := findFirmware([]firmware{{"/nowhere", "/nowhere"}, f})
+	require.NoError(t, err)
+	assert.Equal(t, f, got)
+}
+
+func TestTheScreenOfAMachineIsAPicture(t *testing.T) {
+	o, err := blank(t).complete()
+	require.NoError(t, err)
+	g := &Guest{options: o, unwatch: func() bool { return true }}
+	require.NoError(t, g.prepare(t.Context()))
+	require.NoError(t, g.launch(t.Context()))
+	t.Cleanup(func() { require.NoError(t, g.Close()) })
+	_, err = g.qmp.forwardedPorts(t.Context(), []int{sshPort})
+	require.NoError(t, err)
+	picture, err := g.Screen(t.Context())
+	require.NoError(t, err)
+	config, err := png.DecodeConfig(bytes.NewReader(picture))
+	require.NoError(t, err)
+	assert.Positive(t, config.Width*config.Height)
+	assert.NoFileExists(t, filepath.Join(o.Dir, screenFile))
+}
+
+// An image for x86-64-v2 (RHEL 9 and its kin) must start under emulation, too:
+// QEMU's own default, qemu64, has not its instructions.
+func TestEmulationHasTheInstructionsOfTodaysDistributions(t *testing.T) {
+	args := strings.Join(Options{Accel: accel.Verdict{Accelerator: accel.TCG}}.arguments(), " ")
+	assert.Contains(t, args, "-cpu max")
 }

@@ -17,9 +17,13 @@ const qemu = "qemu-system-x86_64"
 // arguments are QEMU's. The machine is KubeVirt's: q35 with modern virtio
 // devices. The seed is a virtio disk as KubeVirt attaches it, which also a
 // kernel without AHCI sees (Debian's cloud kernel). Writes go to an overlay
-// that nobody keeps, so that they need not reach the host's disk.
+// that nobody keeps, so that they need not reach the host's disk. The screen
+// is there because KubeVirt attaches one by default, and to be looked at.
 func (o Options) arguments() []string {
-	network := "user,id=net,hostfwd=tcp:127.0.0.1:0-:22"
+	network := "user,id=net"
+	for _, port := range append([]int{sshPort}, o.Forward...) {
+		network += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:0-:%d", port)
+	}
 	if o.Restrict {
 		network += ",restrict=on"
 	}
@@ -34,8 +38,14 @@ func (o Options) arguments() []string {
 		"-netdev", network,
 		"-device", "virtio-net-pci-non-transitional,netdev=net,romfile=",
 		"-device", "virtio-rng-pci-non-transitional",
+		"-device", "VGA",
 		"-chardev", "file,id=console,path=" + consoleFile, "-serial", "chardev:console",
 		"-qmp", "stdio",
+	}
+	if o.UEFI {
+		args = append(args,
+			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+o.firmware.code,
+			"-drive", "if=pflash,unit=1,format=raw,file="+varsFile)
 	}
 	return append(args, o.Accel.QEMUArgs()...)
 }
@@ -51,6 +61,7 @@ func (g *Guest) launch(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, inRead.Close(), inWrite.Close())
 	}
+	g.started = time.Now()
 	// Its own lifetime, ended by what follows: a guest that is detached must
 	// not end when its starter's context does.
 	g.process, err = command.Start(context.WithoutCancel(ctx), command.Cmd{

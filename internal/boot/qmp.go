@@ -87,32 +87,43 @@ func (m *monitor) close() {
 	m.in.Close()
 }
 
-// forwardedPort opens the monitor and asks which port of 127.0.0.1 leads to
-// the guest's ssh. QEMU chose it itself: no other process can take it between
+// forwardedPorts opens the monitor and asks which ports of 127.0.0.1 lead to
+// the guest's. QEMU chose them itself: no other process can take one between
 // the choice and the use.
-func (m *monitor) forwardedPort(ctx context.Context) (int, error) {
+func (m *monitor) forwardedPorts(ctx context.Context, guest []int) (map[int]int, error) {
 	if _, err := m.execute(ctx, "qmp_capabilities", nil); err != nil {
-		return 0, err
+		return nil, err
 	}
 	raw, err := m.execute(ctx, "human-monitor-command", map[string]any{"command-line": "info usernet"})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var table string
 	if err := json.Unmarshal(raw, &table); err != nil {
-		return 0, fmt.Errorf("reading QEMU's table of forwarded ports: %w", err)
+		return nil, fmt.Errorf("reading QEMU's table of forwarded ports: %w", err)
 	}
-	return parsePort(table)
+	return parsePorts(table, guest)
 }
 
-var hostForward = regexp.MustCompile(`TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s`)
+// State, descriptor, address and port of the host, address and port of the guest.
+var hostForward = regexp.MustCompile(`TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+[0-9.]+\s+(\d+)\s`)
 
-// parsePort finds the forwarded port in what "info usernet" prints.
-func parsePort(table string) (int, error) {
-	m := hostForward.FindStringSubmatch(table)
-	if m == nil {
-		return 0, fmt.Errorf("QEMU forwards no port of 127.0.0.1: %q", table)
+// parsePorts finds in what "info usernet" prints which port of 127.0.0.1
+// leads to each of the guest's.
+func parsePorts(table string, guest []int) (map[int]int, error) {
+	ports := map[int]int{}
+	for _, m := range hostForward.FindAllStringSubmatch(table, -1) {
+		from, errFrom := strconv.ParseUint(m[1], 10, 16)
+		to, errTo := strconv.ParseUint(m[2], 10, 16)
+		if err := errors.Join(errFrom, errTo); err != nil {
+			return nil, fmt.Errorf("reading QEMU's table of forwarded ports: %w", err)
+		}
+		ports[int(to)] = int(from)
 	}
-	port, err := strconv.ParseUint(m[1], 10, 16)
-	return int(port), err
+	for _, port := range guest {
+		if ports[port] == 0 {
+			return nil, fmt.Errorf("QEMU forwards no port of 127.0.0.1 to the guest's port %d: %q", port, table)
+		}
+	}
+	return ports, nil
 }

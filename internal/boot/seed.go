@@ -59,8 +59,9 @@ func authorized(key ssh.PublicKey) string {
 
 // userData is the part of cloud-init's user-data that a seed uses.
 type userData struct {
-	Users   []user  `yaml:"users"`
-	SSHKeys sshKeys `yaml:"ssh_keys"`
+	Users     []user     `yaml:"users"`
+	SSHKeys   *sshKeys   `yaml:"ssh_keys,omitempty"`
+	CrownLabs *crownlabs `yaml:",inline,omitempty"`
 }
 
 type user struct {
@@ -68,6 +69,7 @@ type user struct {
 	Shell             string   `yaml:"shell"`
 	Sudo              string   `yaml:"sudo"`
 	LockPasswd        bool     `yaml:"lock_passwd"`
+	Passwd            string   `yaml:"passwd,omitempty"`
 	SSHAuthorizedKeys []string `yaml:"ssh_authorized_keys"`
 }
 
@@ -81,17 +83,49 @@ type metaData struct {
 	LocalHostname string `yaml:"local-hostname"`
 }
 
+// crownlabs is what CrownLabs' seeds have beside an ordinary one
+// (operators/pkg/forge/cloudinit.go there): a network configuration where
+// cloud-init does not look for one, and a list of mounts that is empty for who
+// has none. cloud-init's schema warns about both, see verify.
+type crownlabs struct {
+	Network           network    `yaml:"network"`
+	Mounts            [][]string `yaml:"mounts"`
+	SSHAuthorizedKeys []string   `yaml:"ssh_authorized_keys"` // for the image's default user, whom nobody makes
+}
+
+type network struct {
+	Version int `yaml:"version"`
+	ID0     struct {
+		DHCP4 bool `yaml:"dhcp4"`
+	} `yaml:"id0"`
+}
+
+// unknownPassword is the SHA-512 hash of a password that was thrown away:
+// CrownLabs' seed has one for its user.
+const unknownPassword = "$6$rounds=4096$AonQOT6sfM3ofBuM$yO6DN6SLxuqpimTQWZqDERqRNw9LG60e1Qni4hTla35eJhlS4jrjxIJ2J113hs3xocKGjI87Q53RCjVXyT1cn0"
+
+// userData is the seed's user-data.
+func (o Options) userData(k keys) userData {
+	key := authorized(k.user.PublicKey())
+	seed := userData{Users: []user{{
+		Name: o.User, Shell: "/bin/bash", Sudo: "ALL=(ALL) NOPASSWD:ALL", LockPasswd: true, SSHAuthorizedKeys: []string{key},
+	}}}
+	if o.CrownLabs {
+		seed.Users[0].LockPasswd, seed.Users[0].Passwd = false, unknownPassword
+		seed.CrownLabs = &crownlabs{Network: network{Version: 2}, Mounts: [][]string{}, SSHAuthorizedKeys: []string{key}}
+		seed.CrownLabs.Network.ID0.DHCP4 = true
+	}
+	if !o.OwnHostKeys {
+		seed.SSHKeys = &sshKeys{Private: string(k.hostPrivate), Public: authorized(k.host)}
+	}
+	return seed
+}
+
 // writeSeed writes the NoCloud seed: an ISO file system labelled cidata with
-// user-data and meta-data. The instance's id is the host key's fingerprint,
-// new with each boot as each virtual machine's is.
+// user-data and meta-data. The instance's id is the fingerprint of a key that
+// was made for it, new with each boot as each virtual machine's is.
 func writeSeed(ctx context.Context, o Options, k keys) error {
-	user, err := yaml.Marshal(userData{
-		Users: []user{{
-			Name: o.User, Shell: "/bin/bash", Sudo: "ALL=(ALL) NOPASSWD:ALL", LockPasswd: true,
-			SSHAuthorizedKeys: []string{authorized(k.user.PublicKey())},
-		}},
-		SSHKeys: sshKeys{Private: string(k.hostPrivate), Public: authorized(k.host)},
-	})
+	user, err := yaml.Marshal(o.userData(k))
 	if err != nil {
 		return err
 	}

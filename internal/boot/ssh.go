@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 )
 
 const (
+	sshPort = 22 // in the guest
 	// A connection is accepted by QEMU before the guest listens, and then
 	// stays silent; give up soon and try again.
 	bannerTimeout    = 3 * time.Second
@@ -29,8 +29,6 @@ const (
 	retryAfter       = 300 * time.Millisecond
 	maxOutput        = 8 << 20 // bytes of a command's output that are kept
 )
-
-func (g *Guest) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(g.port)) }
 
 // died is the cause of the end of waiting where the boot itself failed.
 type died string
@@ -103,7 +101,7 @@ func (g *Guest) explain(ctx context.Context, err error) error {
 // dial connects and logs in, all or nothing.
 func (g *Guest) dial(ctx context.Context) (*ssh.Client, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", g.address())
+	conn, err := d.DialContext(ctx, "tcp", g.Address(sshPort))
 	if err != nil {
 		return nil, err
 	}
@@ -128,16 +126,27 @@ func (g *Guest) handshake(conn net.Conn) (*ssh.Client, error) {
 	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return nil, err
 	}
-	c, channels, requests, err := ssh.NewClientConn(peeked{conn, io.MultiReader(bytes.NewReader(first), conn)}, g.address(), &ssh.ClientConfig{
+	config := &ssh.ClientConfig{
 		User:              g.options.User,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(g.keys.user)},
 		HostKeyCallback:   ssh.FixedHostKey(g.keys.host),
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
-	})
+	}
+	if g.keys.host == nil {
+		config.HostKeyCallback, config.HostKeyAlgorithms = g.takeHostKey, nil
+	}
+	c, channels, requests, err := ssh.NewClientConn(peeked{conn, io.MultiReader(bytes.NewReader(first), conn)}, g.Address(sshPort), config)
 	if err != nil {
 		return nil, err
 	}
 	return ssh.NewClient(c, channels, requests), conn.SetDeadline(time.Time{})
+}
+
+// takeHostKey takes the key that a guest with OwnHostKeys shows. The last one
+// counts: sshd may have answered before cloud-init made the keys anew.
+func (g *Guest) takeHostKey(_ string, _ net.Addr, key ssh.PublicKey) error {
+	g.shown = key
+	return nil
 }
 
 // peeked is a connection whose first bytes were read already.
@@ -209,11 +218,15 @@ func (g *Guest) Upload(ctx context.Context, r io.Reader, path, mode string) erro
 // SSHCommand is what a person types to look into the guest.
 func (g *Guest) SSHCommand() string {
 	file := func(name string) string { return Quote(filepath.Join(g.options.Dir, name)) }
-	return fmt.Sprintf("ssh -F none -i %s -o IdentitiesOnly=yes -o UserKnownHostsFile=%s -p %d %s@127.0.0.1", file(keyFile), file(knownFile), g.port, g.options.User)
+	return fmt.Sprintf("ssh -F none -i %s -o IdentitiesOnly=yes -o UserKnownHostsFile=%s -p %d %s@127.0.0.1", file(keyFile), file(knownFile), g.ports[sshPort], g.options.User)
 }
 
 func (g *Guest) writeKnownHosts() error {
-	line := knownhosts.Line([]string{knownhosts.Normalize(g.address())}, g.keys.host)
+	key := g.keys.host
+	if key == nil {
+		key = g.shown
+	}
+	line := knownhosts.Line([]string{knownhosts.Normalize(g.Address(sshPort))}, key)
 	return os.WriteFile(filepath.Join(g.options.Dir, knownFile), []byte(line+"\n"), 0o600)
 }
 

@@ -82,7 +82,7 @@ func connected(t *testing.T) *Guest {
 	t.Helper()
 	k, err := newKeys()
 	require.NoError(t, err)
-	g := &Guest{options: Options{User: "tester", Dir: t.TempDir()}, keys: k, port: server(t, k, k.hostPrivate)}
+	g := &Guest{options: Options{User: "tester", Dir: t.TempDir()}, keys: k, ports: map[int]int{sshPort: server(t, k, k.hostPrivate)}}
 	g.client, err = g.dial(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(g.disconnect)
@@ -144,7 +144,7 @@ func TestAnotherHostThanTheSeedsIsNotTalkedTo(t *testing.T) {
 	require.NoError(t, err)
 	other, err := newKeys()
 	require.NoError(t, err)
-	g := &Guest{options: Options{User: "tester"}, keys: mine, port: server(t, mine, other.hostPrivate)}
+	g := &Guest{options: Options{User: "tester"}, keys: mine, ports: map[int]int{sshPort: server(t, mine, other.hostPrivate)}}
 	_, err = g.dial(t.Context())
 	require.ErrorContains(t, err, "host key mismatch")
 }
@@ -156,4 +156,20 @@ func TestTheCommandForAPersonWorksWithOpenSSH(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "sh", "-c", g.SSHCommand()+" -o BatchMode=yes echo hello").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	assert.Equal(t, "hello\n", string(out))
+}
+
+func TestAGuestWithKeysOfItsOwnIsTakenAtItsWordAndRemembered(t *testing.T) {
+	mine, err := newKeys()
+	require.NoError(t, err)
+	other, err := newKeys()
+	require.NoError(t, err)
+	mine.host = nil
+	g := &Guest{options: Options{User: "tester", Dir: t.TempDir()}, keys: mine, ports: map[int]int{sshPort: server(t, mine, other.hostPrivate)}}
+	g.client, err = g.dial(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(g.disconnect)
+	require.NoError(t, os.WriteFile(filepath.Join(g.options.Dir, keyFile), mine.userPrivate, 0o600))
+	require.NoError(t, g.writeKnownHosts())
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", g.SSHCommand()+" -o BatchMode=yes echo hello").CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }

@@ -49,6 +49,12 @@ var dead = []struct {
 	{regexp.MustCompile(`You are in emergency mode`), "the guest's systemd gave up in emergency mode"},
 }
 
+// Moment is when the boot entered a phase.
+type Moment struct {
+	Phase string
+	At    time.Time
+}
+
 // Console follows the log of a serial console while the guest runs.
 type Console struct {
 	p     progress.Reporter
@@ -58,12 +64,22 @@ type Console struct {
 	lines []string
 	part  []byte
 	phase int
+	seen  []Moment
+	now   func() time.Time
 	dead  bool
 }
 
 func newConsole(p progress.Reporter) *Console {
-	p.Activity("boot: " + phases[0].name)
-	return &Console{p: p, died: make(chan string, 1), done: make(chan struct{})}
+	c := &Console{p: p, died: make(chan string, 1), done: make(chan struct{}), now: time.Now}
+	c.enter(0)
+	return c
+}
+
+// enter notes that the boot is in a phase.
+func (c *Console) enter(phase int) {
+	c.phase = phase
+	c.seen = append(c.seen, Moment{phases[phase].name, c.now()})
+	c.p.Activity("boot: " + phases[phase].name)
 }
 
 // Watch follows the file, which may not be there yet, until ended is closed.
@@ -141,8 +157,7 @@ func (c *Console) line(raw []byte) {
 func (c *Console) recognise(line string) {
 	for i := len(phases) - 1; i > c.phase; i-- {
 		if phases[i].seen.MatchString(line) {
-			c.phase = i
-			c.p.Activity("boot: " + phases[i].name)
+			c.enter(i)
 			break
 		}
 	}
@@ -159,6 +174,14 @@ func (c *Console) Died() <-chan string { return c.died }
 
 // Done is closed when the guest has ended and all that it said is read.
 func (c *Console) Done() <-chan struct{} { return c.done }
+
+// Moments are the phases that were seen so far, in their order and to a tenth
+// of a second. The first, the firmware's, is when following began.
+func (c *Console) Moments() []Moment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]Moment(nil), c.seen...)
+}
 
 // Last returns the last lines, fit to print, oldest first.
 func (c *Console) Last() []string {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -82,4 +83,18 @@ func TestTheEndOfALogIsReadWithoutItsBeginning(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, append(long, "\x1b[1mlast but one\nlast"...), 0o600))
 	assert.Equal(t, []string{"last but one", "last"}, LastLines(file, 2))
 	assert.Empty(t, LastLines(filepath.Join(t.TempDir(), "missing"), 2))
+}
+
+func TestEachPhaseHasTheMomentInWhichItBegan(t *testing.T) {
+	c := newConsole(progress.Discard)
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	c.seen, c.now = []Moment{{"BIOS", start}}, func() time.Time { start = start.Add(time.Second); return start }
+	for _, part := range []string{"SeaBIOS\n", "Linux version 6.1\n", "noise\n", "Linux version 6.1\n", "probe login: ", "cloud-init[1]: late\n"} {
+		_, _ = c.Write([]byte(part))
+	}
+	var got []string
+	for _, m := range c.Moments() {
+		got = append(got, m.Phase+" "+m.At.Format("05"))
+	}
+	assert.Equal(t, []string{"BIOS 00", "kernel 01", "login 02"}, got)
 }
