@@ -93,6 +93,10 @@ func match(all []signature, b []byte) (signature, bool) {
 	return signature{}, false
 }
 
+// unpartitioned describes data that no magic number and no partition table
+// tell anything about. Some of it is a raw disk all the same.
+const unpartitioned = "data without a partition table"
+
 // describe finds words for a file that has no known magic.
 func describe(head []byte, size int64) string {
 	if size == 0 {
@@ -105,7 +109,7 @@ func describe(head []byte, size int64) string {
 	case "text/plain", "text/xml":
 		return "a text file"
 	case "application/octet-stream":
-		return "data without a partition table"
+		return unpartitioned
 	}
 	return "a file of type " + kind
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,7 +116,7 @@ func (i *Info) readQCOW2(ctx context.Context, f *os.File, base string) error {
 	if err := i.checkVirtualSize(h.size); err != nil {
 		return err
 	}
-	t, err := h.walk(ctx, f, i.FileSize)
+	t, err := h.walk(ctx, f, i.FileSize, math.MaxInt64)
 	if ctx.Err() != nil {
 		return err
 	}
@@ -141,37 +142,44 @@ func (i *Info) checkVirtualSize(size uint64) error {
 	return nil
 }
 
-// ask lets qemu-img open the image under KubeVirt's limits and compares its
-// answer with ours.
+// ask compares qemu-img's answer with ours.
 func (i *Info) ask(ctx context.Context, path string) error {
+	said, err := Ask(ctx, path, i.Format)
+	if err == nil && said != i.VirtualSize {
+		err = fmt.Errorf("qemu-img sees a virtual size of %d bytes, its header says %d", said, i.VirtualSize)
+	}
+	return err
+}
+
+// Ask lets qemu-img info open the image under the limits that KubeVirt sets
+// for it, and returns the virtual size that it sees, in bytes. An image that
+// refers to other files must not come here: qemu-img would open them.
+func Ask(ctx context.Context, path, format string) (int64, error) {
 	abs, err := filepath.Abs(path) // also keeps "nbd:…" or "json:…" a file name
 	if err != nil {
-		return err
+		return 0, err
 	}
 	qemuImg, err := lookQemuImg()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	out, err := command.Output(ctx, command.Cmd{Program: "prlimit", Args: []string{
 		"--cpu=" + strconv.Itoa(infoCPUSeconds), "--as=" + strconv.Itoa(infoAddressSpace),
-		qemuImg, "info", "--output=json", "-f", i.Format, abs,
+		qemuImg, "info", "--output=json", "-f", format, abs,
 	}})
 	if err := explain(ctx, err, filepath.Dir(abs)); err != nil {
 		if _, explained := failure.In(err); explained || ctx.Err() != nil {
-			return err
+			return 0, err
 		}
-		return failure.Wrap(err, "qemu-img cannot open the disk image within KubeVirt's limits", "fetch or make it again")
+		return 0, failure.Wrap(err, "qemu-img cannot open the disk image within KubeVirt's limits", "fetch or make it again")
 	}
 	var said struct {
 		VirtualSize int64 `json:"virtual-size"`
 	}
 	if err := json.Unmarshal(out, &said); err != nil {
-		return fmt.Errorf("reading the answer of qemu-img info: %w", err)
+		return 0, fmt.Errorf("reading the answer of qemu-img info: %w", err)
 	}
-	if said.VirtualSize != i.VirtualSize {
-		return fmt.Errorf("qemu-img sees a virtual size of %d bytes, its header says %d", said.VirtualSize, i.VirtualSize)
-	}
-	return nil
+	return said.VirtualSize, nil
 }
 
 func lookQemuImg() (string, error) {

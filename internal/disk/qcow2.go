@@ -108,13 +108,15 @@ func (h header) compression() Compression {
 type tables struct {
 	end               int64 // bytes that the file must have
 	plain, compressed int64 // allocated clusters
+	read, all         int   // tables of the second level
 }
 
 // walk follows the mapping tables of a file of fileSize bytes. It returns
 // errTruncated at the first reference to what lies behind the file's end.
 // qemu-img info reads no tables, and qemu-img check says nothing where less
-// than a cluster is missing.
-func (h header) walk(ctx context.Context, r io.ReaderAt, fileSize int64) (tables, error) {
+// than a cluster is missing. Of the tables of the second level it reads as
+// many as budget bytes hold and r does not refuse with ErrNotRead.
+func (h header) walk(ctx context.Context, r io.ReaderAt, fileSize, budget int64) (tables, error) {
 	entryBytes := int64(8)
 	if h.incompatible&incompatibleExtendedL2 != 0 {
 		entryBytes = 16
@@ -124,9 +126,12 @@ func (h header) walk(ctx context.Context, r io.ReaderAt, fileSize int64) (tables
 	if l1Entries > int64(h.l1Size) || l1Entries*8 > maxL1Bytes {
 		return tables{}, errors.New("its tables do not cover its virtual size")
 	}
-	l1 := readAt(r, int64(h.l1Offset), l1Entries*8)
-	if int64(len(l1)) < l1Entries*8 {
-		return tables{}, errTruncated
+	if l1Entries*8 > budget {
+		return tables{}, ErrNotRead
+	}
+	l1 := make([]byte, l1Entries*8)
+	if n, err := r.ReadAt(l1, int64(h.l1Offset)); n < len(l1) {
+		return tables{}, missing(err)
 	}
 	var t tables
 	l2 := make([]byte, h.clusterSize())
@@ -138,9 +143,19 @@ func (h header) walk(ctx context.Context, r io.ReaderAt, fileSize int64) (tables
 		if offset == 0 {
 			continue
 		}
-		if n, _ := r.ReadAt(l2, offset); n < len(l2) {
+		if t.all++; offset > fileSize-h.clusterSize() {
 			return tables{}, errTruncated
 		}
+		if int64(t.read+1)*h.clusterSize() > budget {
+			continue
+		}
+		if n, err := r.ReadAt(l2, offset); n < len(l2) {
+			if err := missing(err); !errors.Is(err, ErrNotRead) {
+				return tables{}, err
+			}
+			continue
+		}
+		t.read++
 		for j := range perTable {
 			t.add(h, binary.BigEndian.Uint64(l2[j*entryBytes:]), i*perTable+j)
 		}
@@ -149,6 +164,14 @@ func (h header) walk(ctx context.Context, r io.ReaderAt, fileSize int64) (tables
 		}
 	}
 	return t, nil
+}
+
+// missing is why a table cannot be read.
+func missing(err error) error {
+	if errors.Is(err, ErrNotRead) {
+		return ErrNotRead
+	}
+	return errTruncated
 }
 
 // add counts one L2 entry, of the guest's cluster number n.
