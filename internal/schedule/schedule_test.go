@@ -304,6 +304,24 @@ func TestWhatTheJobsLeaveTogetherMustFitToo(t *testing.T) {
 	assert.NoError(t, err)
 }
 
+func TestTheSpaceThatAJobKeepsIsNotGivenToAnother(t *testing.T) {
+	m := newMeter()
+	var jobs []schedule.Job
+	for i := range 10 {
+		name := fmt.Sprint(i)
+		needs := schedule.Resources{Disk: map[string]int64{out: 300}, Keep: map[string]int64{out: 70}}
+		jobs = append(jobs, schedule.Job{Name: name, Needs: needs, Run: func(context.Context) error {
+			m.begin(name, needs, 10)
+			defer m.end(name, needs)
+			time.Sleep(time.Millisecond) // so that jobs do run side by side
+			return nil
+		}})
+	}
+	_, err := schedule.Run(t.Context(), jobs, schedule.Options{Jobs: 10, Host: host}, func(schedule.Event) {})
+	require.NoError(t, err)
+	assert.Empty(t, m.overCommitted)
+}
+
 func TestAJobSaysWhatItWaitsFor(t *testing.T) {
 	why := map[string][]string{}
 	_, err := schedule.Run(t.Context(), []schedule.Job{
