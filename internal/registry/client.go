@@ -56,11 +56,16 @@ var (
 )
 
 func newClient(ctx context.Context, repo name.Repository, what purpose, o Options) (*client, error) {
-	login, err := o.login(ctx, repo)
+	network, err := o.network()
 	if err != nil {
 		return nil, err
 	}
-	network, err := o.network()
+	return newClientOn(ctx, network, repo, what, o)
+}
+
+// newClientOn makes a client that shares a network with others.
+func newClientOn(ctx context.Context, network *http.Transport, repo name.Repository, what purpose, o Options) (*client, error) {
+	login, err := o.login(ctx, repo)
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +88,14 @@ func newClient(ctx context.Context, repo name.Repository, what purpose, o Option
 // something (transport.PullScope, …) to the repository, through next, which is
 // the guard or stands before it.
 func (c *client) signed(ctx context.Context, next http.RoundTripper, action string) (http.RoundTripper, error) {
+	return c.signedFor(ctx, next, c.repo.Scope(action))
+}
+
+// signedFor is signed for a whole scope (distribution specification, "Token
+// scope").
+func (c *client) signedFor(ctx context.Context, next http.RoundTripper, scope string) (http.RoundTripper, error) {
 	asking := transport.NewUserAgent(next, c.userAgent)
-	return transport.NewWithContext(ctx, c.repo.Registry, c.auth, asking, []string{c.repo.Scope(action)})
+	return transport.NewWithContext(ctx, c.repo.Registry, c.auth, asking, []string{scope})
 }
 
 func (c *client) close() { c.http.CloseIdleConnections() }

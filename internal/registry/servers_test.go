@@ -71,6 +71,13 @@ func (s *server) handler() http.Handler {
 	})
 }
 
+// answers changes what answers instead of the registry.
+func (s *server) answers(handle func(w http.ResponseWriter, r *http.Request) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handle = handle
+}
+
 // seen returns the requests since the last call.
 func (s *server) seen() []string {
 	s.mu.Lock()
@@ -146,7 +153,7 @@ type remoteServer struct {
 
 func newRemoteServer(t *testing.T, handle func(w http.ResponseWriter, r *http.Request) bool) *remoteServer {
 	ca := newAuthority(t)
-	certFile, keyFile := ca.issue(t, "registry.example", "other.example")
+	certFile, keyFile := ca.issue(t, "registry.example", "other.example", "ghcr.io")
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	require.NoError(t, err)
 	s := &remoteServer{server: &server{handle: handle}}
