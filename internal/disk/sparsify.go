@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/netgroup-polito/diskforge/internal/appliance"
 	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -203,7 +204,7 @@ func virtSparsify(ctx context.Context, source image, scratch string, o SparsifyO
 		return image{}, err
 	}
 	to.Activity("starting virt-sparsify")
-	err := runAppliance(ctx, command.Cmd{
+	err := appliance.Run(ctx, command.Cmd{
 		Program: "virt-sparsify",
 		Args:    []string{"--in-place", "--format", FormatQCOW2, disk.path},
 		Env:     append(command.Env("LIBGUESTFS_TMPDIR="+scratch), o.LibguestfsEnv...),

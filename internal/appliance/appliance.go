@@ -1,4 +1,6 @@
-package disk
+// Package appliance runs programs of libguestfs, which start a small virtual
+// machine, and ends them so that nothing of it is left.
+package appliance
 
 import (
 	"bytes"
@@ -14,16 +16,16 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/command"
 )
 
-// applianceGrace is what a libguestfs program gets to clear up after itself
+// grace is what a libguestfs program gets to clear up after itself
 // once its virtual machine was ended.
-const applianceGrace = 30 * time.Second
+const grace = 30 * time.Second
 
-// runAppliance runs a program that starts libguestfs' virtual machine. Such a
-// program looks at SIGTERM only when the machine has booted, then leaves its
+// Run runs a program that starts libguestfs' virtual machine. Such a program
+// looks at SIGTERM only when the machine has booted, then leaves its
 // sockets in /tmp, and the machine has a process group of its own. So when
 // ctx ends we end the machine: for the program that is a failure like any
 // other, after which it clears up and ends at once.
-func runAppliance(ctx context.Context, c command.Cmd) error {
+func Run(ctx context.Context, c command.Cmd) error {
 	p, err := command.Start(context.WithoutCancel(ctx), c)
 	if err != nil {
 		return err
@@ -32,15 +34,15 @@ func runAppliance(ctx context.Context, c command.Cmd) error {
 	case <-p.Done():
 		return p.Wait()
 	case <-ctx.Done():
-		endAppliance(p)
+		end(p)
 		return context.Cause(ctx)
 	}
 }
 
-// endAppliance kills the virtual machine of p, and any that it still starts,
+// end kills the virtual machine of p, and any that it still starts,
 // until p has ended.
-func endAppliance(p *command.Process) {
-	late := time.After(applianceGrace)
+func end(p *command.Process) {
+	late := time.After(grace)
 	for {
 		killChildren(p.Pid())
 		select {
