@@ -1,0 +1,82 @@
+package catalogue_test
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/config"
+)
+
+func TestTheExamplesAreGoodCatalogues(t *testing.T) {
+	s := compiled(t)
+	for _, file := range []string{"../../deploy/catalogue.yaml"} {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		assert.True(t, strings.HasPrefix(string(text), "# yaml-language-server: $schema="), "editors find the schema")
+		assert.NoError(t, valid(t, s, string(text)))
+		_, err = catalogue.Load(file)
+		assert.NoError(t, err)
+	}
+}
+
+func TestEveryKeyOfTheSchemaIsExplained(t *testing.T) {
+	var s struct {
+		Definitions map[string]struct{ Description string }
+	}
+	require.NoError(t, json.Unmarshal(catalogue.Schema(), &s))
+	assert.Greater(t, len(s.Definitions), 30)
+	for name, d := range s.Definitions {
+		assert.NotEmpty(t, d.Description, name)
+	}
+}
+
+// notOfAnImage are the settings that say how and where to build, not what.
+var notOfAnImage = strings.Fields(`ACCELERATOR
+	TARGET_REGISTRY REGISTRY_PREFIX IMAGE_NAME IMAGE_TAG REGISTRY_USER REGISTRY_PASS REGISTRY_PASS_FILE PUSH REGISTRY_INSECURE
+	OUTPUT_DIR CACHE_DIR APT_MIRROR CA_FILE HTTP_PROXY HTTPS_PROXY NO_PROXY PACKER_LOG`)
+
+func TestEverySettingOfAnImageCanStandInACatalogue(t *testing.T) {
+	var all []string
+	for _, i := range must(t, accepted["everything"]) {
+		for name := range i.Settings {
+			all = append(all, name)
+		}
+	}
+	all = append(all, "BASE_FROM_PACKAGES", "SUITE") // not beside ISO_URL
+	var known []string
+	for _, f := range config.Fields() {
+		known = append(known, f.Env)
+	}
+	assert.Subset(t, known, all)
+	for _, name := range []string{"ISO_URL", "ISO_CHECKSUM", "BASE_FROM_PACKAGES", "SUITE", "ANSIBLE_PLAYBOOK", "EXTRA_VARS", "DISK_SIZE"} {
+		assert.Contains(t, all, name)
+	}
+	for _, name := range notOfAnImage {
+		assert.NotContains(t, all, name)
+	}
+}
+
+func TestGoodSettingsInACatalogueAreGoodSettings(t *testing.T) {
+	for name, text := range accepted {
+		for _, i := range must(t, text) {
+			for _, path := range []string{"ANSIBLE_DIR", "EXTRA_VARS"} {
+				if strings.HasPrefix(strings.TrimPrefix(i.Settings[path], "@"), dir) {
+					delete(i.Settings, path) // no such file here
+				}
+			}
+			if strings.HasPrefix(i.Settings["ISO_CHECKSUM"], "sha256:") {
+				i.Settings["ISO_CHECKSUM"] = "sha256:" + strings.Repeat("0", 64)
+			}
+			s, err := config.Read(t.Context(), i.Settings, func(string) (string, bool) { return "", false })
+			require.NoError(t, err)
+			_, err = config.Parse(s, config.NeedPlaybook)
+			assert.NoError(t, err, name+": "+i.Name)
+		}
+	}
+}
