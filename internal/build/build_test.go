@@ -211,11 +211,11 @@ func TestThePasswordFileIsReadWithoutItsLineEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pass")
 	require.NoError(t, os.WriteFile(file, []byte("word\r\n"), 0o600))
 	b.Config.RegistryUser, b.Config.RegistryPassFile = "me", file
-	o, err := b.registry()
+	o, err := b.RegistryOptions()
 	require.NoError(t, err)
 	assert.Equal(t, "word", o.Password)
 	require.NoError(t, os.WriteFile(file, []byte("\n"), 0o600))
-	_, err = b.registry()
+	_, err = b.RegistryOptions()
 	f, ok := failure.In(err)
 	require.True(t, ok)
 	assert.Contains(t, f.What, "no password")

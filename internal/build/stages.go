@@ -137,7 +137,7 @@ func created(base time.Time) time.Time {
 
 // push pushes the layout and returns its reference with digest.
 func (b *Build) push(ctx context.Context, layout, reference string) (pushed string, err error) {
-	options, err := b.registry()
+	options, err := b.RegistryOptions()
 	if err != nil {
 		return "", err
 	}
@@ -154,7 +154,7 @@ func (b *Build) checkRegistry(ctx context.Context) error {
 	if !b.pushes() {
 		return nil
 	}
-	options, err := b.registry()
+	options, err := b.RegistryOptions()
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,8 @@ func (b *Build) checkRegistry(ctx context.Context) error {
 // are JSON keys of a few KiB.
 const maxPassword = 64 << 10
 
-func (b *Build) registry() (registry.Options, error) {
+// RegistryOptions say how the settings reach a registry, with the password read.
+func (b *Build) RegistryOptions() (registry.Options, error) {
 	c := b.Config
 	o := registry.Options{
 		Username: c.RegistryUser, Password: string(c.RegistryPass),

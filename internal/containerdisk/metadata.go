@@ -70,18 +70,28 @@ var otherNames = map[string]string{"x86_64": "amd64", "x64": "amd64", "aarch64":
 // labelValue is what Kubernetes takes as the value of a label.
 var labelValue = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
 
+// Architecture says whether KubeVirt runs guests of the architecture, in Go's
+// terms.
+func Architecture(name string) bool { return name == "amd64" || name == "arm64" || name == "s390x" }
+
+// OtherName returns Go's name for an architecture that others call name, or
+// nothing.
+func OtherName(name string) string { return otherNames[name] }
+
+// LabelValue says whether Kubernetes takes the text as the value of a label:
+// instance type hints become some.
+func LabelValue(s string) bool { return labelValue.MatchString(s) }
+
 func (m Metadata) validate() error {
-	switch m.Architecture {
-	case "amd64", "arm64", "s390x":
-	default:
+	if !Architecture(m.Architecture) {
 		try := "KubeVirt runs amd64, arm64 and s390x"
-		if name, ok := otherNames[m.Architecture]; ok {
+		if name := OtherName(m.Architecture); name != "" {
 			try = "images call it " + name
 		}
 		return failure.New(fmt.Sprintf("no containerdisk can have the architecture %q", m.Architecture), try)
 	}
 	for _, hint := range m.hints() {
-		if !labelValue.MatchString(hint.value) {
+		if !LabelValue(hint.value) {
 			return failure.New(fmt.Sprintf("%s cannot be %q", hint.what, hint.value),
 				"it becomes a Kubernetes label: at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends")
 		}

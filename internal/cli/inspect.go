@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/inspect"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+func (a *app) inspect() *cobra.Command {
+	return a.command("inspect REF|LAYOUT_DIR|ARCHIVE.tar", "Say what a containerdisk is and whether KubeVirt and CDI take it",
+		`Look into a containerdisk, anybody's: one in a registry, an OCI layout, or a tar
+archive of a layout. Nothing is unpacked; of an image in a registry whose layer is
+not compressed only parts are read. With --json the report goes to standard output
+as one JSON object.
+
+The exit code is 1 where KubeVirt or CDI refuses the image or where it is
+dangerous. What only breaks a convention is a warning.`,
+		cobra.ExactArgs(1), nil,
+		func(c *cobra.Command, args []string, b *build.Build) error {
+			report, err := a.examine(c, args[0], b)
+			if err != nil {
+				return err
+			}
+			if err := a.printReport(report); err != nil {
+				return err
+			}
+			return report.Err(inspect.Error)
+		})
+}
+
+// examine inspects a path where there is one, else a reference.
+func (a *app) examine(c *cobra.Command, what string, b *build.Build) (*inspect.Report, error) {
+	if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
+		return inspect.Layout(c.Context(), what, progress.Discard)
+	}
+	options, err := b.RegistryOptions()
+	if err != nil {
+		return nil, err
+	}
+	return inspect.Remote(c.Context(), what, options, progress.Discard)
+}
+
+func (a *app) printReport(r *inspect.Report) error {
+	if !a.json {
+		return a.print(reportText(r))
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return a.print(string(text))
+}
+
+// reportText is the report for people: facts, then checks.
+func reportText(r *inspect.Report) string {
+	var b strings.Builder
+	fact := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-13s %s\n", name, inspect.Line(fmt.Sprintf(format, args...)))
+	}
+	fact("image", "%s", r.Reference)
+	fact("digest", "%s", r.Digest)
+	fact("platform", "%s/%s", r.Config.OS, r.Config.Architecture)
+	for _, l := range r.Layers {
+		fact("layer", "%s, %s, compression: %s", ui.Size(l.Size), l.MediaType, l.Compression)
+		for _, e := range l.Entries[:min(len(l.Entries), 5)] {
+			fact("", "%s %d:%d %s %s %s", e.Mode, e.UID, e.GID, e.ModTime.Format("2006-01-02"), ui.Size(e.Size), e.Name)
+		}
+		if l.Count > 5 {
+			fact("", "and %d more", l.Count-5)
+		}
+	}
+	if d := r.Disk; d != nil {
+		fact("disk", "%s, %s in a file of %s, compression: %s", d.Format, ui.Size(int64(d.VirtualSize)), ui.Size(d.FileSize), d.Compression)
+	}
+	if r.Inputs != "" {
+		fact("inputs", "%s", r.Inputs)
+	}
+	fact("read", "%s", readText(r))
+	b.WriteByte('\n')
+	for _, c := range r.Checks {
+		fmt.Fprintf(&b, "%-8s %-20s %s\n", c.Level, c.Check, c.Detail)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// readText says how much had to be read.
+func readText(r *inspect.Report) string {
+	var whole []string
+	for n, l := range r.Layers {
+		if l.WholeRead != "" {
+			whole = append(whole, fmt.Sprintf("all of layer %d, as %s", n+1, l.WholeRead))
+		}
+	}
+	text := "parts of the layer"
+	if len(whole) > 0 {
+		text = strings.Join(whole, "; ")
+	}
+	if r.BytesRead > 0 {
+		text = ui.Size(r.BytesRead) + " over the wire: " + text
+	}
+	return text
+}

@@ -1,0 +1,91 @@
+package inspect
+
+import (
+	"path"
+	"slices"
+	"strings"
+)
+
+// tree is the file system that the layers make together.
+type tree struct {
+	paths map[string]placed // by clean path
+	// disks are the names in disk/, sorted: what KubeVirt counts.
+	disks []string
+	// others are the paths outside, sorted; implied folders are not among them.
+	others []string
+	// again are paths in disk/ that are written more than once: who unpacks
+	// takes the last, CDI the first.
+	again []string
+	// deleted says that a layer deletes what a lower one has in disk/.
+	deleted bool
+}
+
+// placed is an entry with the layer that it is from.
+type placed struct {
+	Entry
+	layer int
+}
+
+const (
+	whiteout = ".wh."         // deletes a path of lower layers
+	opaque   = ".wh..wh..opq" // deletes all that lower layers have in a folder
+)
+
+// overlay puts the layers onto each other, as the OCI image specification
+// says (layer.md, "Applying changesets").
+func overlay(layers []*layer) tree {
+	t := tree{paths: map[string]placed{}}
+	for n, l := range layers {
+		t.deleteLower(l, n)
+		for _, e := range l.entries {
+			name := clean(e.Name)
+			if strings.HasPrefix(path.Base(name), whiteout) {
+				continue
+			}
+			if _, known := t.paths[name]; known && under(name, diskDir) && name != diskDir {
+				t.again = append(t.again, name)
+			}
+			t.paths[name] = placed{e, n}
+		}
+	}
+	for name := range t.paths {
+		switch rest, in := strings.CutPrefix(name, diskDir+"/"); {
+		case in:
+			first, _, _ := strings.Cut(rest, "/")
+			t.disks = append(t.disks, diskDir+"/"+first)
+		case name != diskDir && name != "":
+			t.others = append(t.others, name)
+		}
+	}
+	t.disks = slices.Compact(slices.Sorted(slices.Values(t.disks)))
+	slices.Sort(t.others)
+	return t
+}
+
+// deleteLower applies the whiteouts of layer n.
+func (t *tree) deleteLower(l *layer, n int) {
+	for _, e := range l.entries {
+		dir, base := path.Split(clean(e.Name))
+		dir = strings.TrimSuffix(dir, "/")
+		switch {
+		case base == opaque:
+			t.delete(dir, false)
+		case strings.HasPrefix(base, whiteout):
+			t.delete(path.Join(dir, strings.TrimPrefix(base, whiteout)), true)
+		}
+	}
+}
+
+func (t *tree) delete(name string, itself bool) {
+	for known := range t.paths {
+		if known == name && itself || known != name && under(known, name) {
+			t.deleted = t.deleted || under(known, diskDir)
+			delete(t.paths, known)
+		}
+	}
+}
+
+// under says whether name is dir or lies in it.
+func under(name, dir string) bool {
+	return name == dir || dir == "" || strings.HasPrefix(name, dir+"/")
+}
