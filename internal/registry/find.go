@@ -146,7 +146,7 @@ func (w *way) missing(ctx context.Context, m *v1.Manifest) (string, error) {
 func (w *way) hasBlob(ctx context.Context, blob v1.Descriptor) (bool, error) {
 	size := int64(-1)
 	there, err := w.look(ctx, func(signed http.RoundTripper) error {
-		client := &http.Client{Transport: signed, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		client := &http.Client{Transport: signed, CheckRedirect: noRedirect}
 		resp, err := ask(ctx, client, http.MethodHead, w.address("/v2/"+w.repo.RepositoryStr()+"/blobs/"+blob.Digest.String()).String())
 		if err != nil {
 			return err

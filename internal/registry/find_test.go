@@ -217,7 +217,9 @@ func TestAHostileListOfTagsIsLeft(t *testing.T) {
 		list  func(r *http.Request) (string, string)
 		words string
 	}{
-		"a circle":     {func(r *http.Request) (string, string) { return `{"tags":["a"]}`, "<" + r.URL.String() + `>; rel="next"` }, "does not come to the end"},
+		"a circle": {func(r *http.Request) (string, string) {
+			return `{"tags":["a"]}`, "<" + r.URL.String() + `>; rel="next"`
+		}, "does not come to the end"},
 		"no end":       {func(*http.Request) (string, string) { return `{}`, fmt.Sprintf(`<?n=%d>; rel="next"`, pages.Add(1)) }, "does not come to the end"},
 		"another host": {func(*http.Request) (string, string) { return `{}`, `<http://169.254.169.254/v2/x>; rel="next"` }, "another host, 169.254.169.254"},
 		"no URL":       {func(*http.Request) (string, string) { return `{}`, `<http://[>; rel="next"` }, "no URL"},

@@ -188,7 +188,8 @@ func (d *debianRegistry) options() registry.Options {
 	return registry.Options{Username: user, Password: password, CAFile: d.ca.file}.Quick()
 }
 
-func newDebianRegistry(t testing.TB) *debianRegistry {
+// newDebianRegistry starts one; storage are further lines of its configuration.
+func newDebianRegistry(t testing.TB, storage ...string) *debianRegistry {
 	dir := t.TempDir()
 	d := &debianRegistry{host: freeAddress(t), data: filepath.Join(dir, "data"), ca: newAuthority(t)}
 	certFile, keyFile := d.ca.issue(t)
@@ -198,10 +199,10 @@ func newDebianRegistry(t testing.TB) *debianRegistry {
 	require.NoError(t, os.WriteFile(users, []byte(user+":"+string(hash)+"\n"), 0o600))
 	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
 log: {level: error}
-storage: {filesystem: {rootdirectory: %s}, maintenance: {uploadpurging: {enabled: false}}}
+storage: {filesystem: {rootdirectory: %s}, maintenance: {uploadpurging: {enabled: false}}%s}
 http: {addr: %q, tls: {certificate: %s, key: %s}}
 auth: {htpasswd: {realm: test, path: %s}}
-`, d.data, d.host, certFile, keyFile, users), 0o600))
+`, d.data, strings.Join(append([]string{""}, storage...), ", "), d.host, certFile, keyFile, users), 0o600))
 	startRegistry(t, config, d.host)
 	return d
 }

@@ -221,6 +221,8 @@ func (w *way) page(ctx context.Context, signed http.RoundTripper, at *url.URL) (
 	return page, nextLink(resp.Header.Values("Link")), err
 }
 
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
 // stay follows redirects within one host.
 func stay(req *http.Request, via []*http.Request) error {
 	switch {
