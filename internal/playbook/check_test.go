@@ -2,6 +2,7 @@ package playbook_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -137,6 +138,16 @@ func TestTheVersionOfThisHostsAnsibleIsRead(t *testing.T) {
 	v, err := playbook.ControllerVersion(t.Context())
 	require.NoError(t, err)
 	assert.Regexp(t, `^2\.\d+\.\d+$`, v)
+
+	own, err := exec.LookPath("ansible-playbook")
+	require.NoError(t, err)
+	wrapper := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(wrapper, "ansible-playbook"), []byte("#!/bin/sh\nexec "+own+" \"$@\"\n"), 0o700))
+	t.Setenv("PATH", wrapper+":"+os.Getenv("PATH"))
+	same, err := playbook.ControllerVersion(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, v, same, "asked of a wrapper")
+
 	t.Setenv("PATH", t.TempDir())
 	_, err = playbook.ControllerVersion(t.Context())
 	actionable(t, err, "not installed")

@@ -1,6 +1,7 @@
 package playbook
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -91,23 +92,25 @@ type repository struct {
 	dir, url, ref, path string
 }
 
-// fromGit copies the tree out of a repository.
-func fromGit(ctx context.Context, opts Options, dir, root string, report progress.Reporter) (Source, error) {
-	r := repository{dir: filepath.Join(dir, "repository"), url: opts.GitURL, ref: opts.GitBranch, path: opts.GitPath}
-	if r.url == "" {
-		r.url = DefaultGitURL
+// repository is what the options name, to be cloned to dir.
+func (o Options) repository(dir string) (repository, error) {
+	r := repository{
+		dir: dir, url: cmp.Or(o.GitURL, DefaultGitURL), ref: cmp.Or(o.GitBranch, DefaultGitBranch),
+		path: path.Clean(cmp.Or(o.GitPath, DefaultGitPath)),
 	}
-	if r.ref == "" {
-		r.ref = DefaultGitBranch
-	}
-	if r.path == "" {
-		r.path = DefaultGitPath
-	}
-	r.path = path.Clean(r.path)
 	for _, err := range []error{ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)} {
 		if err != nil {
-			return Source{}, err
+			return r, err
 		}
+	}
+	return r, nil
+}
+
+// fromGit copies the tree out of a repository.
+func fromGit(ctx context.Context, opts Options, dir, root string, report progress.Reporter) (Source, error) {
+	r, err := opts.repository(filepath.Join(dir, "repository"))
+	if err != nil {
+		return Source{}, err
 	}
 	if err := os.RemoveAll(r.dir); err != nil {
 		return Source{}, fmt.Errorf("clearing the clone: %w", err)

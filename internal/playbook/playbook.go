@@ -81,10 +81,12 @@ func Resolve(ctx context.Context, opts Options, report progress.Reporter) (Sourc
 			return Source{}, fmt.Errorf("hashing the playbooks: %w", err)
 		}
 	}
-	if s.File, err = find(root, opts.Playbook); err != nil {
+	isFile := func(name string) bool { return isFile(root, name) }
+	list := func() []string { return playbooksOf(os.DirFS(root), isFile) }
+	if s.File, err = find(opts.Playbook, isFile, list); err != nil {
 		return Source{}, err
 	}
-	s.Checks = s.companion("tests", strings.TrimSuffix(path.Base(s.File), path.Ext(s.File))+".yaml")
+	s.Checks = s.companion(checksOf(s.File))
 	for _, beside := range []string{path.Dir(s.File), "."} {
 		if s.Requirements == "" {
 			s.Requirements = s.companion(beside, "requirements.yml")
@@ -103,7 +105,11 @@ func fetch(ctx context.Context, opts Options, dir, root string, report progress.
 	case opts.Embedded != nil:
 		return Source{}, copyTree(ctx, opts.Embedded, root, report)
 	}
-	return Source{}, failure.New("there is no playbook to run", "set ANSIBLE_DIR to a directory of playbooks, or GIT_ANSIBLE_URL to a repository")
+	return Source{}, errNoSource()
+}
+
+func errNoSource() error {
+	return failure.New("there is no playbook to run", "set ANSIBLE_DIR to a directory of playbooks, or GIT_ANSIBLE_URL to a repository")
 }
 
 // fromDir copies a directory of the user's.
@@ -144,21 +150,26 @@ func ValidateName(name string) error {
 	return nil
 }
 
-// find is the path, relative to root, of the playbook called name.
-func find(root, name string) (string, error) {
+// find is the path, relative to the tree, of the playbook called name.
+func find(name string, isFile func(string) bool, list func() []string) (string, error) {
 	name = path.Clean(name)
 	for _, base := range []string{name, path.Join("playbooks", name)} {
 		for _, ext := range []string{"", ".yml", ".yaml"} {
-			if isFile(root, base+ext) {
+			if isFile(base + ext) {
 				return base + ext, nil
 			}
 		}
 	}
-	known := list(root)
+	known := list()
 	if len(known) == 0 {
 		return "", failure.New(fmt.Sprintf("there is no playbook %q, nor any other", name), "is this the directory that holds the playbooks?")
 	}
 	return "", failure.New(fmt.Sprintf("there is no playbook %q", name), "there are "+strings.Join(known, ", "))
+}
+
+// checksOf is where the checks of a playbook would be in its tree.
+func checksOf(playbook string) string {
+	return path.Join("tests", strings.TrimSuffix(path.Base(playbook), path.Ext(playbook))+".yaml")
 }
 
 // isFile says whether name is a regular file of the tree; a link that leads
@@ -173,14 +184,17 @@ func isFile(root, name string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// list names the playbooks at the tree's top and in its playbooks folder.
-func list(root string) []string {
+// playbooksOf names the playbooks at the tree's top and in its playbooks folder.
+func playbooksOf(tree fs.FS, isFile func(string) bool) []string {
 	var names []string
 	for _, pattern := range []string{"*.yml", "*.yaml", "playbooks/*.yml", "playbooks/*.yaml"} {
-		files, _ := filepath.Glob(filepath.Join(root, pattern))
+		files, _ := fs.Glob(tree, pattern)
 		for _, f := range files {
-			if rel, err := filepath.Rel(root, f); err == nil && isFile(root, rel) && isPlaybook(f) {
-				names = append(names, strings.TrimSuffix(filepath.Base(rel), filepath.Ext(rel)))
+			if !isFile(f) {
+				continue
+			}
+			if b, err := fs.ReadFile(tree, f); err == nil && isPlaybook(b) {
+				names = append(names, strings.TrimSuffix(path.Base(f), path.Ext(f)))
 			}
 		}
 	}
@@ -188,12 +202,8 @@ func list(root string) []string {
 	return slices.Compact(names)
 }
 
-// isPlaybook says whether the file holds a list of plays.
-func isPlaybook(file string) bool {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return false
-	}
+// isPlaybook says whether a file with this content holds a list of plays.
+func isPlaybook(b []byte) bool {
 	var plays []map[string]yaml.Node
 	if yaml.Unmarshal(b, &plays) != nil || len(plays) == 0 {
 		return false

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
 	"path"
 	"regexp"
@@ -63,8 +65,17 @@ func GuessGuest(name string) (Guest, bool) {
 // coreVersion finds ansible-core's version in the first line of --version.
 var coreVersion = regexp.MustCompile(`(?:\[core |^ansible-playbook )(\d+\.\d+\.\d+)`)
 
-// ControllerVersion is the version of this host's ansible-core.
+// ControllerVersion is the version of this host's ansible-core. It asks the
+// Python that ansible-playbook runs with, which takes a tenth of the time of
+// ansible-playbook --version, and that where there is no such Python.
 func ControllerVersion(ctx context.Context) (string, error) {
+	if python := ansiblePython(); python != "" {
+		// In a folder where no module of the user's is in the way.
+		out, err := command.Output(ctx, command.Cmd{Program: python, Args: []string{"-c", "import ansible.release; print(ansible.release.__version__)"}, Dir: "/", Env: command.Env("LC_ALL=C.UTF-8")})
+		if version := plainVersion.FindString(string(out)); err == nil && version != "" {
+			return version, nil
+		}
+	}
 	out, err := command.Output(ctx, command.Cmd{Program: "ansible-playbook", Args: []string{"--version"}, Env: command.Env("LC_ALL=C.UTF-8")})
 	if errors.Is(err, exec.ErrNotFound) {
 		return "", noAnsible(err)
@@ -77,6 +88,32 @@ func ControllerVersion(ctx context.Context) (string, error) {
 		return "", failure.New(fmt.Sprintf("ansible-playbook --version says %q", firstLine(string(out))), "install ansible-core 2.14 or newer")
 	}
 	return string(m[1]), nil
+}
+
+// plainVersion is a release's version, the beginning of that of a candidate.
+var plainVersion = regexp.MustCompile(`^\d+\.\d+\.\d+`)
+
+// shebang is the first line of what pip and Debian install: an interpreter by
+// its path. Others, such as env or a wrapper, say nothing of the Python behind.
+var shebang = regexp.MustCompile(`^#! ?(/[^\s]*/python[0-9.]*)\n`)
+
+// ansiblePython is the interpreter of ansible-playbook, or "".
+func ansiblePython() string {
+	file, err := exec.LookPath("ansible-playbook")
+	if err != nil {
+		return ""
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	head := make([]byte, 256)
+	n, _ := io.ReadFull(f, head)
+	if m := shebang.FindSubmatch(head[:n]); m != nil {
+		return string(m[1])
+	}
+	return ""
 }
 
 func firstLine(s string) string {

@@ -1,0 +1,314 @@
+package playbook
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+)
+
+// Inputs is what of a tree can change the disk that a playbook makes.
+type Inputs struct {
+	// Digest, "sha256:…", is the same wherever and whenever the files have the
+	// same names below the tree, the same bytes and the same executable bits.
+	Digest string
+	// Files are those that the digest is of, in order, relative to the tree.
+	Files []string
+	// Whole says why that is the whole tree, or is empty where it is what the
+	// playbook statically uses: "roles/x/tasks/main.yml includes {{ y }}".
+	Whole string
+}
+
+// String says in a few words what the digest is of.
+func (i Inputs) String() string {
+	if i.Whole != "" {
+		return "the whole tree: " + i.Whole
+	}
+	return fmt.Sprintf("%d files", len(i.Files))
+}
+
+// Inputs returns what of the tree can change the disk; see Tree.Inputs.
+func (s Source) Inputs(ctx context.Context, extraVars map[string]any) (Inputs, error) {
+	tree, err := OpenTree(ctx, s.Root)
+	if err != nil {
+		return Inputs{}, err
+	}
+	defer tree.Close()
+	return tree.Inputs(ctx, s.File, extraVars)
+}
+
+// Tree is a playbook tree that is read once for all the playbooks in it. It
+// notices no change after it was opened. Its methods may be called at the
+// same time.
+type Tree struct {
+	URL      string // where it came from: a git URL, a directory, or "" for the program's own
+	Revision string // full commit, or "" where it is not from git
+
+	fsys  fs.FS
+	close func() error
+	names []string // of files and links, sorted
+	files map[string]*entry
+	dirs  map[string]bool
+
+	mu    sync.Mutex
+	bases map[string]bool // last names of all that is there
+	facts map[string]*facts
+	cache map[string]Inputs
+}
+
+// entry is a regular file or a symbolic link.
+type entry struct {
+	link   string // the link's target as it is written, or empty
+	leads  string // what the link leads to, relative to the tree; empty where another link is in between
+	exec   bool
+	digest string // once it was needed
+}
+
+// OpenTree lists a directory's files. What leads out of it is left out, as
+// Resolve does. The caller must call Close.
+func OpenTree(ctx context.Context, dir string) (*Tree, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, failure.Wrap(err, "reading the playbooks in ANSIBLE_DIR", "name a directory that is there")
+	}
+	t, err := NewTree(ctx, root.FS())
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	t.close = root.Close
+	return t, nil
+}
+
+// NewTree lists the files of a tree, of which none is read yet.
+func NewTree(ctx context.Context, fsys fs.FS) (*Tree, error) {
+	t := &Tree{
+		fsys: fsys, close: func() error { return nil },
+		files: map[string]*entry{}, dirs: map[string]bool{},
+		facts: map[string]*facts{}, cache: map[string]Inputs{},
+	}
+	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if d.Name() == ".git" { // of a submodule or worktree it is a file
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		return t.add(name, d)
+	})
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the playbooks: %w", err)
+	}
+	sort.Strings(t.names)
+	t.follow()
+	return t, nil
+}
+
+// Close gives the directory back.
+func (t *Tree) Close() error { return t.close() }
+
+func (t *Tree) add(name string, d fs.DirEntry) error {
+	e := &entry{}
+	switch {
+	case d.IsDir():
+		t.dirs[name] = true
+		return nil
+	case d.Type()&fs.ModeSymlink != 0:
+		target, err := fs.ReadLink(t.fsys, name)
+		if err != nil {
+			return err
+		}
+		if _, err := fs.Stat(t.fsys, name); err != nil {
+			return nil // it leads nowhere, or out of the tree
+		}
+		e.link = target
+	case d.Type().IsRegular():
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		e.exec = info.Mode()&0o100 != 0
+	default:
+		return nil
+	}
+	t.files[name] = e
+	t.names = append(t.names, name)
+	return nil
+}
+
+// follow finds what the links lead to.
+func (t *Tree) follow() {
+	for name, e := range t.files {
+		if e.link == "" {
+			continue
+		}
+		if target := path.Join(path.Dir(name), e.link); t.files[target] != nil || t.dirs[target] {
+			e.leads = target
+		}
+	}
+}
+
+// under returns the files below a directory.
+func (t *Tree) under(dir string) []string {
+	if dir == "." {
+		return t.names
+	}
+	from := sort.SearchStrings(t.names, dir+"/")
+	to := sort.SearchStrings(t.names, dir+"0") // '0' follows '/'
+	return t.names[from:to]
+}
+
+// isFile says whether name is a regular file or leads to one.
+func (t *Tree) isFile(name string) bool {
+	e := t.files[name]
+	if e == nil || e.link == "" {
+		return e != nil
+	}
+	info, err := fs.Stat(t.fsys, name)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// Find returns the path, within the tree, of the playbook called name.
+func (t *Tree) Find(name string) (string, error) {
+	if err := ValidateName(name); err != nil {
+		return "", err
+	}
+	return find(name, t.isFile, t.playbooks)
+}
+
+// playbooks names the playbooks at the tree's top and in its playbooks folder.
+func (t *Tree) playbooks() []string {
+	return playbooksOf(t.fsys, t.isFile)
+}
+
+// Checks returns the path within the tree of the checks of a playbook, or "".
+// They are no input of the disk but of its verification.
+func (t *Tree) Checks(file string) string {
+	if name := checksOf(file); t.isFile(name) {
+		return name
+	}
+	return ""
+}
+
+// Digest returns the digest of one file's content, or of a link's target.
+func (t *Tree) Digest(name string) (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.digest(name)
+}
+
+func (t *Tree) digest(name string) (string, error) {
+	e := t.files[name]
+	if e == nil {
+		return "", &fs.PathError{Op: "digest", Path: name, Err: fs.ErrNotExist}
+	}
+	if e.digest != "" {
+		return e.digest, nil
+	}
+	h := sha256.New()
+	if e.link != "" {
+		io.WriteString(h, e.link)
+	} else {
+		f, err := t.fsys.Open(name)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		if _, err := io.Copy(h, f); err != nil {
+			return "", err
+		}
+	}
+	e.digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	return e.digest, nil
+}
+
+// Inputs returns what of the tree can change the disk that the playbook called
+// name makes with these extra variables.
+//
+// A role that is used counts with all its files, but for documents, molecule
+// scenarios and tests that nothing in it names. What is outside the roles
+// counts where it always works (ansible.cfg, requirements.yml, group_vars and
+// host_vars, plugins, collections) or where a used file names it; a templated
+// part of a name stands for anything. Other playbooks count where they are
+// imported, checks (tests/NAME.yaml) never. Where the names are not in the
+// files, the digest is that of the whole tree.
+func (t *Tree) Inputs(ctx context.Context, name string, extraVars map[string]any) (Inputs, error) {
+	file, err := t.Find(name)
+	if err != nil {
+		return Inputs{}, err
+	}
+	vars := varFacts(extraVars)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	vars.paths = slices.DeleteFunc(vars.paths, func(m mention) bool { return !t.mayBe(m.path) })
+	key := fmt.Sprintf("%q %+v %q", file, vars.paths, vars.whole)
+	if in, ok := t.cache[key]; ok {
+		return in, nil
+	}
+	u := newUsage(t, file)
+	u.collect(ctx, vars)
+	if ctx.Err() != nil {
+		return Inputs{}, context.Cause(ctx)
+	}
+	in := Inputs{Whole: u.whole, Files: u.files()}
+	if in.Digest, err = t.digestOf(ctx, file, in.Files); err != nil {
+		return Inputs{}, err
+	}
+	t.cache[key] = in
+	return in, nil
+}
+
+// digestOf is the digest of the files' names, kinds and contents.
+func (t *Tree) digestOf(ctx context.Context, playbook string, files []string) (string, error) {
+	var list bytes.Buffer
+	fmt.Fprintf(&list, "playbook %q\n", playbook)
+	for _, name := range files {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		content, err := t.digest(name)
+		if err != nil {
+			return "", fmt.Errorf("hashing the playbooks: %w", err)
+		}
+		kind := "file"
+		switch e := t.files[name]; {
+		case e.link != "":
+			kind = "link"
+		case e.exec:
+			kind = "program"
+		}
+		fmt.Fprintf(&list, "%s %q %s\n", kind, name, content)
+	}
+	sum := sha256.Sum256(list.Bytes())
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
+// isCheck says whether a file is one of the checks, which change no disk.
+func isCheck(name string) bool {
+	return path.Dir(name) == "tests" && strings.HasSuffix(name, ".yaml")
+}
+
+// disks are all files of the tree but the checks.
+func (t *Tree) disks() []string {
+	return slices.DeleteFunc(slices.Clone(t.names), isCheck)
+}

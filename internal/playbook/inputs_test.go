@@ -1,0 +1,327 @@
+package playbook_test
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/ansible"
+	"github.com/netgroup-polito/diskforge/internal/playbook"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// lab is a tree with one of every kind of file.
+func lab() map[string]string {
+	return map[string]string{
+		"ansible.cfg":                        "[defaults]\nroles_path = roles\nlibrary = ./modules\n",
+		"modules/special.py":                 "print()",
+		"library/own.py":                     "print()",
+		"filter_plugins/own.py":              "def f(): pass",
+		"requirements.yml":                   "roles:\n  - {name: far, src: https://example.org/far.git, version: 1.2.3}\n",
+		"playbooks/group_vars/all.yml":       "a: 1\n",
+		"playbooks/host_vars/default":        "a: 2\n",
+		"playbooks/base.yml":                 basePlay,
+		"playbooks/more.yml":                 "- hosts: all\n  roles: [shorthand]\n",
+		"playbooks/other.yml":                "- hosts: all\n  roles: [unused]\n",
+		"playbooks/tasks/deep.yml":           "- import_tasks: deeper.yml\n- copy: src=dot.conf dest=/etc\n",
+		"playbooks/tasks/deeper.yml":         "- debug: {}\n",
+		"playbooks/tasks/alien.yaml":         "- debug: {}\n",
+		"playbooks/vars/common.yml":          "x: {file: named-by-a-variable.txt}\n",
+		"playbooks/vars/loaded.yml":          "y: 1\n",
+		"playbooks/vars/more/one.yml":        "z: 1\n",
+		"playbooks/files/dot.conf":           "dot",
+		"playbooks/files/tool.sh":            "#!/bin/sh\n",
+		"playbooks/files/folder/one":         "1",
+		"playbooks/files/folder/two":         "2",
+		"playbooks/files/debian.list":        "x",
+		"playbooks/files/looked-up.pub":      "key",
+		"playbooks/files/alien.conf":         "x",
+		"playbooks/files/of-more/x":          "x",
+		"playbooks/templates/motd.j2":        "{% include 'part.j2' %}",
+		"playbooks/templates/part.j2":        "hello",
+		"playbooks/named-by-a-variable.txt":  "x",
+		"roles/plain/tasks/main.yml":         "- include_tasks: '{{ ansible_facts.distribution }}.yml'\n",
+		"roles/plain/tasks/Debian.yml":       "- template: {src: '{{ item }}.j2'}\n  loop: [a]\n- copy: {src: '{{ role_path }}/files/x'}\n- copy: {src: ../../sibling/files/theirs}\n",
+		"roles/plain/files/x":                "x",
+		"roles/plain/templates/a.j2":         "{{ lookup('file', 'x') }}",
+		"roles/plain/defaults/main.yml":      "d: 1\n",
+		"roles/plain/vars/main.yml":          "v: 1\n",
+		"roles/plain/handlers/main.yml":      "- import_role:\n    name: notified\n    tasks_from: reload\n",
+		"roles/plain/library/mine.py":        "print()",
+		"roles/plain/meta/main.yml":          "dependencies:\n  - {role: needed}\n  - far\n",
+		"roles/plain/README.md":              "about",
+		"roles/plain/molecule/default/a.yml": "- hosts: all\n",
+		"roles/plain/tests/test.yml":         "- hosts: all\n",
+		"roles/sibling/files/theirs":         "x",
+		"roles/needed/tasks/main.yml":        "[]",
+		"roles/notified/tasks/reload.yml":    "[]",
+		"roles/shorthand/tasks/main.yml":     "- copy: {src: README.md}\n",
+		"roles/shorthand/README.md":          "copied",
+		"roles/included/tasks/main.yml":      "[]",
+		"roles/rescued/tasks/main.yml":       "[]",
+		"roles/unused/tasks/main.yml":        "- include_role: {name: '{{ anything }}'}\n",
+		"roles/unused/README.md":             "about",
+		"tests/base.yaml":                    "file: {}\n",
+		"README.md":                          "playbooks/other.yml is another",
+		".yamllint":                          "---\n",
+	}
+}
+
+const basePlay = `
+- import_playbook: more.yml
+- name: Base, which is not playbooks/other.yml
+  hosts: all
+  vars_files: [vars/common.yml, [vars/missing.yml]]
+  roles:
+    - role: plain
+      when: x
+  pre_tasks:
+    - include_vars: loaded.yml
+    - include_vars: {dir: vars/more}
+    - block:
+        - ansible.builtin.include_tasks: {file: tasks/deep.yml}
+      rescue:
+        - ansible.builtin.include_role: {name: rescued}
+      always:
+        - include_role: name=included tasks_from=main
+  tasks:
+    - template: {src: motd.j2, dest: /etc/motd}
+    - copy: {src: "{{ x.file }}", dest: /etc/x}
+    - copy: {src: files/folder/, dest: /etc/x}
+    - copy: {src: "{{ distribution | lower }}.list", dest: /etc/x}
+    - script: tool.sh --now
+    - authorized_key: {user: root, key: "{{ lookup('file', 'looked-up.pub') }}"}
+    - shell: cd .. && ../configure
+`
+
+// unused are the files of the lab that change no disk of base.yml.
+var unused = []string{
+	".yamllint", "README.md", "playbooks/files/alien.conf", "playbooks/files/of-more/x", "playbooks/other.yml", "playbooks/tasks/alien.yaml",
+	"roles/plain/README.md", "roles/plain/molecule/default/a.yml", "roles/plain/tests/test.yml",
+	"roles/unused/README.md", "roles/unused/tasks/main.yml", "tests/base.yaml",
+}
+
+func inputsOf(t *testing.T, dir string) playbook.Inputs {
+	t.Helper()
+	tree, err := playbook.OpenTree(t.Context(), dir)
+	require.NoError(t, err)
+	defer tree.Close()
+	in, err := tree.Inputs(t.Context(), "base", nil)
+	require.NoError(t, err)
+	return in
+}
+
+func TestAPlaybookUsesWhatItNamesAndNothingElse(t *testing.T) {
+	in := inputsOf(t, tree(t, lab()))
+	require.Empty(t, in.Whole)
+	left := slices.DeleteFunc(slices.Sorted(maps.Keys(lab())), func(name string) bool { return slices.Contains(in.Files, name) })
+	assert.Equal(t, unused, left)
+}
+
+func TestEveryUsedFileChangesTheDigestAndNoOther(t *testing.T) {
+	dir := tree(t, lab())
+	before := inputsOf(t, dir)
+	for name, content := range lab() {
+		file := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(file, []byte(content+"\n# a comment\n"), 0o600))
+		after := inputsOf(t, dir)
+		if slices.Contains(unused, name) {
+			assert.Equal(t, before, after, name)
+		} else {
+			assert.NotEqual(t, before.Digest, after.Digest, name)
+		}
+		require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
+	}
+	assert.Equal(t, before, inputsOf(t, dir))
+}
+
+func TestAnAddedARemovedAndARenamedFileOfARoleChangeTheDigest(t *testing.T) {
+	for what, change := range map[string]func(dir string) error{
+		"added":      func(dir string) error { return os.WriteFile(dir+"/roles/plain/files/new", nil, 0o600) },
+		"removed":    func(dir string) error { return os.Remove(dir + "/roles/plain/files/x") },
+		"renamed":    func(dir string) error { return os.Rename(dir+"/roles/plain/files/x", dir+"/roles/plain/files/y") },
+		"executable": func(dir string) error { return os.Chmod(dir+"/playbooks/files/tool.sh", 0o700) },
+		"a link": func(dir string) error {
+			os.Remove(dir + "/roles/plain/files/x")
+			return os.Symlink("../defaults/main.yml", dir+"/roles/plain/files/x")
+		},
+	} {
+		dir := tree(t, lab())
+		before := inputsOf(t, dir)
+		require.NoError(t, change(dir))
+		assert.NotEqual(t, before.Digest, inputsOf(t, dir).Digest, what)
+	}
+}
+
+func TestTimePlaceOrderAndOwnersDoNotMatter(t *testing.T) {
+	dir := tree(t, lab())
+	before := inputsOf(t, dir)
+	for name := range lab() {
+		require.NoError(t, os.Chtimes(filepath.Join(dir, name), time.Unix(1, 0), time.Unix(1, 0)))
+	}
+	assert.Equal(t, before, inputsOf(t, dir), "touched")
+
+	other := t.TempDir()
+	names := slices.Sorted(maps.Keys(lab()))
+	slices.Reverse(names) // another order in the directories
+	for _, name := range names {
+		file := filepath.Join(other, "deep/er", name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(lab()[name]), 0o644))
+	}
+	require.NoError(t, os.MkdirAll(filepath.Join(other, "deep/er/.git/refs"), 0o755))
+	assert.Equal(t, before, inputsOf(t, filepath.Join(other, "deep/er")), "another checkout, another umask")
+
+	source, err := playbook.Resolve(t.Context(), playbook.Options{AnsibleDir: dir, Playbook: "base", Dir: t.TempDir()}, progress.Discard)
+	require.NoError(t, err)
+	copied, err := source.Inputs(t.Context(), nil)
+	require.NoError(t, err)
+	assert.Equal(t, before, copied, "the copy that a build runs")
+}
+
+func TestWhatIsNamedAsItRunsTakesTheWholeTreeAndSaysWhy(t *testing.T) {
+	for _, c := range []struct{ file, content, why string }{
+		{"roles/plain/tasks/main.yml", "- include_role: {name: '{{ y }}'}", "roles/plain/tasks/main.yml uses the role {{ y }}"},
+		{"roles/plain/tasks/main.yml", "- include_tasks: '{{ y }}'", "roles/plain/tasks/main.yml includes {{ y }}"},
+		{"roles/plain/tasks/main.yml", "- block:\n  - import_role: {tasks_from: x}", "a role that it does not name"},
+		{"roles/plain/tasks/main.yml", "- copy: {src: '{{ playbook_dir | dirname }}/x'}", "uses playbook_dir"},
+		{"roles/plain/tasks/main.yml", "- copy: {src: '{{ y }}/../other/x'}", "names {{…}}/../other/x"},
+		{"roles/plain/tasks/main.yml", "- debug: {msg: \"{{ lookup('file', y) }}\"}", "by a name that is made as it runs"},
+		{"roles/plain/tasks/main.yml", "- debug: {msg: \"{{ lookup('pipe', 'date') }}\"}", `with "pipe"`},
+		{"roles/plain/tasks/main.yml", "- debug: {}\n  with_lines: ls", `with "lines"`},
+		{"roles/plain/tasks/main.yml", "- command: ls\n  delegate_to: localhost", "on this host"},
+		{"roles/plain/tasks/main.yml", "- local_action: command ls", "local_action"},
+		{"roles/plain/tasks/main.yml", "- [", "no YAML"},
+		{"roles/plain/tasks/main.yml", "- copy: {src: ../../}", "a folder of roles"},
+		{"roles/plain/templates/a.j2", "{{ lookup('template', x ~ '.j2') }}", "roles/plain/templates/a.j2 looks up"},
+		{"roles/plain/templates/a.j2", "{% include x %}", "has {% include x %}"},
+		{"roles/plain/meta/main.yml", "dependencies: [{role: '{{ y }}'}]", "uses the role {{ y }}"},
+		{"roles/plain/meta/main.yml", "dependencies: [missing]", "uses the role missing, which is not in it"},
+		{"roles/plain/meta/main.yml", "dependencies: [some.where.role]", "which is not in it"},
+		{"playbooks/base.yml", "- import_playbook: '{{ y }}'", "imports the playbook {{ y }}"},
+		{"playbooks/base.yml", "- import_playbook: gone.yml", "which is not in it"},
+		{"playbooks/base.yml", "- hosts: all\n  vars_files: ['{{ y }}']", "takes variables from {{ y }}"},
+		{"playbooks/base.yml", "- hosts: all\n  vars_files: [['{{ y }}']]", "takes variables from {{ y }}"},
+		{"playbooks/base.yml", "- hosts: all\n  roles: '{{ y }}'", "takes its roles from {{ y }}"},
+		{"playbooks/base.yml", "- hosts: all\n  tasks:\n  - copy: {src: ./}", "the whole folder playbooks"},
+		{"playbooks/base.yml", "- hosts: localhost", "on this host"},
+		{"playbooks/group_vars/all.yml", "x: \"{{ lookup('ansible.builtin.ini', y) }}\"", "as it runs"},
+	} {
+		t.Run(c.why, func(t *testing.T) {
+			files := lab()
+			files["playbooks/base.yml"] = "- hosts: all\n  roles: [plain]\n"
+			files[c.file] = c.content
+			dir := tree(t, files)
+			in := inputsOf(t, dir)
+			assert.Contains(t, in.Whole, c.why)
+			assert.Contains(t, in.String(), "the whole tree: ")
+			assert.NotContains(t, in.Whole, "\x01")
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "roles/unused/README.md"), []byte("other"), 0o600))
+			assert.NotEqual(t, in.Digest, inputsOf(t, dir).Digest)
+			in = inputsOf(t, dir)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "tests/base.yaml"), []byte("other"), 0o600))
+			assert.Equal(t, in.Digest, inputsOf(t, dir).Digest, "checks change no disk")
+		})
+	}
+}
+
+func TestExtraVariablesMayNameFiles(t *testing.T) {
+	files := lab()
+	files["roles/plain/tasks/main.yml"] = "- copy: {src: '{{ y }}'}"
+	open, err := playbook.OpenTree(t.Context(), tree(t, files))
+	require.NoError(t, err)
+	defer open.Close()
+	for value, file := range map[string]string{"alien.conf": "playbooks/files/alien.conf", "../../unused/README.md": "roles/unused/README.md", "harmless": ""} {
+		in, err := open.Inputs(t.Context(), "base", map[string]any{"y": []any{value}})
+		require.NoError(t, err)
+		if file == "" {
+			assert.Empty(t, in.Whole)
+			assert.NotContains(t, in.Files, "playbooks/files/alien.conf")
+		} else {
+			assert.Contains(t, in.Files, file, "%s", in)
+		}
+	}
+}
+
+func TestLinksCountWithWhatTheyLeadTo(t *testing.T) {
+	files := lab()
+	delete(files, "playbooks/files/folder/one")
+	delete(files, "playbooks/files/folder/two")
+	dir := tree(t, files)
+	require.NoError(t, os.Symlink("of-more", filepath.Join(dir, "playbooks/files/folder")))
+	require.NoError(t, os.Symlink("../../unused/README.md", filepath.Join(dir, "roles/plain/files/theirs")))
+	in := inputsOf(t, dir)
+	assert.Contains(t, in.Files, "playbooks/files/of-more/x")
+	assert.Contains(t, in.Whole, "roles/unused/tasks/main.yml uses the role", "what is in a role is used with it")
+}
+
+func TestOurOwnPlaybooksAreStatic(t *testing.T) {
+	tree, err := playbook.NewTree(t.Context(), ansible.FS)
+	require.NoError(t, err)
+	for _, name := range []string{"debian-base", "ubuntu-base"} {
+		in, err := tree.Inputs(t.Context(), name, map[string]any{"install_desktop_environment": true})
+		require.NoError(t, err)
+		assert.Empty(t, in.Whole)
+		assert.Contains(t, in.Files, "roles/desktop/files/kioskrc")
+		assert.Equal(t, "tests/"+name+".yaml", tree.Checks(in.Files[1]))
+	}
+}
+
+// manyRoles is a tree of a hundred roles and fifty playbooks.
+func manyRoles(t testing.TB) string {
+	dir := t.TempDir()
+	write := func(name, content string) {
+		file := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(content), 0o644))
+	}
+	for i := range 100 {
+		write(fmt.Sprintf("roles/r%d/tasks/main.yml", i), strings.Repeat("- copy: {src: '{{ item }}.conf', dest: /etc}\n  loop: [a, b]\n", 20))
+		write(fmt.Sprintf("roles/r%d/files/a.conf", i), "x")
+	}
+	for i := range 50 {
+		write(fmt.Sprintf("playbooks/p%d.yml", i), fmt.Sprintf("- hosts: all\n  roles: [r%d, r%d, r%d]\n", i, i+1, i+50))
+	}
+	return dir
+}
+
+// BenchmarkAThousandImagesOfOneTree is what planning asks of playbooks.
+func BenchmarkAThousandImagesOfOneTree(b *testing.B) {
+	dir := manyRoles(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		tree, err := playbook.OpenTree(b.Context(), dir)
+		require.NoError(b, err)
+		for i := range 1000 {
+			in, err := tree.Inputs(b.Context(), fmt.Sprintf("p%d", i%50), map[string]any{"course": fmt.Sprintf("course %d", i)})
+			require.NoError(b, err)
+			require.Empty(b, in.Whole)
+		}
+		require.NoError(b, tree.Close())
+	}
+}
+
+func FuzzInputs(f *testing.F) {
+	f.Add(basePlay, "{% include 'x' %}{{ lookup('file', y) }}")
+	f.Add("- hosts: &a [*a]\n  roles: *a\n", "")
+	f.Add("- hosts: all\n  tasks: [{copy: 'src=../../../* dest=[a'}, {include_tasks: {file: [{}]}}]", "{{")
+	f.Add("- import_playbook: base.yml\n- hosts: all\n  roles: [., .., ../playbooks, a.b.c.d, {role: {}}]", "\x01/..")
+	f.Fuzz(func(t *testing.T, play, template string) {
+		files := map[string]string{"playbooks/base.yml": play, "playbooks/templates/t.j2": template, "roles/r/tasks/main.yml": play, "roles/r/templates/t": template}
+		tree, err := playbook.OpenTree(t.Context(), tree(t, files))
+		require.NoError(t, err)
+		defer tree.Close()
+		in, err := tree.Inputs(t.Context(), "base", nil)
+		require.NoError(t, err)
+		require.Contains(t, in.Files, "playbooks/base.yml")
+		require.Len(t, in.Digest, 71)
+	})
+}

@@ -1,0 +1,82 @@
+package playbook_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/ansible"
+	"github.com/netgroup-polito/diskforge/internal/playbook"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+func TestATreeFromGitIsFetchedOnceForEachCommit(t *testing.T) {
+	url, first, second := repository(t)
+	dir := filepath.Join(t.TempDir(), "trees")
+	open := func(ref string) (*playbook.Tree, string) {
+		var w activities
+		trees := playbook.Trees{Dir: dir}
+		t.Cleanup(func() { assert.NoError(t, trees.Close()) })
+		one, err := trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: ref}, &w)
+		require.NoError(t, err)
+		two, err := trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: ref}, &w)
+		require.NoError(t, err)
+		assert.Same(t, one, two)
+		return one, strings.Join(w, "\n")
+	}
+	tree, said := open("master")
+	assert.Equal(t, first, tree.Revision)
+	assert.Equal(t, url, tree.URL)
+	assert.Equal(t, 1, strings.Count(said, "fetching"))
+	_, err := tree.Inputs(t.Context(), "base", nil)
+	require.NoError(t, err)
+
+	for ref, commit := range map[string]string{"v1.0": first, first: first, "master": first} {
+		tree, said := open(ref)
+		assert.Equal(t, commit, tree.Revision, ref)
+		assert.Empty(t, said, "%s is the same commit", ref)
+	}
+	tree, said = open("feature/x")
+	assert.Equal(t, second, tree.Revision)
+	assert.Contains(t, said, "fetching")
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Len(t, left, 2, "a tree a commit, and nothing temporary")
+}
+
+func TestTreesAreReadWhereTheyLie(t *testing.T) {
+	dir := t.TempDir()
+	trees := playbook.Trees{Dir: filepath.Join(dir, "none")}
+	defer trees.Close()
+	own, err := trees.Open(t.Context(), playbook.Options{Embedded: ansible.FS}, progress.Discard)
+	require.NoError(t, err)
+	_, err = own.Find("debian-base")
+	require.NoError(t, err)
+	_, err = own.Find("../debian-base")
+	actionable(t, err, "outside")
+	_, err = own.Find("debian-bse")
+	actionable(t, err, "debian-base, ubuntu-base")
+
+	users := tree(t, lab())
+	theirs, err := trees.Open(t.Context(), playbook.Options{AnsibleDir: users}, progress.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, users, theirs.URL)
+	assert.NoDirExists(t, trees.Dir)
+
+	_, err = trees.Open(t.Context(), playbook.Options{}, progress.Discard)
+	actionable(t, err, "ANSIBLE_DIR")
+	url, _, _ := repository(t)
+	_, err = trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: "gone"}, progress.Discard)
+	actionable(t, err, `"gone"`)
+}
+
+// activities are what a Reporter is told.
+type activities []string
+
+func (*activities) Bytes(int64, int64)     {}
+func (a *activities) Activity(what string) { *a = append(*a, what) }
+func (*activities) Warn(string)            {}
