@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -172,6 +173,19 @@ func TestSizesAreInPowersOf1024(t *testing.T) {
 		got, err := config.ParseSize(text, 1)
 		require.NoError(t, err)
 		assert.Equal(t, want, got, text)
+	}
+}
+
+func TestAgesHaveDaysAndWeeks(t *testing.T) {
+	for text, want := range map[string]time.Duration{"7d": 168 * time.Hour, "2w": 336 * time.Hour, "12h": 12 * time.Hour, "45m": 45 * time.Minute, "0d": 0} {
+		got, err := config.ParseAge(text)
+		require.NoError(t, err)
+		assert.Equal(t, want, got, text)
+	}
+	for _, text := range []string{"", "7", "-7d", "7 d", "1.5d", "7s", "999999w", "1d12h", "9999999d"} {
+		_, err := config.ParseAge(text)
+		require.ErrorContains(t, err, "age", text)
+		require.ErrorContains(t, err, fmt.Sprintf("%q", text))
 	}
 }
 

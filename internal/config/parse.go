@@ -50,6 +50,7 @@ type Config struct {
 	BootTimeout                    time.Duration // 0: by accelerator
 	BuildUser, VMUser              string
 	BakeUser                       bool
+	HygieneAllow                   string // empty: what the playbook tree has
 	Sparsify, Compression          string
 	Reference                      string // registry/prefix/name:tag, empty where nothing is pushed
 	Push                           bool   // upload what a build packs for Reference
@@ -95,6 +96,7 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 		BuildUser:        p.user("BUILD_USER", s.BuildUser),
 		VMUser:           p.user("VM_USER", s.VMUser),
 		BakeUser:         p.bool("BAKE_USER", s.BakeUser),
+		HygieneAllow:     p.file("HYGIENE_ALLOW", s.HygieneAllow),
 		Sparsify:         p.oneOf("SPARSIFY", s.Sparsify, "auto", "trim", "virt-sparsify", "none"),
 		Compression:      p.oneOf("QCOW2_COMPRESSION", s.QCOW2Compression, "zstd", "zlib", "none"),
 		ImageName:        s.ImageName,
@@ -232,6 +234,27 @@ func (p *parser) duration(name, v string) time.Duration {
 		p.add(name, "%q is no duration: give e.g. 90s or 15m", v)
 	}
 	return d
+}
+
+var ageForm = regexp.MustCompile(`^([0-9]{1,6})(m|h|d|w)$`)
+
+// ParseAge reads how long ago something may have happened: 30d, 12h, 2w, 45m.
+// A day has 24 hours.
+func ParseAge(v string) (time.Duration, error) {
+	m := ageForm.FindStringSubmatch(v)
+	if m == nil {
+		return 0, fmt.Errorf("%q is no age: give e.g. 7d, 12h or 2w", v)
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil {
+		return 0, fmt.Errorf("%q is no age: %w", v, err)
+	}
+	const day = 24 * time.Hour
+	unit := map[string]time.Duration{"m": time.Minute, "h": time.Hour, "d": day, "w": 7 * day}[m[2]]
+	if n > int(math.MaxInt64/unit) {
+		return 0, fmt.Errorf("%q is older than any image", v)
+	}
+	return time.Duration(n) * unit, nil
 }
 
 func (p *parser) architecture(name, v string) string {
