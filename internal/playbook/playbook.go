@@ -51,6 +51,7 @@ type Source struct {
 	URL          string // where the tree came from: a git URL, a directory, or "" for the program's own
 	Revision     string // full commit, or "sha256:…" of the tree's content
 	Checks       string // absolute path of tests/<playbook>.yaml, or ""
+	Allow        string // absolute path of tests/<playbook>.allow.yaml, what the hygiene gate excuses, or ""
 	Requirements string // absolute path of requirements.yml, or ""
 }
 
@@ -87,6 +88,7 @@ func Resolve(ctx context.Context, opts Options, report progress.Reporter) (Sourc
 		return Source{}, err
 	}
 	s.Checks = s.companion(checksOf(s.File))
+	s.Allow = s.companion(strings.TrimSuffix(checksOf(s.File), ".yaml") + ".allow.yaml")
 	for _, beside := range []string{path.Dir(s.File), "."} {
 		if s.Requirements == "" {
 			s.Requirements = s.companion(beside, "requirements.yml")
