@@ -48,20 +48,20 @@ type Settings struct {
 	Sparsify         string `env:"SPARSIFY, default=auto" in:"build sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
 	QCOW2Compression string `env:"QCOW2_COMPRESSION, default=zstd" in:"build sparsify" help:"compression of the disk: zstd, zlib (Longhorn needs it) or none"`
 
-	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build pack push images" help:"registry host, without a scheme; without it nothing is pushed"`
-	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images" help:"project or path in the registry"`
+	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build pack push images images" help:"registry host, without a scheme; without it nothing is pushed"`
+	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images images" help:"project or path in the registry"`
 	ImageName        string `env:"IMAGE_NAME" in:"build pack push" help:"name of the image (default where nothing is pushed: the playbook's)"`
 	ImageTag         string `env:"IMAGE_TAG" in:"build pack push" help:"tag of the image; use a new one for each build"`
-	RegistryUser     string `env:"REGISTRY_USER" in:"build push inspect images" help:"user of the registry; without it the Docker config and its credential helpers are asked"`
-	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build push inspect images" help:"password of REGISTRY_USER, in the environment only"`
-	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build push inspect images" help:"file with the password of REGISTRY_USER"`
+	RegistryUser     string `env:"REGISTRY_USER" in:"build push inspect images images" help:"user of the registry; without it the Docker config and its credential helpers are asked"`
+	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build push inspect images images" help:"password of REGISTRY_USER, in the environment only"`
+	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build push inspect images images" help:"file with the password of REGISTRY_USER"`
 	Push             string `env:"PUSH, default=true" in:"build" kind:"bool" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
-	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build push inspect images" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
+	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build push inspect images images" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor" help:"folder of the results and of the work; one build at a time"`
 	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
 	AptMirror  string `env:"APT_MIRROR" in:"build provision base" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
-	CAFile     string `env:"CA_FILE" in:"build provision push inspect images" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
+	CAFile     string `env:"CA_FILE" in:"build provision push inspect images images" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
 	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision" help:"proxy for HTTP: downloads, and the guest during the build"`
 	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision" help:"proxy for HTTPS, likewise"`
 	NoProxy    string `env:"NO_PROXY" in:"build provision" help:"hosts that are reached without a proxy, likewise"`

@@ -1,5 +1,3 @@
-// Package images decides which images of a registry may go. It only decides:
-// it asks no registry and deletes nothing.
 package images
 
 import (

@@ -1,0 +1,227 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/images"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+func (a *app) images() *cobra.Command {
+	parent := &cobra.Command{
+		Use: "images", Short: "List, delete and prune what was published",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return usageError{errors.New("say what to do with the images: list, delete or prune")}
+		},
+	}
+	for _, f := range config.Fields() {
+		if f.In("images") {
+			addFlag(parent.PersistentFlags(), f)
+		}
+	}
+	parent.AddCommand(a.listImages(), a.deleteImages(), a.pruneImages())
+	return parent
+}
+
+func (a *app) listImages() *cobra.Command {
+	return a.command("list [REGISTRY/PREFIX…]", "List the images of a registry",
+		`List the images at and below REGISTRY/PREFIX or, without one, below what
+TARGET_REGISTRY and REGISTRY_PREFIX name: their tags, digests, sizes, ages and input
+digests. The age is that of the playbook's run or, where that is not known, of the
+image. With --json each image is one JSON object on standard output.
+
+Docker's registry is asked for its list of repositories, Harbor for its project's.
+Registries without such a list (GitHub's) want the repositories named. An image
+without a tag is not listed: registries tell nobody of it.`,
+		cobra.ArbitraryArgs, nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
+			all, err := a.readImages(c, args, s)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				err = images.WriteJSON(a.stdout, all)
+			} else {
+				err = images.WriteTable(a.stdout, all, time.Now())
+			}
+			return errors.Join(err, images.Unread(all))
+		}))
+}
+
+func (a *app) deleteImages() *cobra.Command {
+	return a.command("delete REF…", "Delete images from a registry",
+		`Delete each REF. REGISTRY/REPOSITORY@DIGEST is the image with all its tags.
+REGISTRY/REPOSITORY:TAG is the image where it has no other tag, else the tag alone,
+which Docker's registry cannot delete before its version 3.`,
+		cobra.MinimumNArgs(1), nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
+			failed := 0
+			for _, ref := range args {
+				deleted, err := s.Delete(c.Context(), ref)
+				if c.Context().Err() != nil {
+					return err
+				}
+				if err != nil {
+					failed++
+					a.ui.Warn(err.Error())
+					continue
+				}
+				if err := a.print(deletion(ref, deleted)); err != nil {
+					return err
+				}
+			}
+			return someFailed(failed, len(args))
+		}))
+}
+
+// deletion says in a line what is gone.
+func deletion(ref string, d registry.Deleted) string {
+	if len(d.Kept) > 0 {
+		return fmt.Sprintf("%s: the tag is gone, the image keeps %s", ref, strings.Join(d.Kept, ", "))
+	}
+	return ref + ": deleted"
+}
+
+func someFailed(failed, of int) error {
+	if failed == 0 {
+		return nil
+	}
+	return failure.New(fmt.Sprintf("%d of %d were not deleted", failed, of), "the warnings say why")
+}
+
+func (a *app) pruneImages() *cobra.Command {
+	var keep int
+	var younger string
+	var all, yes bool
+	c := a.command("prune [REGISTRY/PREFIX…] --keep N | --keep-younger AGE", "Delete the old images of a registry",
+		`Say which images at and below REGISTRY/PREFIX, or TARGET_REGISTRY and
+REGISTRY_PREFIX, would be deleted, and why; delete them with --yes. Kept are the
+newest N of each repository, what is younger than AGE (30d, 12h, 2w), what a kept
+image was made from as far as it is listed, images of unknown age, and, without
+--all, what diskforge did not make.
+
+An image goes with all its tags. The registry's space is free when it has collected
+its garbage.`,
+		cobra.ArbitraryArgs, nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
+			policy, err := policy(keep, younger, all)
+			if err != nil {
+				return err
+			}
+			read, err := a.readImages(c, args, s)
+			if err != nil {
+				return err
+			}
+			for _, r := range read {
+				if r.Err != nil {
+					a.ui.Warn(r.Name + ": " + r.Err.Error())
+				}
+			}
+			decisions := policy.Decide(images.Entries(read))
+			if err := a.printDecisions(decisions, policy.Now); err != nil {
+				return err
+			}
+			return errors.Join(a.prune(c, s, decisions, yes), images.Unread(read))
+		}))
+	c.Flags().IntVar(&keep, "keep", 0, "keep the newest N images of each repository")
+	c.Flags().StringVar(&younger, "keep-younger", "", "keep images that are younger, e.g. 30d")
+	c.Flags().BoolVar(&all, "all", false, "prune images that diskforge did not make, too")
+	c.Flags().BoolVar(&yes, "yes", false, "delete; without it nothing is")
+	return c
+}
+
+// policy is what the flags of prune say.
+func policy(keep int, younger string, all bool) (images.Policy, error) {
+	p := images.Policy{Keep: keep, All: all, Now: time.Now()}
+	if younger != "" {
+		age, err := config.ParseAge(younger)
+		if err != nil {
+			return p, usageError{fmt.Errorf("--keep-younger: %w", err)}
+		}
+		p.Younger = age
+	}
+	if keep < 0 || keep == 0 && p.Younger == 0 {
+		return p, usageError{errors.New("nothing would be kept: give --keep N, --keep-younger AGE or both")}
+	}
+	return p, nil
+}
+
+func (a *app) printDecisions(all []images.Decision, now time.Time) error {
+	if !a.json {
+		return images.WriteDecisions(a.stdout, all, now)
+	}
+	lines := json.NewEncoder(a.stdout)
+	for _, d := range all {
+		if err := lines.Encode(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prune deletes what was decided, or says that it did not.
+func (a *app) prune(c *cobra.Command, s *registry.Session, all []images.Decision, yes bool) error {
+	var going []images.Decision
+	size := int64(0)
+	for _, d := range all {
+		if d.Delete {
+			going = append(going, d)
+			size += d.Size
+		}
+	}
+	if !yes {
+		a.ui.Info(fmt.Sprintf("dry run: nothing was deleted; --yes deletes %d of %d images, at most %s", len(going), len(all), ui.Size(size)))
+		return nil
+	}
+	failed := 0
+	for _, d := range going {
+		_, err := s.Delete(c.Context(), d.Repository+"@"+d.Digest)
+		switch {
+		case c.Context().Err() != nil, errors.Is(err, registry.ErrNoDeletion):
+			return err
+		case err != nil:
+			failed++
+			a.ui.Warn(images.Name(d.Entry) + ": " + err.Error())
+		default:
+			a.ui.Info("deleted " + images.Name(d.Entry))
+		}
+	}
+	if failed < len(going) {
+		a.ui.Info("the space is free when the registry has collected its garbage")
+	}
+	return someFailed(failed, len(going))
+}
+
+// withSession runs something with a session that the settings say.
+func (a *app) withSession(run func(*cobra.Command, []string, *registry.Session) error) func(*cobra.Command, []string, *build.Build) error {
+	return func(c *cobra.Command, args []string, b *build.Build) error {
+		options, err := b.RegistryOptions()
+		if err != nil {
+			return err
+		}
+		s, err := registry.NewSession(options)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		return run(c, args, s)
+	}
+}
+
+// readImages lists what is below the prefixes, or below the settings' one.
+func (a *app) readImages(c *cobra.Command, prefixes []string, s *registry.Session) ([]images.Repository, error) {
+	if len(prefixes) == 0 {
+		if a.settings.TargetRegistry == "" {
+			return nil, usageError{errors.New("name a registry: REGISTRY/PREFIX, or set TARGET_REGISTRY and REGISTRY_PREFIX")}
+		}
+		prefixes = []string{a.settings.TargetRegistry + "/" + strings.Trim(a.settings.RegistryPrefix, "/")}
+	}
+	return images.List(c.Context(), s, prefixes)
+}

@@ -1,0 +1,160 @@
+// Package images is the house-keeping of what was published: what is there, and
+// what of it may go.
+package images
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+// parallel is how many repositories are read at a time.
+const parallel = 4
+
+// Repository is a repository with its images, or why it could not be read.
+type Repository struct {
+	Name    string // REGISTRY/PATH; the prefix where that could not be listed
+	Entries []registry.Entry
+	Err     error
+}
+
+// List reads the repositories at and below the prefixes, by name. What cannot be
+// read says so in its Err and stops nothing; List's own error is that of the
+// context.
+func List(ctx context.Context, s *registry.Session, prefixes []string) ([]Repository, error) {
+	var all []Repository
+	for _, prefix := range prefixes {
+		names, err := s.Repositories(ctx, prefix)
+		if err != nil {
+			all = append(all, Repository{Name: prefix, Err: err})
+		}
+		for _, name := range names {
+			all = append(all, Repository{Name: name})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Repository) int { return strings.Compare(a.Name, b.Name) })
+	all = slices.CompactFunc(all, func(a, b Repository) bool { return a.Name == b.Name })
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for i := range all {
+		if all[i].Err != nil {
+			continue
+		}
+		group.Go(func() error {
+			all[i].Entries, all[i].Err = s.Entries(ctx, all[i].Name)
+			return nil
+		})
+	}
+	_ = group.Wait() // each error has its place
+	return all, context.Cause(ctx)
+}
+
+// Entries are the images of all repositories that could be read.
+func Entries(all []Repository) []registry.Entry {
+	var entries []registry.Entry
+	for _, r := range all {
+		entries = append(entries, r.Entries...)
+	}
+	return entries
+}
+
+// Unread is the error that some repositories could not be read, or nil.
+func Unread(all []Repository) error {
+	failed := 0
+	for _, r := range all {
+		if r.Err != nil {
+			failed++
+		}
+	}
+	if failed == 0 {
+		return nil
+	}
+	return failure.New(fmt.Sprintf("%d of %d could not be read", failed, len(all)), "their lines say why")
+}
+
+// WriteTable writes a line for each image, repository or error. The ages are
+// those at now.
+func WriteTable(to io.Writer, all []Repository, now time.Time) error {
+	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "REPOSITORY\tTAGS\tDIGEST\tSIZE\tAGE\tINPUTS")
+	for _, r := range all {
+		switch {
+		case r.Err != nil:
+			// In its last cell, so that it widens no column.
+			fmt.Fprintf(table, "%s\t-\t-\t-\t-\t%s\n", r.Name, r.Err)
+		case len(r.Entries) == 0:
+			fmt.Fprintf(table, "%s\t-\t-\t-\t-\tno image has a tag\n", r.Name)
+		}
+		for _, e := range r.Entries {
+			fmt.Fprintf(table, "%s\t%s\n", columns(e, now), inputs(e))
+		}
+	}
+	return table.Flush()
+}
+
+// columns are what every table tells of an image.
+func columns(e registry.Entry, now time.Time) string {
+	age := "?"
+	if !e.Built.IsZero() {
+		age = Age(max(0, now.Sub(e.Built)))
+	}
+	return strings.Join([]string{e.Repository, strings.Join(e.Tags, ","), short(e.Digest), ui.Size(e.Size), age}, "\t")
+}
+
+func inputs(e registry.Entry) string {
+	switch {
+	case e.Inputs != "":
+		return short(e.Inputs)
+	case e.Ours():
+		return "-"
+	}
+	return "not by diskforge"
+}
+
+// short is enough of a digest to tell it from others.
+func short(digest string) string { return digest[:min(len(digest), len("sha256:")+12)] }
+
+// WriteJSON writes one object a line: an image (registry.Entry), or a
+// repository with its error.
+func WriteJSON(to io.Writer, all []Repository) error {
+	lines := json.NewEncoder(to)
+	for _, r := range all {
+		if r.Err != nil {
+			if err := lines.Encode(map[string]string{"repository": r.Name, "error": r.Err.Error()}); err != nil {
+				return err
+			}
+		}
+		for _, e := range r.Entries {
+			if err := lines.Encode(e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// WriteDecisions writes a line for each image and what becomes of it, those
+// that go first.
+func WriteDecisions(to io.Writer, all []Decision, now time.Time) error {
+	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "\tREPOSITORY\tTAGS\tDIGEST\tSIZE\tAGE\tWHY")
+	for _, goes := range []bool{true, false} {
+		for _, d := range all {
+			if d.Delete == goes {
+				fmt.Fprintf(table, "%s\t%s\t%s\n", map[bool]string{true: "delete", false: "keep"}[goes], columns(d.Entry, now), d.Why)
+			}
+		}
+	}
+	return table.Flush()
+}
