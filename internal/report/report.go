@@ -20,13 +20,18 @@ const (
 )
 
 // Report is everything that is known of one build. No field holds a secret.
+//
+// Most of its text comes from playbooks and guests and is hostile: it is shown
+// and stored with its control characters replaced, and cut to 200 characters
+// (or what the tag text says) and 500 rows (the tag rows).
 type Report struct {
 	Schema  int       `json:"schema"`
 	Version string    `json:"version"` // of diskforge
 	Began   time.Time `json:"began"`
 	Outcome string    `json:"outcome"`
 	// Failure is why the build failed, the evidence in the lines after the first.
-	Failure []string `json:"failure,omitempty"`
+	Failure []string `json:"failure,omitempty" text:"2000" rows:"500"`
+	Log     string   `json:"log,omitempty" text:"1000"` // path of the whole log of what failed
 
 	Image    Image             `json:"image"`
 	Base     Base              `json:"base"`
@@ -34,21 +39,24 @@ type Report struct {
 	Tools    map[string]string `json:"tools,omitempty"`    // program to version
 	Settings []Setting         `json:"settings,omitempty"` // those that differ from their defaults
 
-	Stages   []Stage   `json:"stages,omitempty"` // in the order in which they began
-	Boot     []Moment  `json:"boot,omitempty"`   // of the guest that was verified, from power on
-	Tasks    []Task    `json:"tasks,omitempty"`  // Ansible's, in the order in which they ran
-	Sizes    []Size    `json:"sizes,omitempty"`  // from the base to the layer
-	Checks   []Check   `json:"checks,omitempty"`
-	Packages []Package `json:"packages,omitempty"` // installed in the guest, by name
-	Pictures []Picture `json:"pictures,omitempty"`
+	Stages   []Stage   `json:"stages,omitempty"`            // in the order in which they began
+	Boot     []Moment  `json:"boot,omitempty"`              // of the guest that was verified, from power on
+	Tasks    []Task    `json:"tasks,omitempty" rows:"5000"` // Ansible's, in the order in which they ran
+	Sizes    []Size    `json:"sizes,omitempty"`             // from the base to the layer
+	Checks   []Check   `json:"checks,omitempty" rows:"2000"`
+	Packages []Package `json:"packages,omitempty" rows:"20000"` // installed in the guest, by name
+	Pictures []Picture `json:"pictures,omitempty" rows:"8"`
+
+	// Omitted is how many rows were too many for a report.
+	Omitted int `json:"omitted,omitempty"`
 }
 
 // Image is what came out.
 type Image struct {
 	Name       string `json:"name,omitempty"`
 	Tag        string `json:"tag,omitempty"`
-	Reference  string `json:"reference,omitempty"` // with digest
-	Digest     string `json:"digest,omitempty"`    // of the manifest, "sha256:…"
+	Reference  string `json:"reference,omitempty" text:"1000"` // with digest
+	Digest     string `json:"digest,omitempty"`                // of the manifest, "sha256:…"
 	DiskDigest string `json:"diskDigest,omitempty"`
 	Inputs     string `json:"inputs,omitempty"` // digest of all that it was made from
 	// VirtualSize is what the guest sees, in bytes.
@@ -57,21 +65,22 @@ type Image struct {
 
 // Base is the cloud image, or the parent image, that it was made from.
 type Base struct {
-	Name   string `json:"name,omitempty"`
+	Name   string `json:"name,omitempty" text:"1000"` // URL, path or suite
 	Digest string `json:"digest,omitempty"`
+	Guest  string `json:"guest,omitempty"` // its distribution: Debian 12
 }
 
 // Playbook is what provisioned it.
 type Playbook struct {
 	File     string `json:"file,omitempty"`
-	Source   string `json:"source,omitempty"`   // URL or folder of the tree; empty for diskforge's own
-	Revision string `json:"revision,omitempty"` // commit, or the digest of its content
+	Source   string `json:"source,omitempty" text:"1000"` // URL or folder of the tree; empty for diskforge's own
+	Revision string `json:"revision,omitempty"`           // commit, or the digest of its content
 }
 
 // Setting is one setting by its variable's name.
 type Setting struct {
 	Name  string `json:"name"`
-	Value string `json:"value"`
+	Value string `json:"value" text:"1000"`
 }
 
 // Stage is one step of the build.
@@ -79,9 +88,9 @@ type Stage struct {
 	Name    string        `json:"name"`
 	Start   time.Duration `json:"start"` // since Began, in nanoseconds
 	Took    time.Duration `json:"took"`  // in nanoseconds
-	Result  string        `json:"result,omitempty"`
+	Result  string        `json:"result,omitempty" text:"1000"`
 	Reused  bool          `json:"reused,omitempty"` // an earlier run did it
-	Failure string        `json:"failure,omitempty"`
+	Failure string        `json:"failure,omitempty" text:"1000"`
 }
 
 // Moment is something that happened in the guest.
@@ -95,6 +104,7 @@ type Task struct {
 	Name   string        `json:"name"`
 	Took   time.Duration `json:"took"` // in nanoseconds
 	Status string        `json:"status"`
+	Detail string        `json:"detail,omitempty" text:"1000"` // why it failed
 }
 
 // The status of a task.
@@ -116,9 +126,9 @@ type Check struct {
 	Group  string `json:"group"` // hygiene, boot, playbook, containerdisk
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
-	Detail string `json:"detail,omitempty"`
+	Detail string `json:"detail,omitempty" text:"1000"`
 	// Excused is the reason that the allow-list gives for what does not hold.
-	Excused string `json:"excused,omitempty"`
+	Excused string `json:"excused,omitempty" text:"1000"`
 }
 
 // Package is an installed package.
@@ -127,10 +137,11 @@ type Package struct {
 	Version string `json:"version"`
 }
 
-// Picture is a screenshot.
+// Picture is a screenshot. What is no PNG, or larger than 4 MiB or 16 million
+// pixels, is left out.
 type Picture struct {
 	Title  string `json:"title"`
-	PNG    []byte `json:"png"` // base64 in JSON
-	Width  int    `json:"width"`
-	Height int    `json:"height"`
+	PNG    []byte `json:"png"`    // base64 in JSON
+	Width  int    `json:"width"`  // in pixels, as the PNG has it
+	Height int    `json:"height"` // likewise
 }

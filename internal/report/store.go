@@ -1,0 +1,65 @@
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/netgroup-polito/diskforge/internal/atomicfile"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+)
+
+// The names of a saved report's files.
+const (
+	PageFile = "report.html"
+	DataFile = "report.json"
+)
+
+// maxJSON bounds report.json, in bytes. The largest that a clean report can
+// become is a little less.
+const maxJSON = 256 << 20
+
+// WriteJSON writes the report as indented JSON. The same report is the same
+// text.
+func (r *Report) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(r.clean())
+}
+
+// Read reads what WriteJSON wrote, of at most 256 MiB. Another schema is
+// refused.
+func Read(from io.Reader) (*Report, error) {
+	b, err := io.ReadAll(io.LimitReader(from, maxJSON+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the report: %w", err)
+	}
+	if len(b) > maxJSON {
+		return nil, failure.New(fmt.Sprintf("the report is longer than %d MiB", maxJSON>>20), "diskforge writes none that long: build the image again")
+	}
+	var head struct {
+		Schema int `json:"schema"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return nil, failure.Wrap(err, "this is no report of diskforge", "give the report.json beside an image")
+	}
+	if head.Schema != Schema {
+		return nil, failure.New(fmt.Sprintf("the report has schema %d, this diskforge reads schema %d", head.Schema, Schema), "use the diskforge that wrote it")
+	}
+	var r Report
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, failure.Wrap(err, "this is no report of diskforge", "give the report.json beside an image")
+	}
+	return r.clean(), nil
+}
+
+// Save writes report.html and report.json into dir, each in one piece or not
+// at all, and returns the page's path.
+func (r *Report) Save(dir string) (page string, err error) {
+	page = filepath.Join(dir, PageFile)
+	if err := atomicfile.Write(filepath.Join(dir, DataFile), 0o644, r.WriteJSON); err != nil {
+		return "", err
+	}
+	return page, atomicfile.Write(page, 0o644, r.WriteHTML)
+}
