@@ -93,6 +93,7 @@ type loader struct {
 	file, dir        string
 	mistakes         Mistakes
 	seen             map[Mistake]bool
+	found            int // mistakes, those told before among them
 	work             int // what is left of maxWork is maxWork - work
 	registry, prefix string
 	images           []Image
@@ -175,6 +176,7 @@ func (l *loader) spend(bytes int) bool {
 
 func (l *loader) add(line int, format string, args ...any) {
 	m := Mistake{File: l.file, Line: line, What: fmt.Sprintf(format, args...)}
+	l.found++
 	if !l.seen[m] { // a matrix repeats what is wrong with its image
 		l.seen[m] = true
 		l.mistakes = append(l.mistakes, m)

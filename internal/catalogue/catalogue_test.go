@@ -58,7 +58,7 @@ images:
 images:
   - name: ubuntu-{release}-{kind}
     matrix:
-      release: {22.04: {base: {url: a.qcow2, checksum: "sha256:0"}}, 24.04: {base: {url: b.qcow2, checksum: "sha256:0"}}}
+      release: {22.04: {base: {url: a.qcow2, checksum: "file:SUMS"}}, 24.04: {base: {url: b.qcow2, checksum: "file:SUMS"}}}
       kind: {server: , desktop: {desktop: true, size: 20G}}
     exclude: [{release: 22.04, kind: desktop}]
     playbook: ubuntu-base
@@ -120,7 +120,7 @@ func TestWhatIsCloserToAnImageWins(t *testing.T) {
 defaults: {size: 10G, memory: 1024, base: {packages: bookworm}, git: {url: "https://example.org/r.git", branch: main}, vars: {a: 1, b: {x: 1}}, tags: [one, two]}
 images:
   - {name: plain, playbook: p}
-  - {name: own, playbook: p, size: 20G, base: {url: /x.qcow2, checksum: abc}, git: {branch: dev}, vars: {b: {y: 2}}, tags: three}
+  - {name: own, playbook: p, size: 20G, base: {url: /x.qcow2, checksum: "file:SUMS"}, git: {branch: dev}, vars: {b: {y: 2}}, tags: three}
   - {name: child, playbook: p, from: plain, ansible-dir: tree, vars: file.yaml}
   - {name: "{kind}", playbook: p, size: 20G, matrix: {kind: {big: {size: 40G, from: plain, vars: {c: "{kind} {other} {{kind}}"}}}}}
 `)

@@ -89,7 +89,7 @@ func (l *loader) together(e entry, line int, where place) {
 
 // check checks the value of a key where it stands and says whether it is of use.
 func (l *loader) check(key string, n *yaml.Node) bool {
-	before := len(l.mistakes)
+	before := l.found
 	switch key {
 	case "images", "defaults", "matrix", "exclude": // read with what they belong to
 	case "base":
@@ -103,7 +103,7 @@ func (l *loader) check(key string, n *yaml.Node) bool {
 	default:
 		l.scalar(n, key, key)
 	}
-	return len(l.mistakes) == before
+	return l.found == before
 }
 
 func (l *loader) base(n *yaml.Node) {

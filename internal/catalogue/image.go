@@ -108,3 +108,13 @@ func (l *loader) path(s string) string {
 	}
 	return filepath.Join(l.dir, s)
 }
+
+// Variables are the names of all settings that an image can have, sorted.
+func Variables() []string {
+	all := []string{"ISO_URL", "ISO_CHECKSUM", "BASE_FROM_PACKAGES", "SUITE", "GIT_ANSIBLE_URL", "GIT_ANSIBLE_BRANCH", "GIT_ANSIBLE_PATH", "EXTRA_VARS"}
+	for _, variable := range variables {
+		all = append(all, variable)
+	}
+	slices.Sort(all)
+	return all
+}
