@@ -1,0 +1,205 @@
+package fleet_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/digest"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/workdir"
+)
+
+// fake is a Builder whose stages write small files, as slowly as it is told.
+// As the real one does, it records what a stage made and goes on from there.
+type fake struct {
+	pause time.Duration // between two writes
+	tear  *rand.Rand    // may be nil: some stages write in place, so that a killed one leaves half a file
+	log   string        // file in which the stages are noted, or empty
+
+	mu      sync.Mutex
+	began   []string // "image stage"
+	cleaned []string
+	fails   map[string]error
+	gate    func(context.Context, fleet.Entry) error // runs before a build, where there is one
+	active  map[string]bool                          // directories in use
+	clashes []string
+}
+
+var stages = []string{"provision", "sparsify", "pack"}
+
+func (f *fake) Build(ctx context.Context, e fleet.Entry, dir string, parent fleet.Result) (fleet.Result, error) {
+	defer f.enter(dir)()
+	if f.gate != nil {
+		if err := f.gate(ctx, e); err != nil {
+			return fleet.Result{}, err
+		}
+	}
+	if err := f.fails[e.Name]; err != nil {
+		return fleet.Result{}, err
+	}
+	work, err := workdir.Open(filepath.Join(dir, "work"))
+	if err != nil {
+		return fleet.Result{}, err
+	}
+	defer work.Close()
+	in := e.Inputs + parent.Digest
+	for _, stage := range stages {
+		if in, err = f.stage(ctx, work, e.Name, stage, in); err != nil {
+			return fleet.Result{}, err
+		}
+	}
+	layout := filepath.Join(dir, "layout")
+	if err := f.write(layout, in); err != nil {
+		return fleet.Result{}, err
+	}
+	made, err := digest.File(ctx, layout, progress.Discard)
+	return fleet.Result{Reference: "oci:" + e.Name + "@" + made, Digest: made, Layout: "layout"}, err
+}
+
+// enter notes that a directory is in use, until the function that it returns.
+func (f *fake) enter(dir string) func() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.active[dir] {
+		f.clashes = append(f.clashes, dir)
+	}
+	if f.active == nil {
+		f.active = map[string]bool{}
+	}
+	f.active[dir] = true
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.active, dir)
+	}
+}
+
+// stage makes one file, or finds it made, and returns its digest.
+func (f *fake) stage(ctx context.Context, work *workdir.Dir, image, stage, in string) (string, error) {
+	in = fmt.Sprintf("%x", sha256.Sum256([]byte(stage+in)))
+	if r, found, err := work.Load(ctx, stage, in, progress.Discard); err != nil || found {
+		return r.Digest, err
+	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	f.note("began", image, stage, in)
+	name := work.Path(stage)
+	if err := f.write(name, in); err != nil {
+		return "", err
+	}
+	made, err := digest.File(ctx, name, progress.Discard)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(name)
+	if err != nil {
+		return "", err
+	}
+	err = work.Save(stage, workdir.Record{Inputs: in, Output: stage, Digest: made, Size: info.Size()})
+	f.note("recorded", image, stage, in)
+	return made, err
+}
+
+const writes = 8
+
+// write writes a file slowly: in one piece, or torn.
+func (f *fake) write(name, content string) error {
+	f.mu.Lock()
+	torn := f.tear != nil && f.tear.IntN(2) == 0
+	f.mu.Unlock()
+	temp := name + ".part"
+	if torn {
+		os.Remove(temp) // a killed one's
+		temp = name
+	}
+	file, err := os.Create(temp)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for i := range writes {
+		if _, err := fmt.Fprintln(file, i, content); err != nil {
+			return err
+		}
+		time.Sleep(f.pause)
+	}
+	return os.Rename(temp, name)
+}
+
+// note keeps a line about a stage, in the log too where there is one: it
+// outlives a kill.
+func (f *fake) note(what, image, stage, in string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if what == "began" {
+		f.began = append(f.began, image+" "+stage)
+	}
+	if f.log == "" {
+		return
+	}
+	file, err := os.OpenFile(f.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = fmt.Fprintln(file, what, image, stage, in)
+		err = errors.Join(err, file.Close())
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+func (f *fake) Tag(_ context.Context, e fleet.Entry) (fleet.Result, error) {
+	return e.Known, f.fails[e.Name]
+}
+
+func (f *fake) Check(ctx context.Context, _ fleet.Entry, dir string, r fleet.Result) error {
+	got, err := digest.File(ctx, filepath.Join(dir, r.Layout), progress.Discard)
+	if err != nil {
+		return err
+	}
+	if got != r.Digest {
+		return fmt.Errorf("it is %s, not %s", got, r.Digest)
+	}
+	return nil
+}
+
+func (f *fake) Clean(e fleet.Entry, dir string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cleaned = append(f.cleaned, e.Name)
+	return os.RemoveAll(filepath.Join(dir, "work"))
+}
+
+// observer keeps what it is told.
+type observer struct {
+	mu       sync.Mutex
+	states   map[string][]string
+	whys     map[string]string
+	warnings []string
+}
+
+func (o *observer) Set(image, state, why string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.states == nil {
+		o.states, o.whys = map[string][]string{}, map[string]string{}
+	}
+	if s := o.states[image]; len(s) == 0 || s[len(s)-1] != state {
+		o.states[image] = append(s, state)
+	}
+	o.whys[image] = why
+}
+
+func (o *observer) Warn(image, message string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.warnings = append(o.warnings, image+": "+message)
+}

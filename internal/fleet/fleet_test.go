@@ -1,0 +1,292 @@
+package fleet_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+	"pgregory.net/rapid"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
+	"github.com/netgroup-polito/diskforge/internal/schedule"
+)
+
+// family is a base with two images on it.
+func family() []fleet.Entry {
+	return []fleet.Entry{
+		{Name: "base", Action: fleet.Build, Inputs: "1", Why: "it is new"},
+		{Name: "desktop", Parent: "base", Action: fleet.Build, Inputs: "2"},
+		{Name: "server", Parent: "base", Action: fleet.Build, Inputs: "3"},
+	}
+}
+
+// run runs the entries with a builder of their own and says which images were
+// built, in order.
+func run(t *testing.T, dir string, entries []fleet.Entry) (built []string, s fleet.Summary, o *observer) {
+	t.Helper()
+	b := &fake{}
+	o = &observer{}
+	s, err := fleet.Run(t.Context(), entries, b, fleet.Options{OutputDir: dir, Jobs: 1}, o)
+	require.NoError(t, err)
+	for _, line := range b.began {
+		if image, is := strings.CutSuffix(line, " provision"); is {
+			built = append(built, image)
+		}
+	}
+	return built, s, o
+}
+
+func TestAParentIsBuiltOnceThenItsChildrenAndTheSummaryTellsThem(t *testing.T) {
+	dir := t.TempDir()
+	built, s, o := run(t, dir, family())
+	assert.Equal(t, []string{"base", "desktop", "server"}, built)
+	assert.Equal(t, []string{"waiting", "running", "done"}, o.states["desktop"])
+	assert.Equal(t, 3, s.Counts[schedule.Done])
+
+	text, err := os.ReadFile(filepath.Join(dir, "build-all.json"))
+	require.NoError(t, err)
+	var read fleet.Summary
+	require.NoError(t, json.Unmarshal(text, &read))
+	assert.Equal(t, s, read)
+	assert.Equal(t, "it is new", read.Images[0].Why)
+	assert.Contains(t, read.Images[1].Result.Reference, "oci:desktop@sha256:")
+}
+
+func TestWhatIsCompleteFromTheSameInputsIsNotBuiltAgain(t *testing.T) {
+	dir := t.TempDir()
+	_, first, _ := run(t, dir, family())
+	built, second, o := run(t, dir, family())
+	assert.Empty(t, built)
+	assert.Equal(t, []string{"skipped"}, o.states["base"])
+	assert.Equal(t, "built before, from the same inputs", o.whys["base"])
+	for i := range first.Images {
+		assert.True(t, second.Images[i].Reused)
+		assert.Equal(t, first.Images[i].Result, second.Images[i].Result)
+	}
+}
+
+func TestNothingIsUsedAgainWhoseInputsChanged(t *testing.T) {
+	layout := func(dir, image string) string { return filepath.Join(dir, image, "layout") }
+	for name, c := range map[string]struct {
+		change  func(t *testing.T, dir string, e []fleet.Entry)
+		rebuilt []string
+		warning string
+	}{
+		"an image's inputs":        {func(_ *testing.T, _ string, e []fleet.Entry) { e[1].Inputs = "other" }, []string{"desktop"}, ""},
+		"the parent's inputs":      {func(_ *testing.T, _ string, e []fleet.Entry) { e[0].Inputs = "other" }, []string{"base", "desktop", "server"}, ""},
+		"another parent":           {func(_ *testing.T, _ string, e []fleet.Entry) { e[2].Parent = "desktop" }, []string{"server"}, ""},
+		"inputs that nobody knows": {func(_ *testing.T, _ string, e []fleet.Entry) { e[1].Inputs = "" }, []string{"desktop"}, ""},
+		"too old":                  {func(_ *testing.T, _ string, e []fleet.Entry) { e[1].NotBefore = time.Now().Add(time.Hour) }, []string{"desktop"}, ""},
+		"a result that is gone": {func(t *testing.T, dir string, _ []fleet.Entry) {
+			require.NoError(t, os.Remove(layout(dir, "server")))
+		}, []string{"server"}, "server: what was made earlier is not used again: open "},
+		"a result that was changed": {func(t *testing.T, dir string, _ []fleet.Entry) {
+			require.NoError(t, os.WriteFile(layout(dir, "desktop"), []byte("half"), 0o600))
+		}, []string{"desktop"}, "desktop: what was made earlier is not used again: it is sha256:"},
+		"a parent that was changed": {func(t *testing.T, dir string, _ []fleet.Entry) {
+			require.NoError(t, os.WriteFile(layout(dir, "base"), []byte("half"), 0o600))
+		}, []string{"base", "desktop", "server"}, "base: what was made earlier"},
+		"a record that is half": {func(t *testing.T, dir string, _ []fleet.Entry) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "work", "image-server.json"), []byte(`{"image`), 0o600))
+		}, []string{"server"}, "server: its record is unreadable"},
+		"nothing": {func(*testing.T, string, []fleet.Entry) {}, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, entries := t.TempDir(), family()
+			run(t, dir, entries)
+			c.change(t, dir, entries)
+			built, _, o := run(t, dir, entries)
+			assert.Equal(t, c.rebuilt, built)
+			if c.warning == "" {
+				assert.Empty(t, o.warnings)
+			} else {
+				require.NotEmpty(t, o.warnings)
+				assert.Contains(t, o.warnings[0], c.warning)
+			}
+		})
+	}
+}
+
+func TestAFailureStopsOnlyWhatStartsFromItAndTheErrorNamesItInALine(t *testing.T) {
+	entries := append(family(),
+		fleet.Entry{Name: "kiosk", Parent: "desktop", Action: fleet.Build, Inputs: "4"},
+		fleet.Entry{Name: "other", Action: fleet.Build, Inputs: "5"})
+	cause := &failure.Error{What: "task failed", Try: "mend it", Lines: []string{"fatal: x"}}
+	b := &fake{fails: map[string]error{"desktop": fmt.Errorf("provision: %w", cause), "other": errors.New("first line\nsecond line")}}
+	dir, o := t.TempDir(), &observer{}
+	s, err := fleet.Run(t.Context(), entries, b, fleet.Options{OutputDir: dir}, o)
+	require.EqualError(t, err, "2 of 5 images failed, 1 more were blocked by that\n"+
+		"desktop: provision: task failed: mend it\nother: first line; second line")
+	f, detailed := failure.In(err)
+	require.True(t, detailed)
+	assert.Equal(t, cause.Lines, f.Lines)
+	assert.Equal(t, "blocked by desktop", o.whys["kiosk"])
+	assert.Equal(t, map[schedule.State]int{schedule.Done: 2, schedule.Failed: 2, schedule.Blocked: 1}, s.Counts)
+	assert.FileExists(t, filepath.Join(dir, "build-all.json"))
+}
+
+func TestWhatAnImageWasMadeWithStaysUntilNobodyStartsFromIt(t *testing.T) {
+	dir := t.TempDir()
+	b := &fake{fails: map[string]error{"desktop": errors.New("planted")}}
+	_, err := fleet.Run(t.Context(), family(), b, fleet.Options{OutputDir: dir, Jobs: 1}, &observer{})
+	require.Error(t, err)
+	assert.Equal(t, []string{"server"}, b.cleaned)
+	assert.FileExists(t, filepath.Join(dir, "base", "work", "provision"))
+
+	b = &fake{}
+	_, err = fleet.Run(t.Context(), family(), b, fleet.Options{OutputDir: dir, Jobs: 1}, &observer{})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"server", "desktop", "base"}, b.cleaned)
+	assert.NoFileExists(t, filepath.Join(dir, "base", "work", "provision"))
+}
+
+func TestWhatTheRegistryHasIsNotBuiltAndWaitsForNobody(t *testing.T) {
+	entries := []fleet.Entry{
+		{Name: "broken", Action: fleet.Build, Inputs: "0"},
+		{Name: "base", Action: fleet.Skip, Why: "the registry has it", Known: fleet.Result{Reference: "r/base@x", Digest: "sha256:base"}},
+		{Name: "retagged", Parent: "broken", Action: fleet.Tag, Known: fleet.Result{Reference: "r/retagged@x"}},
+		{Name: "child", Parent: "base", Action: fleet.Build, Inputs: "1"},
+		{Name: "grandchild", Parent: "retagged", Action: fleet.Build, Inputs: "2"},
+	}
+	var parents []string
+	b := &fake{fails: map[string]error{"broken": errors.New("planted")}}
+	o := &observer{}
+	s, err := fleet.Run(t.Context(), entries, handed{b, &parents}, fleet.Options{OutputDir: t.TempDir(), Jobs: 1}, o)
+	require.ErrorContains(t, err, "1 of 5 images failed\nbroken: planted")
+	assert.Equal(t, "the registry has it", o.whys["base"])
+	assert.Equal(t, []string{"skipped"}, o.states["base"])
+	assert.Equal(t, schedule.Done, s.Images[2].State)
+	assert.ElementsMatch(t, []string{"broken from ", "child from r/base@x", "grandchild from r/retagged@x"}, parents)
+}
+
+// handed notes which parent each image was handed.
+type handed struct {
+	*fake
+	parents *[]string
+}
+
+func (h handed) Build(ctx context.Context, e fleet.Entry, dir string, parent fleet.Result) (fleet.Result, error) {
+	*h.parents = append(*h.parents, e.Name+" from "+parent.Reference)
+	return h.fake.Build(ctx, e, dir, parent)
+}
+
+func TestACancelledRunEndsAndTellsWhyAndTheNextGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := errors.New("stopped by the test")
+	b := &fake{gate: func(ctx context.Context, e fleet.Entry) error {
+		if e.Name == "base" {
+			return nil
+		}
+		cancel(stop)
+		<-ctx.Done()
+		return errors.New("killed")
+	}}
+	s, err := fleet.Run(ctx, family(), b, fleet.Options{OutputDir: dir, Jobs: 1}, &observer{})
+	require.EqualError(t, err, "stopped by the test")
+	assert.Equal(t, map[schedule.State]int{schedule.Done: 1, schedule.Cancelled: 2}, s.Counts)
+	built, _, _ := run(t, dir, family())
+	assert.Equal(t, []string{"desktop", "server"}, built)
+}
+
+func TestASecondRunInTheSameDirectoryIsToldAtOnceAndHarmsNothing(t *testing.T) {
+	dir := t.TempDir()
+	inside, goOn := make(chan struct{}), make(chan struct{})
+	b := &fake{gate: func(_ context.Context, e fleet.Entry) error {
+		if e.Name == "base" {
+			close(inside)
+			<-goOn
+		}
+		return nil
+	}}
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := fleet.Run(t.Context(), family(), b, fleet.Options{OutputDir: dir}, &observer{})
+		return err
+	})
+	<-inside
+	_, err := fleet.Run(t.Context(), family(), &fake{}, fleet.Options{OutputDir: dir}, &observer{})
+	assert.ErrorContains(t, err, fmt.Sprintf("another diskforge build is using %s/work (process %d)", dir, os.Getpid()))
+	built, _, _ := run(t, t.TempDir(), family())
+	assert.Len(t, built, 3, "in another directory")
+	close(goOn)
+	require.NoError(t, g.Wait())
+	built, _, _ = run(t, dir, family())
+	assert.Empty(t, built)
+}
+
+func TestWhatCannotFitIsRefusedBeforeAnythingStarts(t *testing.T) {
+	entries := family()
+	entries[2].Needs.MemoryMiB = 1 << 30
+	b := &fake{}
+	_, err := fleet.Run(t.Context(), entries, b, fleet.Options{OutputDir: t.TempDir()}, &observer{})
+	assert.ErrorContains(t, err, "server needs 1073741824 MiB of memory, but this host has ")
+	assert.Empty(t, b.began)
+}
+
+func TestImagesThatWouldMeetAreRefused(t *testing.T) {
+	occupied := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(occupied, "a"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(occupied, "a", "oci-layout"), nil, 0o600))
+	for want, names := range map[string][]string{
+		"the images a/b and a_b would both be made in ": {"a/b", "a_b"},
+		`an image cannot be called "work"`:              {"work"},
+		`an image cannot be called "build-all.json"`:    {"build-all.json"},
+		`an image cannot be called "../a"`:              {"../a"},
+		"holds the image of a single build":             {"a"},
+	} {
+		var entries []fleet.Entry
+		for _, name := range names {
+			entries = append(entries, fleet.Entry{Name: name, Action: fleet.Build})
+		}
+		_, err := fleet.Run(t.Context(), entries, &fake{}, fleet.Options{OutputDir: occupied}, &observer{})
+		assert.ErrorContains(t, err, want)
+	}
+	_, err := fleet.Run(t.Context(), []fleet.Entry{{Name: "a", Parent: "b"}, {Name: "b"}}, &fake{}, fleet.Options{OutputDir: t.TempDir()}, &observer{})
+	assert.ErrorContains(t, err, `the parent "b" of "a" does not stand before it`)
+}
+
+func TestNoTwoImagesAreWrittenToOnePlace(t *testing.T) {
+	top := t.TempDir()
+	count, ran := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		count++
+		dir := filepath.Join(top, fmt.Sprint(count))
+		names := rapid.SliceOfN(rapid.StringMatching(`[a-d][a-d./_-]{0,3}`), 1, 6).Draw(t, "names")
+		var entries []fleet.Entry
+		for i, name := range names {
+			e := fleet.Entry{Name: name, Action: fleet.Build, Inputs: fmt.Sprint(i)}
+			if i > 0 && rapid.Bool().Draw(t, "child") {
+				e.Parent = names[rapid.IntRange(0, i-1).Draw(t, "parent")]
+			}
+			entries = append(entries, e)
+		}
+		b := &fake{}
+		s, err := fleet.Run(context.Background(), entries, b, fleet.Options{OutputDir: dir, Jobs: 6}, &observer{})
+		if err != nil {
+			require.Empty(t, b.began, "%v", err)
+			return
+		}
+		ran++
+		assert.Empty(t, b.clashes)
+		var made []string
+		for _, i := range s.Images {
+			made = append(made, fleet.Dir(dir, i.Name))
+			assert.Equal(t, dir, filepath.Dir(fleet.Dir(dir, i.Name)))
+		}
+		slices.Sort(made)
+		assert.Len(t, slices.Compact(made), len(entries))
+	})
+	assert.Positive(t, ran)
+}
