@@ -21,6 +21,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
 )
 
 func digestOf(n int) string { return "sha256:" + fmt.Sprintf("%064x", n) }
@@ -303,7 +304,7 @@ func TestATagAloneIsDeletedWhereOthersNameTheImage(t *testing.T) {
 }
 
 func TestDebiansRegistryDeletesWhereItIsAllowedTo(t *testing.T) {
-	d := newDebianRegistry(t, "delete: {enabled: true}")
+	d := newDebianRegistry(t, func(o *registrytest.Options) { o.Deletes = true })
 	repository := d.host + "/lab/ubuntu"
 	one := stored(t, repository+":v1", d.options(), digestOf(1))
 	stored(t, repository+":latest", d.options(), digestOf(1))

@@ -20,6 +20,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
 )
 
 // The benchmarks measure processes of their own, so that the peak of memory is
@@ -118,24 +119,12 @@ func tarOf(b *testing.B, disk string) string {
 	return path
 }
 
-// plainRegistry is Debian's docker-registry without TLS and users.
-func plainRegistry(b *testing.B) string {
-	dir, host := b.TempDir(), freeAddress(b)
-	config := filepath.Join(dir, "config.yml")
-	require.NoError(b, os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
-log: {level: error}
-storage: {filesystem: {rootdirectory: %s}}
-http: {addr: %q}
-`, filepath.Join(dir, "data"), host), 0o600))
-	startRegistry(b, config, host)
-	return host
-}
-
 // BenchmarkDiskToRegistry compares disk → layout → registry with crane append
 // of the same tar to the same registry: the ratio should be at most 1.
 func BenchmarkDiskToRegistry(b *testing.B) {
 	disk := benchDisk(b, 512, true)
-	archive, host := tarOf(b, disk), plainRegistry(b)
+	archive := tarOf(b, disk)
+	host, _ := registrytest.Start(b, registrytest.Options{})
 	var ours, theirs, again, peak, theirPeak float64
 	for i := 0; b.Loop(); i++ {
 		layout := filepath.Join(b.TempDir(), "layout")
@@ -171,7 +160,7 @@ func BenchmarkMemory(b *testing.B) {
 	require.NoError(b, f.Close())
 	for what, disk := range map[string]string{"plain": benchDisk(b, 4<<10, false), "zstd": raw} {
 		b.Run(what, func(b *testing.B) {
-			host := plainRegistry(b)
+			host, _ := registrytest.Start(b, registrytest.Options{})
 			var peak float64
 			for i := 0; b.Loop(); i++ {
 				_, p := measured(b, "pack and push", disk, filepath.Join(b.TempDir(), "layout"), fmt.Sprintf("%s/memory/%d:v1", host, i))

@@ -26,6 +26,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
 )
 
 var metadata = containerdisk.Metadata{Architecture: "amd64", Title: "ubuntu"}
@@ -273,7 +274,7 @@ func TestARegistryThatAlwaysCutsTheConnectionIsGivenUp(t *testing.T) {
 
 func TestARegistryThatIsNotThereIsNamed(t *testing.T) {
 	dir, _, _ := packed(t, 1)
-	failed(t, dir, freeAddress(t)+"/lab/ubuntu:v1", alice, "cannot be reached", "connection refused")
+	failed(t, dir, registrytest.FreeAddress(t)+"/lab/ubuntu:v1", alice, "cannot be reached", "connection refused")
 }
 
 func TestRetryAfterIsHonoured(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"log"
 	"math/big"
@@ -30,8 +29,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/bcrypt"
 
-	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
 )
 
 const (
@@ -188,44 +187,18 @@ func (d *debianRegistry) options() registry.Options {
 	return registry.Options{Username: user, Password: password, CAFile: d.ca.file}.Quick()
 }
 
-// newDebianRegistry starts one; storage are further lines of its configuration.
-func newDebianRegistry(t testing.TB, storage ...string) *debianRegistry {
-	dir := t.TempDir()
-	d := &debianRegistry{host: freeAddress(t), data: filepath.Join(dir, "data"), ca: newAuthority(t)}
-	certFile, keyFile := d.ca.issue(t)
+func newDebianRegistry(t testing.TB, changes ...func(*registrytest.Options)) *debianRegistry {
+	d := &debianRegistry{ca: newAuthority(t)}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
 	require.NoError(t, err)
-	users, config := filepath.Join(dir, "htpasswd"), filepath.Join(dir, "config.yml")
-	require.NoError(t, os.WriteFile(users, []byte(user+":"+string(hash)+"\n"), 0o600))
-	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
-log: {level: error}
-storage: {filesystem: {rootdirectory: %s}, maintenance: {uploadpurging: {enabled: false}}%s}
-http: {addr: %q, tls: {certificate: %s, key: %s}}
-auth: {htpasswd: {realm: test, path: %s}}
-`, d.data, strings.Join(append([]string{""}, storage...), ", "), d.host, certFile, keyFile, users), 0o600))
-	startRegistry(t, config, d.host)
+	o := registrytest.Options{Htpasswd: filepath.Join(t.TempDir(), "htpasswd")}
+	require.NoError(t, os.WriteFile(o.Htpasswd, []byte(user+":"+string(hash)+"\n"), 0o600))
+	o.Cert, o.Key = d.ca.issue(t)
+	for _, change := range changes {
+		change(&o)
+	}
+	d.host, d.data = registrytest.Start(t, o)
 	return d
-}
-
-// startRegistry starts docker-registry and waits until it listens.
-func startRegistry(t testing.TB, config, host string) {
-	p, err := command.Start(context.WithoutCancel(t.Context()), command.Cmd{Program: "docker-registry", Args: []string{"serve", config}})
-	require.NoError(t, err)
-	t.Cleanup(p.Stop)
-	require.Eventually(t, func() bool {
-		conn, err := net.Dial("tcp", host)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	}, 20*time.Second, 20*time.Millisecond)
-}
-
-func freeAddress(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // stored returns the paths of the registry's files that contain part.

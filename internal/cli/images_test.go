@@ -1,0 +1,191 @@
+package cli_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/cli"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+)
+
+// run runs diskforge and returns its exit code and what it wrote.
+func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = cli.Main(args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// publish pushes an image of ours that is some days old under its tags.
+func publish(t *testing.T, repository string, days int, base string, tags ...string) (digest string) {
+	dir := t.TempDir()
+	disk := make([]byte, 4<<10)
+	copy(disk, fmt.Sprint(repository, days))
+	copy(disk[510:], "\x55\xAA")
+	require.NoError(t, os.WriteFile(dir+"/disk.raw", disk, 0o600))
+	layout := filepath.Join(dir, "layout")
+	made, err := containerdisk.Pack(t.Context(), dir+"/disk.raw", layout, containerdisk.Metadata{
+		Architecture: "amd64", BaseDigest: base,
+		Annotations: map[string]string{
+			containerdisk.AnnotationBuilt:  time.Now().AddDate(0, 0, -days).UTC().Format(time.RFC3339),
+			containerdisk.AnnotationInputs: "sha256:" + strings.Repeat("1", 64),
+		},
+	}, progress.Discard)
+	require.NoError(t, err)
+	for _, tag := range tags {
+		_, err = registry.Push(t.Context(), layout, repository+":"+tag, registry.Options{}, progress.Discard)
+		require.NoError(t, err)
+	}
+	return made.Digest
+}
+
+// theirs pushes an image that diskforge did not make.
+func theirs(t *testing.T, ref string) {
+	image, err := random.Image(100, 1)
+	require.NoError(t, err)
+	tag, err := name.NewTag(ref)
+	require.NoError(t, err)
+	require.NoError(t, remote.Write(tag, image))
+}
+
+func withoutLogin(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	t.Setenv("HOME", t.TempDir())
+}
+
+// tagsOf lists the tags that a repository still has.
+func tagsOf(t *testing.T, repository string) []string {
+	repo, err := name.NewRepository(repository)
+	require.NoError(t, err)
+	tags, err := remote.List(repo)
+	require.NoError(t, err)
+	return tags
+}
+
+func TestPruneShowsWhatGoesAndDeletesItOnlyWithYes(t *testing.T) {
+	withoutLogin(t)
+	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	ubuntu := host + "/lab/ubuntu"
+	parent := publish(t, host+"/lab/base", 90, "", "v1")
+	publish(t, host+"/lab/base", 1, "", "v2")
+	publish(t, ubuntu, 60, "", "v1", "old")
+	publish(t, ubuntu, 50, "", "v2")
+	publish(t, ubuntu, 2, parent, "v3", "latest")
+	theirs(t, ubuntu+":theirs")
+
+	prune := []string{"images", "prune", host + "/lab", "--keep", "1", "--keep-younger", "30d"}
+	code, out, errs := run(t, prune...)
+	require.Equal(t, 0, code, errs)
+	assert.Regexp(t, `delete +`+ubuntu+` +old,v1 .*60d +not among the newest 1, and older than 30d\n`, out)
+	assert.Regexp(t, `delete +`+ubuntu+` +v2 `, out)
+	assert.Regexp(t, `keep +`+ubuntu+` +latest,v3 .* among the newest 1\n`, out)
+	assert.Regexp(t, `keep +`+ubuntu+` +theirs .* diskforge did not make it\n`, out)
+	assert.Regexp(t, `keep +`+host+`/lab/base +v1 .* needed by `+ubuntu+`:latest\n`, out)
+	assert.Contains(t, errs, "dry run: nothing was deleted; --yes deletes 2 of 6 images")
+	assert.Len(t, tagsOf(t, ubuntu), 6)
+
+	code, _, errs = run(t, append(prune, "--yes")...)
+	require.Equal(t, 0, code, errs)
+	assert.Contains(t, errs, "deleted "+ubuntu+":old")
+	assert.Contains(t, errs, "garbage")
+	assert.ElementsMatch(t, []string{"v3", "latest", "theirs"}, tagsOf(t, ubuntu))
+	assert.ElementsMatch(t, []string{"v1", "v2"}, tagsOf(t, host+"/lab/base"))
+
+	code, _, errs = run(t, append(prune, "--yes")...)
+	require.Equal(t, 0, code, errs)
+	assert.NotContains(t, errs, "deleted")
+}
+
+func TestPruneStopsAtARegistryThatDoesNotDelete(t *testing.T) {
+	withoutLogin(t)
+	host, _ := registrytest.Start(t, registrytest.Options{})
+	publish(t, host+"/lab/ubuntu", 60, "", "v1")
+	publish(t, host+"/lab/ubuntu", 50, "", "v2")
+	code, _, errs := run(t, "images", "prune", host+"/lab", "--keep-younger", "1d", "--yes")
+	assert.Equal(t, 1, code)
+	assert.Equal(t, 1, strings.Count(errs, "REGISTRY_STORAGE_DELETE_ENABLED=true"), errs)
+	assert.Len(t, tagsOf(t, host+"/lab/ubuntu"), 2)
+}
+
+func TestPruneRefusesToKeepNothing(t *testing.T) {
+	for _, args := range [][]string{{}, {"--keep", "-1"}, {"--keep", "0"}, {"--keep-younger", "soon"}, {"--keep-younger", "0d"}} {
+		code, _, errs := run(t, append([]string{"images", "prune", "127.0.0.1:1/lab", "--yes"}, args...)...)
+		assert.Equal(t, 2, code, errs)
+	}
+}
+
+func TestAListGoesOnWhereARepositoryCannotBeRead(t *testing.T) {
+	withoutLogin(t)
+	host, _ := registrytest.Start(t, registrytest.Options{})
+	digest := publish(t, host+"/lab/ubuntu", 3, "", "v1", "latest")
+	publish(t, host+"/lab/secret", 3, "", "v1")
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/secret/") {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	front := s.Listener.Addr().String()
+	t.Setenv("TARGET_REGISTRY", front)
+	t.Setenv("REGISTRY_PREFIX", "/lab/")
+
+	code, out, errs := run(t, "images", "list")
+	assert.Equal(t, 1, code)
+	assert.Contains(t, errs, "1 of 2 could not be read")
+	assert.Regexp(t, front+`/lab/ubuntu +latest,v1 +`+digest[:19]+` +\d+ KiB +3d +sha256:1{12}\n`, out)
+	assert.Regexp(t, front+`/lab/secret .*does not let somebody without a login read`, out)
+
+	_, out, _ = run(t, "images", "list", "--json")
+	var lines []map[string]any
+	for line := range strings.Lines(out) {
+		var object map[string]any
+		require.NoError(t, json.Unmarshal([]byte(line), &object))
+		lines = append(lines, object)
+	}
+	require.Len(t, lines, 2)
+	assert.Contains(t, lines[0]["error"], "does not let")
+	assert.Equal(t, digest, lines[1]["digest"])
+	assert.Equal(t, []any{"latest", "v1"}, lines[1]["tags"])
+}
+
+func TestDeleteGoesOnAfterWhatIsNotThere(t *testing.T) {
+	withoutLogin(t)
+	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	publish(t, host+"/lab/ubuntu", 3, "", "v1")
+	code, out, errs := run(t, "images", "delete", host+"/lab/ubuntu:v0", host+"/lab/ubuntu:v1")
+	assert.Equal(t, 1, code)
+	assert.Equal(t, host+"/lab/ubuntu:v1: deleted\n", out)
+	assert.Contains(t, errs, "has no "+host+"/lab/ubuntu:v0")
+	assert.Contains(t, errs, "1 of 2 were not deleted")
+}
+
+func TestImagesWantsToKnowWhatToDo(t *testing.T) {
+	code, _, errs := run(t, "images", "polish")
+	assert.Equal(t, 2, code)
+	assert.Contains(t, errs, "list, delete or prune")
+	code, _, errs = run(t, "images", "list")
+	assert.Equal(t, 2, code)
+	assert.Contains(t, errs, "TARGET_REGISTRY")
+}
