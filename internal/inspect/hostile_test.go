@@ -59,6 +59,8 @@ func TestAHostileDiskNeitherPassesNorOpensAnotherFile(t *testing.T) {
 	qemuImg(t, "snapshot", "-c", "before", snapshot)
 	withSnapshot, err := os.ReadFile(snapshot)
 	require.NoError(t, err)
+	// qemu-img cannot make an encrypted one on a busy host, where it fails to
+	// measure its key derivation.
 	for name, c := range map[string]struct {
 		disk  []byte
 		check string
@@ -68,7 +70,7 @@ func TestAHostileDiskNeitherPassesNorOpensAnotherFile(t *testing.T) {
 		"a backing protocol":                       {created(t, "-u", "-b", "nbd://127.0.0.1:1/x", "-F", "raw"), "no other files", "nbd://"},
 		"a json: backing file":                     {created(t, "-u", "-b", `json:{"driver":"file","filename":"/etc/shadow"}`, "-F", "raw"), "no other files", "shadow"},
 		"an external data file":                    {poked(disk, 72, be64(1<<2)...), "no other files", "another file"},
-		"encrypted with LUKS":                      {created(t, "--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"), "encryption", "encrypted"},
+		"encrypted with LUKS":                      {poked(disk, 32, be32(2)...), "encryption", "encrypted"},
 		"a snapshot":                               {withSnapshot, "snapshots", "1 internal"},
 		"a size of nothing":                        {poked(disk, 24, be64(0)...), "virtual size", "absurd"},
 		"a size of 16 EiB":                         {poked(disk, 24, be64(1<<64-512)...), "virtual size", "absurd"},
