@@ -23,6 +23,9 @@ const (
 	// RFC 3339. It belongs to the disk, so that packing one again makes the same
 	// digest, and tells the age of the software in it.
 	AnnotationBuilt = "io.github.netgroup-polito.diskforge.built"
+	// AnnotationGuest is a manifest annotation: the guest's release as
+	// playbook.Guest names it ("Debian 12"), for images that are built on this one.
+	AnnotationGuest = "io.github.netgroup-polito.diskforge.guest"
 	// AnnotationVerified stands on the manifest's descriptor in index.json
 	// only, so that it does not change the manifest's digest: the digest of
 	// the disk that was booted.

@@ -32,16 +32,12 @@ type entry struct {
 // openEntry makes the entry if missing and waits for its lock.
 func openEntry(ctx context.Context, cacheDir string, sum Checksum, to progress.Reporter) (*entry, error) {
 	dir := filepath.Join(cacheDir, sum.Algorithm+"-"+sum.Hex)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, failure.New(err.Error(), "check CACHE_DIR")
+	held, err := lock.Dir(ctx, dir, "waiting for another process that downloads the same file", to)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
-	held, err := os.Open(dir)
 	if err != nil {
-		return nil, err
-	}
-	if err := lock.Wait(ctx, held, "waiting for another process that downloads the same file", to); err != nil {
-		held.Close()
-		return nil, err
+		return nil, failure.New(err.Error(), "check CACHE_DIR")
 	}
 	return &entry{dir: dir, sum: sum, lock: held}, nil
 }

@@ -32,6 +32,41 @@ func File(ctx context.Context, name, waiting string, p progress.Reporter) (unloc
 	return func() { f.Close() }, nil
 }
 
+// Dir makes a directory where it is missing, and waits for its lock; closing
+// what it returns gives the lock back. No file is left over.
+func Dir(ctx context.Context, dir, waiting string, p progress.Reporter) (*os.File, error) {
+	for {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("making a directory: %w", err)
+		}
+		f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // its last holder has just removed it, empty
+		}
+		if err != nil {
+			return nil, fmt.Errorf("opening a lock: %w", err)
+		}
+		if err := Wait(ctx, f, waiting, p); err != nil {
+			f.Close()
+			return nil, err
+		}
+		if isStill(f, dir) {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
+// isStill says whether the directory has not been removed while we waited.
+func isStill(f *os.File, dir string) bool {
+	opened, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	now, err := os.Lstat(dir)
+	return err == nil && os.SameFile(opened, now)
+}
+
 // Wait waits for the lock on an open file or directory; closing it gives the
 // lock back. The error is the cause of ctx's end, or the kernel's.
 func Wait(ctx context.Context, f *os.File, waiting string, p progress.Reporter) error {

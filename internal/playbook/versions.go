@@ -28,16 +28,16 @@ var guests = []struct {
 	word *regexp.Regexp
 	Guest
 }{
-	{word(`bullseye|debian-?11`), Guest{"Debian 11", "3.9"}},
-	{word(`bookworm|debian-?12`), Guest{"Debian 12", "3.11"}},
-	{word(`trixie|debian-?13`), Guest{"Debian 13", "3.13"}},
-	{word(`bionic|ubuntu-?18\.04`), Guest{"Ubuntu 18.04", "3.6"}},
-	{word(`focal|ubuntu-?20\.04`), Guest{"Ubuntu 20.04", "3.8"}},
-	{word(`jammy|ubuntu-?22\.04`), Guest{"Ubuntu 22.04", "3.10"}},
-	{word(`noble|ubuntu-?24\.04`), Guest{"Ubuntu 24.04", "3.12"}},
-	{word(`plucky|ubuntu-?25\.04`), Guest{"Ubuntu 25.04", "3.13"}},
-	{word(`questing|ubuntu-?25\.10`), Guest{"Ubuntu 25.10", "3.13"}},
-	{word(`resolute|ubuntu-?26\.04`), Guest{"Ubuntu 26.04", "3.14"}},
+	{word(`bullseye|debian[- ]?11`), Guest{"Debian 11", "3.9"}},
+	{word(`bookworm|debian[- ]?12`), Guest{"Debian 12", "3.11"}},
+	{word(`trixie|debian[- ]?13`), Guest{"Debian 13", "3.13"}},
+	{word(`bionic|ubuntu[- ]?18\.04`), Guest{"Ubuntu 18.04", "3.6"}},
+	{word(`focal|ubuntu[- ]?20\.04`), Guest{"Ubuntu 20.04", "3.8"}},
+	{word(`jammy|ubuntu[- ]?22\.04`), Guest{"Ubuntu 22.04", "3.10"}},
+	{word(`noble|ubuntu[- ]?24\.04`), Guest{"Ubuntu 24.04", "3.12"}},
+	{word(`plucky|ubuntu[- ]?25\.04`), Guest{"Ubuntu 25.04", "3.13"}},
+	{word(`questing|ubuntu[- ]?25\.10`), Guest{"Ubuntu 25.10", "3.13"}},
+	{word(`resolute|ubuntu[- ]?26\.04`), Guest{"Ubuntu 26.04", "3.14"}},
 }
 
 func word(alternatives string) *regexp.Regexp {
