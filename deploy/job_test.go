@@ -1,6 +1,4 @@
-// Package deploy has no code: its tests read the manifests as a cluster would
-// and run their commands with their environment.
-package deploy
+package deploy_test
 
 import (
 	"bytes"

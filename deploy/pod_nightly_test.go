@@ -1,6 +1,6 @@
 //go:build nightly
 
-package deploy
+package deploy_test
 
 import (
 	"crypto/sha256"

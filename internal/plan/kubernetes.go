@@ -1,0 +1,302 @@
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/catalogue"
+)
+
+const gib = 1 << 30
+
+// Kubernetes writes a stream of Jobs, the template (deploy.Job) filled in for
+// each image that is built, parents first. A child starts from the registry's
+// image of its parent's inputs and waits until that is there. Images that no
+// pod can build are an error, a line each, and nothing is written.
+func Kubernetes(w io.Writer, template []byte, entries []Entry, t Target) error {
+	var parsed yaml.Node
+	if err := yaml.Unmarshal(template, &parsed); err != nil {
+		return fmt.Errorf("the Job's template: %w", err)
+	}
+	build, byName := builds(entries)
+	var bad refusals
+	for _, e := range build {
+		bad.address(e, byName[e.From], t)
+		bad.pod(e)
+	}
+	if err := bad.err(); err != nil {
+		return err
+	}
+	if len(build) == 0 {
+		_, err := io.WriteString(w, "# "+Summary(entries)+"\n")
+		return err
+	}
+	plain := unalias(parsed.Content[0])
+	out := yaml.NewEncoder(w)
+	out.SetIndent(2)
+	waits := make(map[string]int, len(build))
+	for _, e := range build {
+		if n, ok := waits[e.From]; ok {
+			waits[e.Name] = n + 1
+		} else {
+			waits[e.Name] = 0
+		}
+		j := job{root: unalias(plain)}
+		j.fill(e, byName[e.From], t, waits[e.Name])
+		if j.err != nil {
+			return j.err
+		}
+		if err := out.Encode(j.root); err != nil {
+			return err
+		}
+	}
+	return out.Close()
+}
+
+// pod tells of what does not work in the Job's pod.
+func (r *refusals) pod(e Entry) {
+	r.files(e, "a pod")
+	if e.Settings["BASE_FROM_PACKAGES"] == "true" {
+		r.add(e, "a base from packages takes user namespaces, which a restricted pod has not", "give base url and checksum, or push the base with another image")
+	}
+	if e.Settings["ANSIBLE_DIR"] != "" {
+		r.add(e, "ansible-dir names a folder, which a pod has not", "use git")
+	}
+}
+
+// job is one rendering of the template. The first part that the template lacks
+// is in err.
+type job struct {
+	root *yaml.Node
+	err  error
+}
+
+func (j *job) fill(e, parent Entry, t Target, waits int) {
+	pod := j.at(j.root, "spec", "template", "spec")
+	build := j.at(pod, "initContainers", "0")
+	push := j.at(pod, "containers", "0")
+	if j.err != nil {
+		return
+	}
+	deadline := j.deadline(waits)
+	env := maps.Clone(e.Settings)
+	env["TARGET_REGISTRY"], env["REGISTRY_PREFIX"], env["IMAGE_NAME"], env["IMAGE_TAG"] = t.Registry, t.Prefix, e.Name, e.Tags[0]
+	if e.From != "" {
+		env["ISO_URL"], env["ISO_CHECKSUM"] = t.from(parent)
+	}
+	if waits > 0 {
+		env["BASE_TIMEOUT"] = (deadline * time.Duration(waits)).String()
+	}
+	j.size(pod, build, push, e, env)
+	j.environment(build, env, true)
+	j.environment(push, map[string]string{"IMAGE_NAME": e.Name}, false)
+	j.further(pod, push, e, t)
+	j.label(e, t)
+}
+
+// deadline gives a child the time that its parents may take, too, and returns
+// that of one image.
+func (j *job) deadline(waits int) time.Duration {
+	n := j.at(j.root, "spec", "activeDeadlineSeconds")
+	if j.err != nil {
+		return 0
+	}
+	seconds, err := strconv.Atoi(n.Value)
+	if err != nil {
+		j.err = fmt.Errorf("the Job's template: activeDeadlineSeconds: %w", err)
+	}
+	n.Value = strconv.Itoa(seconds * (waits + 1))
+	return time.Duration(seconds) * time.Second
+}
+
+// size makes the guest, the container and the volume fit each other, as
+// deploy/README.md says under "Size".
+func (j *job) size(pod, build, push *yaml.Node, e Entry, env map[string]string) {
+	if cpus := env["CPUS"]; cpus != "" {
+		j.set(j.at(build, "resources", "requests"), "cpu", cpus)
+	}
+	if e.memoryMiB > 0 {
+		env["MEMORY"] = strconv.Itoa(e.memoryMiB)
+		for _, kind := range []string{"requests", "limits"} {
+			j.set(j.at(build, "resources", kind), "memory", fmt.Sprintf("%dMi", e.memoryMiB+2048))
+		}
+	}
+	if e.diskSize <= 0 {
+		return
+	}
+	volume := 3*ceil(e.diskSize, gib) + 2
+	for _, v := range j.at(pod, "volumes").Content {
+		if scratch := lookup(v, "emptyDir"); scratch != nil {
+			j.set(scratch, "sizeLimit", fmt.Sprintf("%dGi", volume))
+		}
+	}
+	env["DISK_SIZE"] = strconv.FormatInt(e.diskSize, 10)
+	if e.diskSize%gib == 0 {
+		env["DISK_SIZE"] = strconv.FormatInt(e.diskSize/gib, 10) + "G"
+	}
+	j.set(j.at(build, "resources", "requests"), "ephemeral-storage", fmt.Sprintf("%dGi", ceil(volume, 2)))
+	for _, container := range []*yaml.Node{build, push} {
+		j.set(j.at(container, "resources", "limits"), "ephemeral-storage", fmt.Sprintf("%dGi", volume+2))
+	}
+}
+
+func ceil(n, unit int64) int64 { return (n + unit - 1) / unit }
+
+// sizes are the settings that the template has a value for which fits its pod.
+var sizes = []string{"MEMORY", "CPUS", "DISK_SIZE"}
+
+// environment sets variables in their place or at the end. What else the
+// template says of an image is taken away: it is about another one.
+func (j *job) environment(container *yaml.Node, env map[string]string, whole bool) {
+	list := j.at(container, "env")
+	if j.err != nil {
+		return
+	}
+	var kept []*yaml.Node
+	left := maps.Clone(env)
+	for _, v := range list.Content {
+		name := lookup(v, "name").Value
+		value, ok := env[name]
+		if ok {
+			j.set(v, "value", escape(value))
+			delete(left, name)
+		}
+		if ok || !whole || slices.Contains(sizes, name) || !slices.Contains(catalogue.Variables(), name) {
+			kept = append(kept, v)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		kept = append(kept, mapping("name", name, "value", escape(left[name])))
+	}
+	list.Content = kept
+}
+
+// escape keeps Kubernetes from reading $(NAME) as a variable.
+func escape(value string) string { return strings.ReplaceAll(value, "$", "$$") }
+
+// further pushes the tags beyond the first before that one: children wait for
+// the first.
+func (j *job) further(pod, push *yaml.Node, e Entry, t Target) {
+	init := j.at(pod, "initContainers")
+	command := j.at(push, "command")
+	if j.err != nil {
+		return
+	}
+	for i, tag := range e.Tags[1:] {
+		c := unalias(push)
+		j.set(c, "name", fmt.Sprintf("push-%d", i+2))
+		further := unalias(command)
+		further.Content = append(further.Content, text(t.repository(e.Name)+":"+tag))
+		put(c, "command", further)
+		init.Content = append(init.Content, c)
+	}
+}
+
+// label names the Job and makes it findable.
+func (j *job) label(e Entry, t Target) {
+	metadata, template := j.at(j.root, "metadata"), j.at(j.root, "spec", "template")
+	if j.err != nil {
+		return
+	}
+	reference := t.repository(e.Name) + ":" + e.Tags[0]
+	sum := sha256.Sum256([]byte(reference + "\n" + e.Inputs))
+	id := hex.EncodeToString(sum[:4])
+	name := strings.NewReplacer(".", "-", "_", "-").Replace(e.Name)
+	j.set(metadata, "name", "diskforge-"+strings.TrimRight(name[:min(len(name), 63-len("diskforge--")-len(id))], "-")+"-"+id)
+	labels := mapping(
+		"app.kubernetes.io/name", "diskforge",
+		"diskforge/image", strings.TrimRight(e.Name[:min(len(e.Name), 63)], "-._"),
+		"diskforge/level", strconv.Itoa(e.Level))
+	annotations := mapping("diskforge/reference", reference, "diskforge/inputs", e.Inputs)
+	put(metadata, "labels", labels)
+	put(metadata, "annotations", annotations)
+	of := mapping()
+	put(of, "labels", unalias(labels))
+	put(template, "metadata", of)
+}
+
+// at returns a part of the template by the keys and positions that lead to it.
+func (j *job) at(n *yaml.Node, way ...string) *yaml.Node {
+	for _, step := range way {
+		if n == nil {
+			break
+		}
+		i, err := strconv.Atoi(step)
+		switch {
+		case err != nil:
+			n = lookup(n, step)
+		case i < len(n.Content):
+			n = n.Content[i]
+		default:
+			n = nil
+		}
+	}
+	if n == nil {
+		if j.err == nil {
+			j.err = fmt.Errorf("the Job's template has no %s", strings.Join(way, "."))
+		}
+		return &yaml.Node{}
+	}
+	return n
+}
+
+// set gives a key a text.
+func (j *job) set(n *yaml.Node, key, value string) { put(n, key, text(value)) }
+
+// put gives a key of a mapping a value, in its place or at the end.
+func put(n *yaml.Node, key string, value *yaml.Node) {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			n.Content[i+1] = value
+			return
+		}
+	}
+	n.Content = append(n.Content, text(key), value)
+}
+
+// lookup returns the value of a key of a mapping, or nil.
+func lookup(n *yaml.Node, key string) *yaml.Node {
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i+1]
+		}
+	}
+	return nil
+}
+
+// text is a scalar that is text to every reader: the encoder puts it into
+// quotes where it must.
+func text(value string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
+}
+
+// mapping is a mapping of keys and texts in turn.
+func mapping(pairs ...string) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	for _, p := range pairs {
+		n.Content = append(n.Content, text(p))
+	}
+	return n
+}
+
+// unalias copies a node with what its aliases stand for, and without comments:
+// they are about the template.
+func unalias(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return unalias(n.Alias)
+	}
+	c := &yaml.Node{Kind: n.Kind, Style: n.Style, Tag: n.Tag, Value: n.Value}
+	for _, child := range n.Content {
+		c.Content = append(c.Content, unalias(child))
+	}
+	return c
+}

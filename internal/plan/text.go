@@ -1,0 +1,88 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// width is what a table may take, in columns, where its names allow it.
+const width = 100
+
+// Text writes the plan for people: a line an image, parents first, and why.
+func Text(w io.Writer, entries []Entry) error {
+	name, from := len("IMAGE"), len("FROM")
+	for _, e := range entries {
+		name, from = max(name, len(e.Name)), max(from, len(e.From))
+	}
+	var b strings.Builder
+	row := func(action, n, f, why string) {
+		lead := fmt.Sprintf("%-7s  %-*s  %-*s  ", action, name, n, from, f)
+		for i, part := range wrap(why, max(width-len(lead), 30)) {
+			if i > 0 {
+				lead = strings.Repeat(" ", len(lead))
+			}
+			b.WriteString(strings.TrimRight(lead+part, " ") + "\n")
+		}
+	}
+	row("ACTION", "IMAGE", "FROM", "WHY")
+	for _, e := range entries {
+		row(string(e.Action), e.Name, e.From, e.Why)
+		for _, note := range e.Notes {
+			row("", "", "", line(note))
+		}
+	}
+	b.WriteString(Summary(entries) + "\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// wrap breaks a text between words.
+func wrap(text string, columns int) (lines []string) {
+	current := ""
+	for _, word := range strings.Fields(text) {
+		switch {
+		case current == "":
+			current = word
+		case len(current)+1+len(word) > columns:
+			lines = append(lines, current)
+			current = word
+		default:
+			current += " " + word
+		}
+	}
+	return append(lines, current)
+}
+
+// Summary counts the actions in a line.
+func Summary(entries []Entry) string {
+	count := map[Action]int{}
+	for _, e := range entries {
+		count[e.Action]++
+	}
+	parts := []string{fmt.Sprintf("%d images: %d to build", len(entries), count[Build])}
+	for _, kind := range []struct {
+		action Action
+		name   string
+	}{{Tag, "to tag"}, {Skip, "to leave"}, {Blocked, "blocked"}} {
+		if n := count[kind.action]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, kind.name))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// JSON writes the plan for programs: {"images": […]}, an Entry each, parents
+// first.
+func JSON(w io.Writer, entries []Entry) error {
+	if entries == nil {
+		entries = []Entry{}
+	}
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(struct {
+		Images []Entry `json:"images"`
+	}{entries})
+}
