@@ -306,6 +306,7 @@ type checked struct {
 	hash   hash.Hash
 	done   int64
 	err    error // how it ended
+	cause  error // of err, where the connection broke
 }
 
 // Read implements io.Reader.
@@ -338,7 +339,8 @@ func (c *checked) explain(err error) error {
 	if ctx := c.blob.image.ctx; ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return c.blob.image.c.explain(broken(err), 1)
+	c.cause = broken(err)
+	return c.blob.image.c.explain(c.cause, 1)
 }
 
 // Close implements io.Closer.

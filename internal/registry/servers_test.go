@@ -249,6 +249,7 @@ type watcher struct {
 	done, total int64
 	lines       []string
 	onBytes     func(done int64)
+	onActivity  func(what string)
 }
 
 func (w *watcher) Bytes(done, total int64) {
@@ -260,8 +261,17 @@ func (w *watcher) Bytes(done, total int64) {
 	}
 }
 
-func (w *watcher) Activity(what string) { w.add(what) }
-func (w *watcher) Warn(what string)     { w.add(what) }
+func (w *watcher) Activity(what string) {
+	w.add(what)
+	w.mu.Lock()
+	on := w.onActivity
+	w.mu.Unlock()
+	if on != nil {
+		on(what)
+	}
+}
+
+func (w *watcher) Warn(what string) { w.add(what) }
 
 func (w *watcher) add(line string) {
 	w.mu.Lock()
