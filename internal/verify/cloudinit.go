@@ -1,12 +1,94 @@
 package verify
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
+
+// answer is what `cloud-init status` printed, and how it ended.
+type answer struct {
+	out string
+	err error
+}
+
+// awaitCloudInit returns when cloud-init has ended. Its own program says how,
+// but takes seconds to start in an emulated guest: it starts before the end,
+// and its answer is not waited for.
+func (m *machine) awaitCloudInit(ctx context.Context) <-chan answer {
+	m.p.Activity("waiting for cloud-init's end")
+	status := make(chan answer, 1)
+	waiting, answered := context.WithCancel(ctx)
+	go func() {
+		defer answered()
+		// It exits with 1 on errors and 2 on warnings; its output says which.
+		out, err := m.guest.Run(ctx, "cloud-init status --wait --format json", nil)
+		status <- answer{out, err}
+	}()
+	// cloud-init writes this file last. Where it never does, its program says so.
+	_, _ = m.guest.Run(waiting, "until test -e /run/cloud-init/result.json; do sleep 0.3; done", nil)
+	m.result.CloudInitDone = time.Since(m.guest.PowerOn())
+	return status
+}
+
+// crownLabsWarnings are the parts of what cloud-init's releases say about
+// CrownLabs' seed; its schema then says what is meant.
+var crownLabsWarnings = []string{"Invalid cloud-config provided", "cloud-config failed schema validation"}
+
+func (m *machine) cloudInit(a answer) found {
+	status, err := parseCloudInit(a.out)
+	if err != nil {
+		return found{checks: []Check{m.check("cloud-init", "", errors.Join(a.err, err))}}
+	}
+	m.result.CloudInit = status.name()
+	if status.Extended == "" { // before 23.4, only its log has warnings
+		status.Recoverable = map[string][]string{"WARNING": m.warnings}
+	}
+	allowed := m.AllowedWarnings
+	if m.kind.crownLabs {
+		allowed = append(slices.Clone(allowed), crownLabsWarnings...)
+	}
+	detail, err := status.verdict(allowed)
+	return found{checks: []Check{m.check("cloud-init", detail, err)}}
+}
+
+// keepWarnings keeps the warnings of cloud-init's log: a time, the module's
+// file and the level stand before each.
+func (m *machine) keepWarnings(out string) (string, error) {
+	for line := range strings.Lines(out) {
+		if _, message, found := strings.Cut(line, "[WARNING]: "); found {
+			m.warnings = append(m.warnings, oneLine(message))
+		}
+	}
+	return "", nil
+}
+
+// crownLabsErrors are the two things in CrownLabs' seed that the schema of
+// today's cloud-init does not know, in the words of its releases.
+var crownLabsErrors = regexp.MustCompile(`mounts: \[\] (is too short|should be non-empty)|(network: )?Additional properties are not allowed \('network' was unexpected\)`)
+
+// crownLabsSchema judges what `cloud-init schema --system` says about CrownLabs'
+// seed: nothing but the two is allowed.
+func crownLabsSchema(out string) (string, error) {
+	_, said, wrong := strings.Cut(oneLine(out), "Cloud config schema errors: ")
+	if !wrong {
+		if strings.Contains(out, "Valid schema") {
+			return "nothing to say", nil
+		}
+		return "", fmt.Errorf("it cannot be asked: %s", oneLine(out))
+	}
+	said, _, _ = strings.Cut(said, "Cloud config schema deprecations:")
+	said, _, _ = strings.Cut(said, "Error: Invalid schema")
+	if rest := crownLabsErrors.ReplaceAllString(said, ""); strings.Trim(rest, ",: ") != "" {
+		return "", fmt.Errorf("it knows more to say than CrownLabs' network key and empty mounts: %s", said)
+	}
+	return "the known two at most: " + said, nil
+}
 
 // cloudInitStatus is what `cloud-init status --format json` prints. Releases
 // before 23.4 have neither recoverable errors nor an extended status.

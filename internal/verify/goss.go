@@ -7,40 +7,62 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 )
 
 // gossDir is in memory: nothing of goss touches the disk. /run would be too,
 // but programs may not be started there.
 const gossDir = "/dev/shm/diskforge-goss"
 
-// goss runs the playbook's own checks in the guest and returns one check for
-// each thing that they look at.
-func (v *verification) goss(ctx context.Context) ([]Check, error) {
-	if _, err := v.ask(ctx, `rm -rf "$1" && mkdir -m 0700 "$1"`, gossDir); err != nil {
-		return nil, err
+// uploadGoss brings goss and the checks into the guest.
+func (m *machine) uploadGoss(ctx context.Context) error {
+	if m.Checks == "" {
+		return nil
 	}
-	for _, f := range [][3]string{{v.Goss, gossDir + "/goss", "0700"}, {v.Checks, gossDir + "/checks.yaml", "0600"}} {
-		if err := v.upload(ctx, f[0], f[1], f[2]); err != nil {
-			return nil, err
+	if _, err := m.ask(ctx, `rm -rf "$1" && mkdir -m 0700 "$1"`, gossDir); err != nil {
+		return err
+	}
+	for _, f := range [][3]string{{m.Goss, gossDir + "/goss", "0700"}, {m.Checks, gossDir + "/checks.yaml", "0600"}} {
+		if err := m.upload(ctx, f[0], f[1], f[2]); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// goss runs the playbook's own checks in the guest and returns one check for
+// each thing that they look at.
+func (m *machine) goss(ctx context.Context, uploaded error) found {
+	if m.Checks == "" {
+		return found{}
+	}
+	checks, err := m.runGoss(ctx, uploaded)
+	if err != nil {
+		checks = append(checks, Check{Group: GroupPlaybook, Name: "goss", Detail: oneLine(err.Error())})
+	}
+	return found{checks: checks}
+}
+
+func (m *machine) runGoss(ctx context.Context, uploaded error) ([]Check, error) {
+	if uploaded != nil {
+		return nil, uploaded
+	}
 	// It fails where checks fail; what it prints says which.
-	out, errRun := v.ask(ctx, `cd "$1" && ./goss --gossfile checks.yaml validate --format json --no-color`, gossDir)
-	_, errRemove := v.ask(ctx, `rm -rf "$1"`, gossDir)
+	out, errRun := m.ask(ctx, `cd "$1" && ./goss --gossfile checks.yaml validate --format json --no-color; status=$?; rm -rf "$1"; exit $status`, gossDir)
 	checks, err := parseGoss([]byte(out))
 	if err != nil {
 		return nil, errors.Join(errRun, err)
 	}
-	return checks, errRemove
+	return checks, nil
 }
 
-func (v *verification) upload(ctx context.Context, from, to, mode string) error {
+func (m *machine) upload(ctx context.Context, from, to, mode string) error {
 	f, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return v.guest.Upload(ctx, f, to, mode)
+	return m.guest.Upload(ctx, f, to, mode)
 }
 
 // gossOutput is goss 0.4's JSON output, as far as it is read.
@@ -53,6 +75,7 @@ type gossOutput struct {
 		Property   string `json:"property"`
 		Title      string `json:"title"`
 		Summary    string `json:"summary-line-compact"`
+		Duration   int64  `json:"duration"` // nanoseconds
 	} `json:"results"`
 	Summary *struct {
 		Count  int `json:"test-count"`
@@ -86,7 +109,7 @@ func parseGoss(out []byte) ([]Check, error) {
 		if !r.Successful {
 			failed++
 		}
-		checks = append(checks, Check{Name: name, OK: r.Successful, Detail: detail})
+		checks = append(checks, Check{Group: GroupPlaybook, Name: name, OK: r.Successful, Detail: detail, Took: time.Duration(max(0, r.Duration))})
 	}
 	if failed != g.Summary.Failed {
 		return nil, fmt.Errorf("goss counts %d failed checks and lists %d", g.Summary.Failed, failed)

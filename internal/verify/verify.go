@@ -1,6 +1,7 @@
-// Package verify boots a finished disk once, as its consumers will, and looks
-// inside: whether cloud-init did its work, whether nothing of the build is
-// left, whether the checks that belong to the playbook hold.
+// Package verify boots a finished disk as its consumers will, and looks
+// inside and from outside: whether cloud-init did its work, whether nothing of
+// the build is left, whether the desktop is served, whether the checks that
+// belong to the playbook hold.
 package verify
 
 import (
@@ -11,8 +12,6 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/accel"
-	"github.com/netgroup-polito/diskforge/internal/boot"
-	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -32,6 +31,13 @@ type Options struct {
 	BuildUser string // who must be gone; empty if nobody was there
 	VMUser    string // login user that the seed makes
 	BakedUser bool   // VMUser is in the image, with its password locked
+	Desktop   bool   // the image serves a desktop on TCP 6080; without it, that port has to be closed
+
+	// Full boots two machines more where the first one passes: a second
+	// overlay with CrownLabs' literal seed, which must share neither machine-id
+	// nor ssh host keys with the first, and one with UEFI where the disk has an
+	// EFI system partition.
+	Full bool
 
 	Checks string // file of goss checks, or empty
 	Goss   string // goss program for the guest (static, amd64); needed with Checks
@@ -41,14 +47,43 @@ type Options struct {
 	Timeout         time.Duration // until ssh answers; 0 means boot's default
 }
 
+// The groups of checks.
+const (
+	GroupBoot     = "boot"     // what every image has to keep
+	GroupPlaybook = "playbook" // goss, what the playbook promises
+)
+
 // Check is one thing that was looked at.
 type Check struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail,omitempty"` // what was found, in one line
+	Group  string        `json:"group"`
+	Name   string        `json:"name"`
+	OK     bool          `json:"ok"`
+	Detail string        `json:"detail,omitempty"` // what was found, in one line
+	Took   time.Duration `json:"took,omitempty"`   // where it was measured; several run at a time
 }
 
-// Result is what one boot showed.
+// Moment is something that happened while the machine started.
+type Moment struct {
+	Name string        `json:"name"`
+	At   time.Duration `json:"at"` // from power on
+}
+
+// Package is a package that is installed in the image.
+type Package struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// Picture is what a screen showed.
+type Picture struct {
+	Title  string `json:"title"`
+	PNG    []byte `json:"png"` // at most 1 MiB; for that, a large screen is shown smaller
+	Width  int    `json:"width"`
+	Height int    `json:"height"`
+}
+
+// Result is what the machine showed, and with Options.Full the further ones.
+// All but the checks and the pictures is of the first.
 type Result struct {
 	Checks        []Check       `json:"checks"`
 	TimeToSSH     time.Duration `json:"timeToSSH"`     // from power on
@@ -56,6 +91,10 @@ type Result struct {
 	Total         time.Duration `json:"total"`
 	CloudInit     string        `json:"cloudInit"` // its status: done, error, degraded
 	Console       string        `json:"console"`   // path of the serial console's log
+
+	Boot     []Moment  `json:"boot,omitempty"`     // in the order in which they happened
+	Packages []Package `json:"packages,omitempty"` // dpkg's or rpm's, by name
+	Pictures []Picture `json:"pictures,omitempty"` // the console, and the desktop where there is one
 }
 
 // Run boots an overlay of the disk and checks it. Where checks fail, the
@@ -64,100 +103,28 @@ func Run(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	if o.Checks != "" && o.Goss == "" {
 		return Result{}, errors.New("verify: checks without goss to run them")
 	}
-	v := &verification{Options: o, p: p, start: time.Now()}
-	guest, err := boot.Start(ctx, v.boot(), p)
-	if err != nil {
-		return Result{}, err
+	began := time.Now()
+	m := &machine{Options: o, p: p}
+	err := m.run(ctx)
+	if err == nil && o.Full {
+		err = m.further(ctx)
 	}
-	v.guest = guest
-	v.result.TimeToSSH = time.Since(v.start)
-	v.result.Console = guest.ConsoleLog()
-	err = v.run(ctx)
-	v.result.Total = time.Since(v.start)
-	if f, ok := failure.In(err); ok && o.KeepOnError && ctx.Err() == nil {
-		guest.Detach()
-		f.Try = fmt.Sprintf("look into the guest, which still runs: %s ; end it with: kill %d", guest.SSHCommand(), guest.Pid())
-		return v.result, err
-	}
-	return v.result, errors.Join(err, guest.Close())
-}
-
-// verification is one run.
-type verification struct {
-	Options
-	p      progress.Reporter
-	guest  *boot.Guest
-	start  time.Time
-	result Result
-}
-
-func (v *verification) boot() boot.Options {
-	o := boot.Options{
-		Disk: v.Disk, Format: v.Format, Dir: v.Dir, MemoryMiB: v.MemoryMiB, CPUs: v.CPUs, Accel: v.Accel,
-		Restrict: true, User: v.VMUser, Hostname: hostname, Timeout: v.Timeout, Survive: v.KeepOnError,
-	}
-	if v.VirtualSize > 0 {
-		o.DiskSize = v.machineSize()
-	}
-	return o
-}
-
-// machineSize is the size of the machine's disk: so much larger than the disk
-// image that a root file system which grew has more room than the image had,
-// although its tables and other partitions take some.
-func (v *verification) machineSize() int64 {
-	return (v.VirtualSize + max(1<<30, v.VirtualSize/10)) &^ (1<<20 - 1)
-}
-
-// run makes all checks, so that one boot tells everything that is wrong.
-func (v *verification) run(ctx context.Context) error {
-	v.add("ssh", nil, fmt.Sprintf("answered after %v", v.result.TimeToSSH.Round(time.Second)))
-	for _, c := range v.checks() {
-		v.p.Activity("checking: " + c.name)
-		detail, err := c.look(ctx)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		v.add(c.name, err, detail)
-	}
-	if v.Checks != "" {
-		v.p.Activity("checking: what the playbook promises")
-		checks, err := v.goss(ctx)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		v.result.Checks = append(v.result.Checks, checks...)
-		if err != nil {
-			v.add("goss", err, "")
-		}
-	}
-	return v.verdict()
-}
-
-func (v *verification) add(name string, err error, detail string) {
-	if err != nil {
-		detail = oneLine(err.Error())
-	}
-	v.result.Checks = append(v.result.Checks, Check{Name: name, OK: err == nil, Detail: detail})
-}
-
-// verdict is nil where every check held.
-func (v *verification) verdict() error {
-	var lines []string
-	for _, c := range v.result.Checks {
-		if !c.OK {
-			lines = append(lines, c.Name+": "+c.Detail)
-		}
-	}
-	if len(lines) == 0 {
-		return nil
-	}
-	return &failure.Error{
-		What:  fmt.Sprintf("the disk boots, but %d of %d checks failed", len(lines), len(v.result.Checks)),
-		Try:   "mend the playbook or its checks; --keep-on-error leaves the guest running to look inside",
-		Lines: lines, Log: v.result.Console,
-	}
+	m.result.Total = time.Since(began)
+	return m.result, err
 }
 
 // oneLine makes what a guest said fit for one line.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// joined puts the lines of what a guest said into one.
+func joined(s string) string {
+	var all []string
+	for line := range strings.Lines(s) {
+		if line = oneLine(line); line != "" {
+			all = append(all, line)
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+func seconds(d time.Duration) string { return fmt.Sprint(d.Round(time.Second)) }

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,7 @@ func TestCloudInitsStatusIsJudged(t *testing.T) {
 }
 
 const gossReport = `{"results":[
- {"successful":true,"skipped":false,"resource-type":"Package","resource-id":"chrony","property":"installed","title":"","summary-line-compact":"Package: chrony: installed: matches expectation: true"},
+ {"successful":true,"skipped":false,"resource-type":"Package","resource-id":"chrony","property":"installed","title":"","duration":1500,"summary-line-compact":"Package: chrony: installed: matches expectation: true"},
  {"successful":false,"skipped":false,"resource-type":"File","resource-id":"/etc/no such","property":"exists","title":"needed","summary-line-compact":"File: /etc/no such: exists:\n  Expected false to equal true"},
  {"successful":true,"skipped":true,"resource-type":"File","resource-id":"/etc/no such","property":"mode","title":"","summary-line-compact":"File: skipped"}],
  "summary":{"failed-count":1,"skipped-count":1,"test-count":3}}`
@@ -72,9 +73,9 @@ func TestEachGossCheckBecomesALine(t *testing.T) {
 	checks, err := parseGoss([]byte(gossReport))
 	require.NoError(t, err)
 	assert.Equal(t, []Check{
-		{"package chrony installed", true, "Package: chrony: installed: matches expectation: true"},
-		{"file /etc/no such exists", false, "needed: File: /etc/no such: exists: Expected false to equal true"},
-		{"file /etc/no such mode", true, "skipped"},
+		{GroupPlaybook, "package chrony installed", true, "Package: chrony: installed: matches expectation: true", 1500},
+		{GroupPlaybook, "file /etc/no such exists", false, "needed: File: /etc/no such: exists: Expected false to equal true", 0},
+		{GroupPlaybook, "file /etc/no such mode", true, "skipped", 0},
 	}, checks)
 }
 
@@ -120,11 +121,11 @@ func FuzzCloudInitStatus(f *testing.F) {
 }
 
 func TestFailedChecksAreNamedWithTheirDetails(t *testing.T) {
-	v := &verification{}
-	v.add("ssh", nil, "answered after 30s")
-	require.NoError(t, v.verdict())
-	v.add("machine-id", assert.AnError, "")
-	f, ok := failure.In(v.verdict())
+	m := &machine{}
+	m.result.Checks = append(m.result.Checks, m.check("ssh", "answered after 30s", nil))
+	require.NoError(t, m.verdict())
+	m.result.Checks = append(m.result.Checks, m.check("machine-id", "", assert.AnError))
+	f, ok := failure.In(m.verdict())
 	require.True(t, ok)
 	assert.Equal(t, "the disk boots, but 1 of 2 checks failed", f.What)
 	assert.Equal(t, []string{"machine-id: " + oneLine(assert.AnError.Error())}, f.Lines)
@@ -132,7 +133,7 @@ func TestFailedChecksAreNamedWithTheirDetails(t *testing.T) {
 
 func TestTheMachinesDiskIsLargerByATenthAtLeast(t *testing.T) {
 	for _, size := range []int64{1 << 30, 10 << 30, 100<<30 + 512} {
-		got := (&verification{Options: Options{VirtualSize: size}}).machineSize()
+		got := (&machine{Options: Options{VirtualSize: size}}).machineSize()
 		assert.GreaterOrEqual(t, got, size+size/10-1<<20)
 		assert.GreaterOrEqual(t, got, size+1<<30-1<<20)
 		assert.Zero(t, got%(1<<20))
@@ -140,33 +141,205 @@ func TestTheMachinesDiskIsLargerByATenthAtLeast(t *testing.T) {
 }
 
 func TestWhichChecksApplyFollowsFromTheOptions(t *testing.T) {
-	names := func(o Options) (all []string) {
-		for _, c := range (&verification{Options: o}).checks() {
-			all = append(all, c.name)
+	names := func(o Options, k kind) (all []string) {
+		for _, l := range (&machine{Options: o, kind: k}).looks() {
+			if l.name != "" {
+				all = append(all, l.name)
+			}
 		}
 		return all
 	}
-	assert.Equal(t, []string{"cloud-init", "login user", "hostname", "machine-id"}, names(Options{VMUser: "crownlabs"}))
-	assert.Contains(t, names(Options{VMUser: "crownlabs", BuildUser: "builder"}), "build user")
-	assert.Contains(t, names(Options{VirtualSize: 1 << 30}), "root file system")
-	baked := names(Options{VMUser: "crownlabs", BuildUser: "crownlabs", BakedUser: true})
-	assert.Contains(t, baked, "baked user")
-	assert.NotContains(t, baked, "build user")
-	assert.Subset(t, names(Options{VMUser: "crownlabs", BuildUser: "builder", BakedUser: true}), []string{"baked user", "build user"})
+	always := []string{"login user", "hostname", "virtiofs", "machine-id", "ssh host keys", "authorized keys", "passwords", "sudo", "writable by all", "environment"}
+	assert.Equal(t, append(always, "units"), names(Options{VMUser: "crownlabs", Desktop: true}, kind{}))
+	assert.Contains(t, names(Options{VMUser: "crownlabs", BuildUser: "builder"}, kind{}), "build user")
+	assert.NotContains(t, names(Options{VMUser: "crownlabs", BuildUser: "crownlabs", BakedUser: true}, kind{}), "build user")
+	assert.Contains(t, names(Options{VMUser: "crownlabs", BuildUser: "builder", BakedUser: true}, kind{}), "build user")
+	assert.Contains(t, names(Options{VirtualSize: 1 << 30}, kind{}), "root file system")
+	assert.Contains(t, names(Options{}, kind{}), "port 6080")
+	assert.Contains(t, names(Options{}, kind{crownLabs: true}), "cloud-init's schema")
+	assert.Contains(t, (&machine{}).loginUserScript(), "was in the image already")
+	assert.NotContains(t, (&machine{Options: Options{BakedUser: true}}).loginUserScript(), "was in the image already")
 }
 
-// traces runs the script that looks for a user's traces on this host.
-func traces(t *testing.T, user string) string {
+// here runs a part of the script on this host, as if it had been started at
+// boot (seconds since 1970), and returns what it printed.
+func here(t *testing.T, boot int64, part string, args ...string) string {
 	t.Helper()
-	out, err := exec.Command("sh", "-c", buildUserTraces, "sh", user, "nobody-else").CombinedOutput()
+	cmd := exec.Command("sh", append([]string{"-c", fmt.Sprintf("boot=%d\n(%s\n) 2>&1", boot, part), "sh"}, args...)...)
+	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return string(out)
 }
 
 func TestTheTracesOfAUserAreFoundAndAnUnknownUserHasNone(t *testing.T) {
-	assert.Contains(t, traces(t, "root"), "it is in /etc/passwd")
-	assert.NotContains(t, traces(t, "no-such-user-here"), "no-such-user-here is")
-	assert.NotContains(t, traces(t, "no-such-user-here"), "it is")
+	assert.Contains(t, here(t, 0, buildUserTraces, "root"), "it is in /etc/passwd")
+	assert.Empty(t, here(t, 0, buildUserTraces, "no-such-user-here"))
+}
+
+func TestAUserWhoIsOlderThanTheMachineIsFound(t *testing.T) {
+	assert.Contains(t, here(t, 0, loginUser, "", "no-such-user-here"), "got the uid none")
+	assert.Contains(t, here(t, 0, loginUserIsNew, "", "no-such-user-here"), "has no home")
+	const made = "stat() { echo 1000; }\n" // not every file system knows it
+	assert.Contains(t, here(t, 1001, made+loginUserIsNew, "", "root"), "/root was in the image already")
+	assert.Empty(t, here(t, 999, made+loginUserIsNew, "", "root"))
+	assert.Empty(t, here(t, 1001, "stat() { echo -; }\n"+loginUserIsNew, "", "root"))
+}
+
+func TestSecretsInAnEnvironmentAreNamedAndNotShown(t *testing.T) {
+	sleep := exec.Command("sleep", "60")
+	sleep.Env = []string{"REGISTRY_PASS=hunter2", "https_proxy=http://me:hunter3@proxy:3128", "SSH_ASKPASS=/usr/bin/x", "EMPTY_TOKEN=", "HOME=/root", "URL=http://host:80/a@b"}
+	require.NoError(t, sleep.Start())
+	t.Cleanup(func() { _ = sleep.Process.Kill(); _ = sleep.Wait() })
+	out := here(t, 0, strings.ReplaceAll(environment, "/proc/[0-9]*/environ", fmt.Sprintf("/proc/%d/environ /dev/null", sleep.Process.Pid)))
+	assert.Equal(t, "sleep has REGISTRY_PASS in its environment\nsleep has https_proxy in its environment\n", out)
+}
+
+func TestTheScriptsOutputIsTakenApart(t *testing.T) {
+	looks := []look{{"a", "echo one; echo two", nil}, {"b", "cat; exit 3", nil}, {"c", `echo "$1 $((boot > 0))"; echo oops >&2`, nil}}
+	out, err := exec.Command("sh", "-c", script(looks), "sh", "arg").CombinedOutput()
+	require.NoError(t, err)
+	parts, err := sections(string(out), len(looks))
+	require.NoError(t, err)
+	assert.Equal(t, "one\ntwo", parts[0].text)
+	assert.Empty(t, parts[1].text)
+	assert.Equal(t, "arg 1\noops", parts[2].text)
+}
+
+func TestAScriptThatBrokeOffPassesNothing(t *testing.T) {
+	for _, out := range []string{"", "noise", "@@ 0 1.0\na", "@@ 0 1.0\na\n@@ 1 2.0\n", "@@ 0 1.0\n@@ 1 x\n@@ 2 3.0"} {
+		_, err := sections(out, 2)
+		require.Error(t, err, out)
+	}
+}
+
+func TestAMachineIdOfTheDiskIsFound(t *testing.T) {
+	const id = "0123456789abcdef0123456789abcdef"
+	_, err := machineIDOfThisBoot(id + "\n1000 1001")
+	require.NoError(t, err)
+	for out, want := range map[string]string{
+		id + "\n1000 999":            "the disk carries the machine-id " + id,
+		"\n1000 1001":                "not set at boot",
+		"uninitialized\n1000 1001":   "not set at boot",
+		"cat: /etc/machine-id\n1000": "not set at boot",
+	} {
+		_, err := machineIDOfThisBoot(out)
+		require.ErrorContains(t, err, want, out)
+	}
+}
+
+func TestUnitsAreJudgedByWhatSystemdSays(t *testing.T) {
+	_, err := allUnitsRun("running")
+	require.NoError(t, err)
+	for out, want := range map[string]string{
+		"degraded\na.service loaded failed failed A\nb.mount loaded failed failed B": "failed: a.service, b.mount;",
+		"starting\n12 novnc.service start running":                                   "still waiting: 12 novnc.service start running",
+		"degraded":                 `systemd says "degraded"`,
+		"":                         `systemd says ""`,
+		"sh: systemctl: not found": "systemd says",
+	} {
+		_, err := allUnitsRun(out)
+		require.ErrorContains(t, err, want, out)
+	}
+}
+
+func TestPackagesAreThoseThatAreInstalled(t *testing.T) {
+	assert.Equal(t, []Package{{"bash", "5.2"}, {"zstd", "1:1.5~rc1"}},
+		parsePackages("ii \tzstd\t1:1.5~rc1\nrc \tgone\t1\nii \tbash\t5.2\nii \tbash\t5.2\nnoise\nii \t\t1\nii \t"+strings.Repeat("x", 201)+"\t1"))
+	assert.Empty(t, parsePackages(""))
+}
+
+func TestOfCrownLabsSeedOnlyTheTwoKnownErrorsPass(t *testing.T) {
+	for _, said := range []string{
+		"Error: Cloud config schema errors: mounts: [] is too short, network: Additional properties are not allowed ('network' was unexpected)\n\nError: Invalid schema: user-data\n\nFound cloud-config data types: user-data, network-config",
+		"Error:\nCloud config schema errors: mounts: [] is too short\nCloud config schema deprecations: \n",
+		"  Error: Cloud config schema errors: : Additional properties are not allowed ('network' was unexpected), mounts: [] should be non-empty",
+		"Valid schema user-data",
+	} {
+		_, err := crownLabsSchema(said)
+		require.NoError(t, err, said)
+	}
+	for said, want := range map[string]string{
+		"Error: Cloud config schema errors: mounts: [] is too short, users.0: nonsense":                             "users.0: nonsense",
+		"Error: Cloud config schema errors: Additional properties are not allowed ('network', 'x' were unexpected)": "it knows more",
+		"sh: cloud-init: not found": "cannot be asked",
+		"":                          "cannot be asked",
+	} {
+		_, err := crownLabsSchema(said)
+		require.ErrorContains(t, err, want, said)
+	}
+}
+
+func TestWarningsOfAnOldReleaseComeFromItsLog(t *testing.T) {
+	m := &machine{}
+	_, _ = m.keepWarnings("2026-11-23 10:45:29,978 - schema.py[WARNING]: Invalid cloud-config provided: Please\nnoise")
+	f := m.cloudInit(answer{out: `{"status":"done","errors":[]}`})
+	assert.False(t, f.checks[0].OK)
+	assert.Equal(t, "it ended with warnings: WARNING: Invalid cloud-config provided: Please", f.checks[0].Detail)
+	m.kind.crownLabs = true
+	assert.True(t, m.cloudInit(answer{out: `{"status":"done","errors":[]}`}).checks[0].OK)
+	assert.True(t, m.cloudInit(answer{out: `{"status":"done","extended_status":"done","errors":[]}`}).checks[0].OK)
+	m.kind.crownLabs = false
+	assert.True(t, m.cloudInit(answer{out: `{"status":"done","extended_status":"done","errors":[]}`}).checks[0].OK, "today's releases say it themselves")
+	assert.False(t, m.cloudInit(answer{err: assert.AnError}).checks[0].OK)
+}
+
+func TestTwoMachinesMayShareNothing(t *testing.T) {
+	first := &machine{}
+	_, _ = first.keepIdentity("0123\nssh-ed25519 AAAA\nesp\n")
+	assert.True(t, first.esp)
+	assert.Empty(t, first.differences())
+	second := first.another(kind{name: "UEFI", uefi: true})
+	second.compare = first.identity
+	_, _ = second.keepIdentity("4567\nssh-ed25519 BBBB\n")
+	checks := second.differences()
+	assert.True(t, checks[0].OK)
+	assert.Equal(t, "UEFI: machine-id and ssh host keys", checks[0].Name)
+	assert.False(t, checks[1].OK, "it was not started by UEFI")
+	_, _ = second.keepIdentity("uefi\nssh-ed25519 AAAA\n")
+	checks = second.differences()
+	assert.False(t, checks[0].OK)
+	assert.Contains(t, checks[0].Detail, "ssh-ed25519 AAAA")
+	assert.NotContains(t, checks[0].Detail, "BBBB")
+	assert.True(t, checks[1].OK)
+	second.identity = nil
+	assert.False(t, second.differences()[0].OK, "nothing was compared")
+}
+
+func TestFurtherMachinesDifferInTheirSeedsAndFirmware(t *testing.T) {
+	first := &machine{Options: Options{Dir: "d", Full: true, Desktop: true, VMUser: "lab", Checks: "c", Goss: "g"}}
+	assert.Equal(t, []int{desktopPort}, first.boot().Forward)
+	assert.True(t, first.boot().OwnHostKeys)
+	second := first.another(kind{name: "CrownLabs seed", crownLabs: true})
+	o := second.boot()
+	assert.Equal(t, filepath.Join("d", "CrownLabs-seed"), o.Dir)
+	assert.True(t, o.CrownLabs)
+	assert.Empty(t, o.Forward)
+	assert.Empty(t, second.Checks)
+	assert.True(t, first.another(kind{name: "UEFI", uefi: true}).boot().UEFI)
+}
+
+func FuzzWhatTheGuestSays(f *testing.F) {
+	f.Add("@@ 0 1.0\n0123456789abcdef0123456789abcdef\n1000 1001\n@@ 1 2.5\nii \ta\t1\n@@ 2 3\n")
+	f.Add("degraded\na.service loaded failed failed A")
+	f.Add("2026 - x.py[WARNING]: Cloud config schema errors: mounts: [] is too short")
+	f.Fuzz(func(t *testing.T, out string) {
+		if parts, err := sections(out, 2); err == nil {
+			require.Len(t, parts, 2)
+			for _, p := range parts {
+				require.GreaterOrEqual(t, p.took, time.Duration(0))
+			}
+		}
+		m := &machine{}
+		for _, l := range []func(string) (string, error){
+			machineIDOfThisBoot, allUnitsRun, hostnameInForce, crownLabsSchema, m.rootGrew, clean("ok"), m.keepPackages, m.keepIdentity, m.keepWarnings,
+		} {
+			detail, err := l(out)
+			require.NotContains(t, m.check("x", detail, err).Detail, "\n")
+		}
+		for _, p := range m.result.Packages {
+			require.LessOrEqual(t, len(p.Name)+len(p.Version), 2*maxField)
+		}
+	})
 }
 
 func TestChecksWithoutGossAreRefusedBeforeAnyBoot(t *testing.T) {
@@ -189,7 +362,7 @@ func TestADiskThatNeverAnswersFailsWithTheConsolesLog(t *testing.T) {
 }
 
 func TestAResultIsReadableByMachines(t *testing.T) {
-	b, err := json.Marshal(Result{Checks: []Check{{Name: "ssh", OK: true}}, CloudInit: "done"})
+	b, err := json.Marshal(Result{Checks: []Check{{Group: GroupBoot, Name: "ssh", OK: true}}, CloudInit: "done"})
 	require.NoError(t, err)
-	assert.Contains(t, string(b), `"checks":[{"name":"ssh","ok":true}]`)
+	assert.Contains(t, string(b), `"checks":[{"group":"boot","name":"ssh","ok":true}]`)
 }
