@@ -1,0 +1,186 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+// What a terminal shows, so that it stays below 25 lines.
+const (
+	terminalReason   = 3 // lines
+	terminalEvidence = 4 // likewise
+	terminalStages   = 9
+	terminalTasks    = 3
+)
+
+// WriteTerminal writes the report in at most 25 lines of width columns, in
+// colour on request. Only what people copy is longer: the reference, and page,
+// which is where report.html is, or empty.
+func (r *Report) WriteTerminal(w io.Writer, width int, colour bool, page string) error {
+	t := &terminal{width: max(width, 40), colour: colour}
+	c := r.clean()
+	t.outcome(c)
+	t.stages(c)
+	t.tasks(c.Tasks)
+	t.sums(c)
+	if page != "" {
+		t.whole("report", cleanText(page, 1000))
+	}
+	_, err := io.WriteString(w, t.text.String())
+	return err
+}
+
+// terminal collects lines that fit.
+type terminal struct {
+	text   strings.Builder
+	width  int
+	colour bool
+}
+
+// SGR sequences of terminals (ECMA-48, 8.3.117).
+const (
+	bold  = "\x1b[1m"
+	dim   = "\x1b[2m"
+	red   = "\x1b[31m"
+	green = "\x1b[32m"
+	blue  = "\x1b[34m"
+)
+
+// paint returns text in a colour. Its text must be clean.
+func (t *terminal) paint(colour, text string) string {
+	if !t.colour || text == "" {
+		return text
+	}
+	return colour + text + "\x1b[0m"
+}
+
+func (t *terminal) line(parts ...string) {
+	line := strings.ReplaceAll(strings.Join(parts, ""), "\n", " ")
+	fmt.Fprintln(&t.text, strings.TrimRight(ansi.Truncate(line, t.width, "…"), " "))
+}
+
+// whole writes a line that people copy: it is not cut.
+func (t *terminal) whole(name, value string) {
+	fmt.Fprintf(&t.text, "  %s%s\n", t.paint(dim, pad(name, 9)), oneLine(value))
+}
+
+func (t *terminal) field(name, value string) { t.line("  ", t.paint(dim, pad(name, 9)), value) }
+
+// outcome is what came out, or why nothing did.
+func (t *terminal) outcome(r *Report) {
+	sign, colour := "✓ ", green
+	if r.Outcome == Failed {
+		sign, colour = "✗ ", red
+	}
+	head := t.paint(bold+colour, sign+r.headline()) + "  " + r.Image.title()
+	if took := r.took(); took > 0 {
+		head += t.paint(dim, "  in "+ui.Duration(took))
+	}
+	t.line(head)
+	why := r.reasons()
+	if len(why) > 0 {
+		t.reason(why[0])
+		for _, line := range why[1:min(len(why), 1+terminalEvidence)] {
+			t.line("    ", line)
+		}
+	}
+	if r.Image.Reference != "" {
+		t.whole("image", r.Image.Reference)
+	}
+}
+
+// reason wraps the line that says what is wrong and how to mend it.
+func (t *terminal) reason(why string) {
+	lines := strings.Split(ansi.Wrap(oneLine(why), t.width-2, ""), "\n")
+	for _, line := range lines[:min(len(lines), terminalReason)] {
+		t.line("  ", t.paint(red, line))
+	}
+}
+
+// stages draws when each stage ran. Where there are too many, the longest are
+// shown, in their order.
+func (t *terminal) stages(r *Report) {
+	const room = 40 // columns beside the bar
+	bar := min(t.width-room, 50)
+	for _, s := range longestStages(r.Stages) {
+		sign := t.paint(green, "✓")
+		if s.Failure != "" {
+			sign = t.paint(red, "✗")
+		}
+		line := "  " + sign + " " + pad(s.Name, 12) + fmt.Sprintf("%13s", ui.Duration(s.Took))
+		if bar >= 10 {
+			line += "  " + t.paint(blue, gantt(s.Start, s.Took, r.took(), bar))
+		}
+		if s.Reused {
+			line += t.paint(dim, "  reused")
+		}
+		t.line(line)
+	}
+}
+
+func longestStages(stages []Stage) []Stage {
+	kept := stages
+	for len(kept) > terminalStages {
+		shortest := 0
+		for i, s := range kept {
+			if s.Failure == "" && (s.Took < kept[shortest].Took || kept[shortest].Failure != "") {
+				shortest = i
+			}
+		}
+		kept = append(kept[:shortest:shortest], kept[shortest+1:]...)
+	}
+	return kept
+}
+
+// gantt is a bar of width columns that begins when the stage began.
+func gantt(start, took, whole time.Duration, width int) string {
+	column := func(at time.Duration) int { return int(float64(at) / float64(max(whole, 1)) * float64(width)) }
+	from := min(column(start), width-1)
+	to := max(column(start+took), from+1)
+	return strings.Repeat("·", from) + strings.Repeat("█", to-from) + strings.Repeat("·", max(0, width-to))
+}
+
+func (t *terminal) tasks(tasks []Task) {
+	for n, i := range byTime(tasks)[:min(terminalTasks, len(tasks))] {
+		name := ""
+		if n == 0 {
+			name = "longest"
+		}
+		t.field(name, fmt.Sprintf("%-13s%s", ui.Duration(tasks[i].Took), tasks[i].Name))
+	}
+}
+
+// sums are the sizes and the checks.
+func (t *terminal) sums(r *Report) {
+	var sizes []string
+	for _, s := range r.Sizes {
+		sizes = append(sizes, s.Name+" "+ui.Size(s.Bytes))
+	}
+	if len(sizes) > 0 {
+		t.field("sizes", strings.Join(sizes, " → "))
+	}
+	if len(r.Checks) == 0 {
+		return
+	}
+	n := tally(r.Checks)
+	checks := fmt.Sprintf("%d of %d passed", n.Passed, len(r.Checks))
+	if n.Excused > 0 {
+		checks += fmt.Sprintf(", %d excused", n.Excused)
+	}
+	if n.Failed > 0 {
+		checks += ", " + t.paint(red, fmt.Sprintf("%d failed", n.Failed))
+	}
+	t.field("checks", checks)
+}
+
+// pad fills a clean text to a number of columns, or cuts it.
+func pad(s string, columns int) string {
+	s = ansi.Truncate(strings.ReplaceAll(s, "\n", " "), columns-1, "…")
+	return s + strings.Repeat(" ", columns-ansi.StringWidth(s))
+}
