@@ -1,0 +1,261 @@
+package hygiene_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/hygiene"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// options are those of a build as "packer"; what the gate unpacks goes to a
+// directory of the test, which must be empty afterwards.
+func options(t testing.TB, disk string) hygiene.Options {
+	t.Helper()
+	dir := t.TempDir()
+	t.Cleanup(func() { assert.Empty(t, names(t, dir), "the gate left something behind") })
+	format := strings.TrimPrefix(filepath.Ext(disk), ".")
+	return hygiene.Options{Disk: disk, Format: format, Dir: dir, BuildUser: "packer", Secrets: secrets()}
+}
+
+func scan(t testing.TB, disk string) (hygiene.Result, error) {
+	t.Helper()
+	return hygiene.Scan(t.Context(), options(t, disk), progress.Discard)
+}
+
+func TestACleanDiskPasses(t *testing.T) {
+	raw := rawDisk(t, cleanTree())
+	for _, disk := range []string{raw, qcow2(t, raw)} {
+		r, err := scan(t, disk)
+		require.NoError(t, err)
+		assert.Empty(t, r.Findings)
+		assert.Equal(t, hygiene.Debugfs, r.Method)
+		assert.Equal(t, []hygiene.FileSystem{{Type: "ext4", Mount: "/", Partition: 1}}, r.FileSystems)
+		assert.Equal(t, hygiene.Rules(), r.Rules)
+		assert.Positive(t, r.Files)
+		assert.Positive(t, r.Bytes)
+	}
+}
+
+func TestEveryPlantedDefectIsFoundAndNothingElse(t *testing.T) {
+	r, err := scan(t, qcow2(t, rawDisk(t, planted())))
+	assertDefects(t, r, err)
+}
+
+// assertDefects expects the findings of the planted tree.
+func assertDefects(t *testing.T, r hygiene.Result, err error) {
+	t.Helper()
+	assert.ElementsMatch(t, expected(), found(r))
+	f, ok := failure.In(err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, fmt.Sprintf("the disk carries %d leftovers of its build", len(defects)), f.What)
+	assert.Contains(t, f.Lines, "ssh-host-keys: /etc/ssh/ssh_host_ed25519_key: a host key, which every machine made of this disk would share")
+	for _, rule := range hygiene.Rules() {
+		assert.True(t, slices.ContainsFunc(r.Findings, func(f hygiene.Finding) bool { return f.Rule == rule.Name }), "nothing was planted for %s", rule.Name)
+	}
+	said, errJSON := json.Marshal(r)
+	require.NoError(t, errJSON)
+	for _, secret := range []string{token, password} {
+		assert.NotContains(t, string(said)+fmt.Sprint(f.Lines), secret)
+	}
+}
+
+func TestWhatMke2fsOfNewerSystemsEnablesIsRead(t *testing.T) {
+	disk := rawDisk(t, planted(), "-O", "metadata_csum_seed,inline_data,64bit,orphan_file")
+	r, err := scan(t, disk)
+	assertDefects(t, r, err)
+}
+
+func TestTheOlderFileSystemsAreRead(t *testing.T) {
+	for _, kind := range []string{"ext2", "ext3"} {
+		tree := planted()
+		tree["/opt/big"] = file{strings.Repeat("\x00", 65*mib/16) + token, 0}
+		disk := rawDisk(t, tree, "-t", kind)
+		r, err := scan(t, disk)
+		require.Error(t, err)
+		assert.Contains(t, found(r), "build-secrets /opt/big")
+		assert.Equal(t, kind, r.FileSystems[0].Type)
+	}
+}
+
+func TestABakedUserMayStayButNotItsPassword(t *testing.T) {
+	more := map[string]file{
+		"/etc/passwd":            {"packer:x:1000:1000::/home/packer:/bin/sh\n", 0},
+		"/etc/shadow":            {"packer:!:20000:::::\n", 0o640},
+		"/home/packer/.bashrc":   {"", 0},
+		"/var/spool/mail/packer": {"", 0},
+	}
+	o := options(t, rawDisk(t, with(more)))
+	o.BakedUser = true
+	_, err := hygiene.Scan(t.Context(), o, progress.Discard)
+	require.NoError(t, err)
+
+	more["/etc/shadow"] = file{"packer:!$y$j9T$abc$def:20000:::::\n", 0o640}
+	o = options(t, rawDisk(t, with(more)))
+	o.BakedUser = true
+	r, err := hygiene.Scan(t.Context(), o, progress.Discard)
+	require.Error(t, err)
+	assert.Equal(t, []string{"build-user /etc/shadow"}, found(r))
+}
+
+func TestAnExcuseLetsItsFindingPassAndAnIdleOneIsTold(t *testing.T) {
+	o := options(t, rawDisk(t, with(map[string]file{
+		"/etc/ssl/private/ssl-cert-snakeoil.key": {privateKey, 0o640},
+		"/var/log/wtmp":                          {"boot", 0},
+	})))
+	o.Allow = []hygiene.Excuse{
+		{Rule: "private-keys", Path: "/etc/ssl/private/*.key", Reason: "made anew at first boot"},
+		{Rule: "logs", Path: "/var/log/*/wtmp", Reason: "mistyped"},
+	}
+	var said recorder
+	r, err := hygiene.Scan(t.Context(), o, &said)
+	require.EqualError(t, err, "the disk carries 1 leftover of its build: mend the playbook, or excuse them with a reason in the allow-list")
+	assert.ElementsMatch(t, []string{"private-keys /etc/ssl/private/ssl-cert-snakeoil.key", "logs /var/log/wtmp"}, found(r))
+	require.Len(t, r.Unexcused(), 1)
+	assert.Equal(t, "logs", r.Unexcused()[0].Rule)
+	assert.Equal(t, "made anew at first boot", r.Findings[1].Excused)
+	assert.Equal(t, []string{"the allow-list excuses /var/log/*/wtmp for logs, but there is no such finding"}, said.warnings)
+}
+
+func TestAMachineIDThatWasNeverMadeMaySaySo(t *testing.T) {
+	_, err := scan(t, rawDisk(t, with(map[string]file{"/etc/machine-id": {"uninitialized\n", 0}})))
+	require.NoError(t, err)
+}
+
+func TestASecretInADeletedFileIsFound(t *testing.T) {
+	disk := rawDisk(t, with(map[string]file{"/srv/deleted": {strings.Repeat("x", 8000) + token, 0}}))
+	debugfs(t, disk, "rm /srv/deleted")
+	r, err := scan(t, disk)
+	require.Error(t, err)
+	assert.Equal(t, []string{"build-secrets blocks outside of files"}, found(r))
+}
+
+func TestAShortSecretIsNotSearched(t *testing.T) {
+	o := options(t, rawDisk(t, cleanTree()))
+	o.Secrets = []hygiene.Secret{{Name: "SHORT", Value: "bin"}, {Name: "UNSET", Value: ""}}
+	var said recorder
+	_, err := hygiene.Scan(t.Context(), o, &said)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"the disk is not searched for SHORT, which has fewer than 6 characters"}, said.warnings)
+}
+
+func TestABigSparseFileIsReadWithoutItsHoles(t *testing.T) {
+	root := folder(t, cleanTree())
+	f, err := os.Create(filepath.Join(root, "srv", "sparse"))
+	require.NoError(t, err)
+	require.NoError(t, f.Truncate(1<<40))
+	_, err = f.WriteAt([]byte(token), 1<<39)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	disk := filepath.Join(t.TempDir(), "whole.raw")
+	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-d", root, disk, "64M")
+	r, err := scan(t, disk)
+	require.Error(t, err)
+	assert.Equal(t, []string{"build-secrets /srv/sparse"}, found(r))
+	assert.Equal(t, []hygiene.FileSystem{{Type: "ext4", Mount: "/", Partition: 0}}, r.FileSystems, "a disk without partitions")
+}
+
+func TestASmallFileWithHolesIsReadAsItIs(t *testing.T) {
+	tree := with(map[string]file{"/srv/holes": {token[:4] + strings.Repeat("\x00", mib) + token[4:], 0}, "/srv/whole": {strings.Repeat("\x00", mib) + token, 0}})
+	r, err := scan(t, rawDisk(t, tree))
+	require.Error(t, err)
+	assert.Equal(t, []string{"build-secrets /srv/whole"}, found(r))
+}
+
+func TestPartitionsAreTakenWhereFstabMountsThem(t *testing.T) {
+	tree := with(map[string]file{"/etc/fstab": {"# a comment\nLABEL=root / ext4\nLABEL=logs /var/log/ ext4\nUUID=0A0B-0C0D /boot/efi vfat\n", 0}})
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, os.WriteFile(disk, nil, 0o600))
+	require.NoError(t, os.Truncate(disk, 64*mib))
+	pipe(t, "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\nsize=10MiB, type=L\nsize=10MiB, type=L\nsize=30MiB, type=L\n", "sfdisk", "--quiet", disk)
+	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-L", "logs", "-E", "offset=2097152", "-d", folder(t, map[string]file{"/syslog": {"text", 0}}), disk, "10M")
+	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-L", "other", "-E", "offset=12582912", "-d", folder(t, map[string]file{"/key": {privateKey, 0}, "/etc/machine-id": {"id", 0}}), disk, "10M")
+	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-E", "offset=23068672", "-d", folder(t, tree), disk, "30M")
+	r, err := scan(t, disk)
+	require.Error(t, err)
+	assert.Equal(t, []string{"logs /var/log/syslog", "private-keys partition 3:/key"}, found(r))
+	assert.Equal(t, []hygiene.FileSystem{{"ext4", "/var/log", 2}, {"ext4", "partition 3:", 3}, {"ext4", "/", 4}}, r.FileSystems)
+}
+
+func TestADamagedFileSystemDoesNotPass(t *testing.T) {
+	for name, cmd := range map[string]string{
+		"a directory in two places": "ln /etc /srv/again",
+		"a loop of directories":     "ln / /srv/top",
+		"a directory's inode":       "sif /etc mode 0100644",
+		"a file's blocks":           "sif /etc/hostname block[2] 0xffffff",
+		"a directory's blocks":      "sif /etc block[2] 0xffffff",
+		"a name that leads away":    "ln /etc/hostname ../../../etc/cron.d",
+		"sizes beyond the disk":     "sif /etc/hostname size 0x7fffffffffff",
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := rawDisk(t, cleanTree())
+			debugfs(t, disk, cmd)
+			_, err := scan(t, disk)
+			if name == "a name that leads away" { // debugfs itself resolves it
+				require.NoError(t, err)
+				return
+			}
+			require.Error(t, err)
+			f, ok := failure.In(err)
+			require.True(t, ok, "%v", err)
+			assert.Contains(t, f.What, "damaged")
+		})
+	}
+}
+
+func TestADirectoryOfGarbageEndsTheScan(t *testing.T) {
+	disk := rawDisk(t, cleanTree(), "-O", "^metadata_csum")
+	at := strings.TrimSpace(tool(t, "debugfs", "-R", "blocks /etc", disk+"?offset=1048576"))
+	var block int64
+	_, err := fmt.Sscan(at[strings.LastIndexAny(at, "\n")+1:], &block)
+	require.NoError(t, err)
+	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte(strings.Repeat("\xff\x00../\n", 100)), mib+block*1024)
+	require.NoError(t, errors.Join(err, f.Close()))
+	_, err = scan(t, disk)
+	require.ErrorContains(t, err, "damaged")
+}
+
+func TestADiskWithoutAFileSystemIsRefused(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty.raw")
+	require.NoError(t, os.WriteFile(empty, make([]byte, mib), 0o600))
+	_, err := scan(t, empty)
+	require.ErrorContains(t, err, "no file system was found")
+	o := options(t, empty)
+	o.Format = "vmdk"
+	_, err = hygiene.Scan(t.Context(), o, progress.Discard)
+	require.ErrorContains(t, err, `reads qcow2 and raw disks, not "vmdk"`)
+}
+
+func TestAMissingProgramIsNamedWithItsPackage(t *testing.T) {
+	disk := minixDisk(t)
+	onlyPrograms(t, "qemu-img", "prlimit", "blkid", "sfdisk", "debugfs")
+	_, err := scan(t, disk)
+	require.EqualError(t, err, "looking into the disk needs guestfish, which is not installed: apt-get install guestfish")
+}
+
+func TestAnEndedScanLeavesNothing(t *testing.T) {
+	disk := qcow2(t, rawDisk(t, cleanTree()))
+	stop := errors.New("stopped by the test")
+	for _, at := range []string{"unpacking the disk", "reading the partition table", "listing the files of partition 1", "reading the files of partition 1", "searching the blocks outside of files"} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		_, err := hygiene.Scan(ctx, options(t, disk), &recorder{activity: func(what string) {
+			if what == at {
+				cancel(stop)
+			}
+		}})
+		require.ErrorIs(t, err, stop, at)
+	}
+}

@@ -1,0 +1,165 @@
+package hygiene
+
+import (
+	"io"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// entry is a name in the guest's tree.
+type entry struct {
+	path string // absolute, clean
+	mode uint32 // as in stat(2): type and permissions
+	size int64  // in bytes, of a regular file
+}
+
+// The types in an entry's mode.
+const (
+	typeMask    = 0o170000
+	typeDir     = 0o040000
+	typeRegular = 0o100000
+	typeSymlink = 0o120000
+)
+
+func (e entry) regular() bool { return e.mode&typeMask == typeRegular }
+func (e entry) dir() bool     { return e.mode&typeMask == typeDir }
+
+const (
+	// maxEntries bounds what is kept of a disk in memory. A full desktop has
+	// half a million.
+	maxEntries = 8 << 20
+	// maxKept bounds the content of one file that a rule reads as a whole.
+	// What stands behind it in a longer one is searched, but not read.
+	maxKept = 1 << 20
+)
+
+// tree is all that the rules look at.
+type tree struct {
+	Options
+	p        progress.Reporter
+	entries  map[string]entry
+	kept     map[string][]byte   // content of files that a rule reads
+	keys     []string            // files with a private key in them
+	leaked   map[string][]string // files with a secret in them, by the secret's name
+	search   *search
+	files    int
+	bytes    int64
+	inBlocks []string // names of secrets that are on the disk, in a file or not
+}
+
+func newTree(o Options, p progress.Reporter) *tree {
+	return &tree{
+		Options: o, p: p,
+		entries: map[string]entry{}, kept: map[string][]byte{}, leaked: map[string][]string{},
+		search: newSearch(o.Secrets, p),
+	}
+}
+
+// add takes an entry, and the content of a regular file, which it reads to
+// its end or not at all.
+func (t *tree) add(e entry, content io.Reader) error {
+	if len(t.entries) >= maxEntries {
+		return damaged("the file system", "it has more than 8 million files")
+	}
+	t.entries[e.path] = e
+	if content == nil {
+		return nil
+	}
+	t.files++
+	t.bytes += e.size
+	if t.files%64 == 0 {
+		t.p.Bytes(t.bytes, 0)
+	}
+	return t.look(e, content)
+}
+
+func (t *tree) look(e entry, content io.Reader) error {
+	var keep *head
+	if wanted(e.path) {
+		keep = &head{}
+		content = io.TeeReader(content, keep)
+	}
+	hits, err := t.search.in(content)
+	if err != nil {
+		return err
+	}
+	if keep != nil {
+		t.kept[e.path] = keep.b
+	}
+	t.took(e.path, hits)
+	return nil
+}
+
+// took notes what was found in a file.
+func (t *tree) took(path string, hits hits) {
+	if hits.key {
+		t.keys = append(t.keys, path)
+	}
+	for _, name := range hits.secrets {
+		t.leaked[name] = append(t.leaked[name], path)
+	}
+}
+
+// head keeps the beginning of what is written to it.
+type head struct{ b []byte }
+
+func (h *head) Write(b []byte) (int, error) {
+	h.b = append(h.b, b[:min(len(b), maxKept-len(h.b))]...)
+	return len(b), nil
+}
+
+// wanted says whether a rule reads the file's content.
+func wanted(file string) bool {
+	for _, r := range rules {
+		for _, glob := range r.reads {
+			if glob.match(file) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// lines are the lines of a file that is kept, without comments and blanks.
+func (t *tree) lines(file string) []string {
+	var lines []string
+	for _, line := range strings.Split(string(t.kept[file]), "\n") {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// matching lists the entries that one of the globs matches, sorted.
+func (t *tree) matching(globs ...pattern) []entry {
+	var found []entry
+	for _, e := range t.entries {
+		for _, g := range globs {
+			if g.match(e.path) {
+				found = append(found, e)
+				break
+			}
+		}
+	}
+	sort.Slice(found, func(i, j int) bool { return found[i].path < found[j].path })
+	return found
+}
+
+// below says whether file is dir or lies in it.
+func below(file, dir string) bool {
+	return file == dir || strings.HasPrefix(file, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// join is the guest's path of a name in a volume. A volume that is not
+// mounted has a mount such as "partition 2:", which no rule about a path
+// matches.
+func join(mount, name string) string {
+	if strings.HasPrefix(mount, "/") {
+		return path.Join(mount, name)
+	}
+	return mount + path.Join("/", name)
+}
