@@ -212,7 +212,7 @@ func (d *decision) inherit(i int) {
 	if p == nil || p.Action != Build || e.Action != Skip && e.Action != Tag {
 		return
 	}
-	e.Action, e.Why, e.Anew, e.Fetch = Build, e.From+" is built", true, false
+	e.Action, e.Why, e.Anew, e.Fetch = Build, e.From+" is built", e.Found != "", false
 }
 
 // need has the parent of an image that is built ready.

@@ -193,7 +193,7 @@ func TestAPlanThatWasCarriedOutIsFollowedByNothing(t *testing.T) {
 		blocked := map[string]bool{}
 		for _, e := range plan.Decide(images, facts, o) {
 			f := facts[e.Name]
-			blocked[e.Name] = e.Action == plan.Blocked
+			blocked[e.Name] = e.Action == plan.Blocked || blocked[e.From]
 			switch e.Action {
 			case plan.Build:
 				f.Found = &plan.Found{Digest: "sha256:y", Built: now.Add(time.Minute), Tags: []string{"new"}}

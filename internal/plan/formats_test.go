@@ -1,0 +1,442 @@
+package plan_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/deploy"
+	"github.com/netgroup-polito/diskforge/internal/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/plan"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+const courses = `
+defaults: {git: {url: "https://example.org/playbooks.git", branch: main}, tags: [2026-11-23, latest]}
+images:
+  - name: ubuntu-{kind}
+    matrix: {kind: {server: , desktop: {desktop: true, memory: 4096}}}
+    base: {url: "https://example.org/noble.img", checksum: "file:https://example.org/SHA256SUMS"}
+    playbook: ubuntu-base.yml
+  - {name: netlab, from: ubuntu-desktop, playbook: netlab.yml, desktop: true, size: 20G, memory: 4Gi, cpus: 2, bake-user: true,
+     vars: {motd: "$(whoami) costs $5", list: [1, two]}}
+  - {name: netlab_2.exam, from: netlab, playbook: exam.yml, vm-user: student, compression: zlib, tags: exam}
+  - {name: unchanged, from: ubuntu-server, playbook: p.yml}
+  - {name: retagged, from: ubuntu-server, playbook: p.yml}
+  - {name: broken, from: ubuntu-server, playbook: p.yml}
+`
+
+var target = plan.Target{Registry: "harbor.example.org", Prefix: "labs"}
+
+// read returns the images of a catalogue.
+func read(t testing.TB, text string) []catalogue.Image {
+	t.Helper()
+	c, err := catalogue.Parse("catalogue.yaml", "/checkout/images", []byte(text))
+	require.NoError(t, err)
+	return c.Images
+}
+
+// missing are facts where nothing was built.
+func missing(images []catalogue.Image) map[string]plan.Facts {
+	facts := map[string]plan.Facts{}
+	for i, image := range images {
+		facts[image.Name] = plan.Facts{
+			Inputs: fmt.Sprintf("sha256:%064d", i), Tags: image.Tags, MemoryMiB: 2048, DiskSize: 10 << 30,
+			Reference: "harbor.example.org/labs/" + image.Name + ":" + strings.Join(image.Tags[:min(1, len(image.Tags))], ""),
+		}
+	}
+	return facts
+}
+
+// planned is a plan with something of everything.
+func planned(t testing.TB) []plan.Entry {
+	t.Helper()
+	images := read(t, courses)
+	facts := missing(images)
+	change := func(name string, with func(*plan.Facts)) { f := facts[name]; with(&f); facts[name] = f }
+	change("netlab", func(f *plan.Facts) {
+		f.MemoryMiB, f.DiskSize, f.Absent = 4096, 20<<30, "its inputs have changed"
+		f.Notes = []string{"the whole tree of playbooks is digested: roles/netlab/tasks/main.yml:3 includes a file whose name is not known before the playbook runs"}
+	})
+	change("ubuntu-desktop", func(f *plan.Facts) { f.MemoryMiB = 4096 })
+	for _, name := range []string{"ubuntu-server", "unchanged", "retagged"} {
+		change(name, func(f *plan.Facts) {
+			f.Found = &plan.Found{Digest: "sha256:" + strings.Repeat("d", 64), Tags: f.Tags, Built: day(1)}
+		})
+	}
+	change("retagged", func(f *plan.Facts) { f.Found.Tags = []string{"2026-11-01"} })
+	change("broken", func(f *plan.Facts) { f.Err = errors.New("registry harbor.example.org says no (403)") })
+	return plan.Decide(images, facts, plan.Options{Now: now})
+}
+
+// golden holds what was written against a file.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, string(want), got, "go test ./internal/plan -update")
+}
+
+func TestTheTableSaysWhatAndWhyInAHundredColumns(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, plan.Text(&out, planned(t)))
+	for line := range strings.Lines(out.String()) {
+		assert.LessOrEqual(t, len(strings.TrimSuffix(line, "\n")), 100, line)
+	}
+	golden(t, "plan.txt", out.String())
+}
+
+func TestTheJSONIsStable(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, plan.JSON(&out, planned(t)))
+	golden(t, "plan.json", out.String())
+	out.Reset()
+	require.NoError(t, plan.JSON(&out, nil))
+	assert.JSONEq(t, `{"images": []}`, out.String())
+}
+
+// matrices is what a workflow reads.
+type matrices struct {
+	Levels []struct{ Include []map[string]any }
+	Tags   []struct {
+		Reference string
+		Tags      []string
+	}
+}
+
+func TestMatricesBuildLevelAfterLevel(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, plan.GitHubMatrix(&out, planned(t), target, "/checkout"))
+	var m matrices
+	require.NoError(t, json.Unmarshal(out.Bytes(), &m))
+	require.Len(t, m.Levels, 3)
+	assert.Equal(t, []map[string]any{{
+		"name": "netlab", "tag": "2026-11-23", "further-tags": "latest", "playbook": "netlab.yml", "desktop": true, "bake-user": true, "disk-size": "20G",
+		"git-ansible-url": "https://example.org/playbooks.git", "git-ansible-branch": "main",
+		"iso-url": "oci://harbor.example.org/labs/ubuntu-desktop:2026-11-23", "iso-checksum": fmt.Sprintf("inputs:sha256:%064d", 1),
+		"settings": map[string]any{"memory": "4Gi", "cpus": "2", "extra-vars": `{"list":[1,"two"],"motd":"$(whoami) costs $5"}`},
+	}}, m.Levels[1].Include)
+	assert.Equal(t, map[string]any{"vm-user": "student", "compression": "zlib"}, m.Levels[2].Include[0]["settings"])
+	require.Len(t, m.Tags, 1)
+	assert.Equal(t, "harbor.example.org/labs/retagged@sha256:"+strings.Repeat("d", 64), m.Tags[0].Reference)
+	assert.Equal(t, []string{"2026-11-23", "latest"}, m.Tags[0].Tags)
+
+	out.Reset()
+	require.NoError(t, plan.GitHubMatrix(&out, nil, target, "/checkout"))
+	assert.JSONEq(t, `{"levels": [], "tags": []}`, out.String())
+}
+
+// many is a plan with ten parents and so many children of each, none built.
+func many(t testing.TB, children int) []plan.Entry {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("defaults: {tags: [2026-11-23], git: {url: 'https://example.org/r.git'}}\nimages:\n")
+	for i := range 10 {
+		fmt.Fprintf(&b, "- {name: parent-%d, base: {url: 'https://example.org/%d.img', checksum: 'file:https://example.org/SUMS'}, playbook: base}\n", i, i)
+		for j := range children {
+			fmt.Fprintf(&b, "- {name: child-%d-%d, from: parent-%d, playbook: course-%d, vars: {number: %d}, size: 20G}\n", i, j, i, j, j)
+		}
+	}
+	images := read(t, b.String())
+	return plan.Decide(images, missing(images), plan.Options{Now: now})
+}
+
+func TestALevelBeyondGitHubsLimitGoesOnInTheNext(t *testing.T) {
+	var out bytes.Buffer
+	entries := many(t, 50)
+	require.NoError(t, plan.GitHubMatrix(&out, entries, target, "/checkout"))
+	var m matrices
+	require.NoError(t, json.Unmarshal(out.Bytes(), &m))
+	require.Len(t, m.Levels, 3)
+	from := map[string]string{}
+	for _, e := range entries {
+		from[e.Name] = e.From
+	}
+	done := map[string]bool{"": true}
+	total := 0
+	for _, level := range m.Levels {
+		assert.LessOrEqual(t, len(level.Include), 256)
+		for _, image := range level.Include {
+			assert.True(t, done[from[image["name"].(string)]], "%v before its parent", image["name"])
+		}
+		for _, image := range level.Include {
+			done[image["name"].(string)] = true
+			total++
+		}
+	}
+	assert.Equal(t, 510, total)
+
+	err := plan.GitHubMatrix(io.Discard, many(t, 150), target, "/checkout")
+	require.ErrorContains(t, err, "and GitHub passes on 1024: build a part of the catalogue at once, with --only")
+}
+
+func TestAFolderOfTheCheckoutIsNamedAsTheWorkflowSeesIt(t *testing.T) {
+	images := read(t, "images: [{name: x, base: {packages: bookworm}, playbook: p, ansible-dir: ../ansible, tags: '1'}]")
+	entries := plan.Decide(images, missing(images), plan.Options{})
+	var out bytes.Buffer
+	require.NoError(t, plan.GitHubMatrix(&out, entries, target, "/checkout"))
+	assert.Contains(t, out.String(), `"ansible-dir":"ansible"`)
+	assert.Contains(t, out.String(), `"settings":{"suite":"bookworm"}`)
+	assert.NotContains(t, out.String(), "iso-url")
+	require.EqualError(t, plan.GitHubMatrix(&out, entries, target, "/elsewhere"), "x: ansible-dir lies outside of the checkout, so a runner has it not: move it beside the catalogue, or use git")
+}
+
+// manifest is what the tests read of a Job.
+type manifest struct {
+	Kind     string
+	Metadata struct {
+		Name                string
+		Labels, Annotations map[string]string
+	}
+	Spec struct {
+		ActiveDeadlineSeconds int `yaml:"activeDeadlineSeconds"`
+		Template              struct {
+			Metadata struct{ Labels map[string]string }
+			Spec     struct {
+				InitContainers []container `yaml:"initContainers"`
+				Containers     []container
+				Volumes        []map[string]any
+			}
+		}
+	}
+}
+
+type container struct {
+	Name      string
+	Command   []string
+	Env       []struct{ Name, Value string }
+	Resources struct{ Requests, Limits map[string]string }
+}
+
+// env is a container's environment as its process sees it.
+func (c container) env() map[string]string {
+	env := map[string]string{}
+	for _, v := range c.Env {
+		env[v.Name] = strings.ReplaceAll(v.Value, "$$", "$") // the kubelet's
+	}
+	return env
+}
+
+func jobs(t testing.TB, entries []plan.Entry) (all []manifest, text string) {
+	t.Helper()
+	var out bytes.Buffer
+	require.NoError(t, plan.Kubernetes(&out, deploy.Job, entries, target))
+	d := yaml.NewDecoder(bytes.NewReader(out.Bytes()))
+	for {
+		var m manifest
+		err := d.Decode(&m)
+		if errors.Is(err, io.EOF) {
+			return all, out.String()
+		}
+		require.NoError(t, err)
+		all = append(all, m)
+	}
+}
+
+func TestEveryImageThatIsBuiltIsAJob(t *testing.T) {
+	all, text := jobs(t, planned(t))
+	golden(t, "jobs.yaml", text)
+	require.Len(t, all, 3)
+	var names []string
+	for _, j := range all {
+		names = append(names, j.Metadata.Labels["diskforge/image"])
+		assert.Equal(t, j.Metadata.Labels, j.Spec.Template.Metadata.Labels)
+		push := j.Spec.Template.Spec.Containers[0]
+		assert.Equal(t, names[len(names)-1], push.env()["IMAGE_NAME"])
+	}
+	assert.Equal(t, []string{"ubuntu-desktop", "netlab", "netlab_2.exam"}, names)
+}
+
+func TestAJobHasItsImagesSettingsAndNoOther(t *testing.T) {
+	all, _ := jobs(t, planned(t))
+	root, child := all[0], all[1]
+	env := root.Spec.Template.Spec.InitContainers[0].env()
+	assert.NotContains(t, env, "BAKE_USER", "the template's is about CrownLabs' playbooks")
+	assert.NotContains(t, env, "BASE_TIMEOUT")
+	assert.Equal(t, "https://example.org/noble.img", env["ISO_URL"])
+	assert.Equal(t, "https://example.org/playbooks.git", env["GIT_ANSIBLE_URL"])
+	env = child.Spec.Template.Spec.InitContainers[0].env()
+	assert.Equal(t, map[string]string{
+		"ISO_URL": "oci://harbor.example.org/labs/ubuntu-desktop:2026-11-23", "ISO_CHECKSUM": fmt.Sprintf("inputs:sha256:%064d", 1), "BASE_TIMEOUT": "4h0m0s",
+		"ANSIBLE_PLAYBOOK": "netlab.yml", "GIT_ANSIBLE_URL": "https://example.org/playbooks.git", "GIT_ANSIBLE_BRANCH": "main",
+		"BAKE_USER": "true", "INSTALL_DESKTOP_ENVIRONMENT": "true", "EXTRA_VARS": `{"list":[1,"two"],"motd":"$(whoami) costs $5"}`,
+		"MEMORY": "4096", "CPUS": "2", "DISK_SIZE": "20G", "ACCELERATOR": "kvm", "PUSH": "false",
+		"TARGET_REGISTRY": "harbor.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "netlab", "IMAGE_TAG": "2026-11-23",
+		"OUTPUT_DIR": "/scratch/out", "CACHE_DIR": "/scratch/cache", "HOME": "/scratch", "TMPDIR": "/scratch",
+	}, env)
+	assert.Equal(t, []int{14400, 28800, 43200}, []int{root.Spec.ActiveDeadlineSeconds, child.Spec.ActiveDeadlineSeconds, all[2].Spec.ActiveDeadlineSeconds}, "waiting for parents counts, too")
+}
+
+func TestAJobsResourcesFitItsGuest(t *testing.T) {
+	var template manifest
+	require.NoError(t, yaml.Unmarshal(deploy.Job, &template))
+	images := read(t, courses)[:1]
+	images[0].Settings["CPUS"] = "4"
+	facts := missing(images)
+	f := facts[images[0].Name]
+	f.MemoryMiB, f.DiskSize = 4096, 10<<30 // the template's
+	facts[images[0].Name] = f
+	same, _ := jobs(t, plan.Decide(images, facts, plan.Options{}))
+	want, got := template.Spec.Template.Spec, same[0].Spec.Template.Spec
+	want.InitContainers[0].Resources.Requests["memory"], want.InitContainers[0].Resources.Limits["memory"] = "6144Mi", "6144Mi"
+	assert.Equal(t, want.InitContainers[0].Resources, got.InitContainers[0].Resources)
+	assert.Equal(t, want.Containers[0].Resources, got.Containers[0].Resources)
+	assert.Equal(t, want.Volumes, got.Volumes)
+
+	all, _ := jobs(t, planned(t))
+	build := all[1].Spec.Template.Spec.InitContainers[0]
+	assert.Equal(t, map[string]string{"cpu": "2", "memory": "6144Mi", "ephemeral-storage": "31Gi"}, build.Resources.Requests)
+	assert.Equal(t, "64Gi", build.Resources.Limits["ephemeral-storage"])
+	assert.Equal(t, "64Gi", all[1].Spec.Template.Spec.Containers[0].Resources.Limits["ephemeral-storage"])
+	assert.Contains(t, all[1].Spec.Template.Spec.Volumes, map[string]any{"name": "scratch", "emptyDir": map[string]any{"sizeLimit": "62Gi"}})
+}
+
+func TestFurtherTagsArePushedBeforeTheOneThatChildrenWaitFor(t *testing.T) {
+	all, _ := jobs(t, planned(t))
+	init := all[1].Spec.Template.Spec.InitContainers
+	require.Len(t, init, 2)
+	assert.Equal(t, "push-2", init[1].Name)
+	assert.Equal(t, []string{"diskforge", "push", "/scratch/out/$(IMAGE_NAME)", "harbor.example.org/labs/netlab:latest"}, init[1].Command)
+	assert.Equal(t, "netlab", init[1].env()["IMAGE_NAME"])
+	assert.Equal(t, []string{"diskforge", "push", "/scratch/out/$(IMAGE_NAME)"}, all[1].Spec.Template.Spec.Containers[0].Command)
+	assert.Len(t, all[2].Spec.Template.Spec.InitContainers, 1)
+}
+
+func TestAParentThatThereIsIsNamedByItsDigest(t *testing.T) {
+	entries := planned(t)
+	images := read(t, courses)
+	facts := missing(images)
+	facts["ubuntu-server"] = plan.Facts{Inputs: entries[0].Inputs, Tags: []string{"x"}, Found: &plan.Found{Digest: "sha256:" + strings.Repeat("d", 64), Tags: []string{"old"}}}
+	all, _ := jobs(t, plan.Decide(images, facts, plan.Options{}))
+	for _, j := range all {
+		if j.Metadata.Labels["diskforge/image"] == "unchanged" {
+			env := j.Spec.Template.Spec.InitContainers[0].env()
+			assert.Equal(t, "oci://harbor.example.org/labs/ubuntu-server@sha256:"+strings.Repeat("d", 64), env["ISO_URL"])
+			assert.NotContains(t, env, "BASE_TIMEOUT", "it is there")
+		}
+	}
+}
+
+// jobForm is what Kubernetes takes as a Job's name, so that its pods can be
+// labelled with it.
+var jobForm = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+func TestNamesOfJobsAreGoodAndUnique(t *testing.T) {
+	long := strings.Repeat("a", 45) + "." + strings.Repeat("b", 60)
+	images := read(t, fmt.Sprintf("defaults: {tags: '1', base: {url: 'https://x/y', checksum: 'file:https://x/y'}, playbook: p}\nimages: [{name: a.b}, {name: a-b}, {name: a_b}, {name: %s-1}, {name: %s-2}]", long, long))
+	all, _ := jobs(t, plan.Decide(images, missing(images), plan.Options{}))
+	seen := map[string]bool{}
+	for _, j := range all {
+		assert.Regexp(t, jobForm, j.Metadata.Name)
+		assert.LessOrEqual(t, len(j.Metadata.Labels["diskforge/image"]), 63)
+		assert.False(t, seen[j.Metadata.Name], j.Metadata.Name)
+		seen[j.Metadata.Name] = true
+	}
+	assert.Len(t, seen, 5)
+}
+
+func TestWhatCannotBeBuiltElsewhereIsRefusedInALineEach(t *testing.T) {
+	images := read(t, `
+defaults: {tags: "1", playbook: p}
+images:
+  - {name: packages, base: {packages: bookworm}}
+  - {name: folder, base: {url: "https://x/y", checksum: "file:https://x/SUMS"}, ansible-dir: tree}
+  - {name: file, base: {url: disk.qcow2, checksum: "file:https://x/SUMS"}}
+  - {name: list, base: {url: "https://x/y", checksum: "file:SUMS"}}
+  - {name: vars, base: {url: "https://x/y", checksum: "file:https://x/SUMS"}, vars: course.yaml, sparsify: virt-sparsify}
+`)
+	entries := plan.Decide(images, missing(images), plan.Options{})
+	var out bytes.Buffer
+	err := plan.Kubernetes(&out, deploy.Job, entries, target)
+	require.Error(t, err)
+	assert.Equal(t, []string{
+		"packages: a base from packages takes user namespaces, which a restricted pod has not: give base url and checksum, or push the base with another image",
+		"folder: ansible-dir names a folder, which a pod has not: use git",
+		"file: base names a file, which a pod has not: give an http(s) URL",
+		"list: base names a file, which a pod has not: give an http(s) URL",
+		"vars: vars names a file, which a pod has not: write the variables into the catalogue",
+		"vars: the toolbox has no virt-sparsify: sparsify: auto or trim",
+	}, strings.Split(err.Error(), "\n"))
+	assert.Empty(t, out.String())
+
+	err = plan.GitHubMatrix(&out, entries, plan.Target{}, "/checkout")
+	require.ErrorContains(t, err, "packages: there is no registry to push to: set TARGET_REGISTRY, or registry in the catalogue")
+	require.ErrorContains(t, err, "file: base names a file, which a runner has not")
+	assert.Empty(t, out.String())
+
+	entries[0].Tags = nil
+	require.ErrorContains(t, plan.Kubernetes(&out, deploy.Job, entries, target), "packages: it has no tag: set IMAGE_TAG, or tags in the catalogue")
+}
+
+func TestAParentThatIsBuiltAnewNeedsATagOfItsOwn(t *testing.T) {
+	images := read(t, courses)[:3]
+	facts := missing(images)
+	for name, f := range facts {
+		f.Found = &plan.Found{Digest: "sha256:x", Tags: f.Tags}
+		facts[name] = f
+	}
+	err := plan.Kubernetes(io.Discard, deploy.Job, plan.Decide(images, facts, plan.Options{Force: true}), target)
+	require.EqualError(t, err, "netlab: ubuntu-desktop is built anew, and its tag 2026-11-23 is that of the image there is: give a new tag, e.g. the date")
+	for name, f := range facts {
+		f.Tags = []string{"2026-11-24"}
+		facts[name] = f
+	}
+	require.NoError(t, plan.Kubernetes(io.Discard, deploy.Job, plan.Decide(images, facts, plan.Options{Force: true}), target))
+}
+
+func TestAPlanWithNothingToBuildIsAComment(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, plan.Kubernetes(&out, deploy.Job, nil, target))
+	assert.Equal(t, "# 0 images: 0 to build\n", out.String())
+}
+
+func TestATemplateThatLacksAPartIsNamed(t *testing.T) {
+	for _, broken := range []string{"spec: [", "a: b", "spec: {template: {spec: {initContainers: [{}], containers: [{}]}}}"} {
+		assert.ErrorContains(t, plan.Kubernetes(io.Discard, []byte(broken), planned(t), target), "the Job's template", broken)
+	}
+}
+
+func BenchmarkPlanAThousandImages(b *testing.B) {
+	entries := many(b, 99)
+	for name, write := range map[string]func(io.Writer) error{
+		"text":       func(w io.Writer) error { return plan.Text(w, entries) },
+		"json":       func(w io.Writer) error { return plan.JSON(w, entries) },
+		"kubernetes": func(w io.Writer) error { return plan.Kubernetes(w, deploy.Job, entries, target) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				require.NoError(b, write(io.Discard))
+			}
+		})
+	}
+	b.Run("decide", func(b *testing.B) {
+		b.ReportAllocs()
+		images := make([]catalogue.Image, len(entries))
+		for i, e := range entries {
+			images[i] = catalogue.Image{Name: e.Name, From: e.From, Tags: e.Tags, Settings: e.Settings, Wanted: true}
+		}
+		facts := missing(images)
+		for b.Loop() {
+			plan.Decide(images, facts, plan.Options{Now: now, MaxAge: 1})
+		}
+	})
+}
