@@ -34,6 +34,8 @@ const (
 type Config struct {
 	ISOURL           string
 	ISOChecksum      download.Checksum
+	BaseImage        BaseImage     // in place of ISOURL and ISOChecksum
+	BaseTimeout      time.Duration // 0: BaseImage is not waited for
 	BaseFromPackages bool
 	Suite            string // empty: the newest that this host's Ansible can manage
 
@@ -80,6 +82,7 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 	p := &parser{}
 	c := Config{
 		ISOURL:           s.ISOURL,
+		BaseTimeout:      p.duration("BASE_TIMEOUT", s.BaseTimeout),
 		BaseFromPackages: p.bool("BASE_FROM_PACKAGES", s.BaseFromPackages),
 		Suite:            p.oneOf("SUITE", s.Suite, "", "bookworm", "trixie"),
 		Playbook:         s.Playbook,
@@ -385,6 +388,10 @@ func (p *parser) base(c *Config, s Settings, needed bool) {
 	case c.BaseFromPackages:
 	case s.ISOURL == "" && needed:
 		p.add("ISO_URL", "is not set: give the URL of a cloud image, or --base-from-packages to make one from Debian packages")
+	case strings.HasPrefix(s.ISOURL, "oci:"):
+		c.ISOURL, c.BaseImage = "", p.baseImage(s.ISOURL, s.ISOChecksum)
+	case strings.HasPrefix(s.ISOChecksum, "inputs:"):
+		p.add("ISO_CHECKSUM", "is of inputs, which only a containerdisk has (oci:// in ISO_URL): give sha256:HEX, sha512:HEX or file:")
 	case s.ISOURL != "" && s.ISOChecksum == "":
 		p.add("ISO_CHECKSUM", "is not set: give sha256:HEX, sha512:HEX or file: with the path or URL of a SHA256SUMS file")
 	case s.ISOChecksum != "":
