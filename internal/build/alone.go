@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 
 	"github.com/netgroup-polito/diskforge/internal/digest"
@@ -13,7 +12,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
-	"github.com/netgroup-polito/diskforge/internal/ui"
+	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/workdir"
 )
 
@@ -27,31 +26,43 @@ func (b *Build) ProvisionTo(ctx context.Context, out string) error {
 		if err != nil {
 			return err
 		}
+		b.sources(r)
 		if err := b.checkBase(ctx, dir, r, filepath.Dir(out)); err != nil {
 			return err
 		}
-		return b.stage(ctx, stageProvision, func(ctx context.Context, p progress.Reporter) (string, error) {
+		var known workdir.Sidecar
+		err = b.stage(ctx, stageProvision, func(ctx context.Context, p progress.Reporter) (string, error) {
 			made, err := b.provision(ctx, r, out, dir.Path("logs"), false, p)
 			if err != nil {
 				return "", err
 			}
-			return fmt.Sprintf("%d Ansible tasks", made.Tasks), b.describe(ctx, r, made, out, p)
+			known, err = b.describe(ctx, r, made, out, p)
+			return made.String(), err
 		})
+		return b.tell(out, known, report.Built, err)
 	})
 }
 
-// describe writes what is known about a provisioned disk beside it.
-func (b *Build) describe(ctx context.Context, r ready, made provisioned, out string, p progress.Reporter) error {
-	digest, err := digest.File(ctx, out, p)
+// tell writes what is known about a disk beside it, where its stage ended well.
+func (b *Build) tell(disk string, known workdir.Sidecar, outcome string, err error) error {
 	if err != nil {
 		return err
 	}
+	if known.Report, err = b.told(outcome); err != nil {
+		return err
+	}
+	return workdir.WriteSidecar(disk, known)
+}
+
+// describe is what is known about a provisioned disk.
+func (b *Build) describe(ctx context.Context, r ready, made provisioned, out string, p progress.Reporter) (workdir.Sidecar, error) {
+	digest, err := digest.File(ctx, out, p)
 	m := b.metadata(r, made.Built)
-	return workdir.WriteSidecar(out, workdir.Sidecar{
+	return workdir.Sidecar{
 		Digest: digest, Trimmed: made.Trimmed, BaseName: m.BaseName, BaseDigest: m.BaseDigest, Source: m.Source, Revision: m.Revision,
 		Created: m.Created, Architecture: m.Architecture, Title: m.Title, Version: m.Version,
 		Inputs: m.Annotations[containerdisk.AnnotationInputs], Built: made.Built, Guest: m.Preference,
-	})
+	}, err
 }
 
 // inWorkOf runs work with the work directory of an output.
@@ -65,11 +76,12 @@ func (b *Build) inWorkOf(out string, work func(*workdir.Dir) error) error {
 
 // SparsifyTo writes the disk in, sparsified, to out.
 func (b *Build) SparsifyTo(ctx context.Context, in, out string) error {
-	return b.stage(ctx, stageSparsify, func(ctx context.Context, p progress.Reporter) (string, error) {
-		known, err := workdir.ReadSidecar(ctx, in, p)
-		if err != nil {
+	var known workdir.Sidecar
+	err := b.stage(ctx, stageSparsify, func(ctx context.Context, p progress.Reporter) (_ string, err error) {
+		if known, err = workdir.ReadSidecar(ctx, in, p); err != nil {
 			return "", err
 		}
+		b.recall(known.Report)
 		var verdict accel.Verdict
 		if b.Config.Sparsify != "none" && !known.Trimmed { // virt-sparsify boots an appliance
 			if verdict, err = b.accelerator(ctx, p); err != nil {
@@ -80,34 +92,39 @@ func (b *Build) SparsifyTo(ctx context.Context, in, out string) error {
 		if err != nil {
 			return "", err
 		}
+		b.sparsifiedDisk(result)
 		known.Verified = "" // that was another file
-		if known.Digest, err = digest.File(ctx, out, p); err != nil {
-			return "", err
-		}
-		return fmt.Sprintf("%s, %s to %s", result.Method, ui.Size(result.Before.FileSize), ui.Size(result.After.FileSize)), workdir.WriteSidecar(out, known)
+		known.Digest, err = digest.File(ctx, out, p)
+		return sparsified(result), err
 	})
+	return b.tell(out, known, report.Built, err)
 }
 
-// VerifyDisk boots an overlay of the disk and, where all is well, records that
-// beside it.
+// VerifyDisk looks into the disk, at rest and in an overlay that it boots, and,
+// where all is well, records that beside it.
 func (b *Build) VerifyDisk(ctx context.Context, disk string) error {
 	return b.inWorkOf(disk, func(dir *workdir.Dir) error {
 		r, err := b.prepareVerify(ctx, dir)
 		if err != nil {
 			return err
 		}
-		return b.stage(ctx, stageVerify, func(ctx context.Context, p progress.Reporter) (string, error) {
-			known, err := workdir.ReadSidecar(ctx, disk, p)
-			if err != nil {
-				return "", err
-			}
-			result, err := b.verify(ctx, r, disk, dir.Path("logs"), p)
-			if err != nil {
-				return "", err
-			}
-			known.Verified = known.Digest
-			return summary(result), workdir.WriteSidecar(disk, known)
+		known, err := workdir.ReadSidecar(ctx, disk, progress.Discard)
+		if err != nil {
+			return err
+		}
+		b.recall(known.Report)
+		err = b.examine(ctx, dir, r, disk, func(ctx context.Context) error {
+			return b.stage(ctx, stageVerify, func(ctx context.Context, p progress.Reporter) (string, error) {
+				result, err := b.verify(ctx, r, disk, dir.Path("logs"), p)
+				if err != nil {
+					return "", err
+				}
+				b.verifiedDisk(result)
+				return summary(result), nil
+			})
 		})
+		known.Verified = known.Digest
+		return b.tell(disk, known, report.Verified, err)
 	})
 }
 
@@ -119,13 +136,18 @@ func (b *Build) prepareVerify(ctx context.Context, dir *workdir.Dir) (ready, err
 		r.accel, err = b.accelerator(ctx, p)
 		return r.accel.Accelerator, err
 	})
-	if err != nil || b.Config.Playbook == "" {
+	if err != nil {
 		return r, err
 	}
-	err = b.stage(ctx, "playbook", func(ctx context.Context, p progress.Reporter) (_ string, err error) {
-		r.playbook, err = playbook.Resolve(ctx, b.playbookOptions(dir.Path("playbooks")), p)
-		return r.playbook.Checks, err
-	})
+	if b.Config.Playbook != "" {
+		err = b.stage(ctx, "playbook", func(ctx context.Context, p progress.Reporter) (_ string, err error) {
+			r.playbook, err = playbook.Resolve(ctx, b.playbookOptions(dir.Path("playbooks")), p)
+			return r.playbook.Checks, err
+		})
+	}
+	if err == nil {
+		r.allow, err = b.allowed(r.playbook)
+	}
 	if err != nil || r.playbook.Checks == "" {
 		return r, err
 	}
@@ -153,7 +175,10 @@ func (b *Build) PackTo(ctx context.Context, disk, layout string) (string, error)
 	}
 	hint(&m, known.Guest)
 	packed, err := b.pack(ctx, disk, layout, m)
-	return layoutReference(layout, packed.Digest), err
+	if err != nil {
+		return "", err
+	}
+	return layoutReference(layout, packed.Digest), b.inspect(ctx, layout)
 }
 
 func first(a, b string) string {
@@ -175,6 +200,11 @@ func (b *Build) PushLayout(ctx context.Context, layout, reference string, unveri
 	}
 	if !loaded.Verified && !unverified {
 		return "", failure.New("the image in "+layout+" was not verified", "run diskforge verify on its disk and pack it again, or push it as it is with --unverified")
+	}
+	if !unverified {
+		if err := b.inspect(ctx, layout); err != nil {
+			return "", err
+		}
 	}
 	return b.push(ctx, layout, reference)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 	"github.com/netgroup-polito/diskforge/internal/verify"
 	"github.com/netgroup-polito/diskforge/internal/workdir"
@@ -27,11 +28,18 @@ import (
 
 // Build runs stages by its settings.
 type Build struct {
-	Config  config.Config
-	UI      *ui.UI
-	Version string // of diskforge
+	Settings config.Settings // as they were given, for the report
+	Config   config.Config
+	UI       *ui.UI
+	Version  string // of diskforge
 	// KeepOnError leaves the guest of a failed stage up, to look into.
 	KeepOnError bool
+	// Full has verify boot further machines.
+	Full bool
+	// KeepStages leaves what the stages made where it is, until Clean.
+	KeepStages bool
+
+	record record
 }
 
 // Result says where the image is.
@@ -50,10 +58,19 @@ func (b *Build) Run(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	defer dir.Close()
+	result, err := b.run(ctx, dir)
+	if err = b.conclude(result, err); err != nil {
+		return Result{}, err
+	}
+	return result, nil
+}
+
+func (b *Build) run(ctx context.Context, dir *workdir.Dir) (Result, error) {
 	ready, err := b.prepare(ctx, dir.Path("playbooks"))
 	if err != nil {
 		return Result{}, err
 	}
+	b.sources(ready)
 	if err := b.checkBase(ctx, dir, ready, b.Config.OutputDir); err != nil {
 		return Result{}, err
 	}
@@ -65,10 +82,19 @@ func (b *Build) Run(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	result, err := b.publish(ctx, image, ready)
-	if err != nil {
-		return Result{}, err
+	if err != nil || b.KeepStages {
+		return result, err
 	}
-	return result, b.tidy(dir)
+	return result, tidy(dir)
+}
+
+// Clean deletes what the stages made and KeepStages kept.
+func (b *Build) Clean() error {
+	dir, err := workdir.Open(filepath.Join(b.Config.OutputDir, "work"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(tidy(dir), dir.Close())
 }
 
 // finished is a disk that may be packed.
@@ -82,8 +108,10 @@ type finished struct {
 const (
 	stageProvision = "provision"
 	stageSparsify  = "sparsify"
+	stageHygiene   = "hygiene"
 	stageVerify    = "verify"
 	stagePack      = "pack"
+	stageInspect   = "inspect"
 	stagePush      = "push"
 )
 
@@ -94,31 +122,40 @@ func (b *Build) disk(ctx context.Context, dir *workdir.Dir, r ready) (finished, 
 		run: func(ctx context.Context, out string, p progress.Reporter) (provisioned, error) {
 			return b.provision(ctx, r, out, dir.Path("logs", stageProvision), true, p)
 		},
-		say: func(p provisioned) string { return fmt.Sprintf("%d Ansible tasks", p.Tasks) },
+		say: provisioned.String,
 	})
 	if err != nil {
 		return finished{}, err
 	}
+	b.provisionedDisk(provisioned.result)
 	sparse, err := resume(ctx, b, dir, step[disk.SparsifyResult]{
 		name: stageSparsify, inputs: b.sparsifyInputs(provisioned), output: dir.Path("disk.qcow2"),
 		run: func(ctx context.Context, out string, p progress.Reporter) (disk.SparsifyResult, error) {
 			return b.sparsify(ctx, r.accel, r.base.Path, provisioned.output, out, provisioned.result.Trimmed, p)
 		},
-		say: func(s disk.SparsifyResult) string {
-			return fmt.Sprintf("%s, %s to %s", s.Method, ui.Size(s.Before.FileSize), ui.Size(s.After.FileSize))
-		},
+		say: sparsified,
 	})
 	if err != nil {
 		return finished{}, err
 	}
-	_, err = resume(ctx, b, dir, step[verify.Result]{
+	b.sparsifiedDisk(sparse.result)
+	err = b.examine(ctx, dir, r, sparse.output, func(ctx context.Context) error { return b.verifyStep(ctx, dir, r, sparse) })
+	return finished{sparse.output, sparse.digest, provisioned.result.Built}, err
+}
+
+// verifyStep boots the disk, where an earlier run has not.
+func (b *Build) verifyStep(ctx context.Context, dir *workdir.Dir, r ready, sparse made[disk.SparsifyResult]) error {
+	verified, err := resume(ctx, b, dir, step[verify.Result]{
 		name: stageVerify, inputs: b.verifyInputs(sparse.digest, r.playbook.Checks), output: sparse.output,
 		run: func(ctx context.Context, disk string, p progress.Reporter) (verify.Result, error) {
 			return b.verify(ctx, r, disk, dir.Path("logs", stageVerify), p)
 		},
 		say: summary,
 	})
-	return finished{sparse.output, sparse.digest, provisioned.result.Built}, err
+	if err == nil {
+		b.verifiedDisk(verified.result)
+	}
+	return err
 }
 
 // publish packs the disk and, where a registry is set, pushes it.
@@ -128,6 +165,9 @@ func (b *Build) publish(ctx context.Context, image finished, r ready) (Result, e
 	m.VerifiedDisk = image.digest
 	packed, err := b.pack(ctx, image.path, layout, m)
 	if err != nil {
+		return Result{}, err
+	}
+	if err := b.inspect(ctx, layout); err != nil {
 		return Result{}, err
 	}
 	result := Result{Layout: layout, Reference: layoutReference(layout, packed.Digest)}
@@ -145,7 +185,7 @@ func layoutReference(layout, digest string) string { return "oci:" + layout + "@
 
 // tidy deletes the disks of a build that came to its end: the layout has all.
 // The logs stay.
-func (b *Build) tidy(dir *workdir.Dir) error {
+func tidy(dir *workdir.Dir) error {
 	return errors.Join(dir.Forget(stageProvision), dir.Forget(stageSparsify), dir.Forget(stageVerify))
 }
 
@@ -154,12 +194,13 @@ func (b *Build) stage(ctx context.Context, name string, run func(context.Context
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	s := b.UI.Stage(name)
+	s, end := b.UI.Stage(name), b.record.begin(name)
 	result, err := run(ctx, s)
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause // what a program said when it was stopped is no evidence
 	}
 	s.End(result, err)
+	end(result, err)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -193,6 +234,7 @@ func resume[T any](ctx context.Context, b *Build, dir *workdir.Dir, s step[T]) (
 		}
 		if found && json.Unmarshal(record.Result, &m.result) == nil {
 			m.digest = record.Digest
+			b.record.reuse(s.name)
 			return "done before, from the same inputs", nil
 		}
 		if m.result, err = s.run(ctx, s.output, p); err != nil {
@@ -247,6 +289,7 @@ func (b *Build) pack(ctx context.Context, path, layout string, m containerdisk.M
 	}
 	err = b.stage(ctx, stagePack, func(ctx context.Context, p progress.Reporter) (string, error) {
 		packed, err = containerdisk.Pack(ctx, path, layout, m, p)
+		b.record.note(func(to *report.Report) { to.Image.DiskDigest = packed.DiskDigest })
 		return fmt.Sprintf("%s, a layer of %s", layout, ui.Size(packed.Layer.Size)), err
 	})
 	return packed, err

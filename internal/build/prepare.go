@@ -16,6 +16,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/download"
+	"github.com/netgroup-polito/diskforge/internal/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/tools"
@@ -30,6 +31,7 @@ type ready struct {
 	controller string // version of ansible-core
 	// playbookInputs is the digest of what the playbook uses.
 	playbookInputs string
+	allow          []hygiene.Excuse
 }
 
 // origin is the base image.
@@ -85,9 +87,15 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 	})
 	prepare("playbook", func(ctx context.Context, p progress.Reporter) (string, error) {
 		var err error
-		r.playbook, err = b.resolvePlaybook(ctx, dir, p)
-		r.playbookInputs = inputs(map[string]any{"playbook": r.playbook.File, "revision": r.playbook.Revision})
-		return r.playbook.File + " of " + short(r.playbook.Revision), err
+		if r.playbook, err = b.resolvePlaybook(ctx, dir, p); err != nil {
+			return "", err
+		}
+		if r.allow, err = b.allowed(r.playbook); err != nil {
+			return "", err
+		}
+		uses, err := r.playbook.Inputs(ctx, b.Config.ExtraVars)
+		r.playbookInputs = uses.Digest
+		return fmt.Sprintf("%s of %s, which uses %s", r.playbook.File, short(r.playbook.Revision), uses), err
 	})
 	if err := g.Wait(); err != nil {
 		return r, err
@@ -183,6 +191,16 @@ func (b *Build) resolvePlaybook(ctx context.Context, dir string, p progress.Repo
 		return source, err
 	}
 	return source, source.Check(ctx, b.Config.ExtraVars, p)
+}
+
+// allowed are the findings that the hygiene gate excuses: HYGIENE_ALLOW's, or
+// what the playbook tree has.
+func (b *Build) allowed(p playbook.Source) ([]hygiene.Excuse, error) {
+	file := first(b.Config.HygieneAllow, p.Allow)
+	if file == "" {
+		return nil, nil
+	}
+	return hygiene.ReadAllowList(file)
 }
 
 func (b *Build) playbookOptions(dir string) playbook.Options {

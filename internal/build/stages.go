@@ -15,13 +15,16 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/provision"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/report"
+	"github.com/netgroup-polito/diskforge/internal/ui"
 	"github.com/netgroup-polito/diskforge/internal/verify"
 )
 
 // provisioned is what later stages want to know of a provisioned disk.
 type provisioned struct {
-	Trimmed bool `json:"trimmed"`
-	Tasks   int  `json:"tasks"` // Ansible's
+	Trimmed bool          `json:"trimmed"`
+	Tasks   []report.Task `json:"tasks"` // Ansible's
+	Size    int64         `json:"size"`  // of the disk's file, in bytes
 	// Built is when the playbook had run.
 	Built time.Time `json:"built,omitzero"`
 }
@@ -29,7 +32,7 @@ type provisioned struct {
 // provision makes out: an overlay of the base where backing is true and the
 // base can be one, else a disk of its own.
 func (b *Build) provision(ctx context.Context, r ready, out, work string, backing bool, p progress.Reporter) (provisioned, error) {
-	c := b.Config
+	c, began := b.Config, time.Now()
 	result, err := provision.Run(ctx, provision.Options{
 		Base: r.base.Path, BaseFormat: r.base.Format, Output: out, WorkDir: work,
 		BackingFile: backing && r.base.Format == disk.FormatQCOW2,
@@ -39,7 +42,13 @@ func (b *Build) provision(ctx context.Context, r ready, out, work string, backin
 		AptMirror: c.AptMirror, CAFile: c.CAFile, HTTPProxy: c.HTTPProxy, HTTPSProxy: c.HTTPSProxy, NoProxy: c.NoProxy,
 		PackerLog: c.PackerLog, KeepOnError: b.KeepOnError, SSHTimeout: b.bootTimeout(r.accel),
 	}, p)
-	return provisioned{Trimmed: result.Trimmed, Tasks: len(result.Tasks), Built: time.Now().UTC().Truncate(time.Second)}, err
+	made := provisioned{Trimmed: result.Trimmed, Tasks: tasks(result.Tasks), Built: time.Now().UTC().Truncate(time.Second)}
+	b.phases(began, result.Timings)
+	if info, errStat := os.Stat(out); errStat == nil {
+		made.Size = info.Size()
+	}
+	b.provisionedDisk(made) // of one that failed, too
+	return made, err
 }
 
 // How long a guest may take until ssh answers where BOOT_TIMEOUT is not set.
@@ -74,13 +83,25 @@ func (b *Build) verify(ctx context.Context, r ready, path, work string, p progre
 	if err != nil {
 		return verify.Result{}, err
 	}
-	return verify.Run(ctx, verify.Options{
+	result, err := verify.Run(ctx, verify.Options{
 		Disk: path, Format: info.Format, VirtualSize: info.VirtualSize, Dir: work,
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: r.accel,
-		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser,
+		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop, Full: b.Full,
 		Checks: r.playbook.Checks, Goss: r.tools.Goss,
 		KeepOnError: b.KeepOnError, Timeout: b.bootTimeout(r.accel),
 	}, p)
+	if err != nil {
+		b.verifiedDisk(result) // a step that failed tells no result
+	}
+	return result, err
+}
+
+// String says in a line what provisioning did.
+func (p provisioned) String() string { return fmt.Sprintf("%d Ansible tasks", len(p.Tasks)) }
+
+// sparsified says in a line what sparsifying did.
+func sparsified(s disk.SparsifyResult) string {
+	return fmt.Sprintf("%s, %s to %s", s.Method, ui.Size(s.Before.FileSize), ui.Size(s.After.FileSize))
 }
 
 // summary says in a line what verify found.
@@ -94,7 +115,7 @@ func (b *Build) metadata(r ready, built time.Time) containerdisk.Metadata {
 	m := containerdisk.Metadata{
 		Created: created(r.base.Created), Architecture: b.Config.Architecture,
 		Title: b.Config.ImageName, Version: b.Config.ImageTag,
-		Source: r.playbook.URL, Revision: r.playbook.Revision,
+		Source: publicSource(r.playbook.URL), Revision: r.playbook.Revision,
 		BaseName: r.base.Name, BaseDigest: r.base.Digest,
 		Annotations: annotations(b.imageInputs(r.base.Inputs, r.playbookInputs, r.controller), built),
 		Reference:   b.Config.Reference,

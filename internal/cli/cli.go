@@ -124,7 +124,7 @@ digest; progress and errors go to standard error.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(a.build(), a.provision(), a.sparsify(), a.verify(), a.pack(), a.push(), a.inspect(), a.images(), a.base(), a.tools(), a.doctor(), a.version())
+	root.AddCommand(a.build(), a.provision(), a.sparsify(), a.verify(), a.pack(), a.push(), a.report(), a.inspect(), a.images(), a.base(), a.tools(), a.doctor(), a.version())
 	return root
 }
 
@@ -158,7 +158,7 @@ func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs 
 		}
 		a.settings = settings
 		a.ui = ui.New(a.stderr, a.json)
-		return run(c, args, &build.Build{Config: cfg, UI: a.ui, Version: version()})
+		return run(c, args, &build.Build{Settings: settings, Config: cfg, UI: a.ui, Version: version()})
 	}
 	return c
 }

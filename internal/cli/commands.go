@@ -90,15 +90,33 @@ func (a *app) sparsify() *cobra.Command {
 }
 
 func (a *app) verify() *cobra.Command {
-	var keep bool
+	var keep, full bool
 	c := a.command("verify DISK", "Boot the disk as KubeVirt does and look inside",
-		"Boot an overlay of DISK with a NoCloud seed, wait for ssh and cloud-init, check\nthat the build left nothing behind and, where ANSIBLE_PLAYBOOK names a playbook\nwith tests/PLAYBOOK.yaml beside it, run these goss checks. DISK is not changed.",
+		`Look into DISK, which is not changed: at rest for what the build left behind
+(the hygiene gate), and in an overlay that boots with a NoCloud seed, as CrownLabs
+starts it. Where ANSIBLE_PLAYBOOK names a playbook with tests/PLAYBOOK.yaml beside
+it, these goss checks are run, too; tests/PLAYBOOK.allow.yaml, or HYGIENE_ALLOW,
+excuses findings of the gate.`,
 		cobra.ExactArgs(1), nil,
 		func(c *cobra.Command, args []string, b *build.Build) error {
-			b.KeepOnError = keep
+			b.KeepOnError, b.Full = keep, full
 			return b.VerifyDisk(c.Context(), args[0])
 		})
 	keepFlag(c, &keep)
+	c.Flags().BoolVar(&full, "full", false, "boot twice more: with CrownLabs' own seed, whose machine-id and host keys have to differ, and with UEFI where the disk can")
+	return c
+}
+
+func (a *app) report() *cobra.Command {
+	var out string
+	c := a.command("report DISK -o DIR", "Write the report of a disk that stages made one by one",
+		"Write what the stages told of DISK (in DISK.json) into DIR, as report.html,\nreport.json and summary.md. A whole build leaves its report in OUTPUT_DIR.",
+		cobra.ExactArgs(1), nil,
+		func(c *cobra.Command, args []string, b *build.Build) error {
+			page, err := b.ReportTo(c.Context(), args[0], out)
+			return a.printed(page, err)
+		})
+	output(c, &out, "the directory to write to")
 	return c
 }
 

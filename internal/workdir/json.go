@@ -10,7 +10,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/atomicfile"
 )
 
-const maxJSON = 1 << 20 // bytes; ours are a few hundred
+const maxJSON = 32 << 20 // bytes: pictures of screens are in it
 
 // readJSON decodes one small regular file. Fields that v does not know are
 // those of a later version.

@@ -2,6 +2,7 @@ package workdir
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -31,6 +32,8 @@ type Sidecar struct {
 	Built        time.Time `json:"built,omitzero"`     // when the playbook had run
 	Guest        string    `json:"guest,omitempty"`    // its distribution: debian, ubuntu
 	Verified     string    `json:"verified,omitempty"` // digest of the disk that was booted
+
+	Report json.RawMessage `json:"report,omitempty"` // of the stages so far
 }
 
 // IsVerified says whether exactly this disk was booted with success.
