@@ -41,10 +41,8 @@ func Kubernetes(w io.Writer, template []byte, entries []Entry, t Target) error {
 		return err
 	}
 	plain := unalias(parsed.Content[0])
-	out := yaml.NewEncoder(w)
-	out.SetIndent(2)
 	waits := make(map[string]int, len(build))
-	for _, e := range build {
+	for i, e := range build {
 		if n, ok := waits[e.From]; ok {
 			waits[e.Name] = n + 1
 		} else {
@@ -55,11 +53,27 @@ func Kubernetes(w io.Writer, template []byte, entries []Entry, t Target) error {
 		if j.err != nil {
 			return j.err
 		}
-		if err := out.Encode(j.root); err != nil {
+		if err := j.write(w, i > 0); err != nil {
 			return err
 		}
 	}
-	return out.Close()
+	return nil
+}
+
+// write writes a document, by an encoder of its own: an encoder keeps what it
+// has written.
+func (j *job) write(w io.Writer, further bool) error {
+	if further {
+		if _, err := io.WriteString(w, "---\n"); err != nil {
+			return err
+		}
+	}
+	e := yaml.NewEncoder(w)
+	e.SetIndent(2)
+	if err := e.Encode(j.root); err != nil {
+		return err
+	}
+	return e.Close()
 }
 
 // pod tells of what does not work in the Job's pod.
