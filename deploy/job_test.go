@@ -13,8 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
 
+	"github.com/netgroup-polito/diskforge/deploy"
+	"github.com/netgroup-polito/diskforge/internal/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/cli"
 	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/plan"
 )
 
 // container is what the tests read of a container.
@@ -49,26 +52,47 @@ func (m *mount) UnmarshalYAML(n *yaml.Node) error {
 	return err
 }
 
-// job returns the Job's two containers.
-func job(t *testing.T) (build, push container) {
-	t.Helper()
-	text, err := os.ReadFile("job.yaml")
-	require.NoError(t, err)
-	var j struct {
-		Spec struct {
-			Template struct {
-				Spec struct {
-					InitContainers []container `yaml:"initContainers"`
-					Containers     []container
-				}
+// manifest is what the tests read of a Job.
+type manifest struct {
+	Spec struct {
+		Template struct {
+			Spec struct {
+				InitContainers []container `yaml:"initContainers"`
+				Containers     []container
 			}
 		}
 	}
-	require.NoError(t, yaml.Unmarshal(text, &j))
+}
+
+// job returns the Job's two containers.
+func job(t *testing.T) (build, push container) {
+	t.Helper()
+	var j manifest
+	require.NoError(t, yaml.Unmarshal(deploy.Job, &j))
 	spec := j.Spec.Template.Spec
 	require.Len(t, spec.InitContainers, 1)
 	require.Len(t, spec.Containers, 1)
 	return spec.InitContainers[0], spec.Containers[0]
+}
+
+// rendered returns the Jobs of catalogue.yaml, none of which was built.
+func rendered(t *testing.T) (jobs []manifest, entries []plan.Entry) {
+	t.Helper()
+	c, err := catalogue.Load("catalogue.yaml")
+	require.NoError(t, err)
+	facts := map[string]plan.Facts{}
+	for _, image := range c.Images {
+		facts[image.Name] = plan.Facts{Inputs: "sha256:" + strings.Repeat("0", 64), Tags: []string{"2026-11-23"}, MemoryMiB: 4096, DiskSize: 15 << 30}
+	}
+	entries = plan.Decide(c.Images, facts, plan.Options{})
+	var out bytes.Buffer
+	require.NoError(t, plan.Kubernetes(&out, deploy.Job, entries, plan.Target{Registry: c.Registry, Prefix: c.Prefix}))
+	for document := range strings.SplitSeq(out.String(), "\n---\n") {
+		var j manifest
+		require.NoError(t, yaml.Unmarshal([]byte(document), &j))
+		jobs = append(jobs, j)
+	}
+	return jobs, entries
 }
 
 // filled is the environment of a container, with what an administrator fills
@@ -144,6 +168,46 @@ func TestAJobThatIsFilledInHasGoodSettings(t *testing.T) {
 	assert.Equal(t, "https://github.com/netgroup-polito/CrownLabs.git", c.GitURL)
 	assert.Equal(t, "master", c.GitBranch)
 	assert.True(t, c.BakeUser, "CrownLabs' playbooks write into the user's home")
+}
+
+func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
+	jobs, entries := rendered(t)
+	require.Len(t, jobs, len(entries))
+	parents := 0
+	for i, j := range jobs {
+		env := j.Spec.Template.Spec.InitContainers[0].filled(nil)
+		if entries[i].From == "" {
+			parents++
+		} else {
+			assert.Equal(t, "oci://harbor.example.org/crownlabs-containerdisks/"+entries[i].From+":2026-11-23", env["ISO_URL"])
+			assert.Equal(t, "inputs:sha256:"+strings.Repeat("0", 64), env["ISO_CHECKSUM"])
+			// Reading these two is the business of what fetches the base.
+			env["ISO_URL"], env["ISO_CHECKSUM"] = "https://example.org/x.qcow2", strings.Repeat("0", 64)
+		}
+		s, err := config.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
+		require.NoError(t, err)
+		c, err := config.Parse(s, config.NeedBase, config.NeedPlaybook, config.NeedReference)
+		require.NoError(t, err, entries[i].Name)
+		assert.Equal(t, "harbor.example.org/crownlabs-containerdisks/"+entries[i].Name+":2026-11-23", c.Reference)
+		assert.True(t, c.BakeUser)
+		assert.Equal(t, strings.HasSuffix(entries[i].Name, "-desktop"), c.Desktop)
+		assert.Equal(t, 4096, c.MemoryMiB)
+		push := j.Spec.Template.Spec.Containers[0]
+		assert.Equal(t, "/scratch/out/"+entries[i].Name, push.command(push.filled(nil))[2])
+	}
+	assert.Equal(t, 2, parents)
+}
+
+func TestOnlyTheContainersThatPushSeeTheSecretOfARenderedJob(t *testing.T) {
+	jobs, _ := rendered(t)
+	for _, j := range jobs {
+		spec := j.Spec.Template.Spec
+		for _, v := range spec.InitContainers[0].Env {
+			assert.Empty(t, v.ValueFrom.SecretKeyRef.Name, v.Name)
+		}
+		assert.Equal(t, []mount{{"scratch", "/scratch", false}}, spec.InitContainers[0].VolumeMounts)
+		assert.Len(t, spec.Containers[0].VolumeMounts, 2)
+	}
 }
 
 func TestOnlyKnownSettingsStandInTheJob(t *testing.T) {

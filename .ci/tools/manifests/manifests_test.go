@@ -17,6 +17,9 @@ import (
 	"github.com/yannh/kubeconform/pkg/validator"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
 	"sigs.k8s.io/yaml"
@@ -24,14 +27,47 @@ import (
 
 const deploy = "../../../deploy/"
 
+// rendered are Jobs as diskforge plan --format kubernetes writes them.
+const rendered = "../../../internal/plan/testdata/jobs.yaml"
+
 func TestTheJobMeetsTheRestrictedPodSecurityStandard(t *testing.T) {
 	var job batchv1.Job
 	decode(t, "job.yaml", &job)
+	restricted(t, job)
+}
+
+func TestRenderedJobsMeetTheRestrictedPodSecurityStandardAndHaveGoodLabels(t *testing.T) {
+	text, err := os.ReadFile(rendered)
+	require.NoError(t, err)
+	documents := bytes.Split(text, []byte("\n---\n"))
+	require.Len(t, documents, 3)
+	names := map[string]bool{}
+	for _, document := range documents {
+		var job batchv1.Job
+		require.NoError(t, yaml.UnmarshalStrict(document, &job))
+		restricted(t, job)
+		assert.False(t, names[job.Name], job.Name)
+		names[job.Name] = true
+		assert.Empty(t, validation.IsDNS1123Label(job.Name))
+		for _, meta := range []metav1.ObjectMeta{job.ObjectMeta, job.Spec.Template.ObjectMeta} {
+			assert.Empty(t, metav1validation.ValidateLabels(meta.Labels, nil))
+			assert.NotEmpty(t, meta.Labels)
+		}
+		for key := range job.Annotations {
+			assert.Empty(t, validation.IsQualifiedName(key))
+		}
+	}
+}
+
+// restricted holds a Job to the Pod Security Standard of that name, and to what
+// makes sense of its resources.
+func restricted(t *testing.T, job batchv1.Job) {
+	t.Helper()
 	checks, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	require.NoError(t, err)
 	pod := job.Spec.Template
-	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
-	for _, result := range checks.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec) {
+	level := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
+	for _, result := range checks.EvaluatePod(level, &pod.ObjectMeta, &pod.Spec) {
 		assert.True(t, result.Allowed, "%s: %s", result.ForbiddenReason, result.ForbiddenDetail)
 	}
 	for _, c := range append(pod.Spec.InitContainers, pod.Spec.Containers...) {
@@ -120,7 +156,12 @@ func TestKubeconformAcceptsTheManifestsAndRefusesASlip(t *testing.T) {
 		got, said := status(name, text)
 		assert.Equal(t, []validator.Status{validator.Valid}, got, said)
 	}
-	text, err := os.ReadFile(deploy + "job.yaml")
+	text, err := os.ReadFile(rendered)
+	require.NoError(t, err)
+	got, said := status("jobs.yaml", text)
+	assert.Equal(t, []validator.Status{validator.Valid, validator.Valid, validator.Valid}, got, said)
+
+	text, err = os.ReadFile(deploy + "job.yaml")
 	require.NoError(t, err)
 	for _, slip := range [][2]string{{"backoffLimit: 2", "backofLimit: 2"}, {"runAsNonRoot: true", "runAsNonRoot: 'yes'"}, {"drop: [ALL]", "drop: ALL"}} {
 		require.Contains(t, string(text), slip[0])
