@@ -16,9 +16,13 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/command"
 )
 
-// errUnclean is the error of a file system whose journal holds changes that
-// are not yet in its tables: debugfs would show the state before them.
-var errUnclean = errors.New("the journal holds changes")
+// errNotNative is the error of a file system that debugfs does not show as the
+// guest would see it: its journal holds changes that are not yet in its tables,
+// or it has features that this host's debugfs is too old for.
+var errNotNative = errors.New("debugfs cannot read the file system")
+
+// unsupported is what debugfs says of such features.
+const unsupported = "unsupported feature(s)"
 
 const (
 	extRoot = 2 // the root directory's inode
@@ -98,7 +102,7 @@ func mountAll(ctx context.Context, volumes []*extVolume) error {
 		}
 		return nil
 	}
-	return nil
+	return nil // a caller finds that there is no system
 }
 
 func (v *extVolume) entry(path string) (extEntry, bool) {
@@ -147,15 +151,31 @@ func (v *extVolume) debugfs(ctx context.Context, commands []string, read func(*b
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if complaint != "" {
+	switch {
+	case strings.Contains(complaint, unsupported):
+		return errNotNative
+	case complaint != "":
 		return damaged(fmt.Sprintf("the %s file system of %s", v.kind, v), complaint)
 	}
 	return err
 }
 
-// expect reads the line with which debugfs repeats a command.
+// expect reads the line with which debugfs repeats a command. Zeroes before it
+// belong to the last file: debugfs fills one that lies in its inode up to 60 bytes.
 func expect(out *bufio.Reader, cmd string) error {
 	want := "debugfs: " + cmd + "\n"
+	for {
+		b, err := out.ReadByte()
+		if err != nil {
+			return err
+		}
+		if b != 0 {
+			break
+		}
+	}
+	if err := out.UnreadByte(); err != nil {
+		return err
+	}
 	got := make([]byte, len(want))
 	if _, err := io.ReadFull(out, got); err != nil {
 		return err
@@ -214,7 +234,7 @@ func (v *extVolume) checkClean(ctx context.Context) error {
 		return err
 	})
 	if err == nil && strings.Contains(features, "needs_recovery") {
-		return errUnclean
+		return errNotNative
 	}
 	return err
 }

@@ -49,14 +49,19 @@ func TestOtherFileSystemsAreReadThroughLibguestfs(t *testing.T) {
 	assertDefects(t, r, err)
 }
 
-func TestAnUncleanJournalIsLeftToLibguestfs(t *testing.T) {
-	disk, dirty := rawDisk(t, cleanTree()), archive(t, with(map[string]file{"/var/log/wtmp": {"boot", 0}}))
-	debugfs(t, disk, "feature needs_recovery")
-	fakeGuestfish(t, "cat "+dirty)
-	r, err := scan(t, disk)
-	require.Error(t, err)
-	assert.Equal(t, hygiene.Libguestfs, r.Method)
-	assert.Equal(t, []string{"logs /var/log/wtmp"}, found(r))
+func TestAnUncleanJournalAndUnknownFeaturesAreLeftToLibguestfs(t *testing.T) {
+	dirty := archive(t, with(map[string]file{"/var/log/wtmp": {"boot", 0}}))
+	for _, feature := range []string{"needs_recovery", "FEATURE_I24"} {
+		disk := rawDisk(t, cleanTree())
+		debugfs(t, disk, "feature "+feature)
+		t.Run(feature, func(t *testing.T) {
+			fakeGuestfish(t, "cat "+dirty)
+			r, err := scan(t, disk)
+			require.Error(t, err)
+			assert.Equal(t, hygiene.Libguestfs, r.Method)
+			assert.Equal(t, []string{"logs /var/log/wtmp"}, found(r))
+		})
+	}
 }
 
 func TestWhatLibguestfsSaysIsTold(t *testing.T) {

@@ -1,11 +1,11 @@
 package hygiene_test
 
 import (
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -101,7 +101,10 @@ func rawDisk(t testing.TB, tree map[string]file, more ...string) string {
 	require.NoError(t, f.Truncate(64*mib))
 	require.NoError(t, f.Close())
 	pipe(t, "start=2048, type=83, bootable\n", "sfdisk", "--quiet", disk)
-	tool(t, "mke2fs", append(more, "-q", "-F", "-t", "ext4", "-L", "root", "-E", "offset=1048576", "-d", folder(t, tree), disk, "63M")...)
+	if !slices.Contains(more, "-t") {
+		more = append(more, "-t", "ext4")
+	}
+	tool(t, "mke2fs", append(more, "-q", "-F", "-L", "root", "-E", "offset=1048576", "-d", folder(t, tree), disk, "63M")...)
 	return disk
 }
 
@@ -193,12 +196,4 @@ func names(t testing.TB, dir string) []string {
 		list = append(list, e.Name())
 	}
 	return list
-}
-
-func lines(format string, n int) string {
-	var b strings.Builder
-	for i := range n {
-		fmt.Fprintf(&b, format, i)
-	}
-	return b.String()
 }

@@ -184,12 +184,16 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, string, [
 	if native(volumes) {
 		systems, err = d.walkExt(ctx, volumes, t)
 	}
-	if errors.Is(err, errUnclean) || !native(volumes) {
+	if errors.Is(err, errNotNative) || !native(volumes) {
 		t, method = newTree(o, p), Libguestfs
 		systems, err = d.walkGuestfs(ctx, volumes, t)
 	}
 	if err != nil {
 		return nil, "", nil, err
+	}
+	// Where there is no system, rules about its files would pass for nothing.
+	if _, ok := t.entries["/etc/passwd"]; !ok {
+		return nil, "", nil, failure.New("no system was found on the disk: none of its file systems has /etc/passwd", "give a disk with a Linux system")
 	}
 	return t, method, systems, d.searchBlocks(ctx, t)
 }
