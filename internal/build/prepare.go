@@ -131,6 +131,9 @@ func (b *Build) base(ctx context.Context, controller string, p progress.Reporter
 			Digest: image.Digest, Inputs: recipe, Created: image.Created, Guest: guest, Known: known,
 		}, nil
 	}
+	if b.Config.BaseImage.IsSet() {
+		return b.baseImage(ctx, p)
+	}
 	sum, err := download.Resolve(ctx, b.Config.ISOURL, b.Config.ISOChecksum, b.downloads(), p)
 	if err != nil {
 		return origin{}, err

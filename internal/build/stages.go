@@ -123,6 +123,7 @@ func (b *Build) metadata(r ready, built time.Time) containerdisk.Metadata {
 	if r.base.Known {
 		family, _, _ := strings.Cut(r.base.Guest.Name, " ")
 		hint(&m, strings.ToLower(family))
+		m.Annotations[containerdisk.AnnotationGuest] = r.base.Guest.Name
 	}
 	return m
 }

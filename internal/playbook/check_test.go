@@ -111,6 +111,9 @@ func TestGuestsAreKnownByTheirImagesNames(t *testing.T) {
 		assert.True(t, ok, name)
 		assert.Equal(t, want, g.Name)
 	}
+	g, ok := playbook.GuessGuest("", "Debian 12", "https://example.org/noble.img")
+	assert.True(t, ok)
+	assert.Equal(t, "Debian 12", g.Name, "the first that says anything")
 	for _, name := range []string{"", "disk.qcow2", "bookworm-noble.qcow2", "https://example.org/notrixie/x.img"} {
 		_, ok := playbook.GuessGuest(name)
 		assert.False(t, ok, name)

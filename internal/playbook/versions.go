@@ -44,19 +44,22 @@ func word(alternatives string) *regexp.Regexp {
 	return regexp.MustCompile(`(?i)(?:^|[^a-z0-9])(?:` + alternatives + `)(?:[^a-z0-9]|$)`)
 }
 
-// GuessGuest tells the release of a cloud image by its address or file name,
-// the file's name before the folders'. It reports false where the name says
-// nothing, or two things.
-func GuessGuest(name string) (Guest, bool) {
-	for _, part := range []string{path.Base(name), path.Dir(name)} {
-		var found []Guest
-		for _, g := range guests {
-			if g.word.MatchString(part) {
-				found = append(found, g.Guest)
+// GuessGuest tells the release of a cloud image by its names, of which the
+// first that says anything counts: addresses, file names (before the folders'),
+// what an image says about itself. It reports false where none says anything,
+// or one says two things.
+func GuessGuest(names ...string) (Guest, bool) {
+	for _, name := range names {
+		for _, part := range []string{path.Base(name), path.Dir(name)} {
+			var found []Guest
+			for _, g := range guests {
+				if g.word.MatchString(part) {
+					found = append(found, g.Guest)
+				}
 			}
-		}
-		if len(found) > 0 {
-			return found[0], len(found) == 1
+			if len(found) > 0 {
+				return found[0], len(found) == 1
+			}
 		}
 	}
 	return Guest{}, false
