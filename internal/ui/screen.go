@@ -5,53 +5,77 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
+	"github.com/charmbracelet/x/ansi"
 	"golang.org/x/term"
 )
 
-// screen draws one live line a running stage at the bottom of a terminal.
+// screen draws the live lines at the bottom of a terminal.
 type screen struct {
 	out   *os.File
-	lines int // drawn and not yet cleared
+	drawn []int // the lines' widths, in columns; not yet cleared
 	frame int
 }
 
 const spinner = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
-func (s *screen) clear() {
-	if s.lines > 0 {
-		fmt.Fprintf(s.out, "\x1b[%dA\x1b[J", s.lines)
-		s.lines = 0
-	}
-}
-
-func (s *screen) draw(stages []*Stage) {
-	width, _, err := term.GetSize(int(s.out.Fd()))
+// size returns columns and rows of the terminal: it may change at any time.
+func (s *screen) size() (width, height int) {
+	width, height, err := term.GetSize(int(s.out.Fd()))
 	if err != nil || width < 20 {
 		width = 80
 	}
-	var b strings.Builder
-	if s.lines > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", s.lines)
+	if err != nil || height < 2 {
+		height = 24
 	}
+	return width, height
+}
+
+func (s *screen) clear() {
+	_, _ = s.out.WriteString(s.erase())
+}
+
+// erase returns what clears the lines that were drawn. In a terminal that has
+// become narrower since, a line takes several rows.
+func (s *screen) erase() string {
+	if len(s.drawn) == 0 {
+		return ""
+	}
+	width, height := s.size()
+	rows := 0
+	for _, w := range s.drawn {
+		rows += max(1, (w+width-1)/width)
+	}
+	s.drawn = nil
+	return fmt.Sprintf("\x1b[%dA\x1b[J", min(rows, height-1))
+}
+
+// draw draws what live returns, in place of what was drawn before. The row of
+// the cursor stays free: a full screen would scroll, and could not be cleared.
+func (s *screen) draw(live func(width, height int, spin string) []string) {
+	width, height := s.size()
 	s.frame++
 	frames := []rune(spinner)
-	for _, stage := range stages {
-		b.WriteString(clip(string(frames[s.frame%len(frames)])+" "+stage.live(), width-1))
-		b.WriteByte('\n')
+	text := s.erase()
+	for _, line := range live(width-1, height-1, string(frames[s.frame%len(frames)])) {
+		s.drawn = append(s.drawn, ansi.StringWidth(line))
+		text += line + "\n"
 	}
-	s.lines = len(stages)
-	_, _ = s.out.WriteString(b.String())
+	_, _ = s.out.WriteString(text)
 }
 
 // live is what a running stage shows: its name, elapsed time, and a bar where
 // there is a measure or the activity where there is none.
 func (s *Stage) live() string {
-	head := fmt.Sprintf("%-10s %8s  ", s.name, s.elapsed().Round(time.Second))
+	return fmt.Sprintf("%-10s %8s  %s", s.name, s.elapsed().Round(time.Second), s.doing())
+}
+
+func (s *Stage) doing() string {
 	if s.total <= 0 {
-		return head + s.activity
+		return s.activity
 	}
-	return head + bar(s.done, s.total) + " " + s.activity
+	return bar(s.done, s.total) + " " + s.activity
 }
 
 const barWidth = 24
@@ -61,17 +85,21 @@ func bar(done, total int64) string {
 	return fmt.Sprintf("[%s%s] %3d%% of %s", strings.Repeat("█", full), strings.Repeat("░", barWidth-full), min(100*done/total, 100), Size(total))
 }
 
-// clip cuts a line to the terminal's width: a wrapped line could not be
-// cleared again. Control characters of guests stay out of the terminal.
-func clip(line string, width int) string {
-	runes := []rune(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+// clip cuts a line to the terminal's width in columns, of which some
+// characters take two: a wrapped line could not be cleared again.
+func clip(line string, width int) string { return ansi.Truncate(printable(line), width, "…") }
+
+// printable keeps control characters of guests out of the terminal.
+func printable(line string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
 			return -1
 		}
 		return r
-	}, line))
-	if len(runes) > width {
-		runes = append(runes[:width-1], '…')
-	}
-	return string(runes)
+	}, line)
+}
+
+// pad fills up a text to a width in columns.
+func pad(text string, width int) string {
+	return text + strings.Repeat(" ", max(width-ansi.StringWidth(text), 0))
 }

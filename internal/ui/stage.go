@@ -2,6 +2,7 @@ package ui
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -64,11 +65,9 @@ func (s *Stage) Warn(message string) {
 // End ends the stage: with what came out, or with the error that stopped it.
 func (s *Stage) End(result string, err error) {
 	s.ui.print(func() {
-		for i, other := range s.ui.stages {
-			if other == s {
-				s.ui.stages = append(s.ui.stages[:i:i], s.ui.stages[i+1:]...)
-				break
-			}
+		s.ui.stages = slices.DeleteFunc(s.ui.stages, func(other *Stage) bool { return other == s })
+		if s.ui.image && s.ui.screen != nil {
+			return // the table has no room for every stage
 		}
 		elapsed := s.elapsed().Round(100 * time.Millisecond)
 		switch {

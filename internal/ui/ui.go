@@ -1,6 +1,7 @@
 // Package ui tells people and machines what diskforge is doing: live lines on
-// a terminal, plain lines elsewhere, one JSON object a line on request.
-// Everything goes to one writer, standard error; results are not its business.
+// a terminal, plain lines elsewhere, one JSON object a line on request; for
+// many images at once, a table. Everything goes to one writer, standard error;
+// results are not its business.
 package ui
 
 import (
@@ -17,14 +18,23 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
 
-// UI shows stages. Its methods are safe for concurrent use.
+// UI shows stages: the command's own, or those of one image of a Table. Its
+// methods are safe for concurrent use.
 type UI struct {
+	*shared
+	log    *log.Logger
+	image  bool // whether it is a row of a table
+	stages []*Stage
+}
+
+// shared is what all views write to.
+type shared struct {
 	mu     sync.Mutex
 	out    io.Writer
-	log    *log.Logger
 	json   bool
 	screen *screen // nil where out is no terminal
-	stages []*Stage
+	main   *UI     // the command's own view
+	table  *Table  // nil where there is none
 	stop   chan struct{}
 	ended  sync.WaitGroup
 }
@@ -36,7 +46,8 @@ const redraw = 150 * time.Millisecond
 // New returns a UI that writes to out: JSON lines on request, live lines where
 // out is a terminal, plain lines elsewhere. The caller must call Close.
 func New(out io.Writer, asJSON bool) *UI {
-	u := &UI{out: out, json: asJSON, stop: make(chan struct{})}
+	u := &UI{shared: &shared{out: out, json: asJSON, stop: make(chan struct{})}}
+	u.main = u
 	u.log = log.NewWithOptions(out, log.Options{ReportTimestamp: true, TimeFormat: time.TimeOnly})
 	if asJSON {
 		u.log.SetFormatter(log.JSONFormatter)
@@ -50,40 +61,60 @@ func New(out io.Writer, asJSON bool) *UI {
 	return u
 }
 
-// Close ends the live lines.
+// Close ends the live lines. Those of an image end with the command's.
 func (u *UI) Close() {
+	if u.image {
+		return
+	}
 	close(u.stop)
 	u.ended.Wait()
 }
 
-func (u *UI) animate() {
-	defer u.ended.Done()
+func (s *shared) animate() {
+	defer s.ended.Done()
 	tick := time.NewTicker(redraw)
 	defer tick.Stop()
 	for {
 		select {
-		case <-u.stop:
-			u.mu.Lock()
-			u.screen.clear()
-			u.mu.Unlock()
+		case <-s.stop:
+			s.mu.Lock()
+			s.screen.clear()
+			s.mu.Unlock()
 			return
 		case <-tick.C:
-			u.mu.Lock()
-			u.screen.draw(u.stages)
-			u.mu.Unlock()
+			s.mu.Lock()
+			s.screen.draw(s.live)
+			s.mu.Unlock()
 		}
 	}
 }
 
 // print runs write with the live lines out of the way.
-func (u *UI) print(write func()) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.screen != nil {
-		u.screen.clear()
-		defer u.screen.draw(u.stages)
+func (s *shared) print(write func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.screen != nil {
+		s.screen.clear()
+		defer s.screen.draw(s.live)
 	}
 	write()
+}
+
+// live returns the live lines, at most height: the command's stages, then the
+// table.
+func (s *shared) live(width, height int, spin string) []string {
+	var lines []string
+	for _, stage := range s.main.stages {
+		lines = append(lines, spin+" "+stage.live())
+	}
+	if s.table != nil {
+		lines = append(lines, s.table.live(height-len(lines), spin)...)
+	}
+	lines = lines[max(len(lines)-height, 0):]
+	for i := range lines {
+		lines[i] = clip(lines[i], width)
+	}
+	return lines
 }
 
 // Info tells something that belongs to no stage.

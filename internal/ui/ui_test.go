@@ -61,22 +61,22 @@ func TestAFailureShowsOneLineThenTheEvidence(t *testing.T) {
 }
 
 func TestATerminalShowsALiveBarAndKeepsTheResult(t *testing.T) {
-	terminal, read := pty(t)
-	u := ui.New(terminal, false)
+	term := openTerminal(t, 80, 24)
+	u := ui.New(term.file, false)
 	s := u.Stage("sparsify")
 	s.Bytes(1<<30, 2<<30)
 	u.Info("look")
 	s.End("200 MiB", nil)
 	u.Close()
-	got := read()
+	term.text(t)
+	got := term.all
 	assert.Contains(t, got, "50% of 2.0 GiB")
 	assert.Contains(t, got, "✓ sparsify")
 	assert.Less(t, strings.Index(got, "50%"), strings.Index(got, "✓"))
 }
 
-// pty opens a pseudo-terminal: the side that a program writes to, and what
-// reads all that was written.
-func pty(t *testing.T) (*os.File, func() string) {
+// openPTY opens both sides of a pseudo-terminal.
+func openPTY(t *testing.T) (slave, master *os.File) {
 	t.Helper()
 	t.Setenv("TERM", "xterm")
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -85,15 +85,10 @@ func pty(t *testing.T) (*os.File, func() string) {
 	require.NoError(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
 	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
 	require.NoError(t, err)
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { slave.Close() })
-	return slave, func() string {
-		b := make([]byte, 64<<10)
-		n, err := master.Read(b)
-		require.NoError(t, err)
-		return string(b[:n])
-	}
+	return slave, master
 }
 
 func TestSizesAreReadable(t *testing.T) {
