@@ -62,6 +62,8 @@ func TestTheWholeReportIsPrinted(t *testing.T) {
 	call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
 	assert.True(t, run(b, chromedp.Poll[bool](`[...document.querySelectorAll("details td, details li")].every(e => e.checkVisibility({contentVisibilityAuto: true}) && e.getBoundingClientRect().height)`,
 		chromedp.WithPollingTimeout(10*time.Second))))
+	png := run(b, chromedp.FullScreenshot(100))
+	require.NoError(t, os.WriteFile(filepath.Join(t.ArtifactDir(), "printed.png"), png, 0o600))
 	pdf := run(b, chromedp.PrintToPDF(chromedp.PDFPrintBackground()))
 	require.NoError(t, os.WriteFile(filepath.Join(t.ArtifactDir(), "published.pdf"), pdf, 0o600))
 	assert.Greater(t, len(pdf), 10_000)
