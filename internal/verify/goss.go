@@ -16,9 +16,6 @@ const gossDir = "/dev/shm/diskforge-goss"
 
 // uploadGoss brings goss and the checks into the guest.
 func (m *machine) uploadGoss(ctx context.Context) error {
-	if m.Checks == "" {
-		return nil
-	}
 	if _, err := m.ask(ctx, `rm -rf "$1" && mkdir -m 0700 "$1"`, gossDir); err != nil {
 		return err
 	}
@@ -30,12 +27,15 @@ func (m *machine) uploadGoss(ctx context.Context) error {
 	return nil
 }
 
-// goss runs the playbook's own checks in the guest and returns one check for
-// each thing that they look at.
-func (m *machine) goss(ctx context.Context, uploaded error) found {
+// goss runs the playbook's own checks in the guest, once cloud-init has ended,
+// and returns one check for each thing that they look at. It is brought there
+// while the guest still boots.
+func (m *machine) goss(ctx context.Context, ended <-chan struct{}) found {
 	if m.Checks == "" {
 		return found{}
 	}
+	uploaded := m.uploadGoss(ctx)
+	<-ended // comes with the context's end, too
 	checks, err := m.runGoss(ctx, uploaded)
 	if err != nil {
 		checks = append(checks, Check{Group: GroupPlaybook, Name: "goss", Detail: oneLine(err.Error())})

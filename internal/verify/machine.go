@@ -104,11 +104,12 @@ func (m *machine) look(ctx context.Context) error {
 	if m.desktopExpected() {
 		all.Go(func() { desktop = m.desktop(ctx) })
 	}
+	ended := make(chan struct{})
+	all.Go(func() { goss = m.goss(ctx, ended) })
 	all.Go(func() {
-		uploaded := m.uploadGoss(ctx) // while the guest still boots
 		status := m.awaitCloudInit(ctx)
+		close(ended)
 		m.p.Activity("checking the guest")
-		all.Go(func() { goss = m.goss(ctx, uploaded) })
 		inside = m.inside(ctx)
 		booted = m.cloudInit(<-status)
 	})

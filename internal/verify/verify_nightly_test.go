@@ -113,6 +113,40 @@ func TestAFreshBaseImageHoldsTheFullVerification(t *testing.T) {
 	assert.Contains(t, names["UEFI"], "not supported")
 }
 
+// withESP returns the image as a raw disk with an EFI system partition behind
+// its other one, from which GRUB starts the same system.
+func withESP(t *testing.T, i base.Image) base.Image {
+	t.Helper()
+	dir := t.TempDir()
+	script := exec.Command("sh", "-euc", `
+		qemu-img convert -O raw "$1" disk.raw
+		grub-mkimage -O x86_64-efi -o bootx64.efi -p '(hd0,msdos1)/boot/grub' part_msdos ext2 normal linux search configfile echo test
+		truncate -s 16M esp.img
+		mkfs.vfat esp.img
+		mmd -i esp.img ::/EFI ::/EFI/BOOT
+		mcopy -i esp.img bootx64.efi ::/EFI/BOOT/BOOTX64.EFI
+		sectors=$(($(stat -c %s disk.raw) / 512))
+		cat esp.img >> disk.raw
+		echo "start=$sectors, type=ef" | sfdisk -q --append disk.raw`, "sh", i.Path)
+	script.Dir = dir
+	out, err := script.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	i.Path, i.Format = filepath.Join(dir, "disk.raw"), "raw"
+	return i
+}
+
+func TestADiskWithAnEFISystemPartitionIsStartedByUEFIToo(t *testing.T) {
+	o := options(t, withESP(t, image(t, "bookworm")))
+	o.Full, o.VirtualSize = true, 0 // the new partition is in the way of the root's growth
+	r, err := verified(t, o)
+	holds(t, err)
+	var names []string
+	for _, c := range r.Checks {
+		names = append(names, c.Name)
+	}
+	assert.Subset(t, names, []string{"UEFI: firmware", "UEFI: units", "UEFI: machine-id and ssh host keys"})
+}
+
 // serving makes a unit of testdata/desktop.py.
 const serving = `install -D -m 0644 /dev/stdin /etc/systemd/system/desktop.service <<'UNIT'
 [Unit]
