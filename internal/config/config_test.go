@@ -224,3 +224,14 @@ func TestAFieldTellsItsValueAndMasksASecret(t *testing.T) {
 	assert.Equal(t, "***", told["REGISTRY_PASS"])
 	assert.Empty(t, told["SUITE"])
 }
+
+func TestACommandIsGivenNoOthersSettings(t *testing.T) {
+	s := config.Settings{ISOURL: "https://example.org/x.qcow2", Playbook: "course", Memory: "4096", RegistryPass: "s3cret"}
+	only := s.Only("build-all")
+	assert.Empty(t, only.ISOURL+only.Playbook, "images have their own")
+	assert.Equal(t, "4096", only.Memory)
+	assert.Equal(t, config.Secret("s3cret"), only.RegistryPass)
+	assert.Equal(t, "10G", only.DiskSize, "a default")
+	with := only.With(map[string]string{"ANSIBLE_PLAYBOOK": "course", "DISK_SIZE": "20G"})
+	assert.Equal(t, []string{"course", "20G", "4096"}, []string{with.Playbook, with.DiskSize, with.Memory})
+}

@@ -33,12 +33,12 @@ type Settings struct {
 	InstallDesktop   string `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build provision verify" kind:"bool" help:"install XFCE, served by noVNC on port 6080"`
 	ExtraVars        string `env:"EXTRA_VARS" in:"build provision" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
 
-	Memory       string `env:"MEMORY, default=2048" in:"build provision verify" help:"memory of the guest in MiB"`
-	CPUs         string `env:"CPUS" in:"build provision verify" help:"processors of the guest (default: this host's, at most 4)"`
+	Memory       string `env:"MEMORY, default=2048" in:"build provision verify build-all plan" help:"memory of the guest in MiB"`
+	CPUs         string `env:"CPUS" in:"build provision verify build-all plan" help:"processors of the guest (default: this host's, at most 4)"`
 	DiskSize     string `env:"DISK_SIZE, default=10G" in:"build provision" help:"virtual size of the disk; 10G and 10Gi are GiB, 10240M is MiB"`
-	Accelerator  string `env:"ACCELERATOR, default=auto" in:"build provision sparsify verify doctor" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
+	Accelerator  string `env:"ACCELERATOR, default=auto" in:"build provision sparsify verify doctor build-all plan" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
 	Architecture string `env:"ARCHITECTURE, default=amd64" in:"build provision base pack" help:"architecture of the image: amd64"`
-	BootTimeout  string `env:"BOOT_TIMEOUT" in:"build provision verify" help:"how long a guest may take until ssh answers (default: 5m with KVM, 15m with TCG)"`
+	BootTimeout  string `env:"BOOT_TIMEOUT" in:"build provision verify build-all plan" help:"how long a guest may take until ssh answers (default: 5m with KVM, 15m with TCG)"`
 
 	BuildUser string `env:"BUILD_USER, default=diskforge" in:"build provision verify" help:"user that provisions the guest; it is deleted before the disk is closed"`
 	VMUser    string `env:"VM_USER, default=crownlabs" in:"build provision verify" help:"login user of the virtual machines; cloud-init makes it where they run"`
@@ -49,24 +49,24 @@ type Settings struct {
 	Sparsify         string `env:"SPARSIFY, default=auto" in:"build sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
 	QCOW2Compression string `env:"QCOW2_COMPRESSION, default=zstd" in:"build sparsify" help:"compression of the disk: zstd, zlib (Longhorn needs it) or none"`
 
-	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build pack push images" help:"registry host, without a scheme; without it nothing is pushed"`
-	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images" help:"project or path in the registry"`
+	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build pack push images build-all plan" help:"registry host, without a scheme; without it nothing is pushed"`
+	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images build-all plan" help:"project or path in the registry"`
 	ImageName        string `env:"IMAGE_NAME" in:"build pack push" help:"name of the image (default where nothing is pushed: the playbook's)"`
-	ImageTag         string `env:"IMAGE_TAG" in:"build pack push" help:"tag of the image; use a new one for each build"`
-	RegistryUser     string `env:"REGISTRY_USER" in:"build provision push inspect images" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
-	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision push inspect images" help:"password of REGISTRY_USER, in the environment only"`
-	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision push inspect images" help:"file with the password of REGISTRY_USER"`
+	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" help:"tag of the image; use a new one for each build"`
+	RegistryUser     string `env:"REGISTRY_USER" in:"build provision push inspect images build-all plan" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
+	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision push inspect images build-all plan" help:"password of REGISTRY_USER, in the environment only"`
+	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision push inspect images build-all plan" help:"file with the password of REGISTRY_USER"`
 	Push             string `env:"PUSH, default=true" in:"build" kind:"bool" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
-	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build provision push inspect images" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
+	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build provision push inspect images build-all plan" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
 
-	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor" help:"folder of the results and of the work; one build at a time"`
-	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
-	AptMirror  string `env:"APT_MIRROR" in:"build provision base" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
-	CAFile     string `env:"CA_FILE" in:"build provision push inspect images" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
-	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision" help:"proxy for HTTP: downloads, and the guest during the build"`
-	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision" help:"proxy for HTTPS, likewise"`
-	NoProxy    string `env:"NO_PROXY" in:"build provision" help:"hosts that are reached without a proxy, likewise"`
-	PackerLog  string `env:"PACKER_LOG, default=1" in:"build provision" kind:"bool" help:"1: Packer writes its debug log into the work folder; 0: it does not"`
+	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor build-all plan" help:"folder of the results and of the work; one build at a time"`
+	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
+	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
+	CAFile     string `env:"CA_FILE" in:"build provision push inspect images build-all plan" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
+	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision build-all plan" help:"proxy for HTTP: downloads, and the guest during the build"`
+	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision build-all plan" help:"proxy for HTTPS, likewise"`
+	NoProxy    string `env:"NO_PROXY" in:"build provision build-all plan" help:"hosts that are reached without a proxy, likewise"`
+	PackerLog  string `env:"PACKER_LOG, default=1" in:"build provision build-all" kind:"bool" help:"1: Packer writes its debug log into the work folder; 0: it does not"`
 }
 
 // Secret is text that no log, error or listing shows.
@@ -143,6 +143,33 @@ func Read(ctx context.Context, flags map[string]string, environ func(string) (st
 		return Settings{}, fmt.Errorf("reading the settings: %w", err)
 	}
 	return s, nil
+}
+
+// Only returns the settings with what the command does not read at its
+// default.
+func (s Settings) Only(command string) Settings {
+	unset, err := Read(context.Background(), nil, func(string) (string, bool) { return "", false })
+	if err != nil {
+		panic(err) // the tags are wrong: every test fails
+	}
+	to, from := reflect.ValueOf(&unset).Elem(), reflect.ValueOf(s)
+	for _, f := range Fields() {
+		if f.In(command) {
+			to.Field(f.index).Set(from.Field(f.index))
+		}
+	}
+	return unset
+}
+
+// With returns the settings with values for some variables.
+func (s Settings) With(values map[string]string) Settings {
+	to := reflect.ValueOf(&s).Elem()
+	for _, f := range Fields() {
+		if v, ok := values[f.Env]; ok {
+			to.Field(f.index).SetString(v)
+		}
+	}
+	return s
 }
 
 type lookuper func(string) (string, bool)
