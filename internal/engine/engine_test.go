@@ -6,13 +6,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
 // settings are those of the environment, checked.
@@ -63,10 +66,31 @@ func TestFilesOfThisHostTravelAsFiles(t *testing.T) {
 	assert.Error(t, err, "a wrong checksum of a local file")
 }
 
+func TestAContainerdiskAsBaseTravelsByNameOrAsItsDisk(t *testing.T) {
+	const sum = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+	url := "oci://registry.example/lab/base@" + sum
+	in, err := settings(t, map[string]string{"ISO_URL": url, "ANSIBLE_PLAYBOOK": "a"}).inputs(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, url, in.text["isoUrl"])
+	assert.NotContains(t, in.files, "base")
+
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, os.WriteFile(disk, append(make([]byte, 510), 0x55, 0xAA), 0o600))
+	layout := filepath.Join(t.TempDir(), "layout")
+	made, err := containerdisk.Pack(t.Context(), disk, layout, containerdisk.Metadata{Architecture: "amd64"}, progress.Discard)
+	require.NoError(t, err)
+	in, err = settings(t, map[string]string{"ISO_URL": "oci:" + layout + "@" + made.Digest, "ANSIBLE_PLAYBOOK": "a", "CACHE_DIR": t.TempDir()}).inputs(t.Context())
+	require.NoError(t, err)
+	assert.FileExists(t, in.files["base"])
+	assert.Equal(t, made.DiskDigest, in.text["isoChecksum"])
+	assert.NotContains(t, in.text, "isoUrl")
+}
+
 func TestWhatTheEngineCannotReachIsRefused(t *testing.T) {
 	for says, environ := range map[string]map[string]string{
 		"TARGET_REGISTRY": {"BASE_FROM_PACKAGES": "true", "TARGET_REGISTRY": "127.0.0.1:5000", "IMAGE_NAME": "a", "IMAGE_TAG": "1"},
 		"ISO_CHECKSUM":    {"ISO_URL": "https://example.org/a", "ISO_CHECKSUM": "file:/sums"},
+		"ISO_URL":         {"ISO_URL": "oci://localhost:5000/a:1", "ISO_CHECKSUM": "inputs:sha256:" + strings.Repeat("a", 64)},
 	} {
 		environ["ANSIBLE_PLAYBOOK"] = "a"
 		_, err := settings(t, environ).inputs(t.Context())

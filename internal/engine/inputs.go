@@ -10,6 +10,7 @@ import (
 	"dagger.io/dagger"
 
 	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/download"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -56,17 +57,20 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 		in.files["extraVarsFile"] = path
 		delete(in.text, "extraVars")
 	}
-	if host, _, _ := strings.Cut(s.TargetRegistry, ":"); host == "localhost" || net.ParseIP(host).IsLoopback() {
+	if onLoopback(c.BaseImage.Reference) {
+		return in, failure.New("ISO_URL is on this host's loopback, which a Dagger engine's containers do not reach", "name the registry by another address")
+	}
+	if onLoopback(s.TargetRegistry) {
 		return in, failure.New("TARGET_REGISTRY is on this host's loopback, which a Dagger engine's containers do not reach",
 			"name it by another address, or give it to dagger call … publish with --registry-service tcp://"+s.TargetRegistry)
 	}
 	if s.ISOURL != "" && !isRemote(s.ISOURL) {
 		// The engine sees nothing of this host but what it is given.
-		file, err := download.Fetch(ctx, s.ISOURL, c.ISOChecksum, download.Options{}, progress.Discard)
+		path, digest, err := b.localBase(ctx)
 		if err != nil {
 			return in, err
 		}
-		in.files["base"], in.text["isoChecksum"] = file.Path, file.Digest
+		in.files["base"], in.text["isoChecksum"] = path, digest
 		delete(in.text, "isoUrl")
 	} else if list := c.ISOChecksum.File; list != "" && !isRemote(list) {
 		return in, failure.New("ISO_CHECKSUM names a file of this host, which the engine does not see", "give the list's URL, or the checksum itself")
@@ -74,8 +78,28 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 	return in, nil
 }
 
+// localBase returns a disk image of this host, or the one in a layout, and its
+// digest.
+func (b *Build) localBase(ctx context.Context) (path, digest string, err error) {
+	c := b.Config
+	if image := c.BaseImage; image.IsSet() {
+		disk, err := containerdisk.Extract(ctx, image.Layout, containerdisk.Want{Digest: image.Digest, Inputs: image.Inputs},
+			filepath.Join(c.CacheDir, "images"), progress.Discard)
+		return disk.Path, disk.Digest, err
+	}
+	file, err := download.Fetch(ctx, b.Settings.ISOURL, c.ISOChecksum, download.Options{}, progress.Discard)
+	return file.Path, file.Digest, err
+}
+
+// onLoopback says whether a registry or a reference is on this host's loopback.
+func onLoopback(reference string) bool {
+	registry, _, _ := strings.Cut(reference, "/")
+	host, _, _ := strings.Cut(registry, ":")
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
 func isRemote(url string) bool {
-	return strings.HasPrefix(url, "http://") || strings.HasPrefix(url, "https://")
+	return strings.HasPrefix(url, "http://") || strings.HasPrefix(url, "https://") || strings.HasPrefix(url, "oci://")
 }
 
 // arguments are the inputs as the engine takes them; what was not given is
