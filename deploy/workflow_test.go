@@ -1,16 +1,23 @@
 package deploy_test
 
 import (
+	"encoding/json"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/plan"
 )
 
 const workflows = "../.github/workflows/"
@@ -20,7 +27,10 @@ type workflow struct {
 	Env         map[string]string
 	Jobs        map[string]struct {
 		Permissions map[string]string
-		If          string
+		If, Uses    string
+		Needs       any
+		With        map[string]string
+		Strategy    struct{ Matrix any }
 		Steps       []step
 	}
 }
@@ -54,7 +64,7 @@ func all(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(workflows + "*.yml")
 	require.NoError(t, err)
-	require.Len(t, files, 2)
+	require.Len(t, files, 3)
 	for i := range files {
 		files[i] = filepath.Base(files[i])
 	}
@@ -67,7 +77,9 @@ func TestEveryActionIsPinnedByItsCommitAndNamesItsVersion(t *testing.T) {
 	for _, name := range all(t) {
 		_, text := read(t, name)
 		for _, u := range uses.FindAllStringSubmatch(text, -1) {
-			assert.Regexp(t, pinned, u[1])
+			if u[1] != "&build ./.github/workflows/build.yml" && u[1] != "*build" { // our own, of the same commit
+				assert.Regexp(t, pinned, u[1])
+			}
 		}
 	}
 }
@@ -77,11 +89,14 @@ func TestTheTokenMayWritePackagesInTheJobThatPublishesOnly(t *testing.T) {
 		w, _ := read(t, name)
 		assert.Equal(t, map[string]string{"contents": "read"}, w.Permissions, name)
 		for job, j := range w.Jobs {
-			if job == "publish" {
+			switch {
+			case job == "publish", j.Uses == "./.github/workflows/build.yml": // which narrows it itself
 				assert.Equal(t, map[string]string{"contents": "read", "packages": "write"}, j.Permissions)
-				continue
+			case job == "plan":
+				assert.Equal(t, map[string]string{"contents": "read", "packages": "read"}, j.Permissions)
+			default:
+				assert.Empty(t, j.Permissions, name+": "+job)
 			}
-			assert.Empty(t, j.Permissions, name+": "+job)
 		}
 	}
 	w, _ := read(t, "build.yml")
@@ -147,6 +162,16 @@ func TestHostileInputsReachDaggerAsOneArgumentEach(t *testing.T) {
 	summary, err := os.ReadFile(filepath.Join(dir, "summary"))
 	require.NoError(t, err)
 	assert.Contains(t, string(summary), "`sha256:0123`")
+}
+
+func TestFurtherSettingsReachDaggerAsOneArgumentEach(t *testing.T) {
+	w, _ := read(t, "build.yml")
+	const hostile = `{"extra-vars": "{\"motd\": \"$(touch owned) \\\"; touch owned #\"}", "memory": "4096"}`
+	called, dir := play(t, w.script(t, "build", "build"), "dagger", packs,
+		"ANSIBLE_PLAYBOOK=p", "IMAGE_NAME=x", "IMAGE_TAG=1", "ISO_URL=", "ISO_CHECKSUM=", "ANSIBLE_DIR=",
+		"GIT_ANSIBLE_URL=", "GIT_ANSIBLE_BRANCH=", "DISK_SIZE=10G", "DESKTOP=false", "BAKE_USER=false", "SETTINGS="+hostile)
+	assert.NoFileExists(t, filepath.Join(dir, "owned"))
+	assert.Equal(t, []string{`--extra-vars={"motd": "$(touch owned) \"; touch owned #"}`, "--memory=4096", "oci"}, called[0][10:13])
 }
 
 func TestABuildWithoutAURLIsMadeFromPackages(t *testing.T) {
@@ -231,8 +256,110 @@ func TestPublishingNamesTheRepositoryOnGitHubsRegistryInLowerCase(t *testing.T) 
 	require.NoError(t, err)
 	assert.Equal(t, "reference=ghcr.io/netgroup-polito/images/x:1@sha256:0123\n", string(output))
 
-	_, dir = play(t, script, "bin/diskforge", says, "TARGET_REGISTRY=harbor.example.org", "REGISTRY_PREFIX=labs", "GITHUB_REPOSITORY=a/b")
+	called, dir = play(t, script, "bin/diskforge", says, "FURTHER_TAGS=latest 1.0", "TARGET_REGISTRY=harbor.example.org", "REGISTRY_PREFIX=labs", "GITHUB_REPOSITORY=a/b")
 	output, err = os.ReadFile(filepath.Join(dir, "output"))
 	require.NoError(t, err)
 	assert.Equal(t, "reference=harbor.example.org/labs/x:1@sha256:0123\n", string(output))
+	assert.Equal(t, [][]string{{"push", "out/layout"}, {"push", "out/layout", "harbor.example.org/labs/x:latest"}, {"push", "out/layout", "harbor.example.org/labs/x:1.0"}}, called)
+}
+
+// matrix is a plan of two levels, as diskforge writes it for the workflow.
+func matrix(t *testing.T) string {
+	t.Helper()
+	c, err := catalogue.Load("catalogue.yaml")
+	require.NoError(t, err)
+	facts := map[string]plan.Facts{}
+	for _, image := range c.Images {
+		facts[image.Name] = plan.Facts{Inputs: "sha256:" + strings.Repeat("0", 64), Tags: []string{"1", "latest"}}
+	}
+	var out strings.Builder
+	require.NoError(t, plan.GitHubMatrix(&out, plan.Decide(c.Images, facts, plan.Options{}), plan.Target{Registry: c.Registry, Prefix: c.Prefix}, "/"))
+	return strings.TrimSpace(out.String())
+}
+
+func TestTheCataloguesWorkflowPassesThePlanOn(t *testing.T) {
+	w, _ := read(t, "catalogue.yml")
+	says := `case "$*" in *github-matrix) echo '` + matrix(t) + `' ;; *) echo table ;; esac`
+	called, dir := play(t, w.script(t, "plan", "plan"), "../diskforge/bin/diskforge", says, "CATALOGUE=a b.yaml", "ONLY=x*", "FORCE=false", "MAX_AGE=7d",
+		"TARGET_REGISTRY=ghcr.io", "REGISTRY_PREFIX=", "GITHUB_REPOSITORY=Netgroup-Polito/Images")
+	assert.Equal(t, []string{"plan", "--catalogue=a b.yaml", "--force=false", "--only=x*", "--max-age=7d", "--format=github-matrix"}, called[1])
+	output, err := os.ReadFile(filepath.Join(dir, "output"))
+	require.NoError(t, err)
+	assert.Equal(t, "plan="+matrix(t)+"\nprefix=netgroup-polito/images\n", string(output))
+	summary, err := os.ReadFile(filepath.Join(dir, "summary"))
+	require.NoError(t, err)
+	assert.Contains(t, string(summary), "table")
+}
+
+func TestEveryLevelOfAPlanIsBuiltByTheSameWorkflow(t *testing.T) {
+	w, _ := read(t, "catalogue.yml")
+	_, text := read(t, "build.yml")
+	var called struct {
+		On struct {
+			Call struct{ Inputs map[string]any } `yaml:"workflow_call"`
+		}
+	}
+	require.NoError(t, yaml.Unmarshal([]byte(text), &called))
+	for level := range 4 {
+		j := w.Jobs[fmt.Sprintf("level-%d", level+1)]
+		assert.Equal(t, "./.github/workflows/build.yml", j.Uses)
+		assert.Equal(t, fmt.Sprintf("${{ fromJSON(needs.plan.outputs.plan).levels[%d] }}", level), j.Strategy.Matrix)
+		assert.Contains(t, j.If, fmt.Sprintf("levels[%d] != null", level))
+		if level > 0 {
+			assert.Equal(t, []any{"plan", fmt.Sprintf("level-%d", level)}, j.Needs)
+		}
+		for input := range called.On.Call.Inputs {
+			assert.Contains(t, j.With, input)
+		}
+	}
+	var m struct {
+		Levels []struct{ Include []map[string]any }
+	}
+	require.NoError(t, json.Unmarshal([]byte(matrix(t)), &m))
+	require.Len(t, m.Levels, 2)
+	for _, key := range slices.Collect(maps.Keys(m.Levels[1].Include[0])) {
+		assert.Contains(t, called.On.Call.Inputs, key, "build.yml has no such input")
+	}
+}
+
+// module are the arguments of the Dagger module's build.
+func module(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("../ci/build.go")
+	require.NoError(t, err)
+	return string(b)
+}
+
+func TestEverySettingOfACatalogueIsAnInputOrAnArgumentOfTheModule(t *testing.T) {
+	c, err := catalogue.Parse("x", "/x", []byte(`
+images: [{name: x, base: {packages: bookworm}, playbook: p, git: {url: "https://x/y", branch: b, path: p}, desktop: true, vars: {a: b}, memory: 2048, cpus: 2,
+  size: 10G, architecture: amd64, boot-timeout: 5m, build-user: b, vm-user: v, bake-user: true, sparsify: trim, compression: zlib, tags: "1"}]`))
+	require.NoError(t, err)
+	var out strings.Builder
+	require.NoError(t, plan.GitHubMatrix(&out, plan.Decide(c.Images, map[string]plan.Facts{"x": {Tags: []string{"1"}}}, plan.Options{}), plan.Target{Registry: "r"}, "/x"))
+	var m struct {
+		Levels []struct {
+			Include []struct{ Settings map[string]string }
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(out.String()), &m))
+	settings := m.Levels[0].Include[0].Settings
+	require.Len(t, settings, 11)
+	for name := range settings {
+		words := strings.Split(name, "-")
+		for i := range words[1:] {
+			words[i+1] = strings.ToUpper(words[i+1][:1]) + words[i+1][1:]
+		}
+		assert.Regexp(t, `(?m)^\t`+strings.Join(words, "")+` string,$`, module(t))
+	}
+}
+
+func TestImagesAreTaggedByTheirDigest(t *testing.T) {
+	w, _ := read(t, "catalogue.yml")
+	called, _ := play(t, w.script(t, "publish", "tag"), "bin/crane", "cat >/dev/null", "TARGET_REGISTRY=r", "REGISTRY_USER=me", "REGISTRY_PASS=secret",
+		`PLAN={"levels": [], "tags": [{"reference": "r/a@sha256:0", "tags": ["1", "latest"]}, {"reference": "r/b@sha256:1", "tags": ["1"]}]}`)
+	assert.Equal(t, [][]string{
+		{"auth", "login", "r", "--username", "me", "--password-stdin"},
+		{"tag", "r/a@sha256:0", "1"}, {"tag", "r/a@sha256:0", "latest"}, {"tag", "r/b@sha256:1", "1"},
+	}, called)
 }
