@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +58,12 @@ func TestARepositorysImagesAreListedWithAllTheirTagsTheNewestFirst(t *testing.T)
 	assert.True(t, e.Ours())
 	assert.Greater(t, e.Size, one.Layer.Size)
 	assert.Less(t, e.Size, one.Layer.Size+10_000)
+
+	stored(t, d.host+"/lab/epoch:v1", d.options(), digestOf(4), func(m *containerdisk.Metadata) { m.Annotations = nil })
+	epoch, err := in.Entries(t.Context(), d.host+"/lab/epoch")
+	require.NoError(t, err)
+	require.Len(t, epoch, 1)
+	assert.True(t, epoch[0].Built.IsZero(), "1970 is no age")
 
 	none, err := in.Entries(t.Context(), d.host+"/lab/missing")
 	require.NoError(t, err)
@@ -169,9 +177,11 @@ func TestACatalogIsReadPageByPage(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []string{s.host() + "/lab/a", s.host() + "/lab/b"}, got)
 
-	// The real one, which has more than a page of them.
-	for i := range 101 {
-		stored(t, fmt.Sprintf("%s/lab/i%03d:v1", d.host, i), d.options(), digestOf(1))
+	// The real one, which has more than a page of them: copies of one.
+	stored(t, d.host+"/lab/i000:v1", d.options(), digestOf(1))
+	for i := range 100 {
+		lab := filepath.Join(d.data, "docker/registry/v2/repositories/lab")
+		require.NoError(t, os.CopyFS(filepath.Join(lab, fmt.Sprintf("i%03d", i+1)), os.DirFS(filepath.Join(lab, "i000"))))
 	}
 	got, err = session(t, d.options()).Repositories(t.Context(), d.host+"/lab")
 	require.NoError(t, err)
