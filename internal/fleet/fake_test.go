@@ -23,17 +23,17 @@ type fake struct {
 	pause time.Duration // between two writes
 	tear  *rand.Rand    // may be nil: some stages write in place, so that a killed one leaves half a file
 	log   string        // file in which the stages are noted, or empty
+	bare  bool          // no stages: only the result is written
 
 	mu      sync.Mutex
 	began   []string // "image stage"
 	cleaned []string
 	fails   map[string]error
 	gate    func(context.Context, fleet.Entry) error // runs before a build, where there is one
-	active  map[string]bool                          // directories in use
+	builds  int
+	active  map[string]bool // directories in use
 	clashes []string
 }
-
-var stages = []string{"provision", "sparsify", "pack"}
 
 func (f *fake) Build(ctx context.Context, e fleet.Entry, dir string, parent fleet.Result) (fleet.Result, error) {
 	defer f.enter(dir)()
@@ -45,16 +45,9 @@ func (f *fake) Build(ctx context.Context, e fleet.Entry, dir string, parent flee
 	if err := f.fails[e.Name]; err != nil {
 		return fleet.Result{}, err
 	}
-	work, err := workdir.Open(filepath.Join(dir, "work"))
+	in, err := f.stages(ctx, e.Name, dir, e.Inputs+parent.Digest)
 	if err != nil {
 		return fleet.Result{}, err
-	}
-	defer work.Close()
-	in := e.Inputs + parent.Digest
-	for _, stage := range stages {
-		if in, err = f.stage(ctx, work, e.Name, stage, in); err != nil {
-			return fleet.Result{}, err
-		}
 	}
 	layout := filepath.Join(dir, "layout")
 	if err := f.write(layout, in); err != nil {
@@ -62,6 +55,24 @@ func (f *fake) Build(ctx context.Context, e fleet.Entry, dir string, parent flee
 	}
 	made, err := digest.File(ctx, layout, progress.Discard)
 	return fleet.Result{Reference: "oci:" + e.Name + "@" + made, Digest: made, Layout: "layout"}, err
+}
+
+// stages runs the stages and returns the digest of the last one's output.
+func (f *fake) stages(ctx context.Context, image, dir, in string) (string, error) {
+	if f.bare {
+		return in, nil
+	}
+	work, err := workdir.Open(filepath.Join(dir, "work"))
+	if err != nil {
+		return "", err
+	}
+	defer work.Close()
+	for _, stage := range []string{"provision", "sparsify", "pack"} {
+		if in, err = f.stage(ctx, work, image, stage, in); err != nil {
+			return "", err
+		}
+	}
+	return in, nil
 }
 
 // enter notes that a directory is in use, until the function that it returns.
@@ -75,6 +86,7 @@ func (f *fake) enter(dir string) func() {
 		f.active = map[string]bool{}
 	}
 	f.active[dir] = true
+	f.builds++
 	return func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()

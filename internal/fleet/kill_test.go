@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,20 +84,25 @@ func TestARunThatIsKilledAtAnyMomentGoesOn(t *testing.T) {
 	want := content(t, undisturbed)
 	require.Len(t, want, 3+3+2, "three images, their records, the lock, the summary")
 
-	killed := 0
-	for i := range uint64(50) {
-		dir, r := t.TempDir(), rand.New(rand.NewPCG(uint64(seed), i))
-		for range 1 + r.IntN(3) {
-			if !attempt(t, dir, r.Uint64(), time.Duration(r.Int64N(int64(usual)))) {
-				killed++
-			}
+	var killed atomic.Int64
+	t.Run("group", func(t *testing.T) { // ends when all of them have ended
+		for i := range uint64(50) {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
+				t.Parallel()
+				dir, r := t.TempDir(), rand.New(rand.NewPCG(uint64(seed), i))
+				for range 1 + r.IntN(2) {
+					if !attempt(t, dir, r.Uint64(), time.Duration(r.Int64N(int64(usual)))) {
+						killed.Add(1)
+					}
+				}
+				require.True(t, attempt(t, dir, r.Uint64(), forever))
+				assert.Equal(t, want, content(t, dir))
+				assertNothingTwice(t, dir)
+			})
 		}
-		require.True(t, attempt(t, dir, r.Uint64(), forever))
-		assert.Equal(t, want, content(t, dir), "the %dth time", i)
-		assertNothingTwice(t, dir)
-	}
-	t.Logf("%d runs were killed", killed)
-	assert.Greater(t, killed, 25, "too few runs were killed to prove anything")
+	})
+	t.Logf("%d runs were killed", killed.Load())
+	assert.Greater(t, killed.Load(), int64(25), "too few runs were killed to prove anything")
 }
 
 // content returns what a run left: the names of all files, and what is in
