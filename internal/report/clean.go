@@ -113,7 +113,7 @@ func cleanText(s string, limit int) string {
 		}
 	}
 	s = ansi.Strip(strings.ToValidUTF8(s, string(utf8.RuneError)))
-	s = strings.ToValidUTF8(s, string(utf8.RuneError))
+	s = strings.ToValidUTF8(s, string(utf8.RuneError)) // Strip works on bytes
 	s = strings.TrimSpace(strings.Map(visible, s))
 	if runes := []rune(s); len(runes) > limit || cut {
 		s = string(runes[:min(len(runes), limit-1)]) + "…"
