@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -86,7 +87,7 @@ func rendered(t *testing.T) (jobs []manifest, entries []plan.Entry) {
 	}
 	entries = plan.Decide(c.Images, facts, plan.Options{})
 	var out bytes.Buffer
-	require.NoError(t, plan.Kubernetes(&out, deploy.Job, entries, plan.Target{Registry: c.Registry, Prefix: c.Prefix}))
+	require.NoError(t, plan.Kubernetes(&out, deploy.Job, entries, plan.Target{Registry: c.Registry, Prefix: c.Prefix}, ""))
 	for document := range strings.SplitSeq(out.String(), "\n---\n") {
 		var j manifest
 		require.NoError(t, yaml.Unmarshal([]byte(document), &j))
@@ -176,19 +177,19 @@ func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
 	parents := 0
 	for i, j := range jobs {
 		env := j.Spec.Template.Spec.InitContainers[0].filled(nil)
-		if entries[i].From == "" {
-			parents++
-		} else {
-			assert.Equal(t, "oci://harbor.example.org/crownlabs-containerdisks/"+entries[i].From+":2026-11-23", env["ISO_URL"])
-			assert.Equal(t, "inputs:sha256:"+strings.Repeat("0", 64), env["ISO_CHECKSUM"])
-			// Reading these two is the business of what fetches the base.
-			env["ISO_URL"], env["ISO_CHECKSUM"] = "https://example.org/x.qcow2", strings.Repeat("0", 64)
-		}
 		s, err := config.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
 		require.NoError(t, err)
 		c, err := config.Parse(s, config.NeedBase, config.NeedPlaybook, config.NeedReference)
 		require.NoError(t, err, entries[i].Name)
 		assert.Equal(t, "harbor.example.org/crownlabs-containerdisks/"+entries[i].Name+":2026-11-23", c.Reference)
+		if entries[i].From == "" {
+			parents++
+			assert.Zero(t, c.BaseTimeout)
+		} else {
+			parent := "harbor.example.org/crownlabs-containerdisks/" + entries[i].From + ":2026-11-23"
+			assert.Equal(t, config.BaseImage{Reference: parent, Inputs: "sha256:" + strings.Repeat("0", 64)}, c.BaseImage)
+			assert.Equal(t, 4*time.Hour, c.BaseTimeout, "as long as its parent may take")
+		}
 		assert.True(t, c.BakeUser)
 		assert.Equal(t, strings.HasSuffix(entries[i].Name, "-desktop"), c.Desktop)
 		assert.Equal(t, 4096, c.MemoryMiB)

@@ -63,6 +63,11 @@ images:
     exclude: [{release: 22.04, kind: desktop}]
     playbook: ubuntu-base
 `,
+	"containerdisks": `
+images:
+  - {name: a, base: {url: "oci://harbor.example.org/labs/base:1", checksum: "sha256:0000000000000000000000000000000000000000000000000000000000000000"}, playbook: p}
+  - {name: b, base: {url: "oci://harbor.example.org/labs/base@sha256:0000000000000000000000000000000000000000000000000000000000000000"}, playbook: p}
+`,
 	"anchors": `
 images:
   - &one {name: a, base: &base {packages: trixie}, playbook: p}
@@ -167,6 +172,13 @@ func TestAFileIsLoadedAndItsPathsAreBesideIt(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 	_, err = catalogue.Load(folder)
 	require.Error(t, err)
+}
+
+func TestALayoutBesideTheCatalogueIsABase(t *testing.T) {
+	layout := "oci:base@sha256:" + strings.Repeat("0", 64)
+	i := must(t, "images: [{name: x, base: {url: '"+layout+"'}, playbook: p}]")[0]
+	assert.Equal(t, "oci:/catalogues/base@sha256:"+strings.Repeat("0", 64), i.Settings["ISO_URL"])
+	assert.NotContains(t, i.Settings, "ISO_CHECKSUM")
 }
 
 func TestImagesAreChosenWithWhatTheyStartFrom(t *testing.T) {

@@ -115,10 +115,13 @@ func (l *loader) base(n *yaml.Node) {
 	case e["packages"] != nil:
 	case e["url"] == nil:
 		l.add(n.Line, "base has no url: give url and checksum, or packages: bookworm")
-	case e["checksum"] == nil:
+	case e["checksum"] == nil && !pinned.MatchString(e["url"].Value):
 		l.add(n.Line, "base has no checksum: add checksum, e.g. file: with the URL of a SHA256SUMS file")
 	}
 }
+
+// pinned is a containerdisk that is named by its digest, which is a checksum.
+var pinned = regexp.MustCompile(`^oci:.*@sha256:[0-9a-f]{64}$`)
 
 // group reads a mapping of a few scalars, or nil where it cannot.
 func (l *loader) group(n *yaml.Node, name string, keys ...string) map[string]*yaml.Node {

@@ -77,6 +77,9 @@ func (l *loader) baseSettings(i Image, n *yaml.Node, x expander) {
 		return
 	}
 	i.Settings["ISO_URL"] = l.location(x.text(base["url"], "base.url", "url"))
+	if base["checksum"] == nil {
+		return
+	}
 	sum := x.text(base["checksum"], "base.checksum", "checksum")
 	if list, ok := strings.CutPrefix(sum, "file:"); ok {
 		sum = "file:" + l.location(list)
@@ -94,10 +97,14 @@ func (l *loader) complete(i Image, e entry) {
 	}
 }
 
-// location makes a path of the catalogue absolute and leaves a URL as it is.
+// location makes a path of the catalogue absolute, that of a layout (oci:DIR)
+// too, and leaves a URL as it is.
 func (l *loader) location(s string) string {
 	if strings.Contains(s, "://") {
 		return s
+	}
+	if layout, ok := strings.CutPrefix(s, "oci:"); ok {
+		return "oci:" + l.path(layout)
 	}
 	return l.path(s)
 }

@@ -238,7 +238,7 @@ func (c container) env() map[string]string {
 func jobs(t testing.TB, entries []plan.Entry) (all []manifest, text string) {
 	t.Helper()
 	var out bytes.Buffer
-	require.NoError(t, plan.Kubernetes(&out, deploy.Job, entries, target))
+	require.NoError(t, plan.Kubernetes(&out, deploy.Job, entries, target, ""))
 	d := yaml.NewDecoder(bytes.NewReader(out.Bytes()))
 	for {
 		var m manifest
@@ -253,7 +253,11 @@ func jobs(t testing.TB, entries []plan.Entry) (all []manifest, text string) {
 
 func TestEveryImageThatIsBuiltIsAJob(t *testing.T) {
 	all, text := jobs(t, planned(t))
-	golden(t, "jobs.yaml", text)
+	golden(t, "jobs.yaml", text) // which .ci/tools holds to Kubernetes' rules, and the next
+	var pulling bytes.Buffer
+	require.NoError(t, plan.Kubernetes(&pulling, deploy.Job, planned(t), target, "registry-read-only"))
+	golden(t, "jobs-pull-secret.yaml", pulling.String())
+	assert.Equal(t, 2, strings.Count(pulling.String(), "secretName: registry-read-only"), "there are two children")
 	require.Len(t, all, 3)
 	var names []string
 	for _, j := range all {
@@ -365,7 +369,7 @@ images:
 `)
 	entries := plan.Decide(images, missing(images), plan.Options{})
 	var out bytes.Buffer
-	err := plan.Kubernetes(&out, deploy.Job, entries, target)
+	err := plan.Kubernetes(&out, deploy.Job, entries, target, "")
 	require.Error(t, err)
 	assert.Equal(t, []string{
 		"packages: a base from packages takes user namespaces, which a restricted pod has not: give base url and checksum, or push the base with another image",
@@ -383,7 +387,7 @@ images:
 	assert.Empty(t, out.String())
 
 	entries[0].Tags = nil
-	require.ErrorContains(t, plan.Kubernetes(&out, deploy.Job, entries, target), "packages: it has no tag: set IMAGE_TAG, or tags in the catalogue")
+	require.ErrorContains(t, plan.Kubernetes(&out, deploy.Job, entries, target, ""), "packages: it has no tag: set IMAGE_TAG, or tags in the catalogue")
 }
 
 func TestAParentThatIsBuiltAnewNeedsATagOfItsOwn(t *testing.T) {
@@ -393,24 +397,24 @@ func TestAParentThatIsBuiltAnewNeedsATagOfItsOwn(t *testing.T) {
 		f.Found = &plan.Found{Digest: "sha256:x", Tags: f.Tags}
 		facts[name] = f
 	}
-	err := plan.Kubernetes(io.Discard, deploy.Job, plan.Decide(images, facts, plan.Options{Force: true}), target)
+	err := plan.Kubernetes(io.Discard, deploy.Job, plan.Decide(images, facts, plan.Options{Force: true}), target, "")
 	require.EqualError(t, err, "netlab: ubuntu-desktop is built anew, and its tag 2026-11-23 is that of the image there is: give a new tag, e.g. the date")
 	for name, f := range facts {
 		f.Tags = []string{"2026-11-24"}
 		facts[name] = f
 	}
-	require.NoError(t, plan.Kubernetes(io.Discard, deploy.Job, plan.Decide(images, facts, plan.Options{Force: true}), target))
+	require.NoError(t, plan.Kubernetes(io.Discard, deploy.Job, plan.Decide(images, facts, plan.Options{Force: true}), target, ""))
 }
 
 func TestAPlanWithNothingToBuildIsAComment(t *testing.T) {
 	var out bytes.Buffer
-	require.NoError(t, plan.Kubernetes(&out, deploy.Job, nil, target))
+	require.NoError(t, plan.Kubernetes(&out, deploy.Job, nil, target, ""))
 	assert.Equal(t, "# 0 images: 0 to build\n", out.String())
 }
 
 func TestATemplateThatLacksAPartIsNamed(t *testing.T) {
 	for _, broken := range []string{"spec: [", "a: b", "spec: {template: {spec: {initContainers: [{}], containers: [{}]}}}"} {
-		assert.ErrorContains(t, plan.Kubernetes(io.Discard, []byte(broken), planned(t), target), "the Job's template", broken)
+		assert.ErrorContains(t, plan.Kubernetes(io.Discard, []byte(broken), planned(t), target, ""), "the Job's template", broken)
 	}
 }
 
@@ -419,7 +423,7 @@ func BenchmarkPlanAThousandImages(b *testing.B) {
 	for name, write := range map[string]func(io.Writer) error{
 		"text":       func(w io.Writer) error { return plan.Text(w, entries) },
 		"json":       func(w io.Writer) error { return plan.JSON(w, entries) },
-		"kubernetes": func(w io.Writer) error { return plan.Kubernetes(w, deploy.Job, entries, target) },
+		"kubernetes": func(w io.Writer) error { return plan.Kubernetes(w, deploy.Job, entries, target, "") },
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

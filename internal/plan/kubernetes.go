@@ -20,9 +20,12 @@ const gib = 1 << 30
 
 // Kubernetes writes a stream of Jobs, the template (deploy.Job) filled in for
 // each image that is built, parents first. A child starts from the registry's
-// image of its parent's inputs and waits until that is there. Images that no
-// pod can build are an error, a line each, and nothing is written.
-func Kubernetes(w io.Writer, template []byte, entries []Entry, t Target) error {
+// image of its parent's inputs and waits until that is there. Children read
+// the registry without a login, or with that of pullSecret where it is not
+// empty, a secret with username and password: playbooks could read it, so it
+// should be one that can only pull. Images that no pod can build are an error,
+// a line each, and nothing is written.
+func Kubernetes(w io.Writer, template []byte, entries []Entry, t Target, pullSecret string) error {
 	var parsed yaml.Node
 	if err := yaml.Unmarshal(template, &parsed); err != nil {
 		return fmt.Errorf("the Job's template: %w", err)
@@ -50,6 +53,9 @@ func Kubernetes(w io.Writer, template []byte, entries []Entry, t Target) error {
 		}
 		j := job{root: unalias(plain)}
 		j.fill(e, byName[e.From], t, waits[e.Name])
+		if pullSecret != "" && e.From != "" {
+			j.pull(pullSecret)
+		}
 		if j.err != nil {
 			return j.err
 		}
@@ -196,6 +202,27 @@ func (j *job) environment(container *yaml.Node, env map[string]string, whole boo
 
 // escape keeps Kubernetes from reading $(NAME) as a variable.
 func escape(value string) string { return strings.ReplaceAll(value, "$", "$$") }
+
+// pull lets the container that builds log in to the registry.
+func (j *job) pull(secret string) {
+	pod := j.at(j.root, "spec", "template", "spec")
+	build, volumes := j.at(pod, "initContainers", "0"), j.at(pod, "volumes")
+	env, mounts := j.at(build, "env"), j.at(build, "volumeMounts")
+	if j.err != nil {
+		return
+	}
+	user, key := mapping("name", "REGISTRY_USER"), &yaml.Node{Kind: yaml.MappingNode}
+	put(key, "secretKeyRef", mapping("name", secret, "key", "username"))
+	put(user, "valueFrom", key)
+	env.Content = append(env.Content, user, mapping("name", "REGISTRY_PASS_FILE", "value", "/pull/password"))
+	mount, volume := mapping("name", "pull", "mountPath", "/pull"), mapping("name", "pull")
+	put(mount, "readOnly", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: "true"})
+	mounts.Content = append(mounts.Content, mount)
+	source := mapping("secretName", secret)
+	put(source, "defaultMode", &yaml.Node{Kind: yaml.ScalarNode, Value: "0440"}) // readable through fsGroup
+	put(volume, "secret", source)
+	volumes.Content = append(volumes.Content, volume)
+}
 
 // further pushes the tags beyond the first before that one: children wait for
 // the first.

@@ -28,7 +28,7 @@ import (
 const deploy = "../../../deploy/"
 
 // rendered are Jobs as diskforge plan --format kubernetes writes them.
-const rendered = "../../../internal/plan/testdata/jobs.yaml"
+var rendered = []string{"../../../internal/plan/testdata/jobs.yaml", "../../../internal/plan/testdata/jobs-pull-secret.yaml"}
 
 func TestTheJobMeetsTheRestrictedPodSecurityStandard(t *testing.T) {
 	var job batchv1.Job
@@ -37,10 +37,17 @@ func TestTheJobMeetsTheRestrictedPodSecurityStandard(t *testing.T) {
 }
 
 func TestRenderedJobsMeetTheRestrictedPodSecurityStandardAndHaveGoodLabels(t *testing.T) {
-	text, err := os.ReadFile(rendered)
-	require.NoError(t, err)
-	documents := bytes.Split(text, []byte("\n---\n"))
-	require.Len(t, documents, 3)
+	for _, file := range rendered {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		documents := bytes.Split(text, []byte("\n---\n"))
+		require.Len(t, documents, 3)
+		goodJobs(t, documents)
+	}
+}
+
+func goodJobs(t *testing.T, documents [][]byte) {
+	t.Helper()
 	names := map[string]bool{}
 	for _, document := range documents {
 		var job batchv1.Job
@@ -156,12 +163,13 @@ func TestKubeconformAcceptsTheManifestsAndRefusesASlip(t *testing.T) {
 		got, said := status(name, text)
 		assert.Equal(t, []validator.Status{validator.Valid}, got, said)
 	}
-	text, err := os.ReadFile(rendered)
-	require.NoError(t, err)
-	got, said := status("jobs.yaml", text)
-	assert.Equal(t, []validator.Status{validator.Valid, validator.Valid, validator.Valid}, got, said)
-
-	text, err = os.ReadFile(deploy + "job.yaml")
+	for _, file := range rendered {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		got, said := status(file, text)
+		assert.Equal(t, []validator.Status{validator.Valid, validator.Valid, validator.Valid}, got, said)
+	}
+	text, err := os.ReadFile(deploy + "job.yaml")
 	require.NoError(t, err)
 	for _, slip := range [][2]string{{"backoffLimit: 2", "backofLimit: 2"}, {"runAsNonRoot: true", "runAsNonRoot: 'yes'"}, {"drop: [ALL]", "drop: ALL"}} {
 		require.Contains(t, string(text), slip[0])
