@@ -10,7 +10,6 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/build"
 	"github.com/netgroup-polito/diskforge/internal/inspect"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -38,14 +37,19 @@ dangerous. What only breaks a convention is a warning.`,
 
 // examine inspects a path where there is one, else a reference.
 func (a *app) examine(c *cobra.Command, what string, b *build.Build) (*inspect.Report, error) {
-	if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
-		return inspect.Layout(c.Context(), what, progress.Discard)
-	}
-	options, err := b.RegistryOptions()
-	if err != nil {
-		return nil, err
-	}
-	return inspect.Remote(c.Context(), what, options, progress.Discard)
+	stage := a.ui.Stage("inspect")
+	r, err := func() (*inspect.Report, error) {
+		if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
+			return inspect.Layout(c.Context(), what, stage)
+		}
+		options, err := b.RegistryOptions()
+		if err != nil {
+			return nil, err
+		}
+		return inspect.Remote(c.Context(), what, options, stage)
+	}()
+	stage.End(readText(r), err)
+	return r, err
 }
 
 func (a *app) printReport(r *inspect.Report) error {
@@ -93,6 +97,9 @@ func reportText(r *inspect.Report) string {
 
 // readText says how much had to be read.
 func readText(r *inspect.Report) string {
+	if r == nil {
+		return ""
+	}
 	var whole []string
 	for n, l := range r.Layers {
 		if l.WholeRead != "" {

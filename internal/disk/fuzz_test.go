@@ -38,6 +38,11 @@ func FuzzQCOW2Tables(f *testing.F) {
 		if err == nil && (tables.end > int64(len(b)) || tables.end < 0 || tables.plain < 0) {
 			t.Fatalf("accepted %+v of %d bytes", tables, len(b))
 		}
+		i := Look(r, int64(len(b)))
+		told, err := i.Tables(t.Context(), r, 4096)
+		if err == nil && (told.Read > told.All || int64(told.Read)*i.ClusterSize > 4096) {
+			t.Fatalf("read %+v for 4096 bytes", told)
+		}
 	})
 }
 

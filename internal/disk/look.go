@@ -121,6 +121,9 @@ type Tables struct {
 // and, as far as they fit into budget bytes together, those of the second. It
 // fails where one of them refers to what lies behind the file's end.
 func (i Image) Tables(ctx context.Context, r io.ReaderAt, budget int64) (Tables, error) {
+	if i.Format != FormatQCOW2 || i.Damage != nil || i.Absurd() {
+		return Tables{}, errors.New("it is no qcow2 image whose tables can be read")
+	}
 	t, err := i.header.walk(ctx, r, i.FileSize, budget)
 	if err != nil {
 		return Tables{}, err

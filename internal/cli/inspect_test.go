@@ -1,0 +1,80 @@
+package cli_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/inspect"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+)
+
+// layoutOf packs a small raw disk.
+func layoutOf(t *testing.T) (dir string, made containerdisk.Result) {
+	t.Helper()
+	disk, dir := filepath.Join(t.TempDir(), "disk.raw"), filepath.Join(t.TempDir(), "layout")
+	require.NoError(t, os.WriteFile(disk, append(make([]byte, 510), 0x55, 0xAA), 0o600))
+	made, err := containerdisk.Pack(t.Context(), disk, dir, containerdisk.Metadata{Architecture: "amd64"}, progress.Discard)
+	require.NoError(t, err)
+	return dir, made
+}
+
+func TestInspectTellsOfALayoutAndOfARegistry(t *testing.T) {
+	host, _ := registrytest.Start(t, registrytest.Options{})
+	dir, made := layoutOf(t)
+	ref := host + "/lab/ubuntu:v1"
+	code, _, stderr := run(t, "push", "--unverified", dir, ref)
+	require.Zero(t, code, stderr)
+	for _, what := range []string{dir, ref, host + "/lab/ubuntu@" + made.Digest} {
+		code, stdout, stderr := run(t, "inspect", what)
+		require.Zero(t, code, stderr)
+		assert.Contains(t, stdout, made.Digest)
+		assert.Regexp(t, `ok +one disk +disk/disk.img`, stdout)
+
+		code, stdout, stderr = run(t, "inspect", "--json", what)
+		require.Zero(t, code, stderr)
+		var r inspect.Report
+		require.NoError(t, json.Unmarshal([]byte(stdout), &r))
+		assert.Equal(t, what, r.Reference)
+		assert.Equal(t, made.Digest, r.Digest)
+		assert.Equal(t, what != dir, r.BytesRead > 0)
+	}
+}
+
+func TestInspectFailsWhereThereIsNoContainerdisk(t *testing.T) {
+	code, stdout, stderr := run(t, "inspect", t.TempDir())
+	assert.Equal(t, 1, code)
+	assert.Empty(t, stdout)
+	assert.Contains(t, stderr, "no OCI image layout")
+
+	code, _, stderr = run(t, "inspect")
+	assert.Equal(t, 2, code)
+	assert.Contains(t, stderr, "inspect REF|LAYOUT_DIR|ARCHIVE.tar")
+
+	code, _, stderr = run(t, "inspect", "ubuntu")
+	assert.Equal(t, 1, code)
+	assert.Contains(t, stderr, "names no image in a registry")
+}
+
+// An image that is no containerdisk: the report is printed, the exit code is 1.
+func TestInspectReportsAnImageThatKubeVirtRefusesAndFails(t *testing.T) {
+	host, _ := registrytest.Start(t, registrytest.Options{})
+	image, err := random.Image(100, 2)
+	require.NoError(t, err)
+	ref, err := name.ParseReference(host + "/lab/other:v1")
+	require.NoError(t, err)
+	require.NoError(t, remote.Write(ref, image))
+	code, stdout, stderr := run(t, "inspect", ref.String())
+	assert.Equal(t, 1, code)
+	assert.Regexp(t, `error +one disk +there is nothing in disk/`, stdout)
+	assert.Contains(t, stderr, "breaks the contract of containerdisks")
+}
