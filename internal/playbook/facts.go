@@ -249,9 +249,13 @@ func (f *facts) pair(in *yaml.Node, key string, v *yaml.Node) {
 		f.code(k, in, v)
 	case "hosts", "delegate_to", "connection":
 		f.place(k, v)
-	case "action", "local_action":
-		f.dynamic("has a task in the form %s:", k)
-	case "shell", "command", "raw", "cmd", "argv", "dest", "chdir", "creates", "removes", "msg", "fail_msg", "success_msg":
+	case "local_action":
+		f.dynamic("runs something on this host (local_action)")
+	case "action": // also a parameter of many modules
+		if name, _, _ := strings.Cut(strings.TrimSpace(v.Value), " "); templated(name) || inclusions.MatchString(shortName(name)) {
+			f.dynamic("has a task in the form action: %s", name)
+		}
+	case "shell", "command", "raw", "dest", "chdir", "creates", "removes", "msg", "fail_msg", "success_msg":
 		// Words for people, and names in the guest: only what is looked up counts.
 		f.guest(v)
 		return
@@ -262,6 +266,9 @@ func (f *facts) pair(in *yaml.Node, key string, v *yaml.Node) {
 	}
 	f.walk(v)
 }
+
+// inclusions are the modules that bring other tasks, roles and variables.
+var inclusions = regexp.MustCompile(`^(include|import)(_|$)`)
 
 // shortName takes the name of Ansible's own collection away.
 func shortName(key string) string {
@@ -380,16 +387,15 @@ func loopsOverNames(task *yaml.Node) bool {
 
 // place notes what runs on this host, where it may read any file.
 func (f *facts) place(key string, v *yaml.Node) {
-	local := key == "delegate_to" && templated(v.Value)
 	for _, n := range append([]*yaml.Node{v}, v.Content...) {
-		for _, name := range strings.FieldsFunc(n.Value, func(r rune) bool { return r == ',' || r == ':' || r == ' ' }) {
-			local = local || slices.Contains([]string{"localhost", "127.0.0.1", "local", "ansible.builtin.local"}, name)
+		delegated := key == "delegate_to" && templated(n.Value)
+		if delegated || thisHost.MatchString(n.Value) || key == "connection" && strings.HasSuffix(n.Value, "local") {
+			f.dynamic("runs something on this host (%s: %s)", key, n.Value)
 		}
 	}
-	if local {
-		f.dynamic("runs something on this host (%s: %s)", key, v.Value)
-	}
 }
+
+var thisHost = regexp.MustCompile(`\blocalhost\b|\b127\.0\.0\.1\b|::1`)
 
 // guest looks only at what is looked up on this host.
 func (f *facts) guest(n *yaml.Node) {

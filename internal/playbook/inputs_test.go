@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -97,7 +98,8 @@ const basePlay = `
     - copy: {src: "{{ x.file }}", dest: /etc/x}
     - copy: {src: files/folder/, dest: /etc/x}
     - copy: {src: "{{ distribution | lower }}.list", dest: /etc/x}
-    - script: tool.sh --now
+    - script: {cmd: tool.sh --now}
+    - iptables: {action: insert, chain: INPUT}
     - authorized_key: {user: root, key: "{{ lookup('file', 'looked-up.pub') }}"}
     - shell: cd .. && ../configure
 `
@@ -199,14 +201,19 @@ func TestWhatIsNamedAsItRunsTakesTheWholeTreeAndSaysWhy(t *testing.T) {
 		{"roles/plain/tasks/main.yml", "- debug: {}\n  with_lines: ls", `with "lines"`},
 		{"roles/plain/tasks/main.yml", "- command: ls\n  delegate_to: localhost", "on this host"},
 		{"roles/plain/tasks/main.yml", "- local_action: command ls", "local_action"},
+		{"roles/plain/tasks/main.yml", "- action: include_tasks x.yml", "in the form action: include_tasks"},
+		{"roles/plain/tasks/main.yml", "- synchronize: {src: '../../..'}", "the whole folder ."},
+		{"playbooks/base.yml", "- hosts: \"{{ y | default('localhost') }}\"", "on this host"},
+		{"playbooks/base.yml", "- hosts: all\n  connection: ansible.builtin.local", "on this host"},
 		{"roles/plain/tasks/main.yml", "- [", "no YAML"},
-		{"roles/plain/tasks/main.yml", "- copy: {src: ../../}", "a folder of roles"},
+		{"roles/plain/tasks/main.yml", "- copy: {src: ../../}", "the whole folder ."},
 		{"roles/plain/templates/a.j2", "{{ lookup('template', x ~ '.j2') }}", "roles/plain/templates/a.j2 looks up"},
 		{"roles/plain/templates/a.j2", "{% include x %}", "has {% include x %}"},
 		{"roles/plain/meta/main.yml", "dependencies: [{role: '{{ y }}'}]", "uses the role {{ y }}"},
 		{"roles/plain/meta/main.yml", "dependencies: [missing]", "uses the role missing, which is not in it"},
 		{"roles/plain/meta/main.yml", "dependencies: [some.where.role]", "which is not in it"},
 		{"playbooks/base.yml", "- import_playbook: '{{ y }}'", "imports the playbook {{ y }}"},
+		{"playbooks/base.yml", "- hosts: all\n  tasks:\n  - copy: {src: ../roles}", "a folder of roles"},
 		{"playbooks/base.yml", "- import_playbook: gone.yml", "which is not in it"},
 		{"playbooks/base.yml", "- hosts: all\n  vars_files: ['{{ y }}']", "takes variables from {{ y }}"},
 		{"playbooks/base.yml", "- hosts: all\n  vars_files: [['{{ y }}']]", "takes variables from {{ y }}"},
@@ -216,21 +223,35 @@ func TestWhatIsNamedAsItRunsTakesTheWholeTreeAndSaysWhy(t *testing.T) {
 		{"playbooks/group_vars/all.yml", "x: \"{{ lookup('ansible.builtin.ini', y) }}\"", "as it runs"},
 	} {
 		t.Run(c.why, func(t *testing.T) {
-			files := lab()
-			files["playbooks/base.yml"] = "- hosts: all\n  roles: [plain]\n"
+			files := map[string]string{
+				"playbooks/base.yml": "- hosts: all\n  roles: [plain]\n", "roles/plain/tasks/main.yml": "[]",
+				"roles/unused/README.md": "about", "tests/base.yaml": "file: {}",
+			}
 			files[c.file] = c.content
-			dir := tree(t, files)
-			in := inputsOf(t, dir)
+			in := inMemory(t, files)
 			assert.Contains(t, in.Whole, c.why)
 			assert.Contains(t, in.String(), "the whole tree: ")
 			assert.NotContains(t, in.Whole, "\x01")
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "roles/unused/README.md"), []byte("other"), 0o600))
-			assert.NotEqual(t, in.Digest, inputsOf(t, dir).Digest)
-			in = inputsOf(t, dir)
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "tests/base.yaml"), []byte("other"), 0o600))
-			assert.Equal(t, in.Digest, inputsOf(t, dir).Digest, "checks change no disk")
+			files["tests/base.yaml"] = "other"
+			assert.Equal(t, in.Digest, inMemory(t, files).Digest, "checks change no disk")
+			files["roles/unused/README.md"] = "other"
+			assert.NotEqual(t, in.Digest, inMemory(t, files).Digest)
 		})
 	}
+}
+
+// inMemory is inputsOf for files that are on no disk.
+func inMemory(t *testing.T, files map[string]string) playbook.Inputs {
+	t.Helper()
+	fsys := fstest.MapFS{}
+	for name, content := range files {
+		fsys[name] = &fstest.MapFile{Data: []byte(content), Mode: 0o644}
+	}
+	tree, err := playbook.NewTree(t.Context(), fsys)
+	require.NoError(t, err)
+	in, err := tree.Inputs(t.Context(), "base", nil)
+	require.NoError(t, err)
+	return in
 }
 
 func TestExtraVariablesMayNameFiles(t *testing.T) {
@@ -315,12 +336,7 @@ func FuzzInputs(f *testing.F) {
 	f.Add("- hosts: all\n  tasks: [{copy: 'src=../../../* dest=[a'}, {include_tasks: {file: [{}]}}]", "{{")
 	f.Add("- import_playbook: base.yml\n- hosts: all\n  roles: [., .., ../playbooks, a.b.c.d, {role: {}}]", "\x01/..")
 	f.Fuzz(func(t *testing.T, play, template string) {
-		files := map[string]string{"playbooks/base.yml": play, "playbooks/templates/t.j2": template, "roles/r/tasks/main.yml": play, "roles/r/templates/t": template}
-		tree, err := playbook.OpenTree(t.Context(), tree(t, files))
-		require.NoError(t, err)
-		defer tree.Close()
-		in, err := tree.Inputs(t.Context(), "base", nil)
-		require.NoError(t, err)
+		in := inMemory(t, map[string]string{"playbooks/base.yml": play, "playbooks/templates/t.j2": template, "roles/r/tasks/main.yml": play, "roles/r/templates/t": template})
 		require.Contains(t, in.Files, "playbooks/base.yml")
 		require.Len(t, in.Digest, 71)
 	})

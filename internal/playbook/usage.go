@@ -275,10 +275,9 @@ func (u *usage) resolve(r reference) {
 		case full == ".." || strings.HasPrefix(full, "../"):
 		case strings.ContainsAny(full, wildcards):
 			u.match(full)
-		case full == "." || full == base:
-			if r.role == "" {
-				u.dynamic("%s names the whole folder %s", r.by, base)
-			}
+		case full == "." || full == base && r.role == "":
+			u.dynamic("%s names the whole folder %s", r.by, full)
+		case full == base: // its own role
 		case u.tree.files[full] != nil && !u.used[full]:
 			if !u.tree.isPlaybook(full) {
 				u.take(full, r.by)
