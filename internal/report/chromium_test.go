@@ -3,6 +3,7 @@ package report_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"net/url"
 	"os"
@@ -29,7 +30,8 @@ import (
 )
 
 // TestThePageIsReadableInARealBrowser shows reports in Chromium on screens of
-// several sizes, light and dark. With -artifacts the screenshots are kept.
+// several sizes, light and dark. With -artifacts it keeps screenshots to look
+// at.
 func TestThePageIsReadableInARealBrowser(t *testing.T) {
 	b := newBrowser(t)
 	for name, r := range map[string]*report.Report{
@@ -62,8 +64,7 @@ func TestTheWholeReportIsPrinted(t *testing.T) {
 	call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
 	assert.True(t, run(b, chromedp.Poll[bool](`[...document.querySelectorAll("details td, details li")].every(e => e.checkVisibility({contentVisibilityAuto: true}) && e.getBoundingClientRect().height)`,
 		chromedp.WithPollingTimeout(10*time.Second))))
-	png := run(b, chromedp.FullScreenshot(100))
-	require.NoError(t, os.WriteFile(filepath.Join(t.ArtifactDir(), "printed.png"), png, 0o600))
+	b.screenshot("printed")
 	pdf := run(b, chromedp.PrintToPDF(chromedp.PDFPrintBackground()))
 	require.NoError(t, os.WriteFile(filepath.Join(t.ArtifactDir(), "published.pdf"), pdf, 0o600))
 	assert.Greater(t, len(pdf), 10_000)
@@ -211,14 +212,23 @@ const (
 	fold   = `document.querySelectorAll("details[data-folded]").forEach(d => d.open = false)`
 )
 
-// check keeps a picture of the page as it came and looks at it with everything
-// unfolded.
+// screenshot keeps a picture of the whole page, which takes longer than all the
+// rest, where somebody asked for it.
+func (b *browser) screenshot(name string) {
+	b.t.Helper()
+	if flag.Lookup("test.artifacts").Value.String() != "true" {
+		return
+	}
+	png := run(b, chromedp.FullScreenshot(100))
+	require.NoError(b.t, os.WriteFile(filepath.Join(b.t.ArtifactDir(), name+".png"), png, 0o600))
+}
+
+// check looks at the page as it came, and with everything unfolded.
 func (b *browser) check(name, scheme string, width int64) {
 	b.t.Helper()
 	b.show(scheme, width)
 	where := fmt.Sprintf("%s-%s-%d", name, scheme, width)
-	png := run(b, chromedp.FullScreenshot(100))
-	require.NoError(b.t, os.WriteFile(filepath.Join(b.t.ArtifactDir(), where+".png"), png, 0o600))
+	b.screenshot(where)
 	run(b, chromedp.Evaluate[chromedp.Void](unfold))
 	assert.Empty(b.t, run(b, chromedp.Evaluate[[]string](overflowing)), where)
 	assert.Empty(b.t, run(b, chromedp.Evaluate[[]string](pale)), where)
