@@ -171,8 +171,11 @@ func (j *job) size(pod, build, push *yaml.Node, e Entry, env map[string]string) 
 
 func ceil(n, unit int64) int64 { return (n + unit - 1) / unit }
 
-// sizes are the settings that the template has a value for which fits its pod.
-var sizes = []string{"MEMORY", "CPUS", "DISK_SIZE"}
+// ofAnImage are the settings that the template has for one image. The sizes
+// are not among them: the template has values which fit its pod.
+var ofAnImage = slices.DeleteFunc(catalogue.Variables(), func(name string) bool {
+	return name == "MEMORY" || name == "CPUS" || name == "DISK_SIZE"
+})
 
 // environment sets variables in their place or at the end. What else the
 // template says of an image is taken away: it is about another one.
@@ -190,7 +193,7 @@ func (j *job) environment(container *yaml.Node, env map[string]string, whole boo
 			j.set(v, "value", escape(value))
 			delete(left, name)
 		}
-		if ok || !whole || slices.Contains(sizes, name) || !slices.Contains(catalogue.Variables(), name) {
+		if ok || !whole || !slices.Contains(ofAnImage, name) {
 			kept = append(kept, v)
 		}
 	}
