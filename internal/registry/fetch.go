@@ -35,8 +35,8 @@ type Fetched struct {
 
 // Between two looks at a tag: builds take minutes.
 const (
-	firstLook = 2 * time.Second // doubles each time
-	longestGo = 30 * time.Second
+	lookAgain   = 2 * time.Second // twice as long each time, until
+	lookAtLeast = 30 * time.Second // then each time
 )
 
 // CheckStored says whether ref can name an image in a registry:
@@ -123,7 +123,7 @@ func (o FetchOptions) await(ctx context.Context, tag name.Tag, p progress.Report
 	if err != nil {
 		return "", err
 	}
-	pause, longest := firstLook, longestGo
+	pause, longest := lookAgain, lookAtLeast
 	if o.backoff != 0 {
 		pause, longest = o.backoff, 10*o.backoff
 	}
