@@ -223,7 +223,7 @@ func (b *browser) screenshot(name string) {
 	require.NoError(b.t, os.WriteFile(filepath.Join(b.t.ArtifactDir(), name+".png"), png, 0o600))
 }
 
-// check looks at the page as it came, and with everything unfolded.
+// check takes the page as it came, unfolds everything and looks at it.
 func (b *browser) check(name, scheme string, width int64) {
 	b.t.Helper()
 	b.show(scheme, width)
