@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"net"
+	"net/url"
 	"time"
 )
 
@@ -32,4 +33,13 @@ func ParseStored(ref string) (repository, identifier string, err error) {
 		return "", "", err
 	}
 	return parsed.Context().String(), parsed.Identifier(), nil
+}
+
+// Next follows a Link header of a page.
+func Next(page, header string) (*url.URL, error) {
+	at, err := url.Parse(page)
+	if err != nil {
+		return nil, err
+	}
+	return follow(at, at, nextLink([]string{header}))
 }

@@ -344,6 +344,32 @@ func TestDebiansRegistryDeletesWhereItIsAllowedTo(t *testing.T) {
 	assert.Empty(t, d.stored(t, "_manifests/tags/"))
 }
 
+func TestATagThatIsStillThereWasNotDeleted(t *testing.T) {
+	s := newServer(t, answer(method("DELETE"), http.StatusAccepted))
+	stored(t, s.host()+"/lab/ubuntu:v1", alice, digestOf(1))
+	stored(t, s.host()+"/lab/ubuntu:v2", alice, digestOf(1))
+	_, err := session(t, alice).Delete(t.Context(), s.host()+"/lab/ubuntu:v1")
+	require.ErrorContains(t, err, "deletes no tag alone")
+}
+
+func FuzzALinkNeverLeavesTheRegistry(f *testing.F) {
+	for _, link := range []string{
+		`</v2/_catalog?n=1&last=a>; rel="next"`, `<//other.example/>; rel=next`, `<https://u:p@registry.example/x#y>;rel="next"`,
+		`<?n=2>; title="a,b"; rel="next", <x>; rel="prev"`, `<<>>; rel="next"`, `<http://[::1%25>; rel="next"`, "<\x7f>; rel=next",
+	} {
+		f.Add(link)
+	}
+	f.Fuzz(func(t *testing.T, link string) {
+		next, err := registry.Next("https://registry.example/v2/_catalog", link)
+		if err != nil || next == nil {
+			return
+		}
+		if next.Host != "registry.example" || next.Scheme != "https" || next.User != nil {
+			t.Fatalf("%q leads to %s", link, next)
+		}
+	})
+}
+
 func TestARegistryThatDoesNotDeleteSaysHowItWould(t *testing.T) {
 	d := newDebianRegistry(t)
 	one := stored(t, d.ref(), d.options(), digestOf(1))
