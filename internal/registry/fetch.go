@@ -35,7 +35,7 @@ type Fetched struct {
 
 // Between two looks at a tag: builds take minutes.
 const (
-	lookAgain   = 2 * time.Second // twice as long each time, until
+	lookAgain   = 2 * time.Second  // twice as long each time, until
 	lookAtLeast = 30 * time.Second // then each time
 )
 
