@@ -141,7 +141,7 @@ func (b *Build) prepareVerify(ctx context.Context, dir *workdir.Dir) (ready, err
 	}
 	if b.Config.Playbook != "" {
 		err = b.stage(ctx, "playbook", func(ctx context.Context, p progress.Reporter) (_ string, err error) {
-			r.playbook, err = playbook.Resolve(ctx, b.playbookOptions(dir.Path("playbooks")), p)
+			r.playbook, err = b.copyTree(ctx, dir.Path("playbooks"), p)
 			return r.playbook.Checks, err
 		})
 	}

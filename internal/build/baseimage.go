@@ -15,7 +15,7 @@ import (
 func (b *Build) baseImage(ctx context.Context, p progress.Reporter) (origin, error) {
 	image := b.Config.BaseImage
 	want := containerdisk.Want{Digest: image.Digest, Inputs: image.Inputs}
-	cache := filepath.Join(b.Config.CacheDir, "images")
+	cache := first(b.BaseDir, filepath.Join(b.Config.CacheDir, "images"))
 	var disk containerdisk.Extracted
 	var name string
 	if image.Layout != "" {

@@ -38,6 +38,12 @@ type Build struct {
 	Full bool
 	// KeepStages leaves what the stages made where it is, until Clean.
 	KeepStages bool
+	// NotBefore is when a stage may have ended at the earliest for its output
+	// to be used again.
+	NotBefore time.Time
+	// BaseDir is where the disk of a base that is a containerdisk is kept;
+	// empty: with the other images in CACHE_DIR.
+	BaseDir string
 
 	record record
 }
@@ -160,7 +166,7 @@ func (b *Build) verifyStep(ctx context.Context, dir *workdir.Dir, r ready, spars
 
 // publish packs the disk and, where a registry is set, pushes it.
 func (b *Build) publish(ctx context.Context, image finished, r ready) (Result, error) {
-	layout := filepath.Join(b.Config.OutputDir, strings.ReplaceAll(b.Config.ImageName, "/", "_"))
+	layout := Layout(b.Config.OutputDir, b.Config.ImageName)
 	m := b.metadata(r, image.built)
 	m.VerifiedDisk = image.digest
 	packed, err := b.pack(ctx, image.path, layout, m)
@@ -176,6 +182,11 @@ func (b *Build) publish(ctx context.Context, image finished, r ready) (Result, e
 	}
 	result.Reference, err = b.push(ctx, layout, b.Config.Reference)
 	return result, err
+}
+
+// Layout is where a build leaves the OCI layout of an image.
+func Layout(outputDir, image string) string {
+	return filepath.Join(outputDir, strings.ReplaceAll(image, "/", "_"))
 }
 
 // pushes says whether the build ends in a registry.
@@ -232,7 +243,7 @@ func resume[T any](ctx context.Context, b *Build, dir *workdir.Dir, s step[T]) (
 		if err != nil {
 			return "", err
 		}
-		if found && json.Unmarshal(record.Result, &m.result) == nil {
+		if found && !record.Time.Before(b.NotBefore) && json.Unmarshal(record.Result, &m.result) == nil {
 			m.digest = record.Digest
 			b.record.reuse(s.name)
 			return "done before, from the same inputs", nil

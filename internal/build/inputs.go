@@ -43,6 +43,29 @@ func (b *Build) imageInputs(base, playbook, controller string) string {
 	return inputs(all)
 }
 
+// Inputs is the digest of all that the image is made from, known before
+// anything is fetched or made: by the version of ansible-core, the digest of
+// what the playbook uses and, for an image that starts from another, that
+// one's input digest. The checksum of a base must not be that of a list.
+func (b *Build) Inputs(controller, playbook, parent string) (string, error) {
+	base, err := b.baseInputs(controller, parent)
+	return b.imageInputs(base, playbook, controller), err
+}
+
+// baseInputs is what is known of the base before it is there.
+func (b *Build) baseInputs(controller, parent string) (string, error) {
+	c := b.Config
+	switch {
+	case parent != "":
+		return parent, nil
+	case c.BaseFromPackages:
+		return b.baseOptions(controller).Recipe()
+	case c.BaseImage.IsSet():
+		return first(c.BaseImage.Inputs, c.BaseImage.Digest), nil
+	}
+	return c.ISOChecksum.String(), nil
+}
+
 // sparsifyInputs is the digest of all that a sparsified disk is made from.
 func (b *Build) sparsifyInputs(in made[provisioned]) string {
 	return inputs(map[string]any{"disk": in.digest, "method": b.Config.Sparsify, "compression": b.Config.Compression, "trimmed": in.result.Trimmed})

@@ -134,11 +134,11 @@ func (b *Build) base(ctx context.Context, controller string, p progress.Reporter
 	if b.Config.BaseImage.IsSet() {
 		return b.baseImage(ctx, p)
 	}
-	sum, err := download.Resolve(ctx, b.Config.ISOURL, b.Config.ISOChecksum, b.downloads(), p)
+	sum, err := download.Resolve(ctx, b.Config.ISOURL, b.Config.ISOChecksum, b.Downloads(), p)
 	if err != nil {
 		return origin{}, err
 	}
-	file, err := download.Fetch(ctx, b.Config.ISOURL, sum, b.downloads(), p)
+	file, err := download.Fetch(ctx, b.Config.ISOURL, sum, b.Downloads(), p)
 	if err != nil {
 		return origin{}, err
 	}
@@ -154,7 +154,8 @@ func (b *Build) base(ctx context.Context, controller string, p progress.Reporter
 	}, err
 }
 
-func (b *Build) downloads() download.Options {
+// Downloads says where base images are kept and who is trusted to send them.
+func (b *Build) Downloads() download.Options {
 	return download.Options{CacheDir: filepath.Join(b.Config.CacheDir, "images"), CAFile: b.Config.CAFile}
 }
 
@@ -189,7 +190,7 @@ func publicName(raw string) string {
 // resolvePlaybook copies the playbook tree to dir and checks that this host's
 // Ansible can run it.
 func (b *Build) resolvePlaybook(ctx context.Context, dir string, p progress.Reporter) (playbook.Source, error) {
-	source, err := playbook.Resolve(ctx, b.playbookOptions(dir), p)
+	source, err := b.copyTree(ctx, dir, p)
 	if err != nil {
 		return source, err
 	}
@@ -206,11 +207,19 @@ func (b *Build) allowed(p playbook.Source) ([]hygiene.Excuse, error) {
 	return hygiene.ReadAllowList(file)
 }
 
-func (b *Build) playbookOptions(dir string) playbook.Options {
+// copyTree copies the playbook's tree to dir.
+func (b *Build) copyTree(ctx context.Context, dir string, p progress.Reporter) (playbook.Source, error) {
+	o := b.PlaybookOptions()
+	o.Dir = dir
+	return playbook.Resolve(ctx, o, p)
+}
+
+// PlaybookOptions say where the playbook comes from.
+func (b *Build) PlaybookOptions() playbook.Options {
 	c := b.Config
 	return playbook.Options{
 		AnsibleDir: c.AnsibleDir, GitURL: c.GitURL, GitBranch: c.GitBranch, GitPath: c.GitPath,
-		Embedded: ansible.FS, Playbook: c.Playbook, Dir: dir,
+		Embedded: ansible.FS, Playbook: c.Playbook,
 	}
 }
 

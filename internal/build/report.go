@@ -166,7 +166,7 @@ func (b *Build) phases(start time.Time, t provision.Timings) {
 			took time.Duration
 		}{{"boot", t.Boot}, {"ansible", t.Ansible}, {"clean", t.Clean}, {"power off", t.PowerOff}} {
 			if p.took > 0 {
-				to.Stages = append(to.Stages, report.Stage{Name: stageProvision + ": " + p.name, Start: at, Took: p.took})
+				to.Stages = append(to.Stages, report.Stage{Name: "↳ " + p.name, Start: at, Took: p.took})
 				at += p.took
 			}
 		}

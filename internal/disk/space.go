@@ -31,6 +31,10 @@ type BuildPlan struct {
 	LayoutDir   string // where the OCI layout goes
 }
 
+// LayoutSpace is what Need.What calls the part that stays when a build has
+// ended.
+const LayoutSpace = "the OCI layout"
+
 // growth is what provisioning adds to any base: package lists, archives and
 // their contents before they are deleted and trimmed.
 const growth = 1 << 30
@@ -53,7 +57,7 @@ func BuildNeeds(p BuildPlan) []Need {
 	needs := []Need{
 		{p.WorkDir, provisioned, "the provisioned disk", "OUTPUT_DIR"},
 		{p.WorkDir, sparsified, "the sparsified disk", "OUTPUT_DIR"},
-		{p.LayoutDir, sparsified, "the OCI layout", "OUTPUT_DIR"},
+		{p.LayoutDir, sparsified, LayoutSpace, "OUTPUT_DIR"},
 	}
 	if p.Method == VirtSparsify {
 		needs = append(needs, Need{p.TmpDir, provisioned, "virt-sparsify's copy", "OUTPUT_DIR"})

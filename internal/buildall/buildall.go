@@ -1,0 +1,215 @@
+// Package buildall builds the images of a catalogue: it finds out what each is
+// made from and what there is already, has the plan decided, and runs what is
+// left to do. Every image is built as a single build is; nothing of that is
+// done here.
+package buildall
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
+	"github.com/netgroup-polito/diskforge/internal/plan"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+// All is a catalogue with what is wished for it.
+type All struct {
+	// Settings are the command's own: where images go, what the host gives.
+	// Where TARGET_REGISTRY, REGISTRY_PREFIX and IMAGE_TAG are given, they win
+	// over the catalogue.
+	Settings config.Settings
+	Config   config.Config // what they mean
+	UI       *ui.UI
+	Version  string // of diskforge
+
+	Catalogue *catalogue.Catalogue
+	Only      []string // globs; none: all images
+	Jobs      int      // at once; 0: as many as the host bears
+	Options   plan.Options
+}
+
+// image is one image with what it takes to build it.
+type image struct {
+	catalogue.Image
+	settings config.Settings
+	config   config.Config
+	facts    plan.Facts
+}
+
+// Target is the registry that the images go to.
+func (a *All) Target() plan.Target {
+	return plan.Target{
+		Registry: cmp.Or(a.Settings.TargetRegistry, a.Catalogue.Registry),
+		Prefix:   cmp.Or(a.Settings.RegistryPrefix, a.Catalogue.Prefix),
+	}
+}
+
+// Plan says what is to be done for each image, parents first.
+func (a *All) Plan(ctx context.Context) ([]plan.Entry, error) {
+	entries, _, err := a.plan(ctx)
+	return entries, err
+}
+
+func (a *All) plan(ctx context.Context) ([]plan.Entry, map[string]*image, error) {
+	selected, err := a.Catalogue.Select(a.Only...)
+	if err != nil {
+		return nil, nil, err
+	}
+	images, err := a.images(selected)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := a.learn(ctx, selected, images); err != nil {
+		return nil, nil, err
+	}
+	facts := make(map[string]plan.Facts, len(images))
+	for name, i := range images {
+		facts[name] = i.facts
+	}
+	o := a.Options
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	return plan.Decide(selected, facts, o), images, nil
+}
+
+// images puts the settings of each image together and checks them all.
+func (a *All) images(selected []catalogue.Image) (map[string]*image, error) {
+	all := make(map[string]*image, len(selected))
+	var mistakes config.Mistakes
+	target := a.Target()
+	for _, one := range selected {
+		i := &image{Image: one, settings: a.Settings.With(one.Settings)}
+		i.facts.Tags = slices.Compact(append(given(a.Settings.ImageTag), one.Tags...))
+		i.settings.TargetRegistry, i.settings.RegistryPrefix, i.settings.ImageName = target.Registry, target.Prefix, one.Name
+		i.settings.ImageTag = cmp.Or(append(i.facts.Tags, untagged)...)
+		if target.Registry == "" {
+			i.settings.RegistryPrefix = ""
+		}
+		var err error
+		if i.config, err = config.Parse(i.settings, i.needs()...); err != nil {
+			mistakes = append(mistakes, fmt.Sprintf("line %d, image %s: %v", one.Line, one.Name, err))
+		}
+		all[one.Name] = i
+	}
+	if mistakes != nil {
+		return nil, mistakes
+	}
+	return all, nil
+}
+
+// untagged stands for the tag of an image that nobody named one for, until its
+// inputs are known.
+const untagged = "untagged"
+
+// needs are those of a build; a child has no base of its own.
+func (i *image) needs() []config.Need {
+	needs := []config.Need{config.NeedPlaybook, config.NeedReference}
+	if i.From == "" {
+		needs = append(needs, config.NeedBase)
+	}
+	return needs
+}
+
+func given(value string) []string {
+	if value == "" {
+		return nil
+	}
+	return []string{value}
+}
+
+// Run builds what the plan says and returns how it went. The error names each
+// image that failed.
+func (a *All) Run(ctx context.Context) (fleet.Summary, error) {
+	entries, images, err := a.plan(ctx)
+	if err != nil {
+		return fleet.Summary{}, err
+	}
+	session, err := a.session()
+	if err != nil {
+		return fleet.Summary{}, err
+	}
+	defer session.Close()
+	names := make([]string, len(entries))
+	for n, e := range entries {
+		names[n] = e.Name
+	}
+	table := a.UI.Table(names)
+	defer table.Close()
+	for _, e := range entries {
+		for _, note := range e.Notes {
+			table.Warn(e.Name, note)
+		}
+	}
+	b := &builder{all: a, images: images, entries: map[string]plan.Entry{}, session: session, table: table}
+	for _, e := range entries {
+		b.entries[e.Name] = e
+	}
+	return fleet.Run(ctx, a.toDo(entries, images), b, fleet.Options{OutputDir: a.Config.OutputDir, Jobs: a.Jobs}, table)
+}
+
+// session asks the registry with the command's credentials.
+func (a *All) session() (*registry.Session, error) {
+	options, err := (&build.Build{Config: a.Config, Version: a.Version}).RegistryOptions()
+	if err != nil {
+		return nil, err
+	}
+	return registry.NewSession(options)
+}
+
+// toDo are the plan's entries as the fleet takes them. An image that cannot
+// be planned fails when its turn comes, with the reason, so that it stops its
+// descendants and nothing else.
+func (a *All) toDo(entries []plan.Entry, images map[string]*image) []fleet.Entry {
+	all := make([]fleet.Entry, len(entries))
+	for n, e := range entries {
+		i := images[e.Name]
+		all[n] = fleet.Entry{
+			Name: e.Name, Parent: e.From, Action: fleet.Action(e.Action), Why: e.Why, Inputs: e.Inputs,
+			Needs: i.resources(a.Config.OutputDir), NotBefore: a.notBefore(e),
+			Known: fleet.Result{Reference: i.known(), Digest: e.Found, Layout: i.layout(a.Config.OutputDir, e)},
+		}
+		if e.Action == plan.Blocked {
+			all[n].Action = fleet.Build
+		}
+	}
+	return all
+}
+
+// notBefore is when what a build made may have been made at the earliest to be
+// used again.
+func (a *All) notBefore(e plan.Entry) time.Time {
+	switch {
+	case !e.Anew:
+		return time.Time{}
+	case a.Options.MaxAge > 0 && !a.Options.Force:
+		return time.Now().Add(-a.Options.MaxAge)
+	}
+	return time.Now()
+}
+
+// Failed is an error where the plan has images that cannot be built.
+func Failed(entries []plan.Entry) error {
+	var lines []string
+	for _, e := range entries {
+		if e.Action == plan.Blocked {
+			lines = append(lines, e.Name+": "+e.Why)
+		}
+	}
+	if lines == nil {
+		return nil
+	}
+	f := failure.New(fmt.Sprintf("%d images cannot be planned", len(lines)), "")
+	f.Lines, f.Err = lines, errors.New("blocked")
+	return f
+}

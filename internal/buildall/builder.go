@@ -1,0 +1,117 @@
+package buildall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
+	"github.com/netgroup-polito/diskforge/internal/plan"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+// builder builds single images for the fleet.
+type builder struct {
+	all     *All
+	images  map[string]*image
+	entries map[string]plan.Entry
+	session *registry.Session
+	table   *ui.Table
+}
+
+// Build makes one image, or sends what an earlier run made and did not get to
+// the registry.
+func (b *builder) Build(ctx context.Context, e fleet.Entry, dir string, parent fleet.Result) (fleet.Result, error) {
+	i := b.images[e.Name]
+	if entry := b.entries[e.Name]; entry.Action == plan.Blocked {
+		if i.facts.Err != nil {
+			return fleet.Result{}, i.facts.Err
+		}
+		return fleet.Result{}, errors.New(entry.Why)
+	}
+	one := b.single(e, dir, parent)
+	result, sent, err := b.send(ctx, one, e)
+	if err == nil && !sent {
+		result, err = one.Run(ctx)
+	}
+	if err != nil {
+		return fleet.Result{}, err
+	}
+	_, digest, _ := strings.Cut(result.Reference, "@")
+	r := fleet.Result{Reference: result.Reference, Digest: digest, Layout: result.Layout}
+	if len(i.facts.Tags) > 1 {
+		err = b.session.Tag(ctx, i.repository()+"@"+digest, i.facts.Tags[1:]...)
+	}
+	return r, err
+}
+
+// send pushes the image that is complete in dir, if there is one.
+func (b *builder) send(ctx context.Context, one *build.Build, e fleet.Entry) (result build.Result, sent bool, err error) {
+	i := b.images[e.Name]
+	if i.config.Reference == "" || !e.NotBefore.IsZero() {
+		return result, false, nil
+	}
+	if _, err := i.load(b.all.Config.OutputDir); err != nil {
+		return result, false, nil // it is built
+	}
+	result.Layout = i.layoutDir(b.all.Config.OutputDir)
+	result.Reference, err = one.PushLayout(ctx, result.Layout, i.config.Reference, false)
+	return result, true, err
+}
+
+// single is the build of one image, in dir, from its parent's result.
+func (b *builder) single(e fleet.Entry, dir string, parent fleet.Result) *build.Build {
+	i := b.images[e.Name]
+	one := &build.Build{
+		Settings: i.settings, Config: i.config, UI: b.table.Image(e.Name), Version: b.all.Version,
+		KeepStages: true, NotBefore: e.NotBefore,
+	}
+	one.Config.OutputDir = dir
+	if e.Parent == "" {
+		return one
+	}
+	one.Config.BaseImage = config.BaseImage{Reference: parent.Reference, Digest: parent.Digest, Inputs: b.images[e.Parent].facts.Inputs}
+	if parent.Layout != "" {
+		one.Config.BaseImage.Reference, one.Config.BaseImage.Layout = "", parent.Layout
+		one.BaseDir = diskDir(fleet.Dir(b.all.Config.OutputDir, e.Parent))
+	}
+	return one
+}
+
+// diskDir is where the disk of a parent lies that its children start from.
+func diskDir(dir string) string { return filepath.Join(dir, "work", "disk") }
+
+// Tag gives the image in the registry the tags that it shall have.
+func (b *builder) Tag(ctx context.Context, e fleet.Entry) (fleet.Result, error) {
+	i := b.images[e.Name]
+	r := e.Known
+	r.Reference = i.config.Reference + "@" + r.Digest
+	return r, b.session.Tag(ctx, e.Known.Reference, i.facts.Tags...)
+}
+
+// Check looks at what an earlier run made: in OUTPUT_DIR, and in the registry
+// where it was sent there.
+func (b *builder) Check(ctx context.Context, e fleet.Entry, _ string, r fleet.Result) error {
+	i := b.images[e.Name]
+	layout, err := i.load(b.all.Config.OutputDir)
+	switch {
+	case err != nil:
+		return err
+	case layout.Digest != r.Digest:
+		return fmt.Errorf("%s has the digest %s, not %s", r.Layout, layout.Digest, r.Digest)
+	case i.config.Reference != "" && (i.facts.Found == nil || i.facts.Found.Digest != r.Digest):
+		return fmt.Errorf("the registry has not got %s", r.Reference)
+	}
+	return nil
+}
+
+// Clean deletes everything but the image and its report.
+func (b *builder) Clean(e fleet.Entry, dir string) error {
+	return errors.Join(b.single(e, dir, fleet.Result{}).Clean(), os.RemoveAll(diskDir(dir)))
+}

@@ -1,0 +1,277 @@
+package buildall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/disk"
+	"github.com/netgroup-polito/diskforge/internal/download"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
+	"github.com/netgroup-polito/diskforge/internal/plan"
+	"github.com/netgroup-polito/diskforge/internal/playbook"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/schedule"
+)
+
+// learn fills in the facts of all images: first their input digests, parents
+// before children, then what there is already, side by side.
+func (a *All) learn(ctx context.Context, selected []catalogue.Image, images map[string]*image) error {
+	s := a.UI.Stage("plan")
+	err := a.learnInputs(ctx, selected, images, s)
+	if err == nil {
+		s.Activity("looking for what there is already")
+		err = a.learnFound(ctx, selected, images)
+	}
+	s.End(fmt.Sprintf("%d images", len(images)), err)
+	return err
+}
+
+func (a *All) learnInputs(ctx context.Context, selected []catalogue.Image, images map[string]*image, p progress.Reporter) error {
+	controller, err := playbook.ControllerVersion(ctx)
+	if err != nil {
+		return err
+	}
+	l := &learner{controller: controller, trees: playbook.Trees{Dir: filepath.Join(a.Config.CacheDir, "playbooks")}, lists: map[string]resolved{}, p: p}
+	defer l.trees.Close()
+	for _, one := range selected {
+		i := images[one.Name]
+		parent := ""
+		if one.From != "" {
+			if parent = images[one.From].facts.Inputs; parent == "" {
+				continue // nobody can say: the plan blocks it with its parent
+			}
+		}
+		i.facts.Err = l.inputs(ctx, i, parent)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// learner keeps what images share.
+type learner struct {
+	controller string // version of ansible-core
+	trees      playbook.Trees
+	lists      map[string]resolved // by image URL and list
+	p          progress.Reporter
+}
+
+type resolved struct {
+	sum download.Checksum
+	err error
+}
+
+// inputs fills in the image's input digest and what follows from it.
+func (l *learner) inputs(ctx context.Context, i *image, parent string) error {
+	b := &build.Build{Config: i.config}
+	tree, err := l.trees.Open(ctx, b.PlaybookOptions(), l.p)
+	if err != nil {
+		return err
+	}
+	uses, err := tree.Inputs(ctx, i.config.Playbook, i.config.ExtraVars)
+	if err != nil {
+		return err
+	}
+	if uses.Whole != "" {
+		i.facts.Notes = append(i.facts.Notes, "depends on "+uses.String())
+	}
+	if err := l.checksum(ctx, b); err != nil {
+		return err
+	}
+	if i.facts.Inputs, err = b.Inputs(l.controller, uses.Digest, parent); err != nil {
+		return err
+	}
+	i.config.ISOChecksum = b.Config.ISOChecksum
+	i.facts.MemoryMiB, i.facts.DiskSize = i.config.MemoryMiB, i.config.DiskSize
+	i.address()
+	return nil
+}
+
+// checksum looks the base's checksum up in its list, once for all images.
+func (l *learner) checksum(ctx context.Context, b *build.Build) error {
+	c := &b.Config
+	if c.ISOChecksum.File == "" {
+		return nil
+	}
+	key := c.ISOURL + "\n" + c.ISOChecksum.File
+	r, known := l.lists[key]
+	if !known {
+		r.sum, r.err = download.Resolve(ctx, c.ISOURL, c.ISOChecksum, b.Downloads(), l.p)
+		l.lists[key] = r
+	}
+	c.ISOChecksum = r.sum
+	return r.err
+}
+
+// address names the image in the registry. Without a tag of anybody's it is
+// that of its inputs: another image never takes its place.
+func (i *image) address() {
+	if i.config.Reference == "" {
+		i.facts.Tags = nil
+		return
+	}
+	if i.facts.Tags == nil {
+		i.facts.Tags = []string{strings.TrimPrefix(i.facts.Inputs, "sha256:")[:12]}
+		i.config.ImageTag = i.facts.Tags[0]
+		i.config.Reference = strings.TrimSuffix(i.config.Reference, untagged) + i.config.ImageTag
+	}
+	i.facts.Reference = i.config.Reference
+}
+
+// questions bounds how many images are asked for at once.
+const questions = 16
+
+// learnFound asks the registry, or looks into OUTPUT_DIR, for images of the
+// same inputs. It is an error where that fails for all images: then it is
+// for the same reason.
+func (a *All) learnFound(ctx context.Context, selected []catalogue.Image, images map[string]*image) error {
+	session, err := a.session()
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	g := new(errgroup.Group)
+	g.SetLimit(questions)
+	for _, i := range images {
+		if i.facts.Err != nil || i.facts.Inputs == "" {
+			continue
+		}
+		g.Go(func() error {
+			if i.facts.Reference == "" {
+				i.facts.Found = i.made(a.Config.OutputDir)
+			} else {
+				i.facts.Err = i.find(ctx, session)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	fine := func(one catalogue.Image) bool { return images[one.Name].facts.Err == nil }
+	if len(selected) > 0 && !slices.ContainsFunc(selected, fine) {
+		return images[selected[0].Name].facts.Err
+	}
+	return nil
+}
+
+// find looks the image up in the registry, under each tag that it shall have.
+func (i *image) find(ctx context.Context, session *registry.Session) error {
+	found, ok, err := session.Find(ctx, i.facts.Reference, i.facts.Inputs)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		if found.Lost != "" {
+			i.facts.Absent = "the registry has lost " + found.Lost
+		}
+		return nil
+	}
+	i.facts.Found = &plan.Found{Digest: found.Digest, Tags: []string{found.Tag}, Built: found.Built}
+	for _, tag := range i.facts.Tags[1:] {
+		other, ok, err := session.Find(ctx, i.repository()+":"+tag, i.facts.Inputs)
+		if err != nil {
+			return err
+		}
+		if ok && other.Tag == tag && other.Digest == found.Digest {
+			i.facts.Found.Tags = append(i.facts.Found.Tags, tag)
+		}
+	}
+	return nil
+}
+
+// repository is where the image goes, without its tag.
+func (i *image) repository() string {
+	return strings.TrimSuffix(i.config.Reference, ":"+i.config.ImageTag)
+}
+
+// known is the reference of the image that there is already.
+func (i *image) known() string {
+	if i.facts.Found == nil || i.config.Reference == "" {
+		return ""
+	}
+	return i.repository() + "@" + i.facts.Found.Digest
+}
+
+// made is the image of these inputs in OUTPUT_DIR, or nil.
+func (i *image) made(outputDir string) *plan.Found {
+	layout, err := i.load(outputDir)
+	if err != nil {
+		return nil // whatever it is, the build will say
+	}
+	found := &plan.Found{Digest: layout.Digest}
+	if manifest, err := layout.Image.Manifest(); err == nil {
+		found.Built, _ = time.Parse(time.RFC3339, manifest.Annotations[containerdisk.AnnotationBuilt])
+	}
+	return found
+}
+
+// load reads the image's layout in OUTPUT_DIR, if it is of these inputs and
+// was verified.
+func (i *image) load(outputDir string) (*containerdisk.Layout, error) {
+	dir := i.layoutDir(outputDir)
+	layout, err := containerdisk.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := layout.Image.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	if manifest.Annotations[containerdisk.AnnotationInputs] != i.facts.Inputs || !layout.Verified {
+		return nil, errors.New("it is another image, or was not verified")
+	}
+	return layout, nil
+}
+
+func (i *image) layoutDir(outputDir string) string {
+	return build.Layout(fleet.Dir(outputDir, i.Name), i.Name)
+}
+
+// layout is the directory of the image that is in OUTPUT_DIR already.
+func (i *image) layout(outputDir string, e plan.Entry) string {
+	if e.Found == "" || i.config.Reference != "" {
+		return ""
+	}
+	return i.layoutDir(outputDir)
+}
+
+const (
+	// qemuMiB is what QEMU and the programs beside it take besides the guest's
+	// memory.
+	qemuMiB = 512
+	// baseData is what is assumed of a base that is not there yet, in bytes: a
+	// server image has less. The build itself knows, and checks again.
+	baseData = 1 << 30
+)
+
+// resources is what a build takes of the host. A guest that installs
+// packages keeps half of its processors busy (measured: 1.05 of 2 under
+// emulation).
+func (i *image) resources(dir string) schedule.Resources {
+	c := i.config
+	r := schedule.Resources{CPUs: (c.CPUs + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB, Disk: map[string]int64{}, Keep: map[string]int64{}}
+	for _, need := range disk.BuildNeeds(disk.BuildPlan{
+		Base: disk.Info{DataSize: baseData}, DiskSize: c.DiskSize,
+		Method: disk.Method(c.Sparsify), Compression: disk.Compression(c.Compression), WorkDir: dir, TmpDir: dir, LayoutDir: dir,
+	}) {
+		r.Disk[dir] += need.Bytes
+		if need.What == disk.LayoutSpace {
+			r.Keep[dir] += need.Bytes
+		}
+	}
+	return r
+}
