@@ -119,6 +119,8 @@ logs() {
   fi
   find /var/log -xdev -type f \( -name '*.gz' -o -name '*.xz' -o -name '*.old' -o -name '*.[0-9]' \) -delete
   find /var/log -xdev -type f -exec truncate -s 0 {} +
+  # Powering off is written there, where it is there; the next boot makes it anew.
+  rm -f /var/log/wtmp
 }
 
 temporary() {
