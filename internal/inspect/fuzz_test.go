@@ -39,7 +39,7 @@ func FuzzLayer(f *testing.F) {
 	z, _ := zstd.NewWriter(nil)
 	f.Add(z.EncodeAll(b.Bytes(), nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s := &subject{Report: &Report{}, limits: limits{unpacked: 1 << 20, entries: 100, parts: 10, kept: 4096, tables: 1 << 20}, temp: t.TempDir()}
+		s := &subject{Report: &Report{}, limits: limits{unpacked: 1 << 20, entries: 100, names: 1 << 16, parts: 10, kept: 4096, tables: 1 << 20}, temp: t.TempDir()}
 		defer s.clear()
 		at := bytes.NewReader(b)
 		s.image = &image{blob: func(v1.Descriptor) (blob, error) { return &memory{at}, nil }}

@@ -246,6 +246,21 @@ func TestALayerWithCountlessEntriesIsAnError(t *testing.T) {
 	}
 }
 
+func TestNamesThatWouldFillTheMemoryAreAnError(t *testing.T) {
+	var many []item
+	for n := range 20_000 {
+		many = append(many, file(fmt.Sprintf("%s/%d", strings.Repeat("x", 1000), n), nil))
+	}
+	for words, items := range map[string][]item{
+		"too many entries": many, "a name of more than": {file(strings.Repeat("x", 1<<16), nil)},
+	} {
+		r := inspected(t, contract(gzipLayer(t, archived(t, items...))))
+		level, detail := says(t, r, "layer content")
+		assert.Equal(t, inspect.Error, level)
+		assert.Contains(t, detail, words)
+	}
+}
+
 func TestALayoutCannotMakeUsOpenOtherFiles(t *testing.T) {
 	secret := planted(t)
 	good := contract(good(t, qcow2Disk(t, "-c")))

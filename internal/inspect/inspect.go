@@ -92,6 +92,7 @@ type Disk struct {
 type limits struct {
 	unpacked int64 // bytes that all layers may unpack to
 	entries  int   // in all layers
+	names    int   // bytes of the names of all entries
 	parts    int   // entries for which a layer is read in parts
 	kept     int64 // bytes kept of a disk that comes in a stream
 	tables   int64 // bytes of qcow2 tables that are read
@@ -100,8 +101,8 @@ type limits struct {
 // The limits of an image in a registry keep what comes over the wire of a
 // plain layer under 2 MiB: 20 tables describe a disk of 10 GiB.
 var (
-	remoteLimits = limits{unpacked: 64 << 30, entries: 100_000, parts: 16, kept: 32 << 20, tables: 20 << 16}
-	localLimits  = limits{unpacked: 64 << 30, entries: 100_000, parts: 100_000, kept: 32 << 20, tables: 512 << 20}
+	remoteLimits = limits{unpacked: 64 << 30, entries: 100_000, names: 16 << 20, parts: 16, kept: 32 << 20, tables: 20 << 16}
+	localLimits  = limits{unpacked: 64 << 30, entries: 100_000, names: 16 << 20, parts: 100_000, kept: 32 << 20, tables: 512 << 20}
 )
 
 // Layout inspects the image in an OCI layout: a directory, or a tar archive of

@@ -32,10 +32,12 @@ const (
 	maxListed  = 100       // entries of a layer in the report
 	maxWindow  = 128 << 20 // bytes of memory that a zstd stream may ask for; zstd's own default
 	maxContent = 4         // disks that are looked for in layers
+	maxName    = 1 << 10   // bytes of a path; no image has one near that
 )
 
 var (
 	errManyEntries = errors.New("there are too many entries in it")
+	errLongName    = fmt.Errorf("it has a name of more than %d bytes", maxName)
 	errUnpacked    = errors.New("it unpacks to more than any disk needs")
 )
 
@@ -103,7 +105,7 @@ func compression(head []byte) string {
 func (s *subject) readParts(ctx context.Context, l *layer, b blob) error {
 	from := &source{ReaderAt: &blocks{from: b}}
 	whole := io.NewSectionReader(from, 0, l.Size)
-	l.err = s.walk(ctx, l, tar.NewReader(whole), min(s.limits.parts, s.limits.entries), func(h *tar.Header) (io.ReaderAt, error) {
+	l.err = s.walk(ctx, l, tar.NewReader(whole), s.limits.parts, func(h *tar.Header) (io.ReaderAt, error) {
 		at, err := whole.Seek(0, io.SeekCurrent)
 		return io.NewSectionReader(from, at, h.Size), err
 	})
@@ -144,7 +146,7 @@ func (s *subject) unpack(ctx context.Context, l *layer, packed io.Reader) error 
 	defer end()
 	sum := sha256.New()
 	in := io.TeeReader(&bounded{unpacked, &s.limits.unpacked}, sum)
-	err = s.walk(ctx, l, tar.NewReader(in), s.limits.entries, nil)
+	err = s.walk(ctx, l, tar.NewReader(in), math.MaxInt, nil)
 	if err == nil {
 		_, err = io.Copy(io.Discard, in)
 	}
@@ -183,8 +185,8 @@ func (s *subject) walk(ctx context.Context, l *layer, in *tar.Reader, most int, 
 		if err != nil {
 			return err
 		}
-		if len(l.entries) == most {
-			return errManyEntries
+		if err := s.count(h, len(l.entries) == most); err != nil {
+			return err
 		}
 		if h.Typeflag == tar.TypeXGlobalHeader {
 			continue // it names no file
@@ -203,6 +205,19 @@ func (s *subject) walk(ctx context.Context, l *layer, in *tar.Reader, most int, 
 			return err
 		}
 	}
+}
+
+// count takes an entry off the limits, so that what is remembered stays small.
+func (s *subject) count(h *tar.Header, full bool) error {
+	s.limits.entries--
+	s.limits.names -= len(h.Name) + len(h.Linkname)
+	switch {
+	case len(h.Name) > maxName || len(h.Linkname) > maxName:
+		return errLongName
+	case full || s.limits.entries < 0 || s.limits.names < 0:
+		return errManyEntries
+	}
+	return nil
 }
 
 // keep writes the beginning of a disk into a temporary file.

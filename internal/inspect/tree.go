@@ -36,7 +36,7 @@ const (
 func overlay(layers []*layer) tree {
 	t := tree{paths: map[string]placed{}}
 	for n, l := range layers {
-		t.deleteLower(l, n)
+		t.deleteLower(l)
 		for _, e := range l.entries {
 			name := clean(e.Name)
 			if strings.HasPrefix(path.Base(name), whiteout) {
@@ -62,27 +62,43 @@ func overlay(layers []*layer) tree {
 	return t
 }
 
-// deleteLower applies the whiteouts of layer n.
-func (t *tree) deleteLower(l *layer, n int) {
+// deleteLower applies the whiteouts of a layer to what lies below it.
+func (t *tree) deleteLower(l *layer) {
+	gone, emptied := map[string]bool{}, map[string]bool{}
 	for _, e := range l.entries {
 		dir, base := path.Split(clean(e.Name))
 		dir = strings.TrimSuffix(dir, "/")
 		switch {
 		case base == opaque:
-			t.delete(dir, false)
+			emptied[dir] = true
 		case strings.HasPrefix(base, whiteout):
-			t.delete(path.Join(dir, strings.TrimPrefix(base, whiteout)), true)
+			gone[path.Join(dir, strings.TrimPrefix(base, whiteout))] = true
+		}
+	}
+	if len(gone)+len(emptied) == 0 {
+		return
+	}
+	for name := range t.paths {
+		if deleted(name, gone, emptied) {
+			t.deleted = t.deleted || under(name, diskDir)
+			delete(t.paths, name)
 		}
 	}
 }
 
-func (t *tree) delete(name string, itself bool) {
-	for known := range t.paths {
-		if known == name && itself || known != name && under(known, name) {
-			t.deleted = t.deleted || under(known, diskDir)
-			delete(t.paths, known)
+// deleted says whether a path is gone, or lies in a folder that is gone or was
+// emptied.
+func deleted(name string, gone, emptied map[string]bool) bool {
+	if gone[name] {
+		return true
+	}
+	for up := name; up != ""; {
+		up = up[:max(strings.LastIndexByte(up, '/'), 0)]
+		if gone[up] || emptied[up] {
+			return true
 		}
 	}
+	return false
 }
 
 // under says whether name is dir or lies in it.
