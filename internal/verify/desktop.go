@@ -34,7 +34,7 @@ var patience = struct {
 	answer  time.Duration // for one page or handshake
 	settle  time.Duration // from VNC's first answer until a desktop is drawn
 	between time.Duration // two tries
-}{15 * time.Minute, 30 * time.Second, 2 * time.Minute, 500 * time.Millisecond}
+}{15 * time.Minute, time.Minute, 2 * time.Minute, 500 * time.Millisecond}
 
 // errClosed says that nothing listens: QEMU accepted the connection and closed
 // it without a byte.

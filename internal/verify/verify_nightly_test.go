@@ -148,18 +148,11 @@ func TestADiskWithAnEFISystemPartitionIsStartedByUEFIToo(t *testing.T) {
 }
 
 // serving makes a unit of testdata/desktop.py.
-const serving = `install -D -m 0644 /dev/stdin /etc/systemd/system/desktop.service <<'UNIT'
-[Unit]
-Description=Stand-in for a desktop
-[Service]
-ExecStart=/usr/bin/python3 /usr/local/lib/desktop.py
-[Install]
-WantedBy=multi-user.target
-UNIT
-systemctl enable desktop.service`
+const serving = `printf '[Service]\nExecStart=/usr/bin/python3 /usr/local/lib/desktop.py\n[Install]\nWantedBy=multi-user.target\n' > /etc/systemd/system/desktop.service
+	systemctl enable desktop.service`
 
 func TestADesktopIsShownToWhoLooksFromOutside(t *testing.T) {
-	i := prepared(t, image(t, "trixie"), serving, "--copy-in", "testdata/desktop.py:/usr/local/lib")
+	i := prepared(t, image(t, "bookworm"), serving, "--copy-in", "testdata/desktop.py:/usr/local/lib")
 	o := options(t, i)
 	o.Desktop = true
 	r, err := verified(t, o)
@@ -185,15 +178,15 @@ func prepared(t *testing.T, i base.Image, script string, args ...string) base.Im
 
 // planted are defects, each with what verify says about it.
 var planted = map[string]string{
-	"useradd -m -u 1000 builder":                                                                     "login user: crownlabs of the seed got the uid 1001, because 1000 was taken by builder; build user: it is in /etc/passwd",
+	"useradd -m -u 1000 builder":                                                                     "because 1000 was taken by builder; build user: it is in /etc/passwd",
 	"echo 'builder ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/builder":                                 "sudo: /etc/sudoers.d/builder:1: builder ALL=(ALL) NOPASSWD:ALL",
 	"mkdir -p /root/.ssh; echo 'ssh-ed25519 AAAA builder' > /root/.ssh/authorized_keys":              "authorized keys: /root/.ssh/authorized_keys lets somebody in",
 	"echo 0123456789abcdef0123456789abcdef > /etc/machine-id; touch -d '1 hour ago' /etc/machine-id": "machine-id: the disk carries the machine-id 0123456789abcdef",
 	"useradd -p '$6$salt$hash' guest":                                                                "passwords: guest has a password",
 	"echo 'ssh_deletekeys: false' > /etc/cloud/cloud.cfg.d/99_keys.cfg; ssh-keygen -qt rsa -N '' -f /etc/ssh/ssh_host_rsa_key; touch -d '1 hour ago' /etc/ssh/ssh_host_rsa_key": "ssh host keys: /etc/ssh/ssh_host_rsa_key came with the disk",
-	"echo 'f /run/open 0666 root root' > /etc/tmpfiles.d/open.conf":                                                                                               "writable by all: /run/open can be written by everybody",
-	"mkdir -p /etc/systemd/system/ssh.service.d; printf '[Service]\\nEnvironment=REGISTRY_PASS=x\\n' > /etc/systemd/system/ssh.service.d/x.conf":                  "has REGISTRY_PASS in its environment",
-	"echo 'install virtiofs /bin/false' > /etc/modprobe.d/x.conf":                                                                                                 "virtiofs: the kernel",
+	"echo 'f /run/open 0666 root root' > /etc/tmpfiles.d/open.conf": "writable by all: /run/open can be written by everybody",
+	"mkdir -p /etc/systemd/system/systemd-networkd.service.d; printf '[Service]\\nEnvironment=REGISTRY_PASS=x\\n' > /etc/systemd/system/systemd-networkd.service.d/x.conf": "environment: systemd-network has REGISTRY_PASS in its environment",
+	"echo 'install virtiofs /bin/false' > /etc/modprobe.d/x.conf": "virtiofs: the kernel",
 	"printf '[Service]\\nExecStart=/bin/false\\n[Install]\\nWantedBy=multi-user.target\\n' > /etc/systemd/system/broken.service; systemctl enable broken.service": "units: failed: broken.service",
 	serving: "port 6080: something listens on TCP 6080",
 }
