@@ -77,6 +77,9 @@ func (b *Build) run(ctx context.Context, dir *workdir.Dir) (Result, error) {
 		return Result{}, err
 	}
 	b.sources(ready)
+	if err := b.checkPlan(ready); err != nil {
+		return Result{}, err
+	}
 	if err := b.checkBase(ctx, dir, ready, b.Config.OutputDir); err != nil {
 		return Result{}, err
 	}

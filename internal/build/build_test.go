@@ -14,9 +14,11 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/download"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 	"github.com/netgroup-polito/diskforge/internal/workdir"
 )
@@ -219,4 +221,118 @@ func TestThePasswordFileIsReadWithoutItsLineEnd(t *testing.T) {
 	f, ok := failure.In(err)
 	require.True(t, ok)
 	assert.Contains(t, f.What, "no password")
+}
+
+func TestAnImageOfOtherInputsThanPlannedIsNotBuilt(t *testing.T) {
+	b, _ := newBuild(t)
+	require.NoError(t, b.checkPlan(aReady()), "nothing was planned")
+	b.Config.ImageInputs = b.imageInputs("sha256:base", "sha256:playbook", "2.14.18")
+	require.NoError(t, b.checkPlan(aReady()))
+	elsewhere := aReady()
+	elsewhere.controller = "2.19.4"
+	require.ErrorContains(t, b.checkPlan(elsewhere), "with ansible-core 2.19.4: make the plan with")
+}
+
+func TestInputsAreTheSameBeforeAndAfterTheBaseIsThere(t *testing.T) {
+	for name, of := range map[string]config.Config{
+		"a checksum": {ISOChecksum: download.Checksum{Algorithm: "sha256", Hex: "ba5e"}},
+		"an image":   {BaseImage: config.BaseImage{Reference: "registry/base:1", Digest: "sha256:ba5e"}},
+	} {
+		b, _ := newBuild(t)
+		b.Config = of
+		planned, err := b.Inputs("2.14.18", "sha256:playbook", "")
+		require.NoError(t, err)
+		assert.Equal(t, b.imageInputs("sha256:ba5e", "sha256:playbook", "2.14.18"), planned, name)
+	}
+	b, _ := newBuild(t)
+	b.Config.BaseFromPackages, b.Config.Suite, b.Config.CacheDir = true, "bookworm", t.TempDir()
+	one, err := b.Inputs("2.14.18", "sha256:playbook", "")
+	require.NoError(t, err)
+	b.Config.Suite = "trixie"
+	other, err := b.Inputs("2.14.18", "sha256:playbook", "")
+	require.NoError(t, err)
+	assert.NotEqual(t, one, other)
+}
+
+func TestAStageThatEndedTooLongAgoIsRunAgain(t *testing.T) {
+	b, _ := newBuild(t)
+	dir := opened(t, b)
+	runs := 0
+	for range 2 {
+		_, err := resume(t.Context(), b, dir, counted(dir, "x", "x", &runs))
+		require.NoError(t, err)
+	}
+	assert.Equal(t, 1, runs)
+	b.NotBefore = time.Now().Add(time.Hour)
+	_, err := resume(t.Context(), b, dir, counted(dir, "x", "x", &runs))
+	require.NoError(t, err)
+	assert.Equal(t, 2, runs)
+}
+
+// dirty is a failure with one finding.
+func dirty(what, line string) error {
+	f := failure.New(what, "mend it")
+	f.Lines = []string{line}
+	return f
+}
+
+func TestWhatIsWrongAtRestAndWhatIsWrongInTheGuestAreToldTogether(t *testing.T) {
+	assert.NoError(t, together(nil, nil))
+	assert.EqualError(t, together(errors.New("broken"), nil), "broken")
+	both := together(dirty("at rest", "a key"), dirty("in the guest", "a unit"))
+	f, ok := failure.In(both)
+	require.True(t, ok)
+	assert.Equal(t, []string{"a key", "a unit"}, f.Lines)
+	assert.Equal(t, "at rest: mend it; in the guest: mend it", both.Error())
+}
+
+func TestTheSecretsOfABuildAreEverythingThatMayBeOne(t *testing.T) {
+	b, _ := newBuild(t)
+	b.Config.RegistryUser, b.Config.RegistryPass = "me", "registry-word"
+	b.Config.HTTPProxy, b.Config.GitURL = "http://me:proxy-word@proxy:3128", "https://me:git-word@example.org/x.git"
+	b.Config.ExtraVars = map[string]any{"course": "databases", "db_password": "course-word", "api_token_ttl": 3600}
+	secrets, err := b.secrets()
+	require.NoError(t, err)
+	var values []string
+	for _, s := range secrets {
+		values = append(values, s.Value)
+		assert.NotContains(t, s.Name, "-word")
+	}
+	assert.ElementsMatch(t, []string{"registry-word", "proxy-word", "git-word", "course-word"}, values)
+}
+
+func TestAReportTellsWhatWasGivenAndNoSecret(t *testing.T) {
+	given := settings(config.Settings{
+		ISOURL: "https://me:secret@example.org/x.qcow2?sig=secret", RegistryPass: "secret", ExtraVars: `{"password": "secret"}`,
+		DiskSize: "20G", HTTPProxy: "http://me:secret@proxy:3128", Memory: "2048",
+	})
+	assert.Equal(t, []report.Setting{
+		{Name: "ISO_URL", Value: "https://example.org/x.qcow2"}, {Name: "EXTRA_VARS", Value: "(given)"},
+		{Name: "DISK_SIZE", Value: "20G"}, {Name: "HTTP_PROXY", Value: "http://proxy:3128"},
+	}, given)
+	assert.Empty(t, publicSource("/home/somebody/playbooks"))
+	assert.Equal(t, "https://example.org/x.git", publicSource("https://me:secret@example.org/x.git"))
+}
+
+func TestTheReportOfAFailedBuildSaysWhy(t *testing.T) {
+	b, _ := newBuild(t)
+	summary := filepath.Join(t.TempDir(), "summary.md")
+	t.Setenv("GITHUB_STEP_SUMMARY", summary)
+	err := b.stage(t.Context(), stageVerify, func(context.Context, progress.Reporter) (string, error) {
+		return "", dirty("2 checks failed", "a unit")
+	})
+	require.ErrorIs(t, b.conclude(Result{}, err), err)
+	f, err := os.Open(filepath.Join(b.Config.OutputDir, "report.json"))
+	require.NoError(t, err)
+	defer f.Close()
+	r, err := report.Read(f)
+	require.NoError(t, err)
+	assert.Equal(t, report.Failed, r.Outcome)
+	assert.Equal(t, []string{"verify: 2 checks failed: mend it", "a unit"}, r.Failure)
+	require.Len(t, r.Stages, 1)
+	assert.NotEmpty(t, r.Stages[0].Failure)
+	assert.FileExists(t, filepath.Join(b.Config.OutputDir, "report.html"))
+	markdown, err := os.ReadFile(summary)
+	require.NoError(t, err)
+	assert.Contains(t, string(markdown), "2 checks failed")
 }

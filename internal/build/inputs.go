@@ -4,10 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/tools"
 	"github.com/netgroup-polito/diskforge/packer"
 )
@@ -50,6 +52,17 @@ func (b *Build) imageInputs(base, playbook, controller string) string {
 func (b *Build) Inputs(controller, playbook, parent string) (string, error) {
 	base, err := b.baseInputs(controller, parent)
 	return b.imageInputs(base, playbook, controller), err
+}
+
+// checkPlan compares the image's inputs with those that a plan foresaw: others
+// wait for the image by them, and would wait in vain.
+func (b *Build) checkPlan(r ready) error {
+	inputs := b.imageInputs(r.base.Inputs, r.playbookInputs, r.controller)
+	if b.Config.ImageInputs == "" || inputs == b.Config.ImageInputs {
+		return nil
+	}
+	return failure.New(fmt.Sprintf("IMAGE_INPUTS is %s, but this image is made from %s, with ansible-core %s", b.Config.ImageInputs, inputs, r.controller),
+		"make the plan with the program, the Ansible and the playbooks that build: run diskforge plan in the same image")
 }
 
 // baseInputs is what is known of the base before it is there.

@@ -101,7 +101,7 @@ func parseJobs(v string) (int, error) {
 
 func (a *app) plan() *cobra.Command {
 	var w wishes
-	var format string
+	var format, pullSecret string
 	c := a.command("plan", "Say what build-all would build, and why",
 		`Say what build-all would build, why, and in which order. The formats are text, json,
 github-matrix (for the workflow catalogue.yml) and kubernetes: a Job for each image,
@@ -110,7 +110,7 @@ the version of Ansible: plan in the image, or the toolbox, that will build.`,
 		cobra.NoArgs, nil,
 		func(c *cobra.Command, _ []string, b *build.Build) error {
 			b.Settings = b.Settings.Only("plan")
-			write, err := planFormat(format)
+			write, err := planFormat(format, pullSecret)
 			if err != nil {
 				return err
 			}
@@ -129,12 +129,13 @@ the version of Ansible: plan in the image, or the toolbox, that will build.`,
 		})
 	w.flags(c)
 	c.Flags().StringVar(&format, "format", "text", "text, json, github-matrix or kubernetes")
+	c.Flags().StringVar(&pullSecret, "pull-secret", "", "for kubernetes: secret with username and password by which children read their parents; playbooks could, too, so it should only pull")
 	return c
 }
 
 type planWriter func(io.Writer, []plan.Entry, plan.Target) error
 
-func planFormat(name string) (planWriter, error) {
+func planFormat(name, pullSecret string) (planWriter, error) {
 	switch name {
 	case "text":
 		return func(w io.Writer, e []plan.Entry, _ plan.Target) error { return plan.Text(w, e) }, nil
@@ -149,7 +150,7 @@ func planFormat(name string) (planWriter, error) {
 			return plan.GitHubMatrix(w, e, t, checkout)
 		}, nil
 	case "kubernetes":
-		return func(w io.Writer, e []plan.Entry, t plan.Target) error { return plan.Kubernetes(w, deploy.Job, e, t, "") }, nil
+		return func(w io.Writer, e []plan.Entry, t plan.Target) error { return plan.Kubernetes(w, deploy.Job, e, t, pullSecret) }, nil
 	}
 	return nil, usageError{fmt.Errorf("--format %q is not known: give text, json, github-matrix or kubernetes", name)}
 }

@@ -15,6 +15,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/netgroup-polito/diskforge/internal/digest"
 	"github.com/netgroup-polito/diskforge/internal/download"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/registry"
@@ -57,6 +58,7 @@ type Config struct {
 	Reference                      string // registry/prefix/name:tag, empty where nothing is pushed
 	Push                           bool   // upload what a build packs for Reference
 	ImageName, ImageTag            string
+	ImageInputs                    string // empty, or what the input digest must be
 	RegistryUser                   string
 	RegistryPass                   Secret
 	RegistryPassFile               string
@@ -104,6 +106,7 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 		Compression:      p.oneOf("QCOW2_COMPRESSION", s.QCOW2Compression, "zstd", "zlib", "none"),
 		ImageName:        s.ImageName,
 		ImageTag:         s.ImageTag,
+		ImageInputs:      p.digest("IMAGE_INPUTS", s.ImageInputs),
 		RegistryUser:     s.RegistryUser,
 		RegistryPass:     s.RegistryPass,
 		RegistryPassFile: p.file("REGISTRY_PASS_FILE", s.RegistryPassFile),
@@ -303,6 +306,13 @@ func (p *parser) cacheDir(v string) string {
 		return ""
 	}
 	return filepath.Join(dir, "diskforge")
+}
+
+func (p *parser) digest(name, v string) string {
+	if v != "" && !digest.Valid(v) {
+		p.add(name, "%q is no digest: give sha256: and 64 hexadecimal digits", v)
+	}
+	return v
 }
 
 func (p *parser) dir(name, v string) string { return p.existing(name, v, true) }

@@ -53,6 +53,7 @@ type Settings struct {
 	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images build-all plan" help:"project or path in the registry"`
 	ImageName        string `env:"IMAGE_NAME" in:"build pack push" help:"name of the image (default where nothing is pushed: the playbook's)"`
 	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" help:"tag of the image; use a new one for each build"`
+	ImageInputs      string `env:"IMAGE_INPUTS" in:"build" help:"input digest that the image must have, as diskforge plan tells it; another is refused before anything is built"`
 	RegistryUser     string `env:"REGISTRY_USER" in:"build provision push inspect images build-all plan" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
 	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision push inspect images build-all plan" help:"password of REGISTRY_USER, in the environment only"`
 	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision push inspect images build-all plan" help:"file with the password of REGISTRY_USER"`
