@@ -38,7 +38,7 @@ func (b *Build) baseImage(ctx context.Context, p progress.Reporter) (origin, err
 	path, err := filepath.Abs(disk.Path)
 	guest, known := playbook.GuessGuest(append(disk.Hints, name)...)
 	return origin{
-		Path: path, Format: disk.Format, Name: name, Digest: disk.Digest,
+		Path: path, Format: disk.Format, Name: name, Digest: disk.Digest, Manifest: disk.Manifest,
 		Inputs:  cmp.Or(image.Inputs, image.Digest),
 		Created: disk.Created, Guest: guest, Known: known,
 	}, err

@@ -39,6 +39,7 @@ type origin struct {
 	Path, Format string
 	Name         string // as the image tells it: no password, no path of this host
 	Digest       string // of the file, "sha256:…"
+	Manifest     string // digest of the image that the file came out of, or empty
 	Inputs       string // what is known of it before it is there: its checksum, its recipe, its parent's inputs
 	Created      time.Time
 	Guest        playbook.Guest

@@ -116,7 +116,7 @@ func (b *Build) metadata(r ready, built time.Time) containerdisk.Metadata {
 		Created: created(r.base.Created), Architecture: b.Config.Architecture,
 		Title: b.Config.ImageName, Version: b.Config.ImageTag,
 		Source: publicSource(r.playbook.URL), Revision: r.playbook.Revision,
-		BaseName: r.base.Name, BaseDigest: r.base.Digest,
+		BaseName: r.base.Name, BaseDigest: first(r.base.Manifest, r.base.Digest),
 		Annotations: annotations(b.imageInputs(r.base.Inputs, r.playbookInputs, r.controller), built),
 		Reference:   b.Config.Reference,
 	}
