@@ -443,12 +443,16 @@ func checkCompression(s *subject) (string, []finding) {
 	on := s.layers[s.tree.paths[s.Disk.Name].layer].Compression
 	inside := s.looked.tables.Compression
 	packed := inside == disk.Zstd || inside == disk.Zlib
+	level := Warning
+	if s.looked.tables.Read < s.looked.tables.All {
+		level = Note // the tables that were not read may say otherwise
+	}
 	var all []finding
 	switch {
 	case packed && on != plain:
-		all = found(Warning, "a disk that is compressed inside is compressed again (%s): that saves next to nothing, and parts of it cannot be read alone", on)
+		all = found(level, "a disk that is compressed inside is compressed again (%s): that saves next to nothing, and parts of it cannot be read alone", on)
 	case !packed && on == plain && s.Disk.FileSize > 0 && (s.looked.Format != disk.FormatQCOW2 || s.looked.tables.Data):
-		all = found(Warning, "neither the disk nor the layer is compressed")
+		all = found(level, "neither the disk nor the layer is compressed")
 	}
 	if inside == disk.Zstd {
 		all = append(all, found(Note, "the disk is compressed with zstd, which Harvester on Longhorn cannot read; KubeVirt 1.0 and CDI can")...)
