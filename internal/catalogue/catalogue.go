@@ -29,7 +29,7 @@ const (
 	maxFile   = 1 << 20  // bytes of the file
 	maxImages = 10_000   // images, matrices written out
 	maxDepth  = 32       // of mappings and lists in each other, aliases followed
-	maxWork   = 64 << 20 // bytes of text, with anchors and matrices written out
+	maxWork   = 32 << 20 // bytes of text, with anchors and matrices written out
 )
 
 // Catalogue is a file's images.

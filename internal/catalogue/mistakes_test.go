@@ -146,7 +146,7 @@ func TestACatalogueThatGrowsBeyondBoundsIsRefused(t *testing.T) {
 	}
 	copies := "matrix: {a: [" + strings.Repeat("x", 60_000) + "]}\n    vars: [" + strings.Repeat("'{a}{a}{a}{a}', ", 1000) + "]"
 	for what, text := range map[string]string{
-		"larger than 64 MiB": with(bomb), "more than 10000 images": with(axes), "vars is no text": with(copies),
+		"larger than 32 MiB": with(bomb), "more than 10000 images": with(axes), "vars is no text": with(copies),
 		"larger than 1024 KiB": with("#" + strings.Repeat("x", 1<<20)), "no YAML": strings.Repeat("[", 1<<19),
 		"deeper than 32": with("vars: {a: " + strings.Repeat("[", 100) + strings.Repeat("]", 100) + "}"),
 	} {
