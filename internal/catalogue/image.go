@@ -36,7 +36,7 @@ func (l *loader) image(line int, e entry, axes map[string]string) {
 		}
 	}
 	l.settings(i, e, x)
-	l.complete(i, e)
+	l.complete(line, e)
 	l.images = append(l.images, i)
 }
 
@@ -88,12 +88,12 @@ func (l *loader) baseSettings(i Image, n *yaml.Node, x expander) {
 }
 
 // complete checks that nothing is missing which an image cannot do without.
-func (l *loader) complete(i Image, e entry) {
+func (l *loader) complete(line int, e entry) {
 	if !e.has("from") && !e.has("base") {
-		l.add(i.Line, "%s starts from nothing: add base, or from with the name of another image", i.Name)
+		l.add(line, "the image starts from nothing: add base, or from with the name of another image")
 	}
 	if !e.has("playbook") {
-		l.add(i.Line, "%s has no playbook: add playbook, e.g. debian-base", i.Name)
+		l.add(line, "the image has no playbook: add playbook, e.g. debian-base")
 	}
 }
 
