@@ -45,7 +45,7 @@ func (b build) partition(ctx context.Context, disk string) error {
 	if err := errors.Join(f.Truncate(b.Size), f.Close()); err != nil {
 		return err
 	}
-	sfdisk, err := tool("sfdisk")
+	sfdisk, err := command.Look("sfdisk")
 	if err != nil {
 		return err
 	}

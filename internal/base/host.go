@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +27,7 @@ const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 func (o Options) checkHost(ctx context.Context) error {
 	var missing []string
 	for _, t := range tools {
-		if _, err := tool(t[0]); err != nil {
+		if _, err := command.Look(t[0]); err != nil {
 			missing = append(missing, t[1])
 		}
 	}
@@ -63,25 +61,11 @@ func checkSpace(dir string, need uint64) error {
 	return nil
 }
 
-// tool finds a program, in the system's directories too: they are not in
-// every user's PATH.
-func tool(name string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, dir := range []string{"/usr/sbin", "/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return path, nil
-		}
-	}
-	return "", exec.ErrNotFound
-}
-
 // asRoot returns a command that sees itself as root and may own files as any
 // user: as it is for root, in a user namespace for others.
 func asRoot(name string, args ...string) command.Cmd {
 	program := name
-	if path, err := tool(name); err == nil {
+	if path, err := command.Look(name); err == nil {
 		program = path
 	}
 	if os.Geteuid() == 0 {

@@ -49,6 +49,17 @@ const (
 	maxOutput    = 8 << 20 // bytes that Output keeps
 )
 
+// Look finds a program in the PATH or in the system's directories, which are
+// not in every user's PATH.
+func Look(name string) (string, error) {
+	for _, candidate := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if path, err := exec.LookPath(candidate); err == nil {
+			return path, nil
+		}
+	}
+	return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
+}
+
 // Error says which program failed, how, and with which last lines.
 type Error struct {
 	Program string

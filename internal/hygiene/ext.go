@@ -333,9 +333,7 @@ func (v *extVolume) read(ctx context.Context, t *tree) error {
 			}
 		}
 	}
-	// Files that share their blocks or have holes may be longer than the disk,
-	// but not by far.
-	if total > 4*v.size+1<<30 {
+	if total > v.disk.limit {
 		return v.damaged("its files are longer than it can hold")
 	}
 	if err := v.cat(ctx, small, func(e extEntry, content io.Reader) error { return t.add(v.place(e), content) }); err != nil {

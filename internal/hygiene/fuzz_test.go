@@ -61,7 +61,7 @@ func FuzzArchive(f *testing.F) {
 	f.Add(seed.Bytes())
 	f.Fuzz(func(t *testing.T, archive []byte) {
 		tr := newTree(Options{BuildUser: "packer"}, progress.Discard)
-		_ = (&disk{size: 1 << 20}).untar(bytes.NewReader(archive), tr)
+		_ = (&disk{limit: 1 << 20}).untar(bytes.NewReader(archive), tr)
 		for _, r := range rules {
 			r.check(tr)
 		}

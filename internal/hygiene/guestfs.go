@@ -58,7 +58,7 @@ func (d *disk) untar(archive io.Reader, t *tree) error {
 		if err != nil {
 			return err
 		}
-		if h.Size > 4*d.size+1<<30-t.bytes {
+		if h.Size > d.limit-t.bytes {
 			return damaged("the file system", "its files are longer than it can hold")
 		}
 		e := entry{path: path.Clean("/" + h.Name), mode: uint32(h.Mode)&0o7777 | tarType(h.Typeflag), size: h.Size}

@@ -205,6 +205,9 @@ type disk struct {
 	env  []string
 	p    progress.Reporter
 	size int64 // virtual, in bytes
+	// limit is what all files may have together, in bytes. Those that share
+	// blocks or have holes may be longer than the disk, but not by far.
+	limit int64
 }
 
 const rawName = "disk.raw"
@@ -236,7 +239,7 @@ func (d *disk) unpack(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	d.size = st.Size()
+	d.size, d.limit = st.Size(), 4*st.Size()+1<<30
 	return nil
 }
 

@@ -21,15 +21,13 @@ var packages = map[string]string{
 	"guestfish": "guestfish",
 }
 
-// program finds an external program, in the system's directories too: they
-// are not in every user's PATH.
+// program finds an external program, or says which package has it.
 func program(name string) (string, error) {
-	for _, candidate := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
-		if path, err := exec.LookPath(candidate); err == nil {
-			return path, nil
-		}
+	path, err := command.Look(name)
+	if err != nil {
+		return "", failure.New("looking into the disk needs "+name+", which is not installed", "apt-get install "+packages[name])
 	}
-	return "", failure.New("looking into the disk needs "+name+", which is not installed", "apt-get install "+packages[name])
+	return path, nil
 }
 
 // What a program that reads an untrusted file system may take: 2 GiB of
