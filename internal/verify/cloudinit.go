@@ -87,7 +87,7 @@ func crownLabsSchema(out string) (string, error) {
 	if rest := crownLabsErrors.ReplaceAllString(said, ""); strings.Trim(rest, ",: ") != "" {
 		return "", fmt.Errorf("it knows more to say than CrownLabs' network key and empty mounts: %s", said)
 	}
-	return "the known two at most: " + said, nil
+	return "the known two at most: " + strings.TrimSpace(said), nil
 }
 
 // cloudInitStatus is what `cloud-init status --format json` prints. Releases
