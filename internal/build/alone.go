@@ -27,6 +27,9 @@ func (b *Build) ProvisionTo(ctx context.Context, out string) error {
 			return err
 		}
 		b.sources(r)
+		if err := b.checkPlan(r); err != nil {
+			return err
+		}
 		if err := b.checkBase(ctx, dir, r, filepath.Dir(out)); err != nil {
 			return err
 		}
@@ -209,17 +212,21 @@ func (b *Build) PushLayout(ctx context.Context, layout, reference string, unveri
 	return b.push(ctx, layout, reference)
 }
 
-// Base makes the base image from packages and returns its path.
+// Base makes or fetches the base image, from packages where nothing else is
+// named, and returns its path.
 func (b *Build) Base(ctx context.Context) (path string, err error) {
+	if !b.Config.BaseImage.IsSet() && b.Config.ISOURL == "" {
+		b.Config.BaseFromPackages = true
+	}
 	controller := ""
-	if b.Config.Suite == "" {
+	if b.Config.BaseFromPackages && b.Config.Suite == "" {
 		if controller, err = playbook.ControllerVersion(ctx); err != nil {
 			return "", err
 		}
 	}
 	err = b.stage(ctx, "base", func(ctx context.Context, p progress.Reporter) (string, error) {
-		image, err := b.makeBase(ctx, controller, p)
-		path = image.Path
+		made, err := b.base(ctx, controller, p)
+		path = made.Path
 		return path, err
 	})
 	return path, err

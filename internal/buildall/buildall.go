@@ -80,7 +80,41 @@ func (a *All) plan(ctx context.Context) ([]plan.Entry, map[string]*image, error)
 	if o.Now.IsZero() {
 		o.Now = time.Now()
 	}
-	return plan.Decide(selected, facts, o), images, nil
+	entries := plan.Decide(selected, facts, o)
+	for n := range entries {
+		entries[n].Stages = images[entries[n].Name].stages()
+	}
+	return entries, images, nil
+}
+
+// stages are the arguments of the commands that build the image one by one.
+func (i *image) stages() map[string][]string {
+	all := map[string][]string{}
+	for _, stage := range []string{"base", "provision", "sparsify", "verify", "pack"} {
+		all[stage] = []string{}
+		for _, f := range config.Fields() {
+			if v, ok := i.argument(f); ok && f.In(stage) {
+				all[stage] = append(all[stage], "--"+f.Flag+"="+v)
+			}
+		}
+	}
+	return all
+}
+
+// argument is the value of a setting that makes the image what it is: the
+// catalogue's, its address, its inputs.
+func (i *image) argument(f config.Field) (value string, ok bool) {
+	switch f.Env {
+	case "IMAGE_INPUTS":
+		return i.facts.Inputs, i.facts.Inputs != ""
+	case "IMAGE_TAG":
+		return i.config.ImageTag, i.config.Reference != ""
+	case "TARGET_REGISTRY", "REGISTRY_PREFIX", "IMAGE_NAME":
+		value = f.Value(i.settings)
+		return value, value != ""
+	}
+	value, ok = i.Settings[f.Env]
+	return value, ok
 }
 
 // images puts the settings of each image together and checks them all.

@@ -151,8 +151,8 @@ func (a *app) push() *cobra.Command {
 }
 
 func (a *app) base() *cobra.Command {
-	return a.command("base", "Make a base image from Debian packages",
-		"Make a cloud image of Debian from its packages, or find it in the cache, and\nprint its path.",
+	return a.command("base", "Make a base image from Debian packages, or fetch one",
+		"Make a cloud image of Debian from its packages or, where ISO_URL is set, fetch that\nimage; or find it in the cache. Print its path.",
 		cobra.NoArgs, nil,
 		func(c *cobra.Command, _ []string, b *build.Build) error {
 			path, err := b.Base(c.Context())

@@ -19,10 +19,10 @@ import (
 // a setting: its variable and default (env), its flag's help (help), and the
 // commands that read it (in).
 type Settings struct {
-	ISOURL           string `env:"ISO_URL" in:"build provision" help:"base image: an http(s) or file URL or a path of a disk image, or a containerdisk: oci://REGISTRY/REPOSITORY with :TAG or @sha256:DIGEST, or a local layout as a build prints it, oci:DIR@sha256:DIGEST"`
-	ISOChecksum      string `env:"ISO_CHECKSUM" in:"build provision" help:"checksum of the base image: sha256:HEX, sha512:HEX, bare hex, or file: with the path or URL of a SHA256SUMS or SHA512SUMS file; of a containerdisk without a digest in ISO_URL, sha256: with that of its manifest, or inputs: with its input digest"`
-	BaseTimeout      string `env:"BASE_TIMEOUT" in:"build provision" help:"how long to wait for a containerdisk with the input digest of ISO_CHECKSUM, e.g. 2h while another job builds it (default: not at all)"`
-	BaseFromPackages string `env:"BASE_FROM_PACKAGES, default=false" in:"build provision" kind:"bool" help:"make the base image from Debian packages instead of ISO_URL"`
+	ISOURL           string `env:"ISO_URL" in:"build provision base" help:"base image: an http(s) or file URL or a path of a disk image, or a containerdisk: oci://REGISTRY/REPOSITORY with :TAG or @sha256:DIGEST, or a local layout as a build prints it, oci:DIR@sha256:DIGEST"`
+	ISOChecksum      string `env:"ISO_CHECKSUM" in:"build provision base" help:"checksum of the base image: sha256:HEX, sha512:HEX, bare hex, or file: with the path or URL of a SHA256SUMS or SHA512SUMS file; of a containerdisk without a digest in ISO_URL, sha256: with that of its manifest, or inputs: with its input digest"`
+	BaseTimeout      string `env:"BASE_TIMEOUT" in:"build provision base" help:"how long to wait for a containerdisk with the input digest of ISO_CHECKSUM, e.g. 2h while another job builds it (default: not at all)"`
+	BaseFromPackages string `env:"BASE_FROM_PACKAGES, default=false" in:"build provision base" kind:"bool" help:"make the base image from Debian packages instead of ISO_URL"`
 	Suite            string `env:"SUITE" in:"build provision base" help:"Debian release for the base from packages: bookworm or trixie (default: the newest that this host's Ansible can manage)"`
 
 	Playbook         string `env:"ANSIBLE_PLAYBOOK" in:"build provision verify" help:"playbook that provisions the image, a path in the playbook tree"`
@@ -53,20 +53,20 @@ type Settings struct {
 	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images build-all plan" help:"project or path in the registry"`
 	ImageName        string `env:"IMAGE_NAME" in:"build pack push" help:"name of the image (default where nothing is pushed: the playbook's)"`
 	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" help:"tag of the image; use a new one for each build"`
-	ImageInputs      string `env:"IMAGE_INPUTS" in:"build" help:"input digest that the image must have, as diskforge plan tells it; another is refused before anything is built"`
-	RegistryUser     string `env:"REGISTRY_USER" in:"build provision push inspect images build-all plan" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
-	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision push inspect images build-all plan" help:"password of REGISTRY_USER, in the environment only"`
-	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision push inspect images build-all plan" help:"file with the password of REGISTRY_USER"`
+	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" help:"input digest that the image must have, as diskforge plan tells it; another is refused before anything is built"`
+	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect images build-all plan base" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
+	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect images build-all plan base" help:"password of REGISTRY_USER, in the environment only"`
+	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect images build-all plan base" help:"file with the password of REGISTRY_USER"`
 	Push             string `env:"PUSH, default=true" in:"build" kind:"bool" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
-	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build provision push inspect images build-all plan" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
+	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect images build-all plan base" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor build-all plan" help:"folder of the results and of the work; one build at a time"`
 	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
 	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
-	CAFile     string `env:"CA_FILE" in:"build provision push inspect images build-all plan" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
-	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision build-all plan" help:"proxy for HTTP: downloads, and the guest during the build"`
-	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision build-all plan" help:"proxy for HTTPS, likewise"`
-	NoProxy    string `env:"NO_PROXY" in:"build provision build-all plan" help:"hosts that are reached without a proxy, likewise"`
+	CAFile     string `env:"CA_FILE" in:"build provision base push inspect images build-all plan base" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
+	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan base" help:"proxy for HTTP: downloads, and the guest during the build"`
+	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan base" help:"proxy for HTTPS, likewise"`
+	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan base" help:"hosts that are reached without a proxy, likewise"`
 	PackerLog  string `env:"PACKER_LOG, default=1" in:"build provision build-all" kind:"bool" help:"1: Packer writes its debug log into the work folder; 0: it does not"`
 }
 

@@ -81,6 +81,10 @@ type Entry struct {
 	Found    string            `json:"found,omitempty"`
 	Notes    []string          `json:"notes,omitempty"`
 	Settings map[string]string `json:"settings"`
+	// Stages are the arguments of the commands that build the image one by
+	// one: base, provision, sparsify, verify and pack. A child's base is left
+	// to the caller, who has its parent.
+	Stages map[string][]string `json:"stages,omitempty"`
 
 	memoryMiB int
 	diskSize  int64
