@@ -1,0 +1,148 @@
+// Package catalogue runs the plan that `diskforge plan --format json` makes of
+// a catalogue: parents before children, so many images at once.
+package catalogue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"dagger/diskforge/flags"
+)
+
+// Image is one image of the plan, as far as it is read here.
+type Image struct {
+	Name      string              `json:"name"`
+	From      string              `json:"from"`
+	Action    string              `json:"action"`
+	Why       string              `json:"why"`
+	Inputs    string              `json:"inputs"`
+	Anew      bool                `json:"anew"`
+	Reference string              `json:"reference"`
+	Tags      []string            `json:"tags"`
+	Found     string              `json:"found"`
+	Stages    map[string][]string `json:"stages"`
+}
+
+// Known is the reference of the image that the registry has.
+func (i Image) Known() string {
+	repository := i.Reference
+	if at := strings.LastIndexByte(repository, ':'); at > strings.LastIndexByte(repository, '/') {
+		repository = repository[:at]
+	}
+	return repository + "@" + i.Found
+}
+
+// Parse reads a plan. Parents stand before their children.
+func Parse(text []byte) ([]Image, error) {
+	var p struct {
+		Images []Image `json:"images"`
+	}
+	if err := json.Unmarshal(text, &p); err != nil {
+		return nil, fmt.Errorf("the plan cannot be read: %w", err)
+	}
+	seen := map[string]bool{}
+	for _, i := range p.Images {
+		if i.Name == "" || seen[i.Name] || i.From != "" && !seen[i.From] {
+			return nil, fmt.Errorf("the plan cannot be carried out: %q stands in the wrong place", i.Name)
+		}
+		seen[i.Name] = true
+	}
+	return p.Images, nil
+}
+
+// Base are the arguments that name a child's base: its parent's layout at the
+// path, or what the registry has. An image without a parent needs none.
+func Base(i, from Image, reference string, layout bool, path string) []string {
+	if i.From == "" {
+		return nil
+	}
+	url := "oci://" + reference
+	if layout {
+		_, digest, _ := strings.Cut(reference, "@")
+		url = "oci:" + path + "@" + digest
+	}
+	return flags.Of("iso-url", url, "iso-checksum", "inputs:"+from.Inputs)
+}
+
+// Made is what came of an image: where it is, and its layout where it was
+// built now.
+type Made[Layout any] struct {
+	Reference string
+	Layout    Layout
+}
+
+// Graph runs the images of a plan, each once.
+type Graph[Layout any] struct {
+	images []Image
+	nodes  map[string]*node[Layout]
+	room   chan struct{}
+}
+
+type node[Layout any] struct {
+	image Image
+	ended chan struct{}
+	made  Made[Layout]
+	err   error
+}
+
+// NewGraph returns the graph of the images, of which jobs run at once.
+func NewGraph[Layout any](images []Image, jobs int) *Graph[Layout] {
+	g := &Graph[Layout]{images: images, nodes: map[string]*node[Layout]{}, room: make(chan struct{}, jobs)}
+	for _, i := range images {
+		g.nodes[i.Name] = &node[Layout]{image: i, ended: make(chan struct{})}
+	}
+	return g
+}
+
+// Image is the image of that name, or none.
+func (g *Graph[Layout]) Image(name string) Image {
+	if n := g.nodes[name]; n != nil {
+		return n.image
+	}
+	return Image{}
+}
+
+// Run makes the image once its parent is made and there is room.
+func (g *Graph[Layout]) Run(ctx context.Context, i Image, build func(parent Made[Layout]) (Made[Layout], error)) {
+	n := g.nodes[i.Name]
+	defer close(n.ended)
+	var parent Made[Layout]
+	if p := g.nodes[i.From]; p != nil {
+		<-p.ended
+		if p.err != nil {
+			n.err = errBlocked
+			return
+		}
+		parent = p.made
+	}
+	g.room <- struct{}{}
+	defer func() { <-g.room }()
+	if n.err = ctx.Err(); n.err == nil {
+		n.made, n.err = build(parent)
+	}
+}
+
+var errBlocked = errors.New("what it starts from was not made")
+
+// Summary is a line for each image, in the plan's order; an error where one
+// failed.
+func (g *Graph[Layout]) Summary() (string, error) {
+	var lines strings.Builder
+	var failed []string
+	for _, i := range g.images {
+		n := g.nodes[i.Name]
+		state := map[string]string{"skip": "unchanged", "tag": "tagged", "build": "built"}[i.Action]
+		if n.err != nil {
+			state = "failed: " + n.err.Error()
+			failed = append(failed, i.Name+": "+n.err.Error())
+		}
+		fmt.Fprintf(&lines, "%s\t%s\t%s\n", i.Name, state, n.made.Reference)
+	}
+	if failed == nil {
+		return lines.String(), nil
+	}
+	return "", fmt.Errorf("%d of %d images failed\n%s\nall images:\n%s", len(failed), len(g.images), strings.Join(failed, "\n"), lines.String())
+}
