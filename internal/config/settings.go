@@ -54,19 +54,19 @@ type Settings struct {
 	ImageName        string `env:"IMAGE_NAME" in:"build pack push" help:"name of the image (default where nothing is pushed: the playbook's)"`
 	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" help:"tag of the image; use a new one for each build"`
 	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" help:"input digest that the image must have, as diskforge plan tells it; another is refused before anything is built"`
-	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect images build-all plan base" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
-	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect images build-all plan base" help:"password of REGISTRY_USER, in the environment only"`
-	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect images build-all plan base" help:"file with the password of REGISTRY_USER"`
+	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect images build-all plan" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
+	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect images build-all plan" help:"password of REGISTRY_USER, in the environment only"`
+	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect images build-all plan" help:"file with the password of REGISTRY_USER"`
 	Push             string `env:"PUSH, default=true" in:"build" kind:"bool" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
-	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect images build-all plan base" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
+	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect images build-all plan" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor build-all plan" help:"folder of the results and of the work; one build at a time"`
 	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
 	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
-	CAFile     string `env:"CA_FILE" in:"build provision base push inspect images build-all plan base" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
-	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan base" help:"proxy for HTTP: downloads, and the guest during the build"`
-	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan base" help:"proxy for HTTPS, likewise"`
-	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan base" help:"hosts that are reached without a proxy, likewise"`
+	CAFile     string `env:"CA_FILE" in:"build provision base push inspect images build-all plan" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
+	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" help:"proxy for HTTP: downloads, and the guest during the build"`
+	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" help:"proxy for HTTPS, likewise"`
+	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan" help:"hosts that are reached without a proxy, likewise"`
 	PackerLog  string `env:"PACKER_LOG, default=1" in:"build provision build-all" kind:"bool" help:"1: Packer writes its debug log into the work folder; 0: it does not"`
 }
 
