@@ -168,6 +168,7 @@ func prepared(t *testing.T, i base.Image, script string, args ...string) base.Im
 	overlay := filepath.Join(t.TempDir(), "planted.qcow2")
 	out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", "-F", i.Format, "-b", i.Path, overlay).CombinedOutput()
 	require.NoError(t, err, "%s", out)
+	script = "truncate -s 0 /etc/machine-id\n" + script // virt-customize sets one
 	customize := exec.Command("virt-customize", append(append([]string{"-q", "-a", overlay}, args...), "--run-command", script)...)
 	customize.Env = append(os.Environ(), "LIBGUESTFS_BACKEND=direct", "LIBGUESTFS_BACKEND_SETTINGS=force_tcg")
 	out, err = customize.CombinedOutput()
