@@ -140,7 +140,7 @@ func (b *Build) disk(ctx context.Context, dir *workdir.Dir, r ready) (finished, 
 	sparse, err := resume(ctx, b, dir, step[disk.SparsifyResult]{
 		name: stageSparsify, inputs: b.sparsifyInputs(provisioned), output: dir.Path("disk.qcow2"),
 		run: func(ctx context.Context, out string, p progress.Reporter) (disk.SparsifyResult, error) {
-			return b.sparsify(ctx, r.accel, r.base.Path, provisioned.output, out, provisioned.result.Trimmed, p)
+			return b.sparsify(ctx, r.accel, provisioned.result.over(r.base), provisioned.output, out, provisioned.result.Trimmed, p)
 		},
 		say: sparsified,
 	})

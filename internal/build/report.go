@@ -177,7 +177,11 @@ func (b *Build) phases(start time.Time, t provision.Timings) {
 func (b *Build) provisionedDisk(p provisioned) {
 	b.record.note(func(to *report.Report) {
 		to.Tasks = p.Tasks
-		size(to, "provisioned", p.Size)
+		name := "provisioned"
+		if p.Overlay {
+			name = "changes to it"
+		}
+		size(to, name, p.Size)
 	})
 }
 

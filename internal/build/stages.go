@@ -23,8 +23,9 @@ import (
 // provisioned is what later stages want to know of a provisioned disk.
 type provisioned struct {
 	Trimmed bool          `json:"trimmed"`
-	Tasks   []report.Task `json:"tasks"` // Ansible's
-	Size    int64         `json:"size"`  // of the disk's file, in bytes
+	Tasks   []report.Task `json:"tasks"`             // Ansible's
+	Size    int64         `json:"size"`              // of the disk's file, in bytes
+	Overlay bool          `json:"overlay,omitempty"` // the file holds what differs from the base
 	// Built is when the playbook had run.
 	Built time.Time `json:"built,omitzero"`
 }
@@ -42,7 +43,7 @@ func (b *Build) provision(ctx context.Context, r ready, out, work string, backin
 		AptMirror: c.AptMirror, CAFile: c.CAFile, HTTPProxy: c.HTTPProxy, HTTPSProxy: c.HTTPSProxy, NoProxy: c.NoProxy,
 		PackerLog: c.PackerLog, KeepOnError: b.KeepOnError, SSHTimeout: b.bootTimeout(r.accel),
 	}, p)
-	made := provisioned{Trimmed: result.Trimmed, Tasks: tasks(result.Tasks), Built: time.Now().UTC().Truncate(time.Second)}
+	made := provisioned{Trimmed: result.Trimmed, Overlay: backing && r.base.Format == disk.FormatQCOW2, Tasks: tasks(result.Tasks), Built: time.Now().UTC().Truncate(time.Second)}
 	b.phases(began, result.Timings)
 	if info, errStat := os.Stat(out); errStat == nil {
 		made.Size = info.Size()
@@ -94,6 +95,14 @@ func (b *Build) verify(ctx context.Context, r ready, path, work string, p progre
 		b.verifiedDisk(result) // a step that failed tells no result
 	}
 	return result, err
+}
+
+// over is the path of the base that the disk is an overlay of, or empty.
+func (p provisioned) over(base origin) string {
+	if p.Overlay {
+		return base.Path
+	}
+	return ""
 }
 
 // String says in a line what provisioning did.

@@ -75,7 +75,7 @@ type SparsifyResult struct {
 // reads. The same data in the guest's disk gives the same bytes each time.
 // A failure leaves neither out nor a temporary file.
 func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progress.Reporter) (SparsifyResult, error) {
-	before, err := inspectOver(ctx, in, o.Base)
+	before, err := o.inspect(ctx, in)
 	if err != nil {
 		return SparsifyResult{}, err
 	}
@@ -113,6 +113,19 @@ func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progres
 		return SparsifyResult{}, err
 	}
 	return SparsifyResult{Method: method, Compression: o.Compression, Before: before, After: after}, nil
+}
+
+// inspect tells what is converted: an overlay together with its base.
+func (o SparsifyOptions) inspect(ctx context.Context, in string) (Info, error) {
+	before, err := inspectOver(ctx, in, o.Base)
+	if err != nil || o.Base == "" {
+		return before, err
+	}
+	base, err := Inspect(ctx, o.Base)
+	before.FileSize += base.FileSize
+	before.ActualSize += base.ActualSize
+	before.DataSize += base.DataSize
+	return before, err
 }
 
 func same(a, b string) bool {
