@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/accel"
@@ -82,8 +81,10 @@ var needed = []program{
 	{"git", "git", []string{"--version"}, "playbooks from git"},
 	{"go", "golang (1.26 or newer: https://go.dev/dl/)", []string{"version"}, "compiling Packer and its plugins the first time"},
 	{"mmdebstrap", "mmdebstrap", []string{"--version"}, "base images from Debian packages"},
-	{"mke2fs", "e2fsprogs", nil, "base images from Debian packages"},
-	{"sfdisk", "fdisk", []string{"--version"}, "base images from Debian packages"},
+	{"sfdisk", "fdisk", []string{"--version"}, ""},
+	{"blkid", "util-linux", []string{"--version"}, ""},
+	{"debugfs", "e2fsprogs", nil, ""}, // and mke2fs
+	{"guestfish", "guestfish", []string{"--version"}, "looking into disks whose file system is not ext2, ext3 or ext4"},
 	{"virt-sparsify", "guestfs-tools", []string{"--version"}, "sparsifying images whose guest does not trim"},
 }
 
@@ -96,11 +97,7 @@ func programs(ctx context.Context) []Finding {
 }
 
 func (p program) look(ctx context.Context) Finding {
-	path, err := exec.LookPath(p.name)
-	if err != nil {
-		// Debian keeps these out of the path of ordinary users.
-		path, err = exec.LookPath("/usr/sbin/" + p.name)
-	}
+	path, err := command.Look(p.name)
 	switch {
 	case err != nil && p.optional == "":
 		return Finding{p.name, Missing, "not installed", "apt-get install " + p.pkg}
