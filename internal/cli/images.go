@@ -19,9 +19,9 @@ import (
 
 func (a *app) images() *cobra.Command {
 	parent := &cobra.Command{
-		Use: "images", Short: "List, delete and prune what was published",
+		Use: "images", Short: "List, tag, delete and prune what was published",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return usageError{errors.New("say what to do with the images: list, delete or prune")}
+			return usageError{errors.New("say what to do with the images: list, tag, delete or prune")}
 		},
 	}
 	for _, f := range config.Fields() {
@@ -29,7 +29,7 @@ func (a *app) images() *cobra.Command {
 			addFlag(parent.PersistentFlags(), f)
 		}
 	}
-	parent.AddCommand(a.listImages(), a.deleteImages(), a.pruneImages())
+	parent.AddCommand(a.listImages(), a.tagImage(), a.deleteImages(), a.pruneImages())
 	return parent
 }
 
@@ -54,6 +54,18 @@ without a tag is not listed: registries tell nobody of it.`,
 				err = images.WriteTable(a.stdout, all, time.Now())
 			}
 			return errors.Join(err, images.Unread(all))
+		}))
+}
+
+func (a *app) tagImage() *cobra.Command {
+	return a.command("tag REF TAG…", "Give an image in a registry further tags",
+		`Give the image REF, REGISTRY/REPOSITORY@DIGEST, further tags, or move them to it.
+Only its manifest is sent.`,
+		cobra.MinimumNArgs(2), nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
+			if err := s.Tag(c.Context(), args[0], args[1:]...); err != nil {
+				return err
+			}
+			return a.print(args[0])
 		}))
 }
 

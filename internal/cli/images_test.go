@@ -181,10 +181,23 @@ func TestDeleteGoesOnAfterWhatIsNotThere(t *testing.T) {
 	assert.Contains(t, errs, "1 of 2 were not deleted")
 }
 
+func TestTagAddsTagsToAnImageNamedByDigest(t *testing.T) {
+	withoutLogin(t)
+	host, _ := registrytest.Start(t, registrytest.Options{})
+	digest := publish(t, host+"/lab/ubuntu", 3, "", "v1")
+	code, out, errs := run(t, "images", "tag", host+"/lab/ubuntu@"+digest, "v2", "latest")
+	require.Zero(t, code, errs)
+	assert.Equal(t, host+"/lab/ubuntu@"+digest+"\n", out)
+	assert.ElementsMatch(t, []string{"v1", "v2", "latest"}, tagsOf(t, host+"/lab/ubuntu"))
+	code, _, errs = run(t, "images", "tag", host+"/lab/ubuntu:v1", "v3")
+	assert.Equal(t, 1, code)
+	assert.Contains(t, errs, "has no digest")
+}
+
 func TestImagesWantsToKnowWhatToDo(t *testing.T) {
 	code, _, errs := run(t, "images", "polish")
 	assert.Equal(t, 2, code)
-	assert.Contains(t, errs, "list, delete or prune")
+	assert.Contains(t, errs, "list, tag, delete or prune")
 	code, _, errs = run(t, "images", "list")
 	assert.Equal(t, 2, code)
 	assert.Contains(t, errs, "TARGET_REGISTRY")
