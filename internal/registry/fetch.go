@@ -1,9 +1,11 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -50,13 +52,34 @@ func CheckStored(ref string) error {
 // with :TAG, @DIGEST or both; see containerdisk.Stored. A layer is read as it
 // comes and kept nowhere, and read again from its start, at most five times in
 // all, where the connection breaks. Where inputs are wanted, the image is
-// pinned by its digest as soon as the tag has them. Errors are *failure.Error,
-// except for the cause of ctx.
+// pinned by its digest as soon as the tag has them. Nobody is asked for an
+// image with a known digest whose disk is in the cache; one of the wanted
+// inputs, fetched before from the same tag, is taken where the registry fails.
+// Errors are *failure.Error, except for the cause of ctx.
 func Fetch(ctx context.Context, ref string, o FetchOptions, p progress.Reporter) (Fetched, error) {
 	parsed, err := parseStored(ref, o.Insecure)
 	if err != nil {
 		return Fetched{}, err
 	}
+	at, digest, _ := strings.Cut(ref, "@")
+	if digest = cmp.Or(digest, o.Want.Digest); digest != "" {
+		if got, ok := o.kept(ctx, at, digest, p); ok {
+			return got, nil
+		}
+	}
+	got, err := o.fetch(ctx, parsed, ref, p)
+	if err == nil || digest != "" || ctx.Err() != nil {
+		return got, err
+	}
+	if old, ok := o.kept(ctx, at, "", p); ok {
+		p.Warn(fmt.Sprintf("%v; the disk of the same inputs that was fetched before is taken", err))
+		return old, nil
+	}
+	return Fetched{}, err
+}
+
+// fetch is Fetch without what was fetched before.
+func (o FetchOptions) fetch(ctx context.Context, parsed name.Reference, ref string, p progress.Reporter) (Fetched, error) {
 	if tag, ok := parsed.(name.Tag); ok && o.Want.Inputs != "" {
 		digest, err := o.await(ctx, tag, p)
 		if err != nil {
@@ -71,6 +94,9 @@ func Fetch(ctx context.Context, ref string, o FetchOptions, p progress.Reporter)
 	defer image.Close()
 	at, _, _ := strings.Cut(ref, "@")
 	disk, err := image.extract(ctx, at, o, p)
+	if err == nil {
+		err = image.keep(ctx, at, filepath.Dir(disk.Path), p)
+	}
 	if err != nil {
 		return Fetched{}, err
 	}

@@ -83,7 +83,7 @@ func TestADiskIsFetchedFromARealRegistryByTagAndByDigest(t *testing.T) {
 		assert.Equal(t, "Debian 12", got.Hints[0])
 		assert.Equal(t, i > 0, got.Cached)
 	}
-	assert.Equal(t, []string{"disk", "disk.json"}, left(t, o.CacheDir))
+	assert.Equal(t, []string{"disk", "disk.json", "image.json"}, left(t, o.CacheDir))
 
 	o.Want = containerdisk.Want{Digest: inputsB}
 	_, err := registry.Fetch(t.Context(), d.ref(), o, progress.Discard)
@@ -143,7 +143,7 @@ func TestABrokenTransferIsBegunAgain(t *testing.T) {
 	assert.True(t, bytes.Equal(disk, content))
 	assert.Contains(t, w.text(), "trying again")
 	assert.EqualValues(t, 3, broken.Load())
-	assert.Equal(t, []string{"disk", "disk.json"}, left(t, o.CacheDir))
+	assert.Equal(t, []string{"disk", "disk.json", "image.json"}, left(t, o.CacheDir))
 }
 
 func TestAnotherLayerThanTheManifestSaysIsNotTaken(t *testing.T) {
@@ -243,4 +243,95 @@ func TestTheEndOfTheContextEndsAFetchAndLeavesNothing(t *testing.T) {
 		require.EqualError(t, err, "stopped by the test", what)
 		assert.Empty(t, left(t, o.CacheDir), what)
 	}
+}
+
+// wantsALogin is a registry that was private all along.
+func wantsALogin(w http.ResponseWriter, r *http.Request) bool {
+	if _, _, ok := r.BasicAuth(); ok {
+		return false
+	}
+	w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+	w.WriteHeader(http.StatusUnauthorized)
+	return true
+}
+
+func TestADiskThatWasFetchedIsThereForThoseWithoutALogin(t *testing.T) {
+	dir, _, made := madeFrom(t, 1, inputsA)
+	s := newServer(t, wantsALogin)
+	push(t, dir, s.ref(), alice)
+	o := fetchOptions(t, alice)
+	o.Want.Inputs = inputsA
+	fetched, err := registry.Fetch(t.Context(), s.ref(), o, progress.Discard)
+	require.NoError(t, err)
+
+	o.Options = registry.Options{}.Quick()
+	w := &watcher{}
+	again, err := registry.Fetch(t.Context(), s.ref(), o, w)
+	require.NoError(t, err)
+	assert.Contains(t, w.text(), "wants a login for lab/ubuntu")
+	fetched.Cached = true
+	assert.Equal(t, fetched, again)
+
+	s.seen()
+	for _, ref := range []string{s.ref() + "@" + made.Digest, s.host() + "/lab/ubuntu@" + made.Digest} {
+		again, err = registry.Fetch(t.Context(), ref, o, progress.Discard)
+		require.NoError(t, err)
+		assert.Equal(t, fetched.Extracted, again.Extracted)
+	}
+	assert.Empty(t, s.seen(), "the digest says it all")
+
+	for what, change := range map[string]func(o *registry.FetchOptions) (ref string){
+		"other inputs":          func(o *registry.FetchOptions) string { o.Want.Inputs = inputsB; return s.ref() },
+		"no inputs":             func(o *registry.FetchOptions) string { o.Want.Inputs = ""; return s.ref() },
+		"another tag":           func(*registry.FetchOptions) string { return s.host() + "/lab/ubuntu:v2" },
+		"another digest":        func(*registry.FetchOptions) string { return s.host() + "/lab/ubuntu@" + inputsB },
+		"another cache":         func(o *registry.FetchOptions) string { o.CacheDir = t.TempDir(); return s.ref() },
+		"a digest, not inputs'": func(o *registry.FetchOptions) string { o.Want.Inputs = inputsB; return s.ref() + "@" + made.Digest },
+	} {
+		other := o
+		ref := change(&other)
+		_, err := registry.Fetch(t.Context(), ref, other, progress.Discard)
+		assert.ErrorContains(t, err, "wants a login", what)
+	}
+}
+
+func TestADiskThatIsNotWhatWasFetchedIsFetchedAgain(t *testing.T) {
+	dir, disk, made := madeFrom(t, 1, inputsA)
+	s := newServer(t, wantsALogin)
+	push(t, dir, s.ref(), alice)
+	for _, file := range []string{"disk", "disk.json", "image.json"} {
+		o := fetchOptions(t, alice)
+		o.Want.Digest = made.Digest
+		got, err := registry.Fetch(t.Context(), s.ref(), o, progress.Discard)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(got.Path), file), []byte("{}"), 0o600))
+
+		anonymous := o
+		anonymous.Options = registry.Options{}.Quick()
+		_, err = registry.Fetch(t.Context(), s.ref(), anonymous, progress.Discard)
+		require.ErrorContains(t, err, "wants a login", file)
+		got, err = registry.Fetch(t.Context(), s.ref(), o, progress.Discard)
+		require.NoError(t, err)
+		content, err := os.ReadFile(got.Path)
+		require.NoError(t, err)
+		assert.True(t, bytes.Equal(disk, content), file)
+	}
+}
+
+func TestTheLastDiskFromATagIsTaken(t *testing.T) {
+	s := newServer(t, wantsALogin)
+	o := fetchOptions(t, alice)
+	o.Want.Inputs = inputsA
+	var last registry.Fetched
+	for _, mib := range []int{3, 1, 2} {
+		dir, _, _ := madeFrom(t, mib, inputsA)
+		push(t, dir, s.ref(), alice)
+		var err error
+		last, err = registry.Fetch(t.Context(), s.ref(), o, progress.Discard)
+		require.NoError(t, err)
+	}
+	o.Options = registry.Options{}.Quick()
+	got, err := registry.Fetch(t.Context(), s.ref(), o, progress.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, last.Reference, got.Reference)
 }
