@@ -31,7 +31,7 @@ type Settings struct {
 	GitAnsibleBranch string `env:"GIT_ANSIBLE_BRANCH" in:"build provision verify" help:"branch, tag or full commit of the playbooks; where only GIT_ANSIBLE_URL is set: master"`
 	GitAnsiblePath   string `env:"GIT_ANSIBLE_PATH, default=provisioning/virtual-machines/ansible" in:"build provision verify" help:"folder of the playbook tree in the git repository"`
 	InstallDesktop   string `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build provision verify" kind:"bool" help:"install XFCE, served by noVNC on port 6080"`
-	ExtraVars        string `env:"EXTRA_VARS" in:"build provision" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
+	ExtraVars        string `env:"EXTRA_VARS" in:"build provision verify" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
 
 	Memory       string `env:"MEMORY, default=2048" in:"build provision verify build-all plan" help:"memory of the guest in MiB"`
 	CPUs         string `env:"CPUS" in:"build provision verify build-all plan" help:"processors of the guest (default: this host's, at most 4)"`
