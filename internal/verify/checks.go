@@ -146,7 +146,7 @@ grep -lsw -- "$1" /etc/sudoers /etc/sudoers.d/* /etc/subuid /etc/subgid | sed 's
 // noDesktop looks for who listens on TCP 6080 (17C0), the loopback aside: who
 // probes that port would take the machine for one with a desktop.
 const noDesktop = `awk '$4 == "0A" && $2 ~ /:17C0$/ && $2 !~ /^(0100007F|00000000000000000000000001000000):/ {
-	print "something listens on TCP 6080, and the image has no desktop"; exit }' /proc/net/tcp /proc/net/tcp6 2>/dev/null; :`
+	print "something listens on TCP 6080, and no desktop was asked for: set INSTALL_DESKTOP_ENVIRONMENT=true for an image with one"; exit }' /proc/net/tcp /proc/net/tcp6 2>/dev/null; :`
 
 // units waits for the end of the boot, which comes soon after cloud-init's.
 const units = `
