@@ -26,7 +26,7 @@ func (b *Build) ProvisionTo(ctx context.Context, out string) error {
 		if err != nil {
 			return err
 		}
-		b.sources(r)
+		b.sources(ctx, r)
 		if err := b.checkPlan(r); err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ func (b *Build) run(ctx context.Context, dir *workdir.Dir) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	b.sources(ready)
+	b.sources(ctx, ready)
 	if err := b.checkPlan(ready); err != nil {
 		return Result{}, err
 	}

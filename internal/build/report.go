@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/atomicfile"
+	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -73,14 +74,15 @@ func (r *record) reuse(name string) {
 }
 
 // sources notes what the image is made from.
-func (b *Build) sources(r ready) {
+func (b *Build) sources(ctx context.Context, r ready) {
+	qemu := qemuVersion(ctx)
 	b.record.note(func(to *report.Report) {
 		to.Version = b.Version
 		to.Image.Name, to.Image.Tag, to.Image.Reference = b.Config.ImageName, b.Config.ImageTag, b.Config.Reference
 		to.Image.Inputs = b.imageInputs(r.base.Inputs, r.playbookInputs, r.controller)
 		to.Base = report.Base{Name: r.base.Name, Digest: r.base.Digest, Guest: r.base.Guest.Name}
 		to.Playbook = report.Playbook{File: r.playbook.File, Source: publicSource(r.playbook.URL), Revision: r.playbook.Revision}
-		to.Tools = map[string]string{"ansible-core": r.controller}
+		to.Tools = map[string]string{"ansible-core": r.controller, "qemu": qemu, "diskforge": b.Version}
 		for program, version := range r.tools.Versions {
 			to.Tools[program] = version
 		}
@@ -89,6 +91,16 @@ func (b *Build) sources(r ready) {
 			size(to, "base", info.Size())
 		}
 	})
+}
+
+// qemuVersion is the host's, or empty where it does not tell.
+func qemuVersion(ctx context.Context) string {
+	out, err := command.Output(ctx, command.Cmd{Program: "qemu-system-x86_64", Args: []string{"--version"}})
+	if err != nil {
+		return ""
+	}
+	version, _, _ := strings.Cut(strings.TrimPrefix(string(out), "QEMU emulator version "), " ")
+	return strings.TrimSpace(version)
 }
 
 // settings are those that were given and differ from their defaults. No
