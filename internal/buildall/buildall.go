@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/plan"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/schedule"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -36,6 +38,9 @@ type All struct {
 	Only      []string // globs; none: all images
 	Jobs      int      // at once; 0: as many as the host bears
 	Options   plan.Options
+
+	// run builds one image; nil: as a single build does.
+	run func(context.Context, *build.Build) (build.Result, error)
 }
 
 // image is one image with what it takes to build it.
@@ -44,6 +49,9 @@ type image struct {
 	settings config.Settings
 	config   config.Config
 	facts    plan.Facts
+	// fixed are values in place of those that name something which may change,
+	// and what else of the command makes the image what it is.
+	fixed map[string]string
 }
 
 // Target is the registry that the images go to.
@@ -73,27 +81,41 @@ func (a *All) plan(ctx context.Context) ([]plan.Entry, map[string]*image, error)
 		return nil, nil, err
 	}
 	facts := make(map[string]plan.Facts, len(images))
-	for name, i := range images {
-		facts[name] = i.facts
+	for n, one := range selected {
+		i := images[one.Name]
+		facts[one.Name], selected[n].Settings = i.facts, i.pinned()
 	}
 	o := a.Options
 	if o.Now.IsZero() {
 		o.Now = time.Now()
 	}
 	entries := plan.Decide(selected, facts, o)
-	for n := range entries {
-		entries[n].Stages = images[entries[n].Name].stages()
+	fields := config.Fields()
+	for n, e := range entries {
+		entries[n].Stages = images[e.Name].stages(fields, e.Settings)
 	}
 	return entries, images, nil
 }
 
+// pinned are the catalogue's settings with which exactly the planned image is
+// built, or none, wherever that is done.
+func (i *image) pinned() map[string]string {
+	all := make(map[string]string, len(i.Settings)+len(i.fixed))
+	maps.Copy(all, i.Settings)
+	maps.Copy(all, i.fixed)
+	return all
+}
+
 // stages are the arguments of the commands that build the image one by one.
-func (i *image) stages() map[string][]string {
+func (i *image) stages(fields []config.Field, pinned map[string]string) map[string][]string {
 	all := map[string][]string{}
 	for _, stage := range []string{"base", "provision", "sparsify", "verify", "pack"} {
 		all[stage] = []string{}
-		for _, f := range config.Fields() {
-			if v, ok := i.argument(f); ok && f.In(stage) {
+		for _, f := range fields {
+			if !f.In(stage) {
+				continue
+			}
+			if v, ok := i.argument(f, pinned); ok {
 				all[stage] = append(all[stage], "--"+f.Flag+"="+v)
 			}
 		}
@@ -101,45 +123,65 @@ func (i *image) stages() map[string][]string {
 	return all
 }
 
-// argument is the value of a setting that makes the image what it is: the
-// catalogue's, its address, its inputs.
-func (i *image) argument(f config.Field) (value string, ok bool) {
+// argument is the value of a setting that makes the image what it is, or is
+// its address.
+func (i *image) argument(f config.Field, pinned map[string]string) (value string, ok bool) {
 	switch f.Env {
-	case "IMAGE_INPUTS":
-		return i.facts.Inputs, i.facts.Inputs != ""
 	case "IMAGE_TAG":
 		return i.config.ImageTag, i.config.Reference != ""
 	case "TARGET_REGISTRY", "REGISTRY_PREFIX", "IMAGE_NAME":
 		value = f.Value(i.settings)
 		return value, value != ""
 	}
-	value, ok = i.Settings[f.Env]
+	value, ok = pinned[f.Env]
 	return value, ok
 }
 
 // images puts the settings of each image together and checks them all.
 func (a *All) images(selected []catalogue.Image) (map[string]*image, error) {
 	all := make(map[string]*image, len(selected))
-	var mistakes config.Mistakes
+	var mistakes catalogue.Mistakes
 	target := a.Target()
 	for _, one := range selected {
 		i := &image{Image: one, settings: a.Settings.With(one.Settings)}
-		i.facts.Tags = slices.Compact(append(given(a.Settings.ImageTag), one.Tags...))
+		i.facts.Tags = a.tags(one)
 		i.settings.TargetRegistry, i.settings.RegistryPrefix, i.settings.ImageName = target.Registry, target.Prefix, one.Name
-		i.settings.ImageTag = cmp.Or(append(i.facts.Tags, untagged)...)
+		i.settings.ImageTag = cmp.Or(append(slices.Clone(i.facts.Tags), untagged)...)
 		if target.Registry == "" {
 			i.settings.RegistryPrefix = ""
 		}
 		var err error
 		if i.config, err = config.Parse(i.settings, i.needs()...); err != nil {
-			mistakes = append(mistakes, fmt.Sprintf("line %d, image %s: %v", one.Line, one.Name, err))
+			mistakes = append(mistakes, a.mistakes(one, err)...)
 		}
 		all[one.Name] = i
 	}
 	if mistakes != nil {
+		slices.SortStableFunc(mistakes, func(a, b catalogue.Mistake) int { return cmp.Compare(a.Line, b.Line) })
 		return nil, mistakes
 	}
 	return all, nil
+}
+
+// tags are those that an image shall have: the command's first.
+func (a *All) tags(one catalogue.Image) []string {
+	if a.Settings.ImageTag == "" {
+		return one.Tags
+	}
+	others := slices.DeleteFunc(slices.Clone(one.Tags), func(tag string) bool { return tag == a.Settings.ImageTag })
+	return append([]string{a.Settings.ImageTag}, others...)
+}
+
+// mistakes are what is wrong with an image's settings, each in its line.
+func (a *All) mistakes(one catalogue.Image, err error) (all catalogue.Mistakes) {
+	var several config.Mistakes
+	if !errors.As(err, &several) {
+		several = config.Mistakes{err.Error()}
+	}
+	for _, what := range several {
+		all = append(all, catalogue.Mistake{File: a.Catalogue.File, Line: one.Line, What: "image " + one.Name + ": " + what})
+	}
+	return all
 }
 
 // untagged stands for the tag of an image that nobody named one for, until its
@@ -153,13 +195,6 @@ func (i *image) needs() []config.Need {
 		needs = append(needs, config.NeedBase)
 	}
 	return needs
-}
-
-func given(value string) []string {
-	if value == "" {
-		return nil
-	}
-	return []string{value}
 }
 
 // Run builds what the plan says and returns how it went. The error names each
@@ -185,7 +220,10 @@ func (a *All) Run(ctx context.Context) (fleet.Summary, error) {
 			table.Warn(e.Name, note)
 		}
 	}
-	b := &builder{all: a, images: images, entries: map[string]plan.Entry{}, session: session, table: table}
+	b := &builder{all: a, images: images, entries: map[string]plan.Entry{}, session: session, table: table, run: a.run}
+	if b.run == nil {
+		b.run = func(ctx context.Context, one *build.Build) (build.Result, error) { return one.Run(ctx) }
+	}
 	for _, e := range entries {
 		b.entries[e.Name] = e
 	}
@@ -214,22 +252,27 @@ func (a *All) toDo(entries []plan.Entry, images map[string]*image) []fleet.Entry
 			Known: fleet.Result{Reference: i.known(), Digest: e.Found, Layout: i.layout(a.Config.OutputDir, e)},
 		}
 		if e.Action == plan.Blocked {
-			all[n].Action = fleet.Build
+			all[n].Action, all[n].Needs = fleet.Build, schedule.Resources{}
+		}
+		if i.facts.Err != nil {
+			all[n].Parent = "" // its turn is now
 		}
 	}
 	return all
 }
 
 // notBefore is when what a build made may have been made at the earliest to be
-// used again.
+// used again. What is built for its parent's sake may be of any age: it is by
+// the parent's digest that the old is told from the new.
 func (a *All) notBefore(e plan.Entry) time.Time {
 	switch {
 	case !e.Anew:
-		return time.Time{}
-	case a.Options.MaxAge > 0 && !a.Options.Force:
+	case a.Options.Force:
+		return time.Now()
+	case a.Options.MaxAge > 0:
 		return time.Now().Add(-a.Options.MaxAge)
 	}
-	return time.Now()
+	return time.Time{}
 }
 
 // Failed is an error where the plan has images that cannot be built.
@@ -243,7 +286,7 @@ func Failed(entries []plan.Entry) error {
 	if lines == nil {
 		return nil
 	}
-	f := failure.New(fmt.Sprintf("%d images cannot be planned", len(lines)), "")
+	f := failure.New(fmt.Sprintf("%d of %d images cannot be planned", len(lines), len(entries)), "")
 	f.Lines, f.Err = lines, errors.New("blocked")
 	return f
 }

@@ -23,6 +23,7 @@ type builder struct {
 	entries map[string]plan.Entry
 	session *registry.Session
 	table   *ui.Table
+	run     func(context.Context, *build.Build) (build.Result, error)
 }
 
 // Build makes one image, or sends what an earlier run made and did not get to
@@ -36,14 +37,14 @@ func (b *builder) Build(ctx context.Context, e fleet.Entry, dir string, parent f
 		return fleet.Result{}, errors.New(entry.Why)
 	}
 	one := b.single(e, dir, parent)
-	result, sent, err := b.send(ctx, one, e)
+	result, sent, err := b.send(ctx, one, e, parent)
 	if err == nil && !sent {
-		result, err = one.Run(ctx)
+		result, err = b.run(ctx, one)
 	}
 	if err != nil {
 		return fleet.Result{}, err
 	}
-	_, digest, _ := strings.Cut(result.Reference, "@")
+	digest := result.Reference[strings.LastIndex(result.Reference, "@")+1:] // a path may have that sign, too
 	r := fleet.Result{Reference: result.Reference, Digest: digest, Layout: result.Layout}
 	if len(i.facts.Tags) > 1 {
 		err = b.session.Tag(ctx, i.repository()+"@"+digest, i.facts.Tags[1:]...)
@@ -51,19 +52,24 @@ func (b *builder) Build(ctx context.Context, e fleet.Entry, dir string, parent f
 	return r, err
 }
 
-// send pushes the image that is complete in dir, if there is one.
-func (b *builder) send(ctx context.Context, one *build.Build, e fleet.Entry) (result build.Result, sent bool, err error) {
+// send pushes the image that is complete in OUTPUT_DIR, if there is one.
+func (b *builder) send(ctx context.Context, one *build.Build, e fleet.Entry, parent fleet.Result) (result build.Result, sent bool, err error) {
 	i := b.images[e.Name]
 	if i.config.Reference == "" || !e.NotBefore.IsZero() {
 		return result, false, nil
 	}
-	if _, err := i.load(b.all.Config.OutputDir); err != nil {
+	_, annotations, err := i.load(b.all.Config.OutputDir)
+	if err != nil || e.Parent != "" && annotations[baseDigest] != parent.Digest {
 		return result, false, nil // it is built
 	}
 	result.Layout = i.layoutDir(b.all.Config.OutputDir)
 	result.Reference, err = one.PushLayout(ctx, result.Layout, i.config.Reference, false)
 	return result, true, err
 }
+
+// baseDigest is the annotation with the digest of the image that one starts
+// from (OCI image specification, annotations.md).
+const baseDigest = "org.opencontainers.image.base.digest"
 
 // single is the build of one image, in dir, from its parent's result.
 func (b *builder) single(e fleet.Entry, dir string, parent fleet.Result) *build.Build {
@@ -99,7 +105,7 @@ func (b *builder) Tag(ctx context.Context, e fleet.Entry) (fleet.Result, error) 
 // where it was sent there.
 func (b *builder) Check(ctx context.Context, e fleet.Entry, _ string, r fleet.Result) error {
 	i := b.images[e.Name]
-	layout, err := i.load(b.all.Config.OutputDir)
+	layout, _, err := i.load(b.all.Config.OutputDir)
 	switch {
 	case err != nil:
 		return err

@@ -2,7 +2,6 @@ package buildall
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/download"
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/plan"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
@@ -93,10 +93,29 @@ func (l *learner) inputs(ctx context.Context, i *image, parent string) error {
 	if i.facts.Inputs, err = b.Inputs(l.controller, uses.Digest, parent); err != nil {
 		return err
 	}
-	i.config.ISOChecksum = b.Config.ISOChecksum
+	i.fix(b.Config.ISOChecksum, tree)
 	i.facts.MemoryMiB, i.facts.DiskSize = i.config.MemoryMiB, i.config.DiskSize
 	i.address()
 	return nil
+}
+
+// fix has the image built from what was planned, even if the list of checksums
+// or the branch of the playbooks says something else by then.
+func (i *image) fix(sum download.Checksum, tree *playbook.Tree) {
+	i.fixed = map[string]string{"IMAGE_INPUTS": i.facts.Inputs}
+	i.config.ImageInputs = i.facts.Inputs
+	if i.config.ISOChecksum.File != "" {
+		i.config.ISOChecksum = sum
+		i.fixed["ISO_CHECKSUM"] = sum.String()
+	}
+	if tree.Revision != "" {
+		i.config.GitURL, i.config.GitBranch = tree.URL, tree.Revision
+		i.fixed["GIT_ANSIBLE_URL"], i.fixed["GIT_ANSIBLE_BRANCH"] = tree.URL, tree.Revision
+	}
+	if i.config.AptMirror != "" {
+		i.fixed["APT_MIRROR"] = i.config.AptMirror
+	}
+	i.settings = i.settings.With(i.fixed)
 }
 
 // checksum looks the base's checksum up in its list, once for all images.
@@ -118,14 +137,19 @@ func (l *learner) checksum(ctx context.Context, b *build.Build) error {
 // address names the image in the registry. Without a tag of anybody's it is
 // that of its inputs: another image never takes its place.
 func (i *image) address() {
+	tag := i.config.ImageTag
+	switch {
+	case len(i.facts.Tags) > 0:
+	case i.config.Reference == "":
+		tag = ""
+	default:
+		tag = strings.TrimPrefix(i.facts.Inputs, "sha256:")[:12]
+		i.config.Reference = strings.TrimSuffix(i.config.Reference, untagged) + tag
+		i.facts.Tags = []string{tag}
+	}
+	i.config.ImageTag, i.settings.ImageTag = tag, tag
 	if i.config.Reference == "" {
 		i.facts.Tags = nil
-		return
-	}
-	if i.facts.Tags == nil {
-		i.facts.Tags = []string{strings.TrimPrefix(i.facts.Inputs, "sha256:")[:12]}
-		i.config.ImageTag = i.facts.Tags[0]
-		i.config.Reference = strings.TrimSuffix(i.config.Reference, untagged) + i.config.ImageTag
 	}
 	i.facts.Reference = i.config.Reference
 }
@@ -134,38 +158,53 @@ func (i *image) address() {
 const questions = 16
 
 // learnFound asks the registry, or looks into OUTPUT_DIR, for images of the
-// same inputs. It is an error where that fails for all images: then it is
-// for the same reason.
+// same inputs. It is an error where that fails for all images: then it is for
+// the same reason. The first show that, so that a registry which is away or
+// refuses a login is not bothered with the rest.
 func (a *All) learnFound(ctx context.Context, selected []catalogue.Image, images map[string]*image) error {
 	session, err := a.session()
 	if err != nil {
 		return err
 	}
 	defer session.Close()
+	var asked []*image
+	for _, one := range selected {
+		if i := images[one.Name]; i.facts.Inputs != "" {
+			asked = append(asked, i)
+		}
+	}
+	if len(asked) == 0 && len(selected) > 0 {
+		return images[selected[0].Name].facts.Err
+	}
+	first := asked[:min(len(asked), questions)]
+	a.ask(ctx, session, first)
+	if ctx.Err() == nil && len(first) > 0 && !slices.ContainsFunc(first, func(i *image) bool { return i.facts.Err == nil }) {
+		return first[0].facts.Err
+	}
+	a.ask(ctx, session, asked[len(first):])
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// ask finds the images, side by side.
+func (a *All) ask(ctx context.Context, session *registry.Session, images []*image) {
 	g := new(errgroup.Group)
 	g.SetLimit(questions)
 	for _, i := range images {
-		if i.facts.Err != nil || i.facts.Inputs == "" {
-			continue
-		}
 		g.Go(func() error {
-			if i.facts.Reference == "" {
+			switch {
+			case ctx.Err() != nil:
+			case i.facts.Reference == "":
 				i.facts.Found = i.made(a.Config.OutputDir)
-			} else {
+			default:
 				i.facts.Err = i.find(ctx, session)
 			}
 			return nil
 		})
 	}
 	_ = g.Wait()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	fine := func(one catalogue.Image) bool { return images[one.Name].facts.Err == nil }
-	if len(selected) > 0 && !slices.ContainsFunc(selected, fine) {
-		return images[selected[0].Name].facts.Err
-	}
-	return nil
 }
 
 // find looks the image up in the registry, under each tag that it shall have.
@@ -208,33 +247,31 @@ func (i *image) known() string {
 
 // made is the image of these inputs in OUTPUT_DIR, or nil.
 func (i *image) made(outputDir string) *plan.Found {
-	layout, err := i.load(outputDir)
+	layout, annotations, err := i.load(outputDir)
 	if err != nil {
 		return nil // whatever it is, the build will say
 	}
 	found := &plan.Found{Digest: layout.Digest}
-	if manifest, err := layout.Image.Manifest(); err == nil {
-		found.Built, _ = time.Parse(time.RFC3339, manifest.Annotations[containerdisk.AnnotationBuilt])
-	}
+	found.Built, _ = time.Parse(time.RFC3339, annotations[containerdisk.AnnotationBuilt])
 	return found
 }
 
-// load reads the image's layout in OUTPUT_DIR, if it is of these inputs and
-// was verified.
-func (i *image) load(outputDir string) (*containerdisk.Layout, error) {
+// load reads the image's layout in OUTPUT_DIR and its manifest's annotations,
+// if it is of these inputs and was verified.
+func (i *image) load(outputDir string) (*containerdisk.Layout, map[string]string, error) {
 	dir := i.layoutDir(outputDir)
 	layout, err := containerdisk.Load(dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	manifest, err := layout.Image.Manifest()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if manifest.Annotations[containerdisk.AnnotationInputs] != i.facts.Inputs || !layout.Verified {
-		return nil, errors.New("it is another image, or was not verified")
+		return nil, nil, failure.New(dir+" holds another image, or one that was not verified", "")
 	}
-	return layout, nil
+	return layout, manifest.Annotations, nil
 }
 
 func (i *image) layoutDir(outputDir string) string {

@@ -34,6 +34,8 @@ const (
 
 // Catalogue is a file's images.
 type Catalogue struct {
+	// File is the catalogue's name, for messages.
+	File string
 	// Registry and Prefix are the catalogue's own, or empty.
 	Registry, Prefix string
 	// Images are in the order to build them: parents first, else as in the file.
@@ -85,7 +87,7 @@ func Parse(file, dir string, text []byte) (*Catalogue, error) {
 	if len(l.mistakes) > 0 {
 		return nil, l.mistakes.sorted()
 	}
-	return &Catalogue{Registry: l.registry, Prefix: l.prefix, Images: l.images}, nil
+	return &Catalogue{File: file, Registry: l.registry, Prefix: l.prefix, Images: l.images}, nil
 }
 
 // loader reads one catalogue and collects its mistakes.

@@ -46,9 +46,6 @@ func (w *wishes) all(b *build.Build) (*buildall.All, error) {
 		return nil, err
 	}
 	all.Catalogue, err = catalogue.Load(w.file)
-	if errors.As(err, new(catalogue.Mistakes)) {
-		return nil, usageError{err}
-	}
 	return all, err
 }
 
@@ -150,7 +147,9 @@ func planFormat(name, pullSecret string) (planWriter, error) {
 			return plan.GitHubMatrix(w, e, t, checkout)
 		}, nil
 	case "kubernetes":
-		return func(w io.Writer, e []plan.Entry, t plan.Target) error { return plan.Kubernetes(w, deploy.Job, e, t, pullSecret) }, nil
+		return func(w io.Writer, e []plan.Entry, t plan.Target) error {
+			return plan.Kubernetes(w, deploy.Job, e, t, pullSecret)
+		}, nil
 	}
 	return nil, usageError{fmt.Errorf("--format %q is not known: give text, json, github-matrix or kubernetes", name)}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
@@ -76,7 +77,7 @@ func exitCode(ctx context.Context, err error) int {
 		return 0
 	case errors.As(context.Cause(ctx), &sig):
 		return 128 + int(sig.Signal.(syscall.Signal))
-	case errors.As(err, &mistakes), errors.As(err, new(usageError)):
+	case errors.As(err, &mistakes), errors.As(err, new(catalogue.Mistakes)), errors.As(err, new(usageError)):
 		return exitUsage
 	}
 	return exitFailed

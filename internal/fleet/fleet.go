@@ -52,7 +52,8 @@ type Entry struct {
 	// NotBefore is when a result may have been made at the earliest to be used
 	// again: for --force and --max-age.
 	NotBefore time.Time
-	// Known is the image that the registry has, for Tag and Skip.
+	// Known is the image that there is, in the registry or as a layout, for Tag
+	// and Skip.
 	Known Result
 }
 
@@ -308,8 +309,8 @@ func (f *fleet) clean(e Entry) {
 			return
 		}
 	}
-	if e.Action != Build {
-		return
+	if e.Action != Build && e.Known.Layout == "" {
+		return // it is in the registry, and nothing of it is here
 	}
 	if err := f.builder.Clean(e, Dir(f.OutputDir, e.Name)); err != nil {
 		f.to.Warn(e.Name, "cleaning up: "+oneLine(err))
