@@ -176,19 +176,27 @@ func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
 	require.Len(t, jobs, len(entries))
 	parents := 0
 	for i, j := range jobs {
-		env := j.Spec.Template.Spec.InitContainers[0].filled(nil)
+		init := j.Spec.Template.Spec.InitContainers
+		env := init[len(init)-1].filled(nil)
 		s, err := config.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
 		require.NoError(t, err)
 		c, err := config.Parse(s, config.NeedBase, config.NeedPlaybook, config.NeedReference)
 		require.NoError(t, err, entries[i].Name)
 		assert.Equal(t, "harbor.example.org/crownlabs-containerdisks/"+entries[i].Name+":2026-11-23", c.Reference)
+		assert.Zero(t, c.BaseTimeout)
 		if entries[i].From == "" {
 			parents++
-			assert.Zero(t, c.BaseTimeout)
 		} else {
+			base := init[0].filled(nil)
+			s, err = config.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := base[key]; return v, ok })
+			require.NoError(t, err)
+			fetches, err := config.Parse(s, config.NeedBase)
+			require.NoError(t, err)
 			parent := "harbor.example.org/crownlabs-containerdisks/" + entries[i].From + ":2026-11-23"
 			assert.Equal(t, config.BaseImage{Reference: parent, Inputs: "sha256:" + strings.Repeat("0", 64)}, c.BaseImage)
-			assert.Equal(t, 4*time.Hour, c.BaseTimeout, "as long as its parent may take")
+			assert.Equal(t, c.BaseImage, fetches.BaseImage)
+			assert.Equal(t, c.CacheDir, fetches.CacheDir)
+			assert.Equal(t, 4*time.Hour, fetches.BaseTimeout, "as long as its parent may take")
 		}
 		assert.True(t, c.BakeUser)
 		assert.Equal(t, strings.HasSuffix(entries[i].Name, "-desktop"), c.Desktop)
@@ -203,10 +211,12 @@ func TestOnlyTheContainersThatPushSeeTheSecretOfARenderedJob(t *testing.T) {
 	jobs, _ := rendered(t)
 	for _, j := range jobs {
 		spec := j.Spec.Template.Spec
-		for _, v := range spec.InitContainers[0].Env {
-			assert.Empty(t, v.ValueFrom.SecretKeyRef.Name, v.Name)
+		for _, c := range spec.InitContainers {
+			for _, v := range c.Env {
+				assert.Empty(t, v.ValueFrom.SecretKeyRef.Name, v.Name)
+			}
+			assert.Equal(t, []mount{{"scratch", "/scratch", false}}, c.VolumeMounts)
 		}
-		assert.Equal(t, []mount{{"scratch", "/scratch", false}}, spec.InitContainers[0].VolumeMounts)
 		assert.Len(t, spec.Containers[0].VolumeMounts, 2)
 	}
 }
@@ -224,6 +234,9 @@ func TestOnlyKnownSettingsStandInTheJob(t *testing.T) {
 
 func TestOnlyTheContainerThatPushesSeesTheSecret(t *testing.T) {
 	build, push := job(t)
+	for _, name := range []string{"TARGET_REGISTRY", "REGISTRY_PREFIX", "IMAGE_NAME", "IMAGE_TAG"} {
+		assert.Contains(t, slices.Collect(maps.Keys(push.filled(nil))), name, "a playbook could name another registry in the layout")
+	}
 	for _, v := range build.Env {
 		assert.False(t, strings.HasPrefix(v.Name, "REGISTRY_") && v.Name != "REGISTRY_PREFIX", v.Name)
 		assert.Empty(t, v.ValueFrom.SecretKeyRef.Name, v.Name)

@@ -180,7 +180,7 @@ func TestAPodsRefusedPushPublishesNothing(t *testing.T) {
 	line(t, filepath.Join(p.program, "diskforge"), "pack", disk, "-o", filepath.Join(p.scratch, "out", "course"),
 		"--target-registry", address, "--image-name", "course", "--image-tag", "1")
 	push.Command = append(push.Command, "--unverified")
-	refused, said := p.start(push, map[string]string{"IMAGE_NAME": "course"})
+	refused, said := p.start(push, map[string]string{"TARGET_REGISTRY": address, "IMAGE_NAME": "course", "IMAGE_TAG": "1"})
 	require.Error(t, refused.Wait())
 	assert.Contains(t, said.String(), address)
 	assert.NotContains(t, said.String(), "@sha256:")

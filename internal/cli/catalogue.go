@@ -126,7 +126,7 @@ the version of Ansible: plan in the image, or the toolbox, that will build.`,
 		})
 	w.flags(c)
 	c.Flags().StringVar(&format, "format", "text", "text, json, github-matrix or kubernetes")
-	c.Flags().StringVar(&pullSecret, "pull-secret", "", "for kubernetes: secret with username and password by which children read their parents; playbooks could, too, so it should only pull")
+	c.Flags().StringVar(&pullSecret, "pull-secret", "", "for kubernetes: secret with username and password by which children fetch their parents, in a container that runs no playbook")
 	return c
 }
 

@@ -223,8 +223,30 @@ type manifest struct {
 type container struct {
 	Name      string
 	Command   []string
-	Env       []struct{ Name, Value string }
+	Env       []variable
 	Resources struct{ Requests, Limits map[string]string }
+	Mounts    []struct{ Name string } `yaml:"volumeMounts"`
+}
+
+type variable struct {
+	Name, Value string
+	ValueFrom   struct {
+		SecretKeyRef struct{ Name string } `yaml:"secretKeyRef"`
+	} `yaml:"valueFrom"`
+}
+
+// secrets are the volumes that the container has and the secrets in its
+// environment.
+func (c container) secrets() (names []string) {
+	for _, v := range c.Env {
+		if of := v.ValueFrom.SecretKeyRef.Name; of != "" {
+			names = append(names, of)
+		}
+	}
+	for _, m := range c.Mounts {
+		names = append(names, m.Name)
+	}
+	return names
 }
 
 // env is a container's environment as its process sees it.
@@ -236,10 +258,38 @@ func (c container) env() map[string]string {
 	return env
 }
 
+// container is the Job's of that name.
+func (m manifest) container(t testing.TB, name string) container {
+	t.Helper()
+	spec := m.Spec.Template.Spec
+	for _, c := range append(spec.InitContainers, spec.Containers...) {
+		if c.Name == name {
+			return c
+		}
+	}
+	require.FailNow(t, "no container "+name)
+	return container{}
+}
+
+// containers are the names of a Job's, in the order in which they run.
+func (m manifest) containers() (names []string) {
+	spec := m.Spec.Template.Spec
+	for _, c := range append(spec.InitContainers, spec.Containers...) {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
 func jobs(t testing.TB, entries []plan.Entry) (all []manifest, text string) {
 	t.Helper()
+	return jobsBy(t, entries, "")
+}
+
+// jobsBy are the Jobs of which children have a secret to pull by.
+func jobsBy(t testing.TB, entries []plan.Entry, secret string) (all []manifest, text string) {
+	t.Helper()
 	var out bytes.Buffer
-	require.NoError(t, plan.Kubernetes(&out, deploy.Job, entries, target, ""))
+	require.NoError(t, plan.Kubernetes(&out, deploy.Job, entries, target, secret))
 	d := yaml.NewDecoder(bytes.NewReader(out.Bytes()))
 	for {
 		var m manifest
@@ -255,17 +305,16 @@ func jobs(t testing.TB, entries []plan.Entry) (all []manifest, text string) {
 func TestEveryImageThatIsBuiltIsAJob(t *testing.T) {
 	all, text := jobs(t, planned(t))
 	golden(t, "jobs.yaml", text) // which .ci/tools holds to Kubernetes' rules, and the next
-	var pulling bytes.Buffer
-	require.NoError(t, plan.Kubernetes(&pulling, deploy.Job, planned(t), target, "registry-read-only"))
-	golden(t, "jobs-pull-secret.yaml", pulling.String())
-	assert.Equal(t, 2, strings.Count(pulling.String(), "secretName: registry-read-only"), "there are two children")
+	_, pulling := jobsBy(t, planned(t), "registry-read-only")
+	golden(t, "jobs-pull-secret.yaml", pulling)
 	require.Len(t, all, 3)
 	var names []string
 	for _, j := range all {
 		names = append(names, j.Metadata.Labels["diskforge/image"])
 		assert.Equal(t, j.Metadata.Labels, j.Spec.Template.Metadata.Labels)
-		push := j.Spec.Template.Spec.Containers[0]
-		assert.Equal(t, names[len(names)-1], push.env()["IMAGE_NAME"])
+		env := j.container(t, "push").env()
+		assert.Equal(t, names[len(names)-1], env["IMAGE_NAME"])
+		assert.Equal(t, j.Metadata.Annotations["diskforge/reference"], env["TARGET_REGISTRY"]+"/"+env["REGISTRY_PREFIX"]+"/"+env["IMAGE_NAME"]+":"+env["IMAGE_TAG"])
 	}
 	assert.Equal(t, []string{"ubuntu-desktop", "netlab", "netlab_2.exam"}, names)
 }
@@ -273,14 +322,14 @@ func TestEveryImageThatIsBuiltIsAJob(t *testing.T) {
 func TestAJobHasItsImagesSettingsAndNoOther(t *testing.T) {
 	all, _ := jobs(t, planned(t))
 	root, child := all[0], all[1]
-	env := root.Spec.Template.Spec.InitContainers[0].env()
+	env := root.container(t, "build").env()
 	assert.NotContains(t, env, "BAKE_USER", "the template's is about CrownLabs' playbooks")
 	assert.NotContains(t, env, "BASE_TIMEOUT")
 	assert.Equal(t, "https://example.org/noble.img", env["ISO_URL"])
 	assert.Equal(t, "https://example.org/playbooks.git", env["GIT_ANSIBLE_URL"])
-	env = child.Spec.Template.Spec.InitContainers[0].env()
+	env = child.container(t, "build").env()
 	assert.Equal(t, map[string]string{
-		"ISO_URL": "oci://harbor.example.org/labs/ubuntu-desktop:2026-11-23", "ISO_CHECKSUM": fmt.Sprintf("inputs:sha256:%064d", 1), "BASE_TIMEOUT": "4h0m0s",
+		"ISO_URL": "oci://harbor.example.org/labs/ubuntu-desktop:2026-11-23", "ISO_CHECKSUM": fmt.Sprintf("inputs:sha256:%064d", 1),
 		"ANSIBLE_PLAYBOOK": "netlab.yml", "GIT_ANSIBLE_URL": "https://example.org/playbooks.git", "GIT_ANSIBLE_BRANCH": "main",
 		"BAKE_USER": "true", "INSTALL_DESKTOP_ENVIRONMENT": "true", "EXTRA_VARS": `{"list":[1,"two"],"motd":"$(whoami) costs $5"}`,
 		"MEMORY": "4096", "CPUS": "2", "DISK_SIZE": "20G", "ACCELERATOR": "kvm", "PUSH": "false",
@@ -307,22 +356,63 @@ func TestAJobsResourcesFitItsGuest(t *testing.T) {
 	assert.Equal(t, want.Volumes, got.Volumes)
 
 	all, _ := jobs(t, planned(t))
-	build := all[1].Spec.Template.Spec.InitContainers[0]
+	build := all[1].container(t, "build")
 	assert.Equal(t, map[string]string{"cpu": "2", "memory": "6144Mi", "ephemeral-storage": "31Gi"}, build.Resources.Requests)
 	assert.Equal(t, "64Gi", build.Resources.Limits["ephemeral-storage"])
-	assert.Equal(t, "64Gi", all[1].Spec.Template.Spec.Containers[0].Resources.Limits["ephemeral-storage"])
+	assert.Equal(t, "64Gi", all[1].container(t, "base").Resources.Limits["ephemeral-storage"])
+	assert.Equal(t, "64Gi", all[1].container(t, "push").Resources.Limits["ephemeral-storage"])
 	assert.Contains(t, all[1].Spec.Template.Spec.Volumes, map[string]any{"name": "scratch", "emptyDir": map[string]any{"sizeLimit": "62Gi"}})
 }
 
 func TestFurtherTagsArePushedBeforeTheOneThatChildrenWaitFor(t *testing.T) {
 	all, _ := jobs(t, planned(t))
-	init := all[1].Spec.Template.Spec.InitContainers
-	require.Len(t, init, 2)
-	assert.Equal(t, "push-2", init[1].Name)
-	assert.Equal(t, []string{"diskforge", "push", "/scratch/out/$(IMAGE_NAME)", "harbor.example.org/labs/netlab:latest"}, init[1].Command)
-	assert.Equal(t, "netlab", init[1].env()["IMAGE_NAME"])
-	assert.Equal(t, []string{"diskforge", "push", "/scratch/out/$(IMAGE_NAME)"}, all[1].Spec.Template.Spec.Containers[0].Command)
-	assert.Len(t, all[2].Spec.Template.Spec.InitContainers, 1)
+	assert.Equal(t, []string{"base", "build", "push-2", "push"}, all[1].containers())
+	further := all[1].container(t, "push-2")
+	assert.Equal(t, []string{"diskforge", "push", "/scratch/out/$(IMAGE_NAME)", "harbor.example.org/labs/netlab:latest"}, further.Command)
+	assert.Equal(t, "netlab", further.env()["IMAGE_NAME"])
+	assert.Equal(t, []string{"diskforge", "push", "/scratch/out/$(IMAGE_NAME)"}, all[1].container(t, "push").Command)
+	assert.Equal(t, []string{"base", "build", "push"}, all[2].containers())
+}
+
+func TestAChildWaitsForItsParentInAContainerBeforeTheOneThatBuilds(t *testing.T) {
+	all, _ := jobs(t, planned(t))
+	assert.Equal(t, []string{"build", "push-2", "push"}, all[0].containers(), "it has no parent")
+	for i, timeout := range map[int]string{1: "4h0m0s", 2: "8h0m0s"} {
+		base, build := all[i].container(t, "base"), all[i].container(t, "build")
+		assert.Equal(t, []string{"diskforge", "base"}, base.Command)
+		want := map[string]string{"BASE_TIMEOUT": timeout}
+		for _, name := range []string{"ISO_URL", "ISO_CHECKSUM", "CACHE_DIR", "HOME", "TMPDIR"} {
+			want[name] = build.env()[name]
+		}
+		assert.Equal(t, want, base.env(), "the one that builds looks for the same in the same place")
+		assert.NotContains(t, build.env(), "BASE_TIMEOUT")
+		assert.Equal(t, []string{"scratch"}, base.secrets())
+	}
+}
+
+func TestNoContainerThatRunsPlaybooksHasAPassword(t *testing.T) {
+	all, _ := jobsBy(t, planned(t), "registry-read-only")
+	for i, j := range all {
+		spec := j.Spec.Template.Spec
+		for _, c := range append(spec.InitContainers, spec.Containers...) {
+			switch c.Name {
+			case "build":
+				assert.Equal(t, []string{"scratch"}, c.secrets())
+			case "base":
+				assert.Equal(t, []string{"registry-read-only", "scratch", "pull"}, c.secrets(), "it may pull, and not push")
+				assert.Equal(t, "/registry/password", c.env()["REGISTRY_PASS_FILE"])
+			default:
+				assert.Equal(t, []string{"diskforge-registry", "scratch", "registry"}, c.secrets())
+			}
+		}
+		if i > 0 {
+			volume := spec.Volumes[len(spec.Volumes)-1]
+			assert.Equal(t, "pull", volume["name"])
+			assert.Equal(t, "registry-read-only", volume["secret"].(map[string]any)["secretName"])
+		} else {
+			assert.Len(t, spec.Volumes, 2)
+		}
+	}
 }
 
 func TestAParentThatThereIsIsNamedByItsDigest(t *testing.T) {
@@ -333,7 +423,7 @@ func TestAParentThatThereIsIsNamedByItsDigest(t *testing.T) {
 	all, _ := jobs(t, plan.Decide(images, facts, plan.Options{}))
 	for _, j := range all {
 		if j.Metadata.Labels["diskforge/image"] == "unchanged" {
-			env := j.Spec.Template.Spec.InitContainers[0].env()
+			env := j.container(t, "base").env()
 			assert.Equal(t, "oci://harbor.example.org/labs/ubuntu-server@sha256:"+strings.Repeat("d", 64), env["ISO_URL"])
 			assert.NotContains(t, env, "BASE_TIMEOUT", "it is there")
 		}

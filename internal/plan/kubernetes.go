@@ -20,11 +20,11 @@ const gib = 1 << 30
 
 // Kubernetes writes a stream of Jobs, the template (deploy.Job) filled in for
 // each image that is built, parents first. A child starts from the registry's
-// image of its parent's inputs and waits until that is there. Children read
-// the registry without a login, or with that of pullSecret where it is not
-// empty, a secret with username and password: playbooks could read it, so it
-// should be one that can only pull. Images that no pod can build are an error,
-// a line each, and nothing is written.
+// image of its parent's inputs: a container before the one that builds waits
+// until that is there and fetches it, with the login of pullSecret where that
+// is not empty, a secret with username and password. No playbook runs where a
+// password is. Images that no pod can build are an error, a line each, and
+// nothing is written.
 func Kubernetes(w io.Writer, template []byte, entries []Entry, t Target, pullSecret string) error {
 	var parsed yaml.Node
 	if err := yaml.Unmarshal(template, &parsed); err != nil {
@@ -52,10 +52,8 @@ func Kubernetes(w io.Writer, template []byte, entries []Entry, t Target, pullSec
 			waits[e.Name] = 0
 		}
 		j := job{root: unalias(plain)}
-		j.fill(e, byName[e.From], t, waits[e.Name])
-		if pullSecret != "" && e.From != "" {
-			j.pull(pullSecret)
-		}
+		j.fill(e, byName[e.From], t)
+		j.wait(e, waits[e.Name], pullSecret)
 		if j.err != nil {
 			return j.err
 		}
@@ -100,25 +98,22 @@ type job struct {
 	err  error
 }
 
-func (j *job) fill(e, parent Entry, t Target, waits int) {
+func (j *job) fill(e, parent Entry, t Target) {
 	pod := j.at(j.root, "spec", "template", "spec")
 	build := j.at(pod, "initContainers", "0")
 	push := j.at(pod, "containers", "0")
 	if j.err != nil {
 		return
 	}
-	deadline := j.deadline(waits)
 	env := maps.Clone(e.Settings)
-	env["TARGET_REGISTRY"], env["REGISTRY_PREFIX"], env["IMAGE_NAME"], env["IMAGE_TAG"] = t.Registry, t.Prefix, e.Name, e.Tags[0]
+	address := map[string]string{"TARGET_REGISTRY": t.Registry, "REGISTRY_PREFIX": t.Prefix, "IMAGE_NAME": e.Name, "IMAGE_TAG": e.Tags[0]}
+	maps.Copy(env, address)
 	if e.From != "" {
 		env["ISO_URL"], env["ISO_CHECKSUM"] = t.from(parent)
 	}
-	if waits > 0 {
-		env["BASE_TIMEOUT"] = (deadline * time.Duration(waits)).String()
-	}
 	j.size(pod, build, push, e, env)
 	j.environment(build, env, true)
-	j.environment(push, map[string]string{"IMAGE_NAME": e.Name}, false)
+	j.environment(push, address, false)
 	j.further(pod, push, e, t)
 	j.label(e, t)
 }
@@ -206,25 +201,41 @@ func (j *job) environment(container *yaml.Node, env map[string]string, whole boo
 // escape keeps Kubernetes from reading $(NAME) as a variable.
 func escape(value string) string { return strings.ReplaceAll(value, "$", "$$") }
 
-// pull lets the container that builds log in to the registry.
-func (j *job) pull(secret string) {
-	pod := j.at(j.root, "spec", "template", "spec")
-	build, volumes := j.at(pod, "initContainers", "0"), j.at(pod, "volumes")
-	env, mounts := j.at(build, "env"), j.at(build, "volumeMounts")
-	if j.err != nil {
+// wait has a container before the one that builds wait for the parent, as long
+// as so many parents may take, and fetch its disk: the one that builds finds it
+// in the cache. But for that, and for whose password it has, it is as the one
+// that pushes.
+func (j *job) wait(e Entry, parents int, pullSecret string) {
+	each := j.deadline(parents)
+	if e.From == "" {
 		return
 	}
-	user, key := mapping("name", "REGISTRY_USER"), &yaml.Node{Kind: yaml.MappingNode}
-	put(key, "secretKeyRef", mapping("name", secret, "key", "username"))
-	put(user, "valueFrom", key)
-	env.Content = append(env.Content, user, mapping("name", "REGISTRY_PASS_FILE", "value", "/pull/password"))
-	mount, volume := mapping("name", "pull", "mountPath", "/pull"), mapping("name", "pull")
-	put(mount, "readOnly", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: "true"})
-	mounts.Content = append(mounts.Content, mount)
-	source := mapping("secretName", secret)
-	put(source, "defaultMode", &yaml.Node{Kind: yaml.ScalarNode, Value: "0440"}) // readable through fsGroup
-	put(volume, "secret", source)
-	volumes.Content = append(volumes.Content, volume)
+	pod := j.at(j.root, "spec", "template", "spec")
+	init := j.at(pod, "initContainers")
+	build, push := j.at(init, "0"), j.at(pod, "containers", "0")
+	base, env, mounts := unalias(push), sequence(), sequence(j.named(build, "volumeMounts", "scratch"))
+	for _, name := range []string{"ISO_URL", "ISO_CHECKSUM", "CACHE_DIR", "HOME", "TMPDIR"} {
+		env.Content = append(env.Content, j.named(build, "env", name))
+	}
+	if parents > 0 {
+		env.Content = append(env.Content, mapping("name", "BASE_TIMEOUT", "value", (each*time.Duration(parents)).String()))
+	}
+	if pullSecret != "" {
+		user, mount, volume := j.named(push, "env", "REGISTRY_USER"), j.named(push, "volumeMounts", "registry"), j.named(pod, "volumes", "registry")
+		j.set(j.at(user, "valueFrom", "secretKeyRef"), "name", pullSecret)
+		j.set(mount, "name", "pull")
+		j.set(volume, "name", "pull")
+		j.set(j.at(volume, "secret"), "secretName", pullSecret)
+		env.Content = append(env.Content, user, j.named(push, "env", "REGISTRY_PASS_FILE"))
+		mounts.Content = append(mounts.Content, mount)
+		volumes := j.at(pod, "volumes")
+		volumes.Content = append(volumes.Content, volume)
+	}
+	j.set(base, "name", "base")
+	put(base, "command", sequence(text("diskforge"), text("base")))
+	put(base, "env", env)
+	put(base, "volumeMounts", mounts)
+	init.Content = slices.Insert(init.Content, 0, base)
 }
 
 // further pushes the tags beyond the first before that one: children wait for
@@ -293,6 +304,19 @@ func (j *job) at(n *yaml.Node, way ...string) *yaml.Node {
 	return n
 }
 
+// named is a copy of the item with that name in a list.
+func (j *job) named(n *yaml.Node, list, name string) *yaml.Node {
+	for _, item := range j.at(n, list).Content {
+		if of := lookup(item, "name"); of != nil && of.Value == name {
+			return unalias(item)
+		}
+	}
+	if j.err == nil {
+		j.err = fmt.Errorf("the Job's template has no %s in %s", name, list)
+	}
+	return mapping()
+}
+
 // set gives a key a text.
 func (j *job) set(n *yaml.Node, key, value string) { put(n, key, text(value)) }
 
@@ -321,6 +345,11 @@ func lookup(n *yaml.Node, key string) *yaml.Node {
 // quotes where it must.
 func text(value string) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
+}
+
+// sequence is a list of items.
+func sequence(items ...*yaml.Node) *yaml.Node {
+	return &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", Content: items}
 }
 
 // mapping is a mapping of keys and texts in turn.
