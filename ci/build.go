@@ -105,12 +105,11 @@ func (m *Diskforge) Build(
 	p := plan{
 		origin: origin{File: base, Packages: baseFromPackages, Suite: suite, URL: isoUrl, Checksum: isoChecksum, Mirror: aptMirror},
 		tree:   tree{Directory: ansible, URL: gitAnsibleUrl, Ref: gitAnsibleBranch, Path: gitAnsiblePath, Playbook: ansiblePlaybook},
-		guest:  guest(accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser),
-		provision: flags.Of("install-desktop-environment", flags.Bool(installDesktopEnvironment), "extra-vars", extraVars,
-			"disk-size", diskSize, "architecture", architecture, "apt-mirror", aptMirror,
+		guest:  guest(installDesktopEnvironment, accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser),
+		provision: flags.Of("disk-size", diskSize, "architecture", architecture, "apt-mirror", aptMirror,
 			"http-proxy", httpProxy, "https-proxy", httpsProxy, "no-proxy", noProxy),
-		sparsify: flags.Of("sparsify", sparsify, "qcow2-compression", compression),
-		vars:     extraVarsFile, ca: caFile, refresh: refresh, architecture: architecture,
+		sparsify:  flags.Of("sparsify", sparsify, "qcow2-compression", compression),
+		extraVars: extraVars, vars: extraVarsFile, ca: caFile, refresh: refresh, architecture: architecture,
 	}
 	if extraVars != "" && extraVarsFile != nil {
 		return nil, errors.New("both --extra-vars and --extra-vars-file: give one")
@@ -145,6 +144,12 @@ func (m *Diskforge) Verify(
 	// The disk holds vm-user's account.
 	// +optional
 	bakeUser bool,
+	// The disk serves a desktop on port 6080.
+	// +optional
+	installDesktopEnvironment bool,
+	// Boot twice more: with CrownLabs' own seed, whose machine-id and host keys have to differ, and with UEFI where the disk can.
+	// +optional
+	full bool,
 	// auto, kvm or tcg (default: auto).
 	// +optional
 	accelerator string,
@@ -164,15 +169,53 @@ func (m *Diskforge) Verify(
 	}
 	tree := tree{Directory: ansible, Playbook: ansiblePlaybook}
 	verified, err := bootStage(ctx, withFile(tree.mount(m, box), diskPath, disk),
-		append(append([]string{"verify", diskPath}, tree.args()...), guest(accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser)...)...)
+		append(append(append([]string{"verify", diskPath}, flags.Of("full", flags.Bool(full))...), tree.args()...),
+			guest(installDesktopEnvironment, accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser)...)...)
 	if err != nil {
 		return "", err
 	}
 	return verified.Stderr(ctx)
 }
 
+// Inspect looks into a containerdisk in a registry, anybody's, and returns what it is and whether KubeVirt and CDI take it; where they do not, it fails.
+// +cache="never"
+func (m *Diskforge) Inspect(
+	ctx context.Context,
+	// The image, REGISTRY/REPOSITORY:TAG or REGISTRY/REPOSITORY@DIGEST.
+	ref string,
+	// text or json.
+	// +default="text"
+	format string,
+	// The user of the registry.
+	// +optional
+	registryUser string,
+	// The password of registry-user, e.g. env://REGISTRY_PASS.
+	// +optional
+	registryPass *dagger.Secret,
+	// Allow plain HTTP to the registry.
+	// +optional
+	registryInsecure bool,
+	// Further certificate authorities (PEM) for the registry.
+	// +optional
+	caFile *dagger.File,
+	// The registry as a service, reached under the image's host; e.g. tcp://localhost:5000 for one on this host's loopback.
+	// +optional
+	registryService *dagger.Service,
+) (string, error) {
+	at, err := registryAt(ref, registryUser, registryPass, registryInsecure, caFile, registryService)
+	if err != nil {
+		return "", err
+	}
+	box, err := m.machine()
+	if err != nil {
+		return "", err
+	}
+	c, login := at.reach(box)
+	return inspect(ctx, c, ref, format, login)
+}
+
 // guest are the settings that provision and verify share.
-func guest(accelerator, memory, cpus, bootTimeout, buildUser, vmUser string, bakeUser bool) []string {
-	return flags.Of("accelerator", accelerator, "memory", memory, "cpus", cpus, "boot-timeout", bootTimeout,
+func guest(desktop bool, accelerator, memory, cpus, bootTimeout, buildUser, vmUser string, bakeUser bool) []string {
+	return flags.Of("install-desktop-environment", flags.Bool(desktop), "accelerator", accelerator, "memory", memory, "cpus", cpus, "boot-timeout", bootTimeout,
 		"build-user", buildUser, "vm-user", vmUser, "bake-user", flags.Bool(bakeUser))
 }

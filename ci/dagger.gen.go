@@ -94,13 +94,13 @@ func (r *Diskforge) UnmarshalJSON(bs []byte) error {
 func (r Image) MarshalJSON() ([]byte, error) {
 	var concrete struct {
 		Disk         *dagger.File
-		Report       *dagger.File
+		Record       *dagger.File
 		Log          string
 		Box          *dagger.Container
 		Architecture string
 	}
 	concrete.Disk = r.Disk
-	concrete.Report = r.Report
+	concrete.Record = r.Record
 	concrete.Log = r.Log
 	concrete.Box = r.Box
 	concrete.Architecture = r.Architecture
@@ -110,7 +110,7 @@ func (r Image) MarshalJSON() ([]byte, error) {
 func (r *Image) UnmarshalJSON(bs []byte) error {
 	var concrete struct {
 		Disk         *dagger.File
-		Report       *dagger.File
+		Record       *dagger.File
 		Log          string
 		Box          *dagger.Container
 		Architecture string
@@ -120,7 +120,7 @@ func (r *Image) UnmarshalJSON(bs []byte) error {
 		return err
 	}
 	r.Disk = concrete.Disk
-	r.Report = concrete.Report
+	r.Record = concrete.Record
 	r.Log = concrete.Log
 	r.Box = concrete.Box
 	r.Architecture = concrete.Architecture
@@ -463,6 +463,174 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, base, baseFromPackages, isoUrl, isoChecksum, suite, ansible, gitAnsibleUrl, gitAnsibleBranch, gitAnsiblePath, installDesktopEnvironment, extraVars, extraVarsFile, memory, cpus, diskSize, accelerator, architecture, bootTimeout, buildUser, vmUser, bakeUser, sparsify, compression, aptMirror, caFile, httpProxy, httpsProxy, noProxy, refresh)
+		case "BuildAll":
+			var parent Diskforge
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var source *dagger.Directory
+			if inputArgs["source"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["source"]), &source)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg source", err))
+				}
+			}
+			var catalogue string
+			if inputArgs["catalogue"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["catalogue"]), &catalogue)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg catalogue", err))
+				}
+			}
+			var only []string
+			if inputArgs["only"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["only"]), &only)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg only", err))
+				}
+			}
+			var force bool
+			if inputArgs["force"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["force"]), &force)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg force", err))
+				}
+			}
+			var maxAge string
+			if inputArgs["maxAge"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["maxAge"]), &maxAge)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg maxAge", err))
+				}
+			}
+			var jobs int
+			if inputArgs["jobs"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["jobs"]), &jobs)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg jobs", err))
+				}
+			}
+			var accelerator string
+			if inputArgs["accelerator"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["accelerator"]), &accelerator)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg accelerator", err))
+				}
+			}
+			var targetRegistry string
+			if inputArgs["targetRegistry"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["targetRegistry"]), &targetRegistry)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg targetRegistry", err))
+				}
+			}
+			var registryPrefix string
+			if inputArgs["registryPrefix"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryPrefix"]), &registryPrefix)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPrefix", err))
+				}
+			}
+			var imageTag string
+			if inputArgs["imageTag"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
+				}
+			}
+			var registryUser string
+			if inputArgs["registryUser"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryUser"]), &registryUser)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryUser", err))
+				}
+			}
+			var registryPass *dagger.Secret
+			if inputArgs["registryPass"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryPass"]), &registryPass)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPass", err))
+				}
+			}
+			var registryInsecure bool
+			if inputArgs["registryInsecure"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryInsecure"]), &registryInsecure)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryInsecure", err))
+				}
+			}
+			var caFile *dagger.File
+			if inputArgs["caFile"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["caFile"]), &caFile)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg caFile", err))
+				}
+			}
+			var registryService *dagger.Service
+			if inputArgs["registryService"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryService"]), &registryService)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryService", err))
+				}
+			}
+			return (*Diskforge).BuildAll(&parent, ctx, source, catalogue, only, force, maxAge, jobs, accelerator, targetRegistry, registryPrefix, imageTag, registryUser, registryPass, registryInsecure, caFile, registryService)
+		case "Inspect":
+			var parent Diskforge
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var ref string
+			if inputArgs["ref"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["ref"]), &ref)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ref", err))
+				}
+			}
+			var format string
+			if inputArgs["format"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["format"]), &format)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg format", err))
+				}
+			}
+			var registryUser string
+			if inputArgs["registryUser"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryUser"]), &registryUser)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryUser", err))
+				}
+			}
+			var registryPass *dagger.Secret
+			if inputArgs["registryPass"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryPass"]), &registryPass)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPass", err))
+				}
+			}
+			var registryInsecure bool
+			if inputArgs["registryInsecure"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryInsecure"]), &registryInsecure)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryInsecure", err))
+				}
+			}
+			var caFile *dagger.File
+			if inputArgs["caFile"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["caFile"]), &caFile)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg caFile", err))
+				}
+			}
+			var registryService *dagger.Service
+			if inputArgs["registryService"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryService"]), &registryService)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryService", err))
+				}
+			}
+			return (*Diskforge).Inspect(&parent, ctx, ref, format, registryUser, registryPass, registryInsecure, caFile, registryService)
 		case "Job":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -477,6 +645,111 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return nil, (*Diskforge).Lint(&parent, ctx)
+		case "Plan":
+			var parent Diskforge
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var source *dagger.Directory
+			if inputArgs["source"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["source"]), &source)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg source", err))
+				}
+			}
+			var catalogue string
+			if inputArgs["catalogue"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["catalogue"]), &catalogue)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg catalogue", err))
+				}
+			}
+			var only []string
+			if inputArgs["only"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["only"]), &only)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg only", err))
+				}
+			}
+			var force bool
+			if inputArgs["force"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["force"]), &force)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg force", err))
+				}
+			}
+			var maxAge string
+			if inputArgs["maxAge"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["maxAge"]), &maxAge)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg maxAge", err))
+				}
+			}
+			var format string
+			if inputArgs["format"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["format"]), &format)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg format", err))
+				}
+			}
+			var targetRegistry string
+			if inputArgs["targetRegistry"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["targetRegistry"]), &targetRegistry)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg targetRegistry", err))
+				}
+			}
+			var registryPrefix string
+			if inputArgs["registryPrefix"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryPrefix"]), &registryPrefix)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPrefix", err))
+				}
+			}
+			var imageTag string
+			if inputArgs["imageTag"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
+				}
+			}
+			var registryUser string
+			if inputArgs["registryUser"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryUser"]), &registryUser)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryUser", err))
+				}
+			}
+			var registryPass *dagger.Secret
+			if inputArgs["registryPass"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryPass"]), &registryPass)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPass", err))
+				}
+			}
+			var registryInsecure bool
+			if inputArgs["registryInsecure"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryInsecure"]), &registryInsecure)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryInsecure", err))
+				}
+			}
+			var caFile *dagger.File
+			if inputArgs["caFile"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["caFile"]), &caFile)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg caFile", err))
+				}
+			}
+			var registryService *dagger.Service
+			if inputArgs["registryService"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryService"]), &registryService)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryService", err))
+				}
+			}
+			return (*Diskforge).Plan(&parent, ctx, source, catalogue, only, force, maxAge, format, targetRegistry, registryPrefix, imageTag, registryUser, registryPass, registryInsecure, caFile, registryService)
 		case "Templates":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -546,6 +819,20 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bakeUser", err))
 				}
 			}
+			var installDesktopEnvironment bool
+			if inputArgs["installDesktopEnvironment"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["installDesktopEnvironment"]), &installDesktopEnvironment)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg installDesktopEnvironment", err))
+				}
+			}
+			var full bool
+			if inputArgs["full"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["full"]), &full)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg full", err))
+				}
+			}
 			var accelerator string
 			if inputArgs["accelerator"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["accelerator"]), &accelerator)
@@ -574,7 +861,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bootTimeout", err))
 				}
 			}
-			return (*Diskforge).Verify(&parent, ctx, disk, ansiblePlaybook, ansible, buildUser, vmUser, bakeUser, accelerator, memory, cpus, bootTimeout)
+			return (*Diskforge).Verify(&parent, ctx, disk, ansiblePlaybook, ansible, buildUser, vmUser, bakeUser, installDesktopEnvironment, full, accelerator, memory, cpus, bootTimeout)
 		case "":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -636,6 +923,34 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Image).Containerdisk(&parent, ctx, imageName, imageTag)
+		case "Inspect":
+			var parent Image
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var imageName string
+			if inputArgs["imageName"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["imageName"]), &imageName)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageName", err))
+				}
+			}
+			var imageTag string
+			if inputArgs["imageTag"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
+				}
+			}
+			var format string
+			if inputArgs["format"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["format"]), &format)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg format", err))
+				}
+			}
+			return (*Image).Inspect(&parent, ctx, imageName, imageTag, format)
 		case "Layout":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
@@ -769,6 +1084,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Image).Publish(&parent, ctx, address, targetRegistry, registryPrefix, imageName, imageTag, registryUser, registryPass, registryInsecure, caFile, registryService)
+		case "Report":
+			var parent Image
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Image).Report(&parent, ctx)
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}

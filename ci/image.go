@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
-	"time"
+	"fmt"
+	"slices"
 
 	"dagger/diskforge/address"
 	"dagger/diskforge/flags"
@@ -14,14 +14,55 @@ import (
 type Image struct {
 	// The disk, a qcow2 image.
 	Disk *dagger.File
-	// What is known of the disk, as JSON: its digest, its base, the playbooks' revision, and the digest of the disk that verify booted.
-	Report *dagger.File
+	// What the stages tell one another of the disk, as JSON: put it beside the disk as DISK.json.
+	Record *dagger.File
 	// What the stages wrote while they ran.
 	Log string
 	// +private
 	Box *dagger.Container
 	// +private
 	Architecture string
+}
+
+// Report tells what was made from what, how long it took, what was checked and what it looks like: report.html, report.json, and summary.md for a job summary.
+func (i *Image) Report(ctx context.Context) (*dagger.Directory, error) {
+	told, err := stage(ctx, withDisk(i.Box, diskPath, disk{i.Disk, i.Record}), "report", diskPath, "-o", reportPath)
+	if err != nil {
+		return nil, err
+	}
+	return told.Directory(reportPath), nil
+}
+
+// Inspect checks the image, packed, against what KubeVirt and CDI ask of a containerdisk, and returns what it found.
+func (i *Image) Inspect(
+	ctx context.Context,
+	// The name of the image.
+	// +optional
+	imageName string,
+	// The tag of the image.
+	// +optional
+	imageTag string,
+	// text or json.
+	// +default="text"
+	format string,
+) (string, error) {
+	packed, err := i.pack(ctx, address.Address{Name: imageName, Tag: imageTag})
+	if err != nil {
+		return "", err
+	}
+	return inspect(ctx, packed, layoutPath, format, nil)
+}
+
+func inspect(ctx context.Context, c *dagger.Container, what, format string, args []string) (string, error) {
+	if format != "text" && format != "json" {
+		return "", fmt.Errorf("--format %q is not known: give text or json", format)
+	}
+	args = slices.Concat([]string{"inspect", what}, flags.Of("json", flags.Bool(format == "json")), args)
+	inspected, err := stage(ctx, c, args...)
+	if err != nil {
+		return "", err
+	}
+	return inspected.Stdout(ctx)
 }
 
 // Layout is the image as an OCI layout. Its digest is the one that publish gives for the same name and tag.
@@ -86,7 +127,7 @@ func (i *Image) Containerdisk(
 	return dag.Container().Import(archive), nil
 }
 
-// Publish pushes the image to a registry and returns its reference with digest, the one that `diskforge pack` gives for disk and report.
+// Publish pushes the image to a registry and returns its reference with digest, the one that `diskforge pack` gives for disk and record.
 // +cache="never"
 func (i *Image) Publish(
 	ctx context.Context,
@@ -125,34 +166,16 @@ func (i *Image) Publish(
 	if err != nil {
 		return "", err
 	}
-	if registryUser != "" && registryPass == nil {
-		return "", errors.New("--registry-pass is not given, but --registry-user is: give e.g. --registry-pass env://REGISTRY_PASS")
+	at, err := registryAt(to.Registry, registryUser, registryPass, registryInsecure, caFile, registryService)
+	if err != nil {
+		return "", err
 	}
 	packed, err := i.pack(ctx, to)
 	if err != nil {
 		return "", err
 	}
-	c := packed.WithEnvVariable("PUBLISHED", time.Now().UTC().Format(time.RFC3339Nano)) // a push is never taken from the cache
-	if registryService != nil {
-		c = c.WithServiceBinding(to.Host(), registryService)
-	}
-	if caFile != nil {
-		c = withFile(c, caPath, caFile)
-	}
-	if registryPass != nil {
-		c = c.WithMountedSecret(passPath, registryPass, dagger.ContainerWithMountedSecretOpts{Owner: user, Mode: 0o400})
-	}
-	pushed, err := stage(ctx, c, append([]string{"push", layoutPath}, append(settings(to), flags.Of(
-		"registry-user", registryUser, "registry-pass-file", flags.File(registryPass != nil, passPath),
-		"registry-insecure", flags.Bool(registryInsecure), "ca-file", flags.File(caFile != nil, caPath))...)...)...)
-	if err != nil {
-		return "", err
-	}
-	stdout, err := pushed.Stdout(ctx)
-	return flags.LastLine(stdout), err
+	return push(ctx, packed, at, settings(to)...)
 }
-
-const passPath = "/run/diskforge/registry-password"
 
 // whereTo exists because Publish's argument hides the package's name.
 func whereTo(whole, registry, prefix, name, tag string) (address.Address, error) {
@@ -164,8 +187,8 @@ func settings(a address.Address) []string {
 }
 
 // pack packs the disk for the address: the image's digest is made of the disk,
-// its report, and the name and tag.
+// its record, and the name and tag.
 func (i *Image) pack(ctx context.Context, a address.Address) (*dagger.Container, error) {
 	args := append([]string{"pack", diskPath, "-o", layoutPath}, settings(a)...)
-	return stage(ctx, withDisk(i.Box, diskPath, disk{i.Disk, i.Report}), append(args, flags.Of("architecture", i.Architecture)...)...)
+	return stage(ctx, withDisk(i.Box, diskPath, disk{i.Disk, i.Record}), append(args, flags.Of("architecture", i.Architecture)...)...)
 }

@@ -41,7 +41,7 @@ func (o *origin) check() error {
 func (o *origin) mount(ctx context.Context, c, box *dagger.Container) (*dagger.Container, []*dagger.Container, error) {
 	switch {
 	case o.Packages:
-		made, err := run(ctx, box, append([]string{"diskforge", "base"}, flags.Of("suite", o.Suite, "apt-mirror", o.Mirror)...), dagger.ContainerWithExecOpts{})
+		made, err := makeBase(ctx, box, flags.Of("base-from-packages", "true", "suite", o.Suite, "apt-mirror", o.Mirror)...)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 
 	"dagger/diskforge/flags"
 	"dagger/diskforge/internal/dagger"
@@ -12,6 +13,7 @@ const (
 	provisionedPath = home + "/provisioned.qcow2"
 	diskPath        = home + "/disk.qcow2"
 	layoutPath      = home + "/layout"
+	reportPath      = home + "/report"
 	varsPath        = "/run/diskforge/extra-vars.yml"
 	caPath          = "/run/diskforge/ca.pem"
 	basePath        = "/run/diskforge/base/"
@@ -44,6 +46,7 @@ type plan struct {
 	guest        []string // for the stages that boot it
 	provision    []string
 	sparsify     []string
+	extraVars    string
 	vars, ca     *dagger.File
 	refresh      string
 	architecture string
@@ -59,21 +62,31 @@ func (p *plan) run(ctx context.Context, m *Diskforge) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	withPlaybooks, vars := p.withVars(p.tree.mount(m, box)) // what they hold must not be on the disk
+	image, err := finish(ctx, box, withPlaybooks, provisioned,
+		p.sparsify, slices.Concat(p.tree.args(), p.guest, vars), append(log, provisioned)...)
+	if err != nil {
+		return nil, err
+	}
+	image.Architecture = p.architecture
+	return image, nil
+}
+
+// finish sparsifies the provisioned disk and verifies it, the latter in a
+// container that has the playbooks. The log begins with what earlier stages
+// wrote.
+func finish(ctx context.Context, box, withPlaybooks, provisioned *dagger.Container, sparsify, verify []string, earlier ...*dagger.Container) (*Image, error) {
 	sparse, err := stage(ctx, withDisk(box, provisionedPath, diskOf(provisioned)),
-		append([]string{"sparsify", provisionedPath, "-o", diskPath}, p.sparsify...)...)
+		append([]string{"sparsify", provisionedPath, "-o", diskPath}, sparsify...)...)
 	if err != nil {
 		return nil, err
 	}
-	verified, err := bootStage(ctx, withDisk(p.tree.mount(m, box), diskPath, diskOf(sparse)),
-		append(append([]string{"verify", diskPath}, p.tree.args()...), p.guest...)...)
+	verified, err := bootStage(ctx, withDisk(withPlaybooks, diskPath, diskOf(sparse)), append([]string{"verify", diskPath}, verify...)...)
 	if err != nil {
 		return nil, err
 	}
-	text, err := transcript(ctx, append(log, provisioned, sparse, verified)...)
-	return &Image{
-		Disk: sparse.File(diskPath), Report: verified.File(diskPath + ".json"), Log: text,
-		Box: box, Architecture: p.architecture,
-	}, err
+	text, err := transcript(ctx, append(earlier, sparse, verified)...)
+	return &Image{Disk: sparse.File(diskPath), Record: verified.File(diskPath + ".json"), Log: text, Box: box}, err
 }
 
 // provisionIn provisions the disk. It also returns the stages that its base
@@ -83,14 +96,20 @@ func (p *plan) provisionIn(ctx context.Context, m *Diskforge, box *dagger.Contai
 	if err != nil {
 		return nil, nil, err
 	}
-	args := append([]string{"provision", "-o", diskPath}, p.origin.args...)
-	args = append(append(append(args, p.tree.args()...), p.guest...), p.provision...)
+	c, vars := p.withVars(c)
+	args := slices.Concat([]string{"provision", "-o", diskPath}, p.origin.args, p.tree.args(), p.guest, p.provision, vars)
 	if p.ca != nil {
 		c, args = withFile(c, caPath, p.ca), append(args, flags.Of("ca-file", caPath)...)
 	}
-	if p.vars != nil {
-		c, args = withFile(c, varsPath, p.vars), append(args, flags.Of("extra-vars", "@"+varsPath)...)
-	}
 	provisioned, err := bootStage(ctx, c, args...)
 	return provisioned, log, err
+}
+
+// withVars gives a container the further variables for Ansible, and returns
+// the arguments that go with them.
+func (p *plan) withVars(c *dagger.Container) (*dagger.Container, []string) {
+	if p.vars == nil {
+		return c, flags.Of("extra-vars", p.extraVars)
+	}
+	return withFile(c, varsPath, p.vars), flags.Of("extra-vars", "@"+varsPath)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vektah/gqlparser/v2/gqlerror"
 
+	"dagger/diskforge/catalogue"
 	"dagger/diskforge/explain"
 	"dagger/diskforge/internal/dagger"
 )
@@ -21,6 +22,15 @@ var unprivileged = []string{
 // stage runs diskforge in the container as the toolbox's user.
 func stage(ctx context.Context, in *dagger.Container, args ...string) (*dagger.Container, error) {
 	return run(ctx, in.WithUser(user), append([]string{"diskforge"}, args...), dagger.ContainerWithExecOpts{})
+}
+
+// makeBase makes or fetches a base image. Making one from packages takes root,
+// for mmdebstrap.
+func makeBase(ctx context.Context, in *dagger.Container, args ...string) (*dagger.Container, error) {
+	if catalogue.Mentions(args, "--base-from-packages=true") {
+		return run(ctx, in, append([]string{"diskforge", "base"}, args...), dagger.ContainerWithExecOpts{})
+	}
+	return stage(ctx, in, append([]string{"base"}, args...)...)
 }
 
 // bootStage runs a stage of diskforge that boots a virtual machine.

@@ -34,9 +34,10 @@ func Of(whole string, parts Address) (Address, error) {
 	return Address{Registry: registry, Prefix: prefix, Name: name, Tag: tag}, nil
 }
 
-// Host is the registry's name without its port: the name under which a
-// service answers.
-func (a Address) Host() string {
-	host, _, _ := strings.Cut(a.Registry, ":")
+// Host is the name of the registry of an address, or of a registry, without
+// its port: the name under which a service answers.
+func Host(address string) string {
+	registry, _, _ := strings.Cut(address, "/")
+	host, _, _ := strings.Cut(registry, ":")
 	return host
 }

@@ -37,8 +37,8 @@ func TestAnAddressIsGivenOnce(t *testing.T) {
 }
 
 func TestAServiceAnswersUnderTheRegistrysName(t *testing.T) {
-	for registry, want := range map[string]string{"registry:5000": "registry", "harbor.example.org": "harbor.example.org"} {
-		if got := (Address{Registry: registry}).Host(); got != want {
+	for registry, want := range map[string]string{"registry:5000": "registry", "harbor.example.org": "harbor.example.org", "registry:5000/labs/a:1": "registry", "ghcr.io/a@sha256:0": "ghcr.io"} {
+		if got := Host(registry); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}

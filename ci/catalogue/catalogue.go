@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"dagger/diskforge/flags"
@@ -26,8 +27,19 @@ type Image struct {
 	Stages    map[string][]string `json:"stages"`
 }
 
-// Known is the reference of the image that the registry has.
+// The actions of a plan.
+const (
+	Build   = "build"
+	Tag     = "tag"
+	Skip    = "skip"
+	Blocked = "blocked"
+)
+
+// Known is the reference of the image that the registry has, or "".
 func (i Image) Known() string {
+	if i.Found == "" {
+		return ""
+	}
 	repository := i.Reference
 	if at := strings.LastIndexByte(repository, ':'); at > strings.LastIndexByte(repository, '/') {
 		repository = repository[:at]
@@ -35,7 +47,8 @@ func (i Image) Known() string {
 	return repository + "@" + i.Found
 }
 
-// Parse reads a plan. Parents stand before their children.
+// Parse reads a plan of images that go to a registry. Parents stand before
+// their children.
 func Parse(text []byte) ([]Image, error) {
 	var p struct {
 		Images []Image `json:"images"`
@@ -48,13 +61,16 @@ func Parse(text []byte) ([]Image, error) {
 		if i.Name == "" || seen[i.Name] || i.From != "" && !seen[i.From] {
 			return nil, fmt.Errorf("the plan cannot be carried out: %q stands in the wrong place", i.Name)
 		}
+		if i.Reference == "" && i.Action != Blocked {
+			return nil, errors.New("there is no registry to publish to: give --target-registry, or registry in the catalogue")
+		}
 		seen[i.Name] = true
 	}
 	return p.Images, nil
 }
 
 // Base are the arguments that name a child's base: its parent's layout at the
-// path, or what the registry has. An image without a parent needs none.
+// path, or what the registry has. An image without a parent has its own.
 func Base(i, from Image, reference string, layout bool, path string) []string {
 	if i.From == "" {
 		return nil
@@ -65,6 +81,11 @@ func Base(i, from Image, reference string, layout bool, path string) []string {
 		url = "oci:" + path + "@" + digest
 	}
 	return flags.Of("iso-url", url, "iso-checksum", "inputs:"+from.Inputs)
+}
+
+// Mentions says whether one of the arguments has the text in it.
+func Mentions(args []string, text string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool { return strings.Contains(arg, text) })
 }
 
 // Made is what came of an image: where it is, and its layout where it was
@@ -134,7 +155,7 @@ func (g *Graph[Layout]) Summary() (string, error) {
 	var failed []string
 	for _, i := range g.images {
 		n := g.nodes[i.Name]
-		state := map[string]string{"skip": "unchanged", "tag": "tagged", "build": "built"}[i.Action]
+		state := map[string]string{Skip: i.Why, Tag: "tagged", Build: "built"}[i.Action]
 		if n.err != nil {
 			state = "failed: " + n.err.Error()
 			failed = append(failed, i.Name+": "+n.err.Error())

@@ -98,8 +98,8 @@ func TestNoMoreImagesRunThanJobs(t *testing.T) {
 	}
 }
 
-func TestAPlanOutOfOrderIsRefused(t *testing.T) {
-	for _, bad := range []string{`{`, `{"images": [{"name": "a", "from": "b"}, {"name": "b"}]}`, `{"images": [{"name": "a"}, {"name": "a"}]}`, `{"images": [{}]}`} {
+func TestAPlanOutOfOrderOrWithoutARegistryIsRefused(t *testing.T) {
+	for _, bad := range []string{`{`, `{"images": [{"name": "a", "from": "b"}, {"name": "b"}]}`, `{"images": [{"name": "a"}, {"name": "a"}]}`, `{"images": [{}]}`, `{"images": [{"name": "a", "action": "build"}]}`} {
 		if _, err := Parse([]byte(bad)); err == nil {
 			t.Error(bad)
 		}

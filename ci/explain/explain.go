@@ -1,22 +1,26 @@
-// Package explain finds, in what a failed stage wrote, the line that says why.
+// Package explain finds, in what a failed stage wrote, the lines that say why.
 package explain
 
 import "strings"
 
 // prefix begins every line with which diskforge tells why it failed. The
-// lines of evidence that follow are indented.
+// lines of evidence that follow are indented by four blanks.
 const prefix = "diskforge: "
 
-// Stage is what a failed stage said of its failure, in one line, or "" where
-// it said nothing: it was killed, or never began.
+// Stage is what a failed stage said of its failure: a line, and below it those
+// of the evidence, such as the findings of a gate. It is "" where the stage
+// said nothing: it was killed, or never began.
 func Stage(stderr string) string {
-	var said []string
+	var said, evidence []string
 	for line := range strings.Lines(stderr) {
-		if why, ok := strings.CutPrefix(strings.TrimSpace(line), prefix); ok {
+		line = strings.TrimRight(line, "\r\n")
+		if why, ok := strings.CutPrefix(line, prefix); ok {
 			said = append(said, why)
+		} else if said != nil && strings.HasPrefix(line, "    ") {
+			evidence = append(evidence, line)
 		}
 	}
-	return strings.Join(said, "; ")
+	return strings.Join(append([]string{strings.Join(said, "; ")}, evidence...), "\n")
 }
 
 // missing is how Dagger begins its account of a secret that is not there.

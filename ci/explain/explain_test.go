@@ -5,12 +5,12 @@ import (
 	"testing"
 )
 
-func TestWhatAStageSaidOfItsFailureIsOneLine(t *testing.T) {
+func TestWhatAStageSaidOfItsFailureIsALineAndItsEvidence(t *testing.T) {
 	for stderr, want := range map[string]string{
 		"": "",
-		"12:00:00 INFO started stage=provision\n":                                                           "",
-		"12:00:00 INFO started\ndiskforge: provision: the task X failed\n    fatal: no\n  log: /work/log\n": "provision: the task X failed",
-		"diskforge: MEMORY: no\r\ndiskforge: CPUS: no\n":                                                    "MEMORY: no; CPUS: no",
+		"12:00:00 INFO started stage=provision\n": "",
+		"    x\n12:00:00 INFO started\ndiskforge: hygiene: 2 leftovers\n    /a: a key\n      and more\n  log: /work/log\n": "hygiene: 2 leftovers\n    /a: a key\n      and more",
+		"diskforge: MEMORY: no\r\ndiskforge: CPUS: no\n":                                                                   "MEMORY: no; CPUS: no",
 	} {
 		if got := Stage(stderr); got != want {
 			t.Errorf("%q: got %q, want %q", stderr, got, want)
