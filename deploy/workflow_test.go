@@ -142,8 +142,10 @@ func play(t *testing.T, script, stand, does string, env ...string) (called [][]s
 	return called, dir
 }
 
-// packs stands for dagger: it writes an OCI layout with a digest as image.tar.
-const packs = `printf '{"manifests":[{"digest":"sha256:0123"}]}' >index.json && tar -cf image.tar ./index.json`
+// packs stands for dagger: it writes an OCI layout with a digest as image.tar,
+// and a report.
+const packs = `printf '{"manifests":[{"digest":"sha256:0123"}]}' >index.json && tar -cf image.tar ./index.json
+mkdir -p report && echo 'what was built from what' >report/summary.md`
 
 func TestHostileInputsReachDaggerAsOneArgumentEach(t *testing.T) {
 	w, _ := read(t, "build.yml")
@@ -161,7 +163,24 @@ func TestHostileInputsReachDaggerAsOneArgumentEach(t *testing.T) {
 	}, called[0])
 	summary, err := os.ReadFile(filepath.Join(dir, "summary"))
 	require.NoError(t, err)
+	assert.True(t, strings.HasPrefix(string(summary), "what was built from what\n"), "the report is the summary")
 	assert.Contains(t, string(summary), "`sha256:0123`")
+}
+
+func TestAGatesFindingIsTheSummaryOfABuildThatFailed(t *testing.T) {
+	w, _ := read(t, "build.yml")
+	script := "set +e; (set -e; " + w.script(t, "build", "build") + "); echo $? >code; set -e\n" + w.script(t, "build", "why")
+	const finding = "/etc/machine-id is not empty; </pre>"
+	called, dir := play(t, script, "dagger", "echo '"+finding+"' >&2; exit 1",
+		"ANSIBLE_PLAYBOOK=p", "IMAGE_NAME=x", "IMAGE_TAG=1", "ISO_URL=", "ISO_CHECKSUM=", "ANSIBLE_DIR=",
+		"GIT_ANSIBLE_URL=", "GIT_ANSIBLE_BRANCH=", "DISK_SIZE=10G", "DESKTOP=false", "BAKE_USER=false")
+	assert.Len(t, called, 1, "nothing is asked for after the failure")
+	code, err := os.ReadFile(filepath.Join(dir, "code"))
+	require.NoError(t, err)
+	assert.Equal(t, "1\n", string(code))
+	summary, err := os.ReadFile(filepath.Join(dir, "summary"))
+	require.NoError(t, err)
+	assert.Equal(t, "`x:1` was not built:\n\n    "+finding+"\n", string(summary))
 }
 
 func TestFurtherSettingsReachDaggerAsOneArgumentEach(t *testing.T) {
@@ -181,7 +200,7 @@ func TestABuildWithoutAURLIsMadeFromPackages(t *testing.T) {
 		"GIT_ANSIBLE_URL=", "GIT_ANSIBLE_BRANCH=", "DISK_SIZE=10G", "DESKTOP=false", "BAKE_USER=false")
 	assert.Equal(t, []string{
 		"-m", "./diskforge", "call", "build", "--ansible-playbook=debian-base", "--disk-size=10G",
-		"--install-desktop-environment=false", "--bake-user=false", "--accelerator=kvm", "--base-from-packages", "report", "export", "--path=report.json",
+		"--install-desktop-environment=false", "--bake-user=false", "--accelerator=kvm", "--base-from-packages", "report", "export", "--path=report",
 	}, called[1])
 }
 
@@ -189,7 +208,7 @@ func TestABuildWithoutAURLIsMadeFromPackages(t *testing.T) {
 // module.
 func calls(t *testing.T) (found []string) {
 	t.Helper()
-	inWorkflows := regexp.MustCompile(`(?s)dagger call .*?export --path|build\+=\([^)]*\)|build=\(.*?\)|"\$\{build\[@\]\}"[^\n]*`)
+	inWorkflows := regexp.MustCompile(`(?s)dagger call .*?export --path|(?:build|plan)\+=\([^)]*\)|(?:build|plan)=\(.*?\)|"\$\{build\[@\]\}"[^\n]*`)
 	inDocuments := regexp.MustCompile("dagger (?:-m [^ ]+ )?call (?:[^`\n\\\\]|\\\\\n)*")
 	for _, name := range all(t) {
 		_, text := read(t, name)
@@ -205,7 +224,7 @@ func calls(t *testing.T) (found []string) {
 
 func TestEveryArgumentInWorkflowsAndDocumentsIsOneOfTheModules(t *testing.T) {
 	var module strings.Builder
-	for _, name := range []string{"build.go", "image.go"} {
+	for _, name := range []string{"build.go", "image.go", "all.go"} {
 		b, err := os.ReadFile("../ci/" + name)
 		require.NoError(t, err)
 		module.Write(b)
@@ -280,9 +299,15 @@ func matrix(t *testing.T) string {
 func TestTheCataloguesWorkflowPassesThePlanOn(t *testing.T) {
 	w, _ := read(t, "catalogue.yml")
 	says := `case "$*" in *github-matrix) echo '` + matrix(t) + `' ;; *) echo table ;; esac`
-	called, dir := play(t, w.script(t, "plan", "plan"), "../diskforge/bin/diskforge", says, "CATALOGUE=a b.yaml", "ONLY=x*", "FORCE=false", "MAX_AGE=7d",
-		"TARGET_REGISTRY=ghcr.io", "REGISTRY_PREFIX=", "GITHUB_REPOSITORY=Netgroup-Polito/Images")
-	assert.Equal(t, []string{"plan", "--catalogue=a b.yaml", "--force=false", "--only=x*", "--max-age=7d", "--format=github-matrix"}, called[1])
+	const hostile = `a b"; touch owned; $(touch owned) #.yaml`
+	called, dir := play(t, w.script(t, "plan", "plan"), "dagger", says, "CATALOGUE="+hostile, "ONLY=x*", "FORCE=false", "MAX_AGE=7d", "IMAGE_TAG=2026-11-23",
+		"TARGET_REGISTRY=ghcr.io", "REGISTRY_PREFIX=", "GITHUB_REPOSITORY=Netgroup-Polito/Images", "REGISTRY_USER=me", "REGISTRY_PASS=secret")
+	assert.NoFileExists(t, filepath.Join(dir, "owned"))
+	assert.Equal(t, []string{
+		"-m", "./diskforge", "call", "plan", "--source=caller", "--catalogue=" + hostile, "--force=false",
+		"--target-registry=ghcr.io", "--image-tag=2026-11-23", "--registry-prefix=netgroup-polito/images",
+		"--registry-user=me", "--registry-pass=env://REGISTRY_PASS", "--only=x*", "--max-age=7d", "--format=github-matrix",
+	}, called[1])
 	output, err := os.ReadFile(filepath.Join(dir, "output"))
 	require.NoError(t, err)
 	assert.Equal(t, "plan="+matrix(t)+"\nprefix=netgroup-polito/images\n", string(output))
@@ -356,10 +381,9 @@ images: [{name: x, base: {packages: bookworm}, playbook: p, git: {url: "https://
 
 func TestImagesAreTaggedByTheirDigest(t *testing.T) {
 	w, _ := read(t, "catalogue.yml")
-	called, _ := play(t, w.script(t, "publish", "tag"), "bin/crane", "cat >/dev/null", "TARGET_REGISTRY=r", "REGISTRY_USER=me", "REGISTRY_PASS=secret",
+	called, _ := play(t, w.script(t, "publish", "tag"), "bin/diskforge", "cat >/dev/null",
 		`PLAN={"levels": [], "tags": [{"reference": "r/a@sha256:0", "tags": ["1", "latest"]}, {"reference": "r/b@sha256:1", "tags": ["1"]}]}`)
 	assert.Equal(t, [][]string{
-		{"auth", "login", "r", "--username", "me", "--password-stdin"},
-		{"tag", "r/a@sha256:0", "1"}, {"tag", "r/a@sha256:0", "latest"}, {"tag", "r/b@sha256:1", "1"},
+		{"images", "tag", "r/a@sha256:0", "1", "latest"}, {"images", "tag", "r/b@sha256:1", "1"},
 	}, called)
 }
