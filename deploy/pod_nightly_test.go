@@ -3,6 +3,7 @@
 package deploy_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
@@ -19,6 +20,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/deploy"
+	"github.com/netgroup-polito/diskforge/internal/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/plan"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	images "github.com/netgroup-polito/diskforge/internal/registry"
 )
 
 // password is planted as the registry's and must never be seen again.
@@ -69,7 +78,7 @@ func (p pod) start(c container, in map[string]string) (*exec.Cmd, *strings.Build
 		if m.ReadOnly {
 			bind = "--ro-bind"
 		}
-		args = append(args, bind, map[string]string{"scratch": p.scratch, "registry": p.secret}[m.Name], m.MountPath)
+		args = append(args, bind, map[string]string{"scratch": p.scratch, "registry": p.secret, "pull": p.secret}[m.Name], m.MountPath)
 	}
 	args = append(args, "--remount-ro", "/", "--clearenv",
 		"--setenv", "PATH", "/opt/diskforge/bin:/usr/bin:/usr/sbin", "--setenv", "DISKFORGE_TOOLS_DIR", "/opt/diskforge/tools",
@@ -184,4 +193,52 @@ func TestAPodsRefusedPushPublishesNothing(t *testing.T) {
 	require.Error(t, refused.Wait())
 	assert.Contains(t, said.String(), address)
 	assert.NotContains(t, said.String(), "@sha256:")
+}
+
+// childOf is the Job of an image that starts from another, which is not there
+// yet, and whose own inputs are others than planned, so that it ends before it
+// boots anything.
+func childOf(t *testing.T, address, inputs string) (base, build container) {
+	t.Helper()
+	c, err := catalogue.Parse("catalogue.yaml", "/", []byte(`
+defaults: {playbook: debian-base, tags: "1"}
+images: [{name: parent, base: {url: "https://example.org/x", checksum: "sha256:`+strings.Repeat("0", 64)+`"}}, {name: child, from: parent}]`))
+	require.NoError(t, err)
+	c.Images[1].Settings["IMAGE_INPUTS"] = "sha256:" + strings.Repeat("f", 64)
+	facts := map[string]plan.Facts{"parent": {Inputs: inputs, Tags: []string{"1"}}, "child": {Inputs: "sha256:" + strings.Repeat("f", 64), Tags: []string{"1"}}}
+	var out bytes.Buffer
+	require.NoError(t, plan.Kubernetes(&out, deploy.Job, plan.Decide(c.Images, facts, plan.Options{}), plan.Target{Registry: address, Prefix: "labs"}, "registry-read-only"))
+	_, text, _ := strings.Cut(out.String(), "\n---\n")
+	var j manifest
+	require.NoError(t, yaml.Unmarshal([]byte(text), &j))
+	require.Len(t, j.Spec.Template.Spec.InitContainers, 2)
+	return j.Spec.Template.Spec.InitContainers[0], j.Spec.Template.Spec.InitContainers[1]
+}
+
+func TestAChildStartsFromAPrivateParentWithoutAPassword(t *testing.T) {
+	p, address, inputs := newPod(t), server(t), "sha256:"+strings.Repeat("a", 64)
+	base, build := childOf(t, address, inputs)
+	waits, waited := p.start(base, nil)
+
+	disk, layout := filepath.Join(t.TempDir(), "disk.qcow2"), filepath.Join(t.TempDir(), "layout")
+	line(t, "qemu-img", "create", "-q", "-f", "qcow2", disk, "1M")
+	packed, err := containerdisk.Pack(t.Context(), disk, layout, containerdisk.Metadata{
+		Architecture: "amd64", Annotations: map[string]string{containerdisk.AnnotationInputs: inputs, containerdisk.AnnotationGuest: "Debian 12"},
+	}, progress.Discard)
+	require.NoError(t, err)
+	_, err = images.Push(t.Context(), layout, address+"/labs/parent:1", images.Options{Username: "me", Password: password}, progress.Discard)
+	require.NoError(t, err)
+	require.NoError(t, waits.Wait(), waited.String())
+
+	builds, said := p.start(build, map[string]string{"ACCELERATOR": "tcg"})
+	require.Error(t, builds.Wait())
+	assert.Contains(t, said.String(), "registry "+address+" wants a login")
+	assert.Contains(t, said.String(), "fetched before is taken")
+	assert.Contains(t, said.String(), "labs/parent:1@"+packed.Digest)
+	lines := strings.Split(strings.TrimSpace(said.String()), "\n")
+	assert.Contains(t, lines[len(lines)-1], "IMAGE_INPUTS is sha256:ffff", "the last line is the container's termination message")
+	assert.NotContains(t, waited.String()+said.String(), password)
+	found := exec.Command("grep", "-rlF", password, p.scratch)
+	names, _ := found.Output()
+	assert.Empty(t, string(names))
 }
