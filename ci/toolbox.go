@@ -6,11 +6,15 @@ import (
 )
 
 // packages are the toolbox's, from Debian. The collections of the full ansible
-// package are what CrownLabs' playbooks use.
+// package are what CrownLabs' playbooks use. There are no guestfs-tools, which
+// bring a kernel and more: a disk whose file systems are not ext needs them, and
+// is refused by the hygiene gate.
 var packages = []string{
 	"ansible", "ca-certificates", "git", "openssh-client", "qemu-system-x86", "qemu-utils", "xorriso",
-	// For a base image from packages; the hygiene gate reads disks with e2fsprogs and fdisk.
-	"debian-archive-keyring", "e2fsprogs", "fdisk", "mmdebstrap",
+	// For a base image from packages.
+	"debian-archive-keyring", "mmdebstrap",
+	// For that and for the hygiene gate, which reads disks with them.
+	"e2fsprogs", "fdisk", "util-linux",
 	// For verify --full.
 	"ovmf",
 }
@@ -134,7 +138,7 @@ func (m *Diskforge) golang() *dagger.Container {
 // compile is the diskforge program without its playbooks.
 func (m *Diskforge) compile() *dagger.File {
 	source := m.Source.Filter(dagger.DirectoryFilterOpts{
-		Include: []string{"go.mod", "go.sum", "main.go", "internal", "packer", "ansible/toolbox.go"},
+		Include: []string{"go.mod", "go.sum", "main.go", "internal", "packer", "ansible/toolbox.go", "deploy/embed.go", "deploy/job.yaml"},
 		Exclude: []string{"**/*_test.go", "**/testdata"},
 	})
 	return m.golang().
