@@ -72,7 +72,11 @@ func Fetch(ctx context.Context, ref string, o FetchOptions, p progress.Reporter)
 		return got, err
 	}
 	if old, ok := o.kept(ctx, at, "", p); ok {
-		p.Warn(fmt.Sprintf("%v; the disk of the same inputs that was fetched before is taken", err))
+		why := err.Error()
+		if f, ok := failure.In(err); ok {
+			why = f.What
+		}
+		p.Warn(why + "; the disk of the same inputs that was fetched before is taken")
 		return old, nil
 	}
 	return Fetched{}, err
