@@ -98,6 +98,9 @@ func (m *Diskforge) Build(
 	// The hosts that are reached without a proxy, likewise.
 	// +optional
 	noProxy string,
+	// The input digest that the image must have, as plan tells it; another is refused before anything is built.
+	// +optional
+	imageInputs string,
 	// Any text that changes, e.g. a date: base packages and guest are built anew for fresh packages.
 	// +optional
 	refresh string,
@@ -107,6 +110,7 @@ func (m *Diskforge) Build(
 		tree:   tree{Directory: ansible, URL: gitAnsibleUrl, Ref: gitAnsibleBranch, Path: gitAnsiblePath, Playbook: ansiblePlaybook},
 		guest:  guest(installDesktopEnvironment, accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser),
 		provision: flags.Of("disk-size", diskSize, "architecture", architecture, "apt-mirror", aptMirror,
+			"image-inputs", imageInputs, "sparsify", sparsify, "qcow2-compression", compression, // they are part of the image's inputs
 			"http-proxy", httpProxy, "https-proxy", httpsProxy, "no-proxy", noProxy),
 		sparsify:  flags.Of("sparsify", sparsify, "qcow2-compression", compression),
 		extraVars: extraVars, vars: extraVarsFile, ca: caFile, refresh: refresh, architecture: architecture,

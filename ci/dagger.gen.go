@@ -455,6 +455,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg noProxy", err))
 				}
 			}
+			var imageInputs string
+			if inputArgs["imageInputs"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["imageInputs"]), &imageInputs)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageInputs", err))
+				}
+			}
 			var refresh string
 			if inputArgs["refresh"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["refresh"]), &refresh)
@@ -462,7 +469,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg refresh", err))
 				}
 			}
-			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, base, baseFromPackages, isoUrl, isoChecksum, suite, ansible, gitAnsibleUrl, gitAnsibleBranch, gitAnsiblePath, installDesktopEnvironment, extraVars, extraVarsFile, memory, cpus, diskSize, accelerator, architecture, bootTimeout, buildUser, vmUser, bakeUser, sparsify, compression, aptMirror, caFile, httpProxy, httpsProxy, noProxy, refresh)
+			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, base, baseFromPackages, isoUrl, isoChecksum, suite, ansible, gitAnsibleUrl, gitAnsibleBranch, gitAnsiblePath, installDesktopEnvironment, extraVars, extraVarsFile, memory, cpus, diskSize, accelerator, architecture, bootTimeout, buildUser, vmUser, bakeUser, sparsify, compression, aptMirror, caFile, httpProxy, httpsProxy, noProxy, imageInputs, refresh)
 		case "BuildAll":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)

@@ -360,6 +360,7 @@ func TestEverySettingOfACatalogueIsAnInputOrAnArgumentOfTheModule(t *testing.T) 
 images: [{name: x, base: {packages: bookworm}, playbook: p, git: {url: "https://x/y", branch: b, path: p}, desktop: true, vars: {a: b}, memory: 2048, cpus: 2,
   size: 10G, architecture: amd64, boot-timeout: 5m, build-user: b, vm-user: v, bake-user: true, sparsify: trim, compression: zlib, tags: "1"}]`))
 	require.NoError(t, err)
+	c.Images[0].Settings["IMAGE_INPUTS"], c.Images[0].Settings["APT_MIRROR"] = "sha256:0", "https://deb.example.org" // the plan adds these
 	var out strings.Builder
 	require.NoError(t, plan.GitHubMatrix(&out, plan.Decide(c.Images, map[string]plan.Facts{"x": {Tags: []string{"1"}}}, plan.Options{}), plan.Target{Registry: "r"}, "/x"))
 	var m struct {
@@ -369,7 +370,7 @@ images: [{name: x, base: {packages: bookworm}, playbook: p, git: {url: "https://
 	}
 	require.NoError(t, json.Unmarshal([]byte(out.String()), &m))
 	settings := m.Levels[0].Include[0].Settings
-	require.Len(t, settings, 11)
+	require.Len(t, settings, 13)
 	for name := range settings {
 		words := strings.Split(name, "-")
 		for i := range words[1:] {

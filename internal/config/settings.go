@@ -46,8 +46,8 @@ type Settings struct {
 
 	HygieneAllow string `env:"HYGIENE_ALLOW" in:"build verify" help:"file that excuses findings of the hygiene gate, with reasons (default: tests/PLAYBOOK.allow.yaml in the playbook tree)"`
 
-	Sparsify         string `env:"SPARSIFY, default=auto" in:"build sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
-	QCOW2Compression string `env:"QCOW2_COMPRESSION, default=zstd" in:"build sparsify" help:"compression of the disk: zstd, zlib (Longhorn needs it) or none"`
+	Sparsify         string `env:"SPARSIFY, default=auto" in:"build provision sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
+	QCOW2Compression string `env:"QCOW2_COMPRESSION, default=zstd" in:"build provision sparsify" help:"compression of the disk: zstd, zlib (Longhorn needs it) or none"`
 
 	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build pack push images build-all plan" help:"registry host, without a scheme; without it nothing is pushed"`
 	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images build-all plan" help:"project or path in the registry"`

@@ -32,7 +32,7 @@ func text(s config.Settings) map[string]string {
 		"gitAnsibleUrl": s.GitAnsibleURL, "gitAnsibleBranch": s.GitAnsibleBranch, "gitAnsiblePath": s.GitAnsiblePath,
 		"extraVars": s.ExtraVars, "memory": s.Memory, "cpus": s.CPUs, "diskSize": s.DiskSize, "accelerator": s.Accelerator,
 		"architecture": s.Architecture, "bootTimeout": s.BootTimeout, "buildUser": s.BuildUser, "vmUser": s.VMUser,
-		"sparsify": s.Sparsify, "compression": s.QCOW2Compression, "aptMirror": s.AptMirror,
+		"sparsify": s.Sparsify, "compression": s.QCOW2Compression, "aptMirror": s.AptMirror, "imageInputs": s.ImageInputs,
 		"httpProxy": s.HTTPProxy, "httpsProxy": s.HTTPSProxy, "noProxy": s.NoProxy,
 	}
 }
