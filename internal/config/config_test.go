@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -234,4 +235,16 @@ func TestACommandIsGivenNoOthersSettings(t *testing.T) {
 	assert.Equal(t, "10G", only.DiskSize, "a default")
 	with := only.With(map[string]string{"ANSIBLE_PLAYBOOK": "course", "DISK_SIZE": "20G"})
 	assert.Equal(t, []string{"course", "20G", "4096"}, []string{with.Playbook, with.DiskSize, with.Memory})
+}
+
+func TestProvisionIsToldOfAllThatAnImageIsMadeFrom(t *testing.T) {
+	made := []string{
+		"ANSIBLE_PLAYBOOK", "DISK_SIZE", "BUILD_USER", "VM_USER", "BAKE_USER", "INSTALL_DESKTOP_ENVIRONMENT", "EXTRA_VARS", "APT_MIRROR",
+		"SPARSIFY", "QCOW2_COMPRESSION", "ARCHITECTURE", "IMAGE_INPUTS",
+	}
+	for _, f := range config.Fields() {
+		if slices.Contains(made, f.Env) {
+			assert.True(t, f.In("provision"), "%s: it writes down the input digest", f.Env)
+		}
+	}
 }
