@@ -217,9 +217,6 @@ func (g *Guest) Moments() []console.Moment { return g.console.Moments() }
 // authorized_keys.
 func (g *Guest) AuthorizedKey() string { return authorized(g.keys.user.PublicKey()) }
 
-// Dir is the directory with the serial console's log.
-func (g *Guest) Dir() string { return g.options.Dir }
-
 // ConsoleLog is the path of the serial console's log. It outlives the guest.
 func (g *Guest) ConsoleLog() string { return filepath.Join(g.options.Dir, consoleFile) }
 
@@ -228,20 +225,6 @@ func (g *Guest) Console() []string { return g.console.Last() }
 
 // Pid is the process number of the guest's QEMU.
 func (g *Guest) Pid() int { return g.process.Pid() }
-
-// Shutdown asks the guest to power off, as the button does, and waits until
-// it has or ctx ends. Close is still to be called.
-func (g *Guest) Shutdown(ctx context.Context) error {
-	if _, err := g.qmp.execute(ctx, "system_powerdown", nil); err != nil {
-		return fmt.Errorf("asking the guest to power off: %w", err)
-	}
-	select {
-	case <-g.process.Done():
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the guest to power off: %w", context.Cause(ctx))
-	}
-}
 
 // Detach lets go of a guest that was started with Survive: neither the end of
 // the context nor Close ends it any more.

@@ -201,22 +201,7 @@ func (t *Tree) playbooks() []string {
 	return playbooksOf(t.fsys, t.isFile)
 }
 
-// Checks returns the path within the tree of the checks of a playbook, or "".
-// They are no input of the disk but of its verification.
-func (t *Tree) Checks(file string) string {
-	if name := checksOf(file); t.isFile(name) {
-		return name
-	}
-	return ""
-}
-
-// Digest returns the digest of one file's content, or of a link's target.
-func (t *Tree) Digest(name string) (string, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.digest(name)
-}
-
+// digest returns the digest of one file's content, or of a link's target.
 func (t *Tree) digest(name string) (string, error) {
 	e := t.files[name]
 	if e == nil {
