@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"dagger/diskforge/flags"
 	"dagger/diskforge/internal/dagger"
@@ -17,13 +18,16 @@ func (m *Diskforge) Build(
 	// The base image as a file at hand, instead of iso-url.
 	// +optional
 	base *dagger.File,
+	// The base image as the OCI layout of a containerdisk, instead of iso-url; iso-checksum is its manifest's digest, or inputs: with its input digest.
+	// +optional
+	baseLayout *dagger.Directory,
 	// Make the base image from Debian packages, instead of iso-url.
 	// +optional
 	baseFromPackages bool,
-	// The URL of the base image (http, https).
+	// The URL of the base image: http, https, or oci:// with a containerdisk that everybody may read.
 	// +optional
 	isoUrl string,
-	// The checksum of the base image: sha256:HEX, sha512:HEX, or file: with the URL of a SHA256SUMS or SHA512SUMS file; base needs none.
+	// The checksum of the base image: sha256:HEX, sha512:HEX, or file: with the URL of a SHA256SUMS or SHA512SUMS file; of a containerdisk sha256: with its manifest's digest, or inputs: with its input digest; base needs none.
 	// +optional
 	isoChecksum string,
 	// The Debian release for base-from-packages: bookworm or trixie (default: trixie).
@@ -77,6 +81,9 @@ func (m *Diskforge) Build(
 	// Provision as vm-user and keep the account, its password locked, for playbooks that write into its home.
 	// +optional
 	bakeUser bool,
+	// The file that excuses findings of the hygiene gate, with reasons (default: tests/PLAYBOOK.allow.yaml in the playbook tree).
+	// +optional
+	hygieneAllow *dagger.File,
 	// How unused blocks are left out: auto, trim or none (default: auto). The toolbox has no virt-sparsify.
 	// +optional
 	sparsify string,
@@ -106,14 +113,14 @@ func (m *Diskforge) Build(
 	refresh string,
 ) (*Image, error) {
 	p := plan{
-		origin: origin{File: base, Packages: baseFromPackages, Suite: suite, URL: isoUrl, Checksum: isoChecksum, Mirror: aptMirror},
+		origin: origin{File: base, Layout: baseLayout, Packages: baseFromPackages, Suite: suite, URL: isoUrl, Checksum: isoChecksum, Mirror: aptMirror},
 		tree:   tree{Directory: ansible, URL: gitAnsibleUrl, Ref: gitAnsibleBranch, Path: gitAnsiblePath, Playbook: ansiblePlaybook},
 		guest:  guest(installDesktopEnvironment, accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser),
 		provision: flags.Of("disk-size", diskSize, "architecture", architecture, "apt-mirror", aptMirror,
 			"image-inputs", imageInputs, "sparsify", sparsify, "qcow2-compression", compression, // they are part of the image's inputs
 			"http-proxy", httpProxy, "https-proxy", httpsProxy, "no-proxy", noProxy),
 		sparsify:  flags.Of("sparsify", sparsify, "qcow2-compression", compression),
-		extraVars: extraVars, vars: extraVarsFile, ca: caFile, refresh: refresh, architecture: architecture,
+		extraVars: extraVars, vars: extraVarsFile, allow: hygieneAllow, ca: caFile, refresh: refresh, architecture: architecture,
 	}
 	if extraVars != "" && extraVarsFile != nil {
 		return nil, errors.New("both --extra-vars and --extra-vars-file: give one")
@@ -127,7 +134,7 @@ func (m *Diskforge) Build(
 	return p.run(ctx, m)
 }
 
-// Verify boots a disk the way KubeVirt does, looks inside, and returns what it said. Build does that by itself.
+// Verify boots a disk the way KubeVirt does, looks inside, there and at rest, and returns what it said. Build does that by itself.
 // +cache="session"
 func (m *Diskforge) Verify(
 	ctx context.Context,
@@ -145,6 +152,9 @@ func (m *Diskforge) Verify(
 	// The login user of the virtual machines (default: crownlabs).
 	// +optional
 	vmUser string,
+	// The file that excuses findings of the hygiene gate, with reasons (default: tests/PLAYBOOK.allow.yaml in the playbook tree).
+	// +optional
+	hygieneAllow *dagger.File,
 	// The disk holds vm-user's account.
 	// +optional
 	bakeUser bool,
@@ -172,9 +182,9 @@ func (m *Diskforge) Verify(
 		return "", err
 	}
 	tree := tree{Directory: ansible, Playbook: ansiblePlaybook}
-	verified, err := bootStage(ctx, withFile(tree.mount(m, box), diskPath, disk),
-		append(append(append([]string{"verify", diskPath}, flags.Of("full", flags.Bool(full))...), tree.args()...),
-			guest(installDesktopEnvironment, accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser)...)...)
+	c, allow := withAllowed(withFile(tree.mount(m, box), diskPath, disk), hygieneAllow)
+	verified, err := bootStage(ctx, c, slices.Concat([]string{"verify", diskPath}, flags.Of("full", flags.Bool(full)), tree.args(), allow,
+		guest(installDesktopEnvironment, accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser))...)
 	if err != nil {
 		return "", err
 	}

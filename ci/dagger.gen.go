@@ -266,6 +266,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg base", err))
 				}
 			}
+			var baseLayout *dagger.Directory
+			if inputArgs["baseLayout"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["baseLayout"]), &baseLayout)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg baseLayout", err))
+				}
+			}
 			var baseFromPackages bool
 			if inputArgs["baseFromPackages"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["baseFromPackages"]), &baseFromPackages)
@@ -406,6 +413,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bakeUser", err))
 				}
 			}
+			var hygieneAllow *dagger.File
+			if inputArgs["hygieneAllow"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["hygieneAllow"]), &hygieneAllow)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg hygieneAllow", err))
+				}
+			}
 			var sparsify string
 			if inputArgs["sparsify"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["sparsify"]), &sparsify)
@@ -469,7 +483,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg refresh", err))
 				}
 			}
-			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, base, baseFromPackages, isoUrl, isoChecksum, suite, ansible, gitAnsibleUrl, gitAnsibleBranch, gitAnsiblePath, installDesktopEnvironment, extraVars, extraVarsFile, memory, cpus, diskSize, accelerator, architecture, bootTimeout, buildUser, vmUser, bakeUser, sparsify, compression, aptMirror, caFile, httpProxy, httpsProxy, noProxy, imageInputs, refresh)
+			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, base, baseLayout, baseFromPackages, isoUrl, isoChecksum, suite, ansible, gitAnsibleUrl, gitAnsibleBranch, gitAnsiblePath, installDesktopEnvironment, extraVars, extraVarsFile, memory, cpus, diskSize, accelerator, architecture, bootTimeout, buildUser, vmUser, bakeUser, hygieneAllow, sparsify, compression, aptMirror, caFile, httpProxy, httpsProxy, noProxy, imageInputs, refresh)
 		case "BuildAll":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -819,6 +833,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg vmUser", err))
 				}
 			}
+			var hygieneAllow *dagger.File
+			if inputArgs["hygieneAllow"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["hygieneAllow"]), &hygieneAllow)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg hygieneAllow", err))
+				}
+			}
 			var bakeUser bool
 			if inputArgs["bakeUser"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["bakeUser"]), &bakeUser)
@@ -868,7 +889,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bootTimeout", err))
 				}
 			}
-			return (*Diskforge).Verify(&parent, ctx, disk, ansiblePlaybook, ansible, buildUser, vmUser, bakeUser, installDesktopEnvironment, full, accelerator, memory, cpus, bootTimeout)
+			return (*Diskforge).Verify(&parent, ctx, disk, ansiblePlaybook, ansible, buildUser, vmUser, hygieneAllow, bakeUser, installDesktopEnvironment, full, accelerator, memory, cpus, bootTimeout)
 		case "":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)

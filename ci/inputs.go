@@ -13,6 +13,7 @@ import (
 // origin is where the base image comes from.
 type origin struct {
 	File          *dagger.File
+	Layout        *dagger.Directory
 	Packages      bool
 	URL, Checksum string
 	Suite, Mirror string
@@ -21,7 +22,7 @@ type origin struct {
 
 func (o *origin) check() error {
 	var given []string
-	for name, is := range map[string]bool{"--base": o.File != nil, "--base-from-packages": o.Packages, "--iso-url": o.URL != ""} {
+	for name, is := range map[string]bool{"--base": o.File != nil, "--base-layout": o.Layout != nil, "--base-from-packages": o.Packages, "--iso-url": o.URL != ""} {
 		if is {
 			given = append(given, name)
 		}
@@ -31,7 +32,7 @@ func (o *origin) check() error {
 	case 1:
 		return nil
 	case 0:
-		return errors.New("there is no base image: give --base, --base-from-packages, or --iso-url with --iso-checksum")
+		return errors.New("there is no base image: give --base, --base-layout, --base-from-packages, or --iso-url with --iso-checksum")
 	}
 	return errors.New(strings.Join(given, " and ") + ": choose one base image")
 }
@@ -63,6 +64,9 @@ func (o *origin) mount(ctx context.Context, c, box *dagger.Container) (*dagger.C
 		}
 		o.args = flags.Of("iso-url", basePath+name, "iso-checksum", o.Checksum)
 		return c, nil, nil
+	case o.Layout != nil:
+		o.args = flags.Of("iso-url", "oci:"+baseLayoutPath, "iso-checksum", o.Checksum)
+		return c.WithMountedDirectory(baseLayoutPath, o.Layout, dagger.ContainerWithMountedDirectoryOpts{Owner: user}), nil, nil
 	}
 	o.args = flags.Of("iso-url", o.URL, "iso-checksum", o.Checksum)
 	// The program locks each download, and hashes it whenever it is used.

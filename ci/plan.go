@@ -14,9 +14,11 @@ const (
 	diskPath        = home + "/disk.qcow2"
 	layoutPath      = home + "/layout"
 	reportPath      = home + "/report"
+	allowPath       = "/run/diskforge/hygiene-allow.yaml"
 	varsPath        = "/run/diskforge/extra-vars.yml"
 	caPath          = "/run/diskforge/ca.pem"
 	basePath        = "/run/diskforge/base/"
+	baseLayoutPath  = "/run/diskforge/base-layout"
 	treePath        = "/run/diskforge/ansible"
 )
 
@@ -47,7 +49,8 @@ type plan struct {
 	provision    []string
 	sparsify     []string
 	extraVars    string
-	vars, ca     *dagger.File
+	vars, allow  *dagger.File
+	ca           *dagger.File
 	refresh      string
 	architecture string
 }
@@ -62,9 +65,10 @@ func (p *plan) run(ctx context.Context, m *Diskforge) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	withPlaybooks, vars := p.withVars(p.tree.mount(m, box)) // what they hold must not be on the disk
+	withPlaybooks, allow := withAllowed(p.tree.mount(m, box), p.allow)
+	withPlaybooks, vars := p.withVars(withPlaybooks) // what they hold must not be on the disk
 	image, err := finish(ctx, box, withPlaybooks, provisioned,
-		p.sparsify, slices.Concat(p.tree.args(), p.guest, vars), append(log, provisioned)...)
+		p.sparsify, slices.Concat(p.tree.args(), p.guest, allow, vars), append(log, provisioned)...)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +107,15 @@ func (p *plan) provisionIn(ctx context.Context, m *Diskforge, box *dagger.Contai
 	}
 	provisioned, err := bootStage(ctx, c, args...)
 	return provisioned, log, err
+}
+
+// withAllowed gives a container the hygiene gate's excuses, and returns the
+// argument that goes with them.
+func withAllowed(c *dagger.Container, allow *dagger.File) (*dagger.Container, []string) {
+	if allow == nil {
+		return c, nil
+	}
+	return withFile(c, allowPath, allow), flags.Of("hygiene-allow", allowPath)
 }
 
 // withVars gives a container the further variables for Ansible, and returns

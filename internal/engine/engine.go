@@ -41,8 +41,8 @@ var toolboxVariables = map[string]string{
 }
 
 // Run builds the image in the engine that _EXPERIMENTAL_DAGGER_RUNNER_HOST
-// names or that Docker runs, writes its OCI layout to OUTPUT_DIR and, where a
-// registry is set, pushes it from there.
+// names or that Docker runs, writes its OCI layout and its report to OUTPUT_DIR
+// and, where a registry is set, pushes it from there.
 func (b *Build) Run(ctx context.Context) (build.Result, error) {
 	inputs, err := b.inputs(ctx)
 	if err != nil {
@@ -106,8 +106,11 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 		}
 	}
 	image := with(with(client.QueryBuilder().Select("diskforge"), toolbox).Select("build"), inputs.arguments(client))
-	result.Layout = filepath.Join(b.Config.OutputDir, strings.ReplaceAll(b.Config.ImageName, "/", "_"))
-	if err := export(ctx, image, b.address(), result.Layout); err != nil {
+	if err := exportReport(ctx, image, b.Config.OutputDir); err != nil {
+		return result, err
+	}
+	result.Layout = build.Layout(b.Config.OutputDir, b.Config.ImageName)
+	if err := exportLayout(ctx, image, b.address(), result.Layout); err != nil {
 		return result, err
 	}
 	packed, err := containerdisk.Load(result.Layout)
@@ -115,7 +118,7 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 		return result, err
 	}
 	result.Reference = "oci:" + result.Layout + "@" + packed.Digest
-	if b.Config.Reference == "" {
+	if b.Config.Reference == "" || !b.Config.Push {
 		return result, nil
 	}
 	return result, b.publish(ctx, client, image, &result)
@@ -151,8 +154,8 @@ func unreachable(err error) error {
 }
 
 // explain gives an error of the engine the form of diskforge's own. What the
-// module says of a failed stage is one line already; the evidence is what the
-// stage wrote.
+// module says of a failed stage begins with the line that is wanted; the
+// evidence is taken from what the stage wrote.
 func explain(err error, log string) error {
 	if err == nil {
 		return nil
@@ -161,6 +164,7 @@ func explain(err error, log string) error {
 		return err
 	}
 	what, _, _ := strings.Cut(err.Error(), " [traceparent:")
+	what, _, _ = strings.Cut(what, "\n") // the evidence follows
 	what = strings.TrimPrefix(strings.TrimPrefix(what, "input: "), "diskforge.build ")
 	f := &failure.Error{What: what, Log: log, Err: err}
 	var exec *dagger.ExecError

@@ -13,9 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/config"
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
 // settings are those of the environment, checked.
@@ -55,8 +53,8 @@ func TestFilesOfThisHostTravelAsFiles(t *testing.T) {
 	environ := map[string]string{"ISO_URL": base, "ISO_CHECKSUM": sum, "ANSIBLE_PLAYBOOK": "a", "ANSIBLE_DIR": dir, "EXTRA_VARS": "@" + vars, "CA_FILE": vars}
 	in, err := settings(t, environ).inputs(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"base": base, "extraVarsFile": vars, "caFile": vars}, in.files)
-	assert.Equal(t, dir, in.tree)
+	assert.Equal(t, map[string]string{"base": base, "extraVarsFile": vars, "caFile": vars, "hygieneAllow": ""}, in.files)
+	assert.Equal(t, dir, in.dirs["ansible"])
 	assert.Equal(t, sum, in.text["isoChecksum"])
 	assert.NotContains(t, in.text, "isoUrl")
 	assert.NotContains(t, in.text, "extraVars")
@@ -66,7 +64,7 @@ func TestFilesOfThisHostTravelAsFiles(t *testing.T) {
 	assert.Error(t, err, "a wrong checksum of a local file")
 }
 
-func TestAContainerdiskAsBaseTravelsByNameOrAsItsDisk(t *testing.T) {
+func TestAContainerdiskAsBaseTravelsByNameOrAsItsLayout(t *testing.T) {
 	const sum = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 	url := "oci://registry.example/lab/base@" + sum
 	in, err := settings(t, map[string]string{"ISO_URL": url, "ANSIBLE_PLAYBOOK": "a"}).inputs(t.Context())
@@ -74,16 +72,14 @@ func TestAContainerdiskAsBaseTravelsByNameOrAsItsDisk(t *testing.T) {
 	assert.Equal(t, url, in.text["isoUrl"])
 	assert.NotContains(t, in.files, "base")
 
-	disk := filepath.Join(t.TempDir(), "disk.raw")
-	require.NoError(t, os.WriteFile(disk, append(make([]byte, 510), 0x55, 0xAA), 0o600))
-	layout := filepath.Join(t.TempDir(), "layout")
-	made, err := containerdisk.Pack(t.Context(), disk, layout, containerdisk.Metadata{Architecture: "amd64"}, progress.Discard)
-	require.NoError(t, err)
-	in, err = settings(t, map[string]string{"ISO_URL": "oci:" + layout + "@" + made.Digest, "ANSIBLE_PLAYBOOK": "a", "CACHE_DIR": t.TempDir()}).inputs(t.Context())
-	require.NoError(t, err)
-	assert.FileExists(t, in.files["base"])
-	assert.Equal(t, made.DiskDigest, in.text["isoChecksum"])
-	assert.NotContains(t, in.text, "isoUrl")
+	layout := t.TempDir()
+	for given, want := range map[[2]string]string{{"@" + sum, ""}: sum, {"", sum}: sum, {"", "inputs:" + sum}: "inputs:" + sum} {
+		in, err = settings(t, map[string]string{"ISO_URL": "oci:" + layout + given[0], "ISO_CHECKSUM": given[1], "ANSIBLE_PLAYBOOK": "a"}).inputs(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, layout, in.dirs["baseLayout"])
+		assert.Equal(t, want, in.text["isoChecksum"])
+		assert.NotContains(t, in.text, "isoUrl")
+	}
 }
 
 func TestWhatTheEngineCannotReachIsRefused(t *testing.T) {
@@ -113,7 +109,7 @@ func TestAnEngineThatIsNamedMustAnswer(t *testing.T) {
 }
 
 func TestTheErrorIsTheStagesOwnLine(t *testing.T) {
-	err := explain(errors.New("input: diskforge.build provision: the task X failed [traceparent:0-1]"), "/log")
+	err := explain(errors.New("input: diskforge.build provision: the task X failed\n    fatal: no [traceparent:0-1]"), "/log")
 	assert.EqualError(t, err, "provision: the task X failed")
 	f, ok := failure.In(err)
 	require.True(t, ok)

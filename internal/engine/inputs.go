@@ -10,7 +10,6 @@ import (
 	"dagger.io/dagger"
 
 	"github.com/netgroup-polito/diskforge/internal/config"
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/download"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -22,7 +21,7 @@ type inputs struct {
 	text  map[string]string
 	flags map[string]bool
 	files map[string]string // argument to path on this host
-	tree  string            // folder of the playbooks on this host, or ""
+	dirs  map[string]string // likewise, folders
 }
 
 // text are the settings that travel as text, by argument.
@@ -49,8 +48,8 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 	in := inputs{
 		text:  text(s),
 		flags: map[string]bool{"baseFromPackages": c.BaseFromPackages, "installDesktopEnvironment": c.Desktop, "bakeUser": c.BakeUser},
-		files: map[string]string{"caFile": c.CAFile},
-		tree:  c.AnsibleDir,
+		files: map[string]string{"caFile": c.CAFile, "hygieneAllow": c.HygieneAllow},
+		dirs:  map[string]string{"ansible": c.AnsibleDir, "baseLayout": c.BaseImage.Layout},
 	}
 	maps.DeleteFunc(in.text, func(name, value string) bool { return value == defaults[name] })
 	if path, ok := strings.CutPrefix(s.ExtraVars, "@"); ok {
@@ -64,31 +63,32 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 		return in, failure.New("TARGET_REGISTRY is on this host's loopback, which a Dagger engine's containers do not reach",
 			"name it by another address, or give it to dagger call … publish with --registry-service tcp://"+s.TargetRegistry)
 	}
-	if s.ISOURL != "" && !isRemote(s.ISOURL) {
-		// The engine sees nothing of this host but what it is given.
-		path, digest, err := b.localBase(ctx)
-		if err != nil {
-			return in, err
-		}
-		in.files["base"], in.text["isoChecksum"] = path, digest
-		delete(in.text, "isoUrl")
-	} else if list := c.ISOChecksum.File; list != "" && !isRemote(list) {
-		return in, failure.New("ISO_CHECKSUM names a file of this host, which the engine does not see", "give the list's URL, or the checksum itself")
-	}
-	return in, nil
+	return in, b.localBase(ctx, in)
 }
 
-// localBase returns a disk image of this host, or the one in a layout, and its
-// digest.
-func (b *Build) localBase(ctx context.Context) (path, digest string, err error) {
-	c := b.Config
-	if image := c.BaseImage; image.IsSet() {
-		disk, err := containerdisk.Extract(ctx, image.Layout, containerdisk.Want{Digest: image.Digest, Inputs: image.Inputs},
-			filepath.Join(c.CacheDir, "images"), progress.Discard)
-		return disk.Path, disk.Digest, err
+// localBase has a base of this host travel as what it is: the engine sees
+// nothing of this host but what it is given.
+func (b *Build) localBase(ctx context.Context, in inputs) error {
+	url, list := b.Settings.ISOURL, b.Config.ISOChecksum.File
+	switch image := b.Config.BaseImage; {
+	case image.Layout != "":
+		in.text["isoChecksum"] = image.Digest
+		if image.Digest == "" {
+			in.text["isoChecksum"] = "inputs:" + image.Inputs
+		}
+	case url != "" && !isRemote(url):
+		file, err := download.Fetch(ctx, url, b.Config.ISOChecksum, download.Options{}, progress.Discard)
+		if err != nil {
+			return err
+		}
+		in.files["base"], in.text["isoChecksum"] = file.Path, file.Digest
+	case list != "" && !isRemote(list):
+		return failure.New("ISO_CHECKSUM names a file of this host, which the engine does not see", "give the list's URL, or the checksum itself")
+	default:
+		return nil
 	}
-	file, err := download.Fetch(ctx, b.Settings.ISOURL, c.ISOChecksum, download.Options{}, progress.Discard)
-	return file.Path, file.Digest, err
+	delete(in.text, "isoUrl")
+	return nil
 }
 
 // onLoopback says whether a registry or a reference is on this host's loopback.
@@ -119,8 +119,10 @@ func (in inputs) arguments(client *dagger.Client) map[string]any {
 			args[name] = client.Host().File(absolute(path))
 		}
 	}
-	if in.tree != "" {
-		args["ansible"] = client.Host().Directory(absolute(in.tree))
+	for name, path := range in.dirs {
+		if path != "" {
+			args[name] = client.Host().Directory(absolute(path))
+		}
 	}
 	return args
 }

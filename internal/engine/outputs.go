@@ -32,9 +32,16 @@ func with(q *querybuilder.Selection, args map[string]any) *querybuilder.Selectio
 	return q
 }
 
-// export writes the image's OCI layout to a directory of this host, whole or
-// not at all.
-func export(ctx context.Context, image *querybuilder.Selection, address map[string]any, layout string) error {
+// exportReport writes report.html, report.json and summary.md into a directory
+// of this host.
+func exportReport(ctx context.Context, image *querybuilder.Selection, dir string) error {
+	_, err := new(dagger.Directory).WithGraphQLQuery(image.Select("report")).Export(ctx, dir)
+	return err
+}
+
+// exportLayout writes the image's OCI layout to a directory of this host, whole
+// or not at all.
+func exportLayout(ctx context.Context, image *querybuilder.Selection, address map[string]any, layout string) error {
 	directory := new(dagger.Directory).WithGraphQLQuery(with(image.Select("layout"), address))
 	part := layout + ".part"
 	defer os.RemoveAll(part)
