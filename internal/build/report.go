@@ -30,8 +30,9 @@ import (
 
 // record gathers the report while the stages run, some of them side by side.
 type record struct {
-	mu     sync.Mutex
-	report report.Report
+	mu      sync.Mutex
+	report  report.Report
+	earlier int // stages that were recalled: they stand before this run's
 }
 
 // note changes the report.
@@ -48,12 +49,12 @@ func (r *record) note(change func(*report.Report)) {
 func (r *record) begin(name string) (end func(result string, err error)) {
 	began, i := time.Now(), 0
 	r.note(func(to *report.Report) {
-		i = len(to.Stages)
+		i = len(to.Stages) - r.earlier
 		to.Stages = append(to.Stages, report.Stage{Name: name, Start: began.Sub(to.Began)})
 	})
 	return func(result string, err error) {
 		r.note(func(to *report.Report) {
-			s := &to.Stages[i]
+			s := &to.Stages[r.earlier+i]
 			s.Took, s.Result = time.Since(began), result
 			if err != nil {
 				s.Failure = err.Error()
@@ -309,6 +310,7 @@ func (b *Build) recall(text json.RawMessage) {
 	}
 	b.record.note(func(to *report.Report) {
 		later := to.Began.Sub(earlier.Began)
+		b.record.earlier += len(earlier.Stages)
 		for _, s := range to.Stages {
 			s.Start += later
 			earlier.Stages = append(earlier.Stages, s)
