@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/build"
@@ -98,7 +99,8 @@ func (b *builder) Tag(ctx context.Context, e fleet.Entry) (fleet.Result, error) 
 	i := b.images[e.Name]
 	r := e.Known
 	r.Reference = i.config.Reference + "@" + r.Digest
-	return r, b.session.Tag(ctx, e.Known.Reference, i.facts.Tags...)
+	missing := slices.DeleteFunc(slices.Clone(i.facts.Tags), func(tag string) bool { return slices.Contains(i.facts.Found.Tags, tag) })
+	return r, b.session.Tag(ctx, e.Known.Reference, missing...)
 }
 
 // Check looks at what an earlier run made: in OUTPUT_DIR, and in the registry

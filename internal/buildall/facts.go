@@ -221,6 +221,9 @@ func (i *image) find(ctx context.Context, session *registry.Session) error {
 	}
 	i.facts.Found = &plan.Found{Digest: found.Digest, Tags: []string{found.Tag}, Built: found.Built}
 	for _, tag := range i.facts.Tags[1:] {
+		if tag == found.Tag {
+			continue
+		}
 		other, ok, err := session.Find(ctx, i.repository()+":"+tag, i.facts.Inputs)
 		if err != nil {
 			return err
@@ -278,10 +281,19 @@ func (i *image) layoutDir(outputDir string) string {
 	return build.Layout(fleet.Dir(outputDir, i.Name), i.Name)
 }
 
-// layout is the directory of the image that is in OUTPUT_DIR already.
+// layout is the directory of the image that there is, where OUTPUT_DIR has it.
+// What others start from need not be fetched then.
 func (i *image) layout(outputDir string, e plan.Entry) string {
-	if e.Found == "" || i.config.Reference != "" {
+	switch {
+	case e.Found == "":
 		return ""
+	case i.config.Reference == "":
+	case !e.Fetch:
+		return ""
+	default:
+		if here, _, err := i.load(outputDir); err != nil || here.Digest != e.Found {
+			return ""
+		}
 	}
 	return i.layoutDir(outputDir)
 }

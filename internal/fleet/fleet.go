@@ -53,7 +53,7 @@ type Entry struct {
 	// again: for --force and --max-age.
 	NotBefore time.Time
 	// Known is the image that there is, in the registry or as a layout, for Tag
-	// and Skip.
+	// and Skip. For Build it is the one whose place another shall take.
 	Known Result
 }
 
@@ -309,10 +309,11 @@ func (f *fleet) clean(e Entry) {
 			return
 		}
 	}
-	if e.Action != Build && e.Known.Layout == "" {
-		return // it is in the registry, and nothing of it is here
+	dir := Dir(f.OutputDir, e.Name)
+	if e.Action != Build && !exists(dir) {
+		return // it is in the registry, and no earlier run has left anything here
 	}
-	if err := f.builder.Clean(e, Dir(f.OutputDir, e.Name)); err != nil {
+	if err := f.builder.Clean(e, dir); err != nil {
 		f.to.Warn(e.Name, "cleaning up: "+oneLine(err))
 	}
 }

@@ -50,7 +50,7 @@ func (f *fleet) load(e Entry) (record, bool) {
 		return record{}, false
 	}
 	same := r.Image == e.Name && e.Inputs != "" && r.Inputs == e.Inputs && digest.Valid(r.Result.Digest)
-	return r, same && !r.Time.Before(e.NotBefore)
+	return r, same && !r.Time.Before(e.NotBefore) && r.Result.Digest != e.Known.Digest
 }
 
 func writeJSON(name string, mode os.FileMode, v any) error {

@@ -45,6 +45,11 @@ func transient(err error) bool {
 
 func transientAnswer(answer *transport.Error) bool {
 	switch code := answer.StatusCode; {
+	case code == http.StatusBadRequest:
+		// Registries say so, too, where two send the same blob at a time
+		// (docker-registry, Nexus). What we sent was checked while it was read.
+		return len(answer.Errors) == 1 &&
+			(answer.Errors[0].Code == transport.DigestInvalidErrorCode || answer.Errors[0].Code == transport.BlobUploadInvalidErrorCode)
 	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests:
 		return true
 	case code == http.StatusNotFound:

@@ -11,7 +11,9 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
@@ -69,13 +71,36 @@ func Push(ctx context.Context, layoutDir, ref string, o Options, p progress.Repo
 	c.later = fmt.Sprintf("later, diskforge push %s %s sends what is missing", layoutDir, ref)
 	err = c.try(ctx, p, func() error {
 		p.Activity("pushing to " + ref)
-		return remote.Write(tag, observed{layout.Image, p}, c.remote(ctx)...)
+		return c.write(ctx, tag, observed{layout.Image, p})
 	})
 	if err != nil {
 		return "", err
 	}
 	p.Bytes(layout.Layer.Size, layout.Layer.Size)
 	return ref + "@" + layout.Digest, nil
+}
+
+// write sends what the registry has not. It asks for every blob: one may be
+// lost though the manifest is there, with which the library would be content.
+func (c *client) write(ctx context.Context, tag name.Tag, image v1.Image) error {
+	pusher, err := remote.NewPusher(c.remote(ctx)...)
+	if err != nil {
+		return err
+	}
+	blobs, err := image.Layers()
+	if err != nil {
+		return err
+	}
+	config, err := partial.ConfigLayer(image)
+	if err != nil {
+		return err
+	}
+	for _, blob := range append(blobs, config) {
+		if err := pusher.Upload(ctx, tag.Context(), blob); err != nil {
+			return err
+		}
+	}
+	return pusher.Push(ctx, tag, image)
 }
 
 // CheckAccess asks the registry, before a long build, whether the credentials

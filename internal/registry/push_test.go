@@ -128,7 +128,12 @@ func TestWhatIsThereAlreadyIsNotSentAgain(t *testing.T) {
 	second, err := registry.Push(t.Context(), dir, s.ref(), alice, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, first, second)
-	assert.Equal(t, []string{"GET " + s.host() + " /v2/", "HEAD " + s.host() + " /v2/lab/ubuntu/manifests/v1"}, s.seen())
+	asked := s.seen()
+	require.Len(t, asked, 4)
+	assert.Equal(t, []string{"GET " + s.host() + " /v2/", "HEAD " + s.host() + " /v2/lab/ubuntu/manifests/v1"}, []string{asked[0], asked[3]})
+	for _, blob := range asked[1:3] {
+		assert.Contains(t, blob, "HEAD "+s.host()+" /v2/lab/ubuntu/blobs/sha256:")
+	}
 
 	// Under another tag, only the manifest is sent.
 	_, err = registry.Push(t.Context(), dir, s.host()+"/lab/ubuntu:v2", alice, progress.Discard)
@@ -137,6 +142,21 @@ func TestWhatIsThereAlreadyIsNotSentAgain(t *testing.T) {
 		assert.NotContains(t, request, "POST")
 		assert.NotContains(t, request, "PATCH")
 	}
+}
+
+func TestWhatTheRegistryHasLostIsSentAgain(t *testing.T) {
+	d := newDebianRegistry(t)
+	dir, disk, made := packed(t, 1)
+	_, err := registry.Push(t.Context(), dir, d.ref(), d.options(), progress.Discard)
+	require.NoError(t, err)
+	blob := d.stored(t, "/blobs/sha256/"+made.Layer.Digest[7:9]+"/"+strings.TrimPrefix(made.Layer.Digest, "sha256:")+"/data")
+	require.Len(t, blob, 1)
+	require.NoError(t, os.Remove(blob[0]))
+
+	_, err = registry.Push(t.Context(), dir, d.ref(), d.options(), progress.Discard)
+	require.NoError(t, err)
+	layer, _ := pulled(t, d.ref(), d.options())
+	assert.True(t, bytes.Equal(disk, diskIn(t, layer)), "though its manifest was there")
 }
 
 func TestARegistryThatRefusesIsNamedWithWhatToDo(t *testing.T) {
@@ -240,6 +260,9 @@ func TestWhatFailsTwiceAndThenSucceedsIsPublished(t *testing.T) {
 		"429 without a date":  times(2, method("POST"), status(429)),
 		"an upload that is lost": times(1, method("PATCH"), func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, `{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}`, 404)
+		}),
+		"two uploads of one blob at a time": times(1, method("PUT"), func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"errors":[{"code":"DIGEST_INVALID"}]}`, 400)
 		}),
 		"a connection cut in the middle of an upload": times(2, method("PATCH"), cut),
 	} {

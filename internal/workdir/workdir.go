@@ -148,7 +148,9 @@ func (d *Dir) Close() error {
 	if d.root != nil {
 		err = errors.Join(d.root.RemoveAll("tmp"), d.root.Close())
 	}
-	err = errors.Join(err, d.lock.Close())
+	// Unlocked and not only closed: a process that we start at this moment has
+	// a copy of the open file until it is the other program, and with it the lock.
+	err = errors.Join(err, syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN), d.lock.Close())
 	d.lock = nil
 	return err
 }

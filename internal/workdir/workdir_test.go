@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -128,6 +129,31 @@ func TestTwoBuildsDoNotShareADirectory(t *testing.T) {
 	require.NoError(t, first.Close())
 	require.NoError(t, first.Close(), "closing again does nothing")
 	open(t, path)
+}
+
+func TestTheLockEndsWithCloseWhileOtherProgramsAreStarted(t *testing.T) {
+	done := make(chan struct{})
+	var starting sync.WaitGroup
+	for range 4 {
+		starting.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					_ = exec.Command("true").Run()
+				}
+			}
+		})
+	}
+	defer starting.Wait()
+	defer close(done)
+	path := filepath.Join(t.TempDir(), "work")
+	for range 300 {
+		d, err := workdir.Open(path)
+		require.NoError(t, err)
+		require.NoError(t, d.Close())
+	}
 }
 
 func TestAPlantedLockIsNotWrittenThrough(t *testing.T) {
