@@ -8,7 +8,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +25,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/report"
 )
 
 // The tests of this package share two cores, so they run one after another;
@@ -33,7 +37,7 @@ func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
 	out := t.TempDir()
 	env := map[string]string{
 		"OUTPUT_DIR": out, "TARGET_REGISTRY": address, "REGISTRY_PREFIX": "labs", "IMAGE_TAG": "e2e",
-		"REGISTRY_USER": "me", "REGISTRY_PASS": secret, "EXTRA_VARS": `{"course": "databases"}`,
+		"REGISTRY_USER": "me", "REGISTRY_PASS": secret, "EXTRA_VARS": demoVariables,
 	}
 	demo := filepath.Join(root(t), ".ci", "task")
 
@@ -56,27 +60,103 @@ func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
 	}
 	assert.NotZero(t, first.wait(time.Minute))
 	ended(t, out)
+	aFindingStops(t, env)
 
 	again := start(t, env, demo, "demo")
 	require.Zero(t, again.wait(20*time.Minute), again.errors())
 	assert.Contains(t, again.errors(), "done before", "the finished stage is not run again")
 	ended(t, out)
 
-	image := pull(t, address, again.lastLine())
-	contract(t, image)
+	contract(t, pull(t, address, again.lastLine()))
+	told := readReport(t, out)
+	tellsAll(t, told, again.lastLine())
+	for name, reused := range map[string]bool{"provision": true, "verify": true, "hygiene": false, "push": false} {
+		assert.Equal(t, reused, stage(t, told, name).Reused, name)
+	}
 	assert.Empty(t, holdsSecret(t, out))
-	assert.NotContains(t, first.errors()+again.errors()+again.stdout.String(), secret)
+	assert.NotContains(t, first.errors()+again.errors()+again.stdout.String(), planted)
 	debug, err := os.ReadFile(filepath.Join(out, "work", "logs", "provision", "packer-debug.log"))
 	require.NoError(t, err)
 	assert.NotEmpty(t, debug)
 	for _, name := range files(t, out) {
 		assert.NotContains(t, name, ".qcow2", "the layout has the disk: no other copy stays")
 	}
+	othersFindIt(t, address, again.lastLine(), filepath.Join(out, "diskforge-demo"), told.Base.Guest)
+}
 
+// demoVariables are given to the demo's playbook, which reads none of them.
+const demoVariables = `{"course": "databases", "course_password": "` + secretVariable + `"}`
+
+// aFindingStops goes on with the demo as a user whose password stands on the
+// disk: that is found, and nothing is published.
+func aFindingStops(t *testing.T, env map[string]string) {
+	t.Helper()
+	env = with(maps.Clone(env), "REGISTRY_USER", careless, "REGISTRY_PASS", carelessSecret)
+	r := start(t, env, diskforge(t), "build", "--base-from-packages", "--ansible-playbook", "debian-base", "--image-name", "diskforge-demo")
+	assert.Equal(t, 1, r.wait(20*time.Minute), r.errors())
+	assert.Empty(t, r.stdout.String())
+	assert.Contains(t, errorLines(r), "hygiene: ")
+	assert.Contains(t, r.errors(), "/usr/lib/os-release")
+	assert.NotContains(t, r.errors(), carelessSecret)
+	ended(t, env["OUTPUT_DIR"])
+
+	told := readReport(t, env["OUTPUT_DIR"])
+	assert.Equal(t, report.Failed, told.Outcome)
+	assert.NotEmpty(t, told.Failure)
+	require.NotEmpty(t, failed(told))
+	for _, line := range failed(told) {
+		assert.Contains(t, line, "hygiene build-secrets: ")
+	}
+	assert.NoDirExists(t, filepath.Join(env["OUTPUT_DIR"], "diskforge-demo"))
+	notPublished(t, env["TARGET_REGISTRY"], "diskforge-demo")
+}
+
+// othersFindIt looks at the published image with the other commands: push,
+// inspect, images list, and build-all, for which it is not to be built again.
+func othersFindIt(t *testing.T, address, reference, layout, guest string) {
+	t.Helper()
 	login := map[string]string{"REGISTRY_USER": "me", "REGISTRY_PASS": secret}
-	pushed := start(t, login, diskforge(t), "push", filepath.Join(out, "diskforge-demo")) // where it was packed for
-	require.Zero(t, pushed.wait(time.Minute), pushed.errors())
-	assert.Equal(t, again.lastLine(), pushed.lastLine(), "a second push changes nothing")
+	succeeds := func(args ...string) *run {
+		r := start(t, login, diskforge(t), args...)
+		require.Zero(t, r.wait(time.Minute), r.errors())
+		return r
+	}
+	pushed := succeeds("push", layout) // where it was packed for
+	assert.Equal(t, reference, pushed.lastLine(), "a second push changes nothing")
+
+	_, digest, _ := strings.Cut(reference, "@")
+	assert.Equal(t, digest, inspected(t, nil, layout).Digest)
+	remote := inspected(t, login, reference)
+	assert.Equal(t, digest, remote.Digest)
+	assert.Positive(t, remote.BytesRead)
+	assert.LessOrEqual(t, remote.BytesRead, int64(2<<20))
+
+	var entry struct {
+		Repository, Digest string
+		Tags               []string
+	}
+	require.NoError(t, json.Unmarshal(succeeds("images", "list", "--json", address+"/labs").stdout.Bytes(), &entry))
+	assert.Equal(t, []any{address + "/labs/diskforge-demo", digest, []string{"e2e"}}, []any{entry.Repository, entry.Digest, entry.Tags})
+
+	suite := map[string]string{"Debian 12": "bookworm", "Debian 13": "trixie"}[guest]
+	dir := t.TempDir()
+	catalogue, variables := filepath.Join(dir, "catalogue.yaml"), filepath.Join(dir, "variables.json")
+	require.NoError(t, os.WriteFile(variables, []byte(demoVariables), 0o600))
+	require.NoError(t, os.WriteFile(catalogue, fmt.Appendf(nil, `
+registry: %s
+prefix: labs
+images:
+  - {name: diskforge-demo, tags: [e2e], base: {packages: %s}, playbook: debian-base, vars: variables.json}
+`, address, suite), 0o600))
+	all := succeeds("build-all", "--catalogue", catalogue, "--output-dir", filepath.Join(dir, "out"))
+	assert.Equal(t, reference, all.lastLine())
+	assert.Equal(t, map[string]int{"skipped": 1}, counts(t, filepath.Join(dir, "out")))
+
+	require.NoError(t, os.WriteFile(variables, []byte(`{"course": "networks"}`), 0o600))
+	var entries []struct{ Action, Why string }
+	require.NoError(t, json.Unmarshal(succeeds("plan", "--catalogue", catalogue, "--format", "json").stdout.Bytes(), &entries))
+	require.Len(t, entries, 1)
+	assert.Equal(t, "build", entries[0].Action)
 }
 
 // pull fetches the published image by the digest that the program printed.
@@ -128,21 +208,6 @@ func contract(t *testing.T, image v1.Image) {
 	assert.Equal(t, io.EOF, err, "one disk, nothing else")
 }
 
-// tree writes a playbook tree with one playbook and returns its folder.
-func tree(t testing.TB, playbook string) string {
-	t.Helper()
-	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "course.yml"), []byte(playbook), 0o644))
-	return dir
-}
-
-// fromPackages are the settings of a build on the demo's base.
-func fromPackages(out, playbooks string) map[string]string {
-	return map[string]string{
-		"OUTPUT_DIR": out, "BASE_FROM_PACKAGES": "true", "ANSIBLE_DIR": playbooks, "ANSIBLE_PLAYBOOK": "course",
-	}
-}
-
 func TestAFailedTaskIsNamedAndNothingIsPublished(t *testing.T) {
 	address := registry(t)
 	out := t.TempDir()
@@ -166,10 +231,8 @@ func TestAFailedTaskIsNamedAndNothingIsPublished(t *testing.T) {
 	assert.Empty(t, r.stdout.String())
 	ended(t, out)
 	onlyLogsIn(t, out)
-	ref, err := name.NewRepository(address + "/labs/course")
-	require.NoError(t, err)
-	_, err = remote.List(ref, remote.WithAuth(&authn.Basic{Username: "me", Password: secret}))
-	assert.ErrorContains(t, err, "NAME_UNKNOWN")
+	assert.Equal(t, report.Failed, readReport(t, out).Outcome)
+	notPublished(t, address, "course")
 }
 
 // onlyLogsIn checks that an unfinished build left its logs and nothing else.

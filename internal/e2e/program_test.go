@@ -1,4 +1,4 @@
-//go:build e2e
+//go:build e2e || nightly
 
 // Package e2e runs the compiled program the way people do, with the real
 // QEMU, Packer, Ansible and registry.
@@ -7,6 +7,8 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"net"
@@ -21,11 +23,24 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// secret is planted as the registry's password and must never be seen again.
-const secret = "planted-e2e-PASSWORD"
+// What is planted as a secret begins with planted and must never be seen again:
+// the registry's password, and a playbook's variable.
+const (
+	planted        = "planted-e2e-"
+	secret         = planted + "PASSWORD"
+	secretVariable = planted + "VARIABLE"
+)
+
+// careless is another user of the registry, whose password stands on every
+// Debian disk, in /usr/lib/os-release.
+const careless, carelessSecret = "careless", "https://www.debian.org/support"
 
 // run is one run of a command.
 type run struct {
@@ -236,22 +251,65 @@ func files(t testing.TB, dir string) []string {
 	return found
 }
 
-// holdsSecret names the files below dir that hold the planted password.
+// holdsSecret names the files below dir that hold a planted secret.
 func holdsSecret(t testing.TB, dir string) []string {
 	t.Helper()
 	var found []string
 	for _, name := range files(t, dir) {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		require.NoError(t, err)
-		if bytes.Contains(b, []byte(secret)) {
+		if bytes.Contains(b, []byte(planted)) {
 			found = append(found, name)
 		}
 	}
 	return found
 }
 
-// registry starts Debian's docker-registry with one user and returns its
-// address. It listens on loopback.
+// tree writes a playbook tree with one playbook and returns its folder.
+func tree(t testing.TB, playbook string) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "course.yml"), []byte(playbook), 0o644))
+	return dir
+}
+
+// fromPackages are the settings of a build on the demo's base.
+func fromPackages(out, playbooks string) map[string]string {
+	return map[string]string{
+		"OUTPUT_DIR": out, "BASE_FROM_PACKAGES": "true", "ANSIBLE_DIR": playbooks, "ANSIBLE_PLAYBOOK": "course",
+	}
+}
+
+// local are the settings of a base that is a file of this host.
+func local(t testing.TB, path string) map[string]string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	sum := sha256.Sum256(content)
+	return map[string]string{"ISO_URL": path, "ISO_CHECKSUM": "sha256:" + hex.EncodeToString(sum[:])}
+}
+
+// with adds settings to others.
+func with(env map[string]string, pairs ...string) map[string]string {
+	for i := 0; i < len(pairs); i += 2 {
+		env[pairs[i]] = pairs[i+1]
+	}
+	return env
+}
+
+// errorLines are the lines that say why the program ended.
+func errorLines(r *run) string {
+	var lines []string
+	for line := range strings.Lines(r.errors()) {
+		if strings.HasPrefix(line, "diskforge: ") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// registry starts Debian's docker-registry with two users, "me" and careless,
+// and returns its address. It listens on loopback.
 func registry(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -260,8 +318,12 @@ func registry(t testing.TB) string {
 	address := listener.Addr().String()
 	require.NoError(t, listener.Close())
 
-	users, err := exec.Command("htpasswd", "-Bbn", "me", secret).Output()
-	require.NoError(t, err)
+	var users []byte
+	for user, password := range map[string]string{"me": secret, careless: carelessSecret} {
+		line, err := exec.Command("htpasswd", "-Bbn", user, password).Output()
+		require.NoError(t, err)
+		users = append(users, line...)
+	}
 	require.NoError(t, os.WriteFile(dir+"/users", users, 0o600))
 	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp: {addr: %s}\nauth: {htpasswd: {realm: test, path: %s/users}}\n", dir, address, dir)
 	require.NoError(t, os.WriteFile(dir+"/config.yml", []byte(config), 0o600))
@@ -277,4 +339,13 @@ func registry(t testing.TB) string {
 		return err == nil
 	}, 20*time.Second, 100*time.Millisecond)
 	return address
+}
+
+// notPublished checks that the registry has no such repository.
+func notPublished(t *testing.T, address, image string) {
+	t.Helper()
+	ref, err := name.NewRepository(address + "/labs/" + image)
+	require.NoError(t, err)
+	_, err = remote.List(ref, remote.WithAuth(&authn.Basic{Username: "me", Password: secret}))
+	assert.ErrorContains(t, err, "NAME_UNKNOWN")
 }

@@ -3,8 +3,6 @@
 package e2e
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,22 +16,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// image writes a disk image with qemu-img and returns its settings.
-func image(t *testing.T, args ...string) map[string]string {
+// blank writes a disk image with qemu-img and returns its settings.
+func blank(t *testing.T, args ...string) map[string]string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.qcow2")
 	out, err := exec.Command("qemu-img", append(append([]string{"create", "-q"}, args...), path, "1G")...).CombinedOutput()
 	require.NoError(t, err, string(out))
 	return local(t, path)
-}
-
-// local are the settings of a base that is a file of this host.
-func local(t *testing.T, path string) map[string]string {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	require.NoError(t, err)
-	sum := sha256.Sum256(content)
-	return map[string]string{"ISO_URL": path, "ISO_CHECKSUM": "sha256:" + hex.EncodeToString(sum[:])}
 }
 
 func write(t *testing.T, name, content string) string {
@@ -43,14 +32,6 @@ func write(t *testing.T, name, content string) string {
 	return path
 }
 
-// with adds settings to others.
-func with(env map[string]string, pairs ...string) map[string]string {
-	for i := 0; i < len(pairs); i += 2 {
-		env[pairs[i]] = pairs[i+1]
-	}
-	return env
-}
-
 func TestBadInputIsRefusedWithOneClearLine(t *testing.T) {
 	web := httptest.NewServer(http.NotFoundHandler())
 	defer web.Close()
@@ -58,7 +39,7 @@ func TestBadInputIsRefusedWithOneClearLine(t *testing.T) {
 	require.NoError(t, os.WriteFile(other, make([]byte, 1<<20), 0o644))
 	playbooks := tree(t, "- hosts: all\n")
 	zeros := strings.Repeat("0", 64)
-	truncated := image(t, "-f", "qcow2", "-o", "preallocation=full")
+	truncated := blank(t, "-f", "qcow2", "-o", "preallocation=full")
 	require.NoError(t, os.Truncate(truncated["ISO_URL"], 300<<10))
 	truncated = local(t, truncated["ISO_URL"])
 
@@ -69,13 +50,13 @@ func TestBadInputIsRefusedWithOneClearLine(t *testing.T) {
 		"no base":            {map[string]string{}, []string{"ISO_URL", "--base-from-packages"}},
 		"no checksum":        {map[string]string{"ISO_URL": "https://127.0.0.1/x"}, []string{"ISO_CHECKSUM"}},
 		"a forbidden one":    {map[string]string{"ISO_URL": "https://127.0.0.1/x", "ISO_CHECKSUM": "md5:" + zeros[:32]}, []string{"ISO_CHECKSUM", "md5"}},
-		"a wrong checksum":   {with(image(t, "-f", "qcow2"), "ISO_CHECKSUM", zeros), []string{"base:", zeros}},
+		"a wrong checksum":   {with(blank(t, "-f", "qcow2"), "ISO_CHECKSUM", zeros), []string{"base:", zeros}},
 		"404":                {map[string]string{"ISO_URL": web.URL + "/x.qcow2", "ISO_CHECKSUM": zeros}, []string{"base:", "404", "/x.qcow2"}},
 		"no disk image":      {local(t, write(t, "page.html", "<html>log in first</html>")), []string{"base:"}},
 		"a truncated qcow2":  {truncated, []string{"base:", "truncated"}},
-		"a backing file":     {image(t, "-f", "qcow2", "-b", other, "-F", "raw"), []string{"base:", "backing file"}},
-		"a data file":        {image(t, "-f", "qcow2", "-o", "data_file="+other+".data"), []string{"base:", "data file"}},
-		"VMDK":               {image(t, "-f", "vmdk"), []string{"base:", "VMDK"}},
+		"a backing file":     {blank(t, "-f", "qcow2", "-b", other, "-F", "raw"), []string{"base:", "backing file"}},
+		"a data file":        {blank(t, "-f", "qcow2", "-o", "data_file="+other+".data"), []string{"base:", "data file"}},
+		"VMDK":               {blank(t, "-f", "vmdk"), []string{"base:", "VMDK"}},
 		"no memory":          {map[string]string{"MEMORY": "lots"}, []string{"MEMORY", "lots"}},
 		"unknown playbook":   {map[string]string{"BASE_FROM_PACKAGES": "1", "ANSIBLE_PLAYBOOK": "curse"}, []string{"playbook:", "curse", "course"}},
 		"outside the tree":   {map[string]string{"BASE_FROM_PACKAGES": "1", "ANSIBLE_PLAYBOOK": "../course.yml"}, []string{"playbook:", "../course.yml"}},
@@ -113,17 +94,6 @@ func kvmWorks(t *testing.T) bool {
 	r := start(t, nil, diskforge(t), "doctor")
 	r.wait(time.Minute)
 	return strings.Contains(r.stdout.String(), "kvm: it booted")
-}
-
-// errorLines are the lines that say why the program ended.
-func errorLines(r *run) string {
-	var lines []string
-	for line := range strings.Lines(r.errors()) {
-		if strings.HasPrefix(line, "diskforge: ") {
-			lines = append(lines, line)
-		}
-	}
-	return strings.Join(lines, "")
 }
 
 func TestADiskSmallerThanItsBaseIsRefused(t *testing.T) {

@@ -1,0 +1,213 @@
+//go:build nightly
+
+package e2e
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/report"
+)
+
+// marking is a playbook that leaves one file in /etc.
+const marking = `
+- hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Leave a mark
+      ansible.builtin.copy: {content: "made by %[1]s", dest: /etc/%[1]s, mode: "0644"}
+`
+
+// childChecks are looked at in the booted guest of a child.
+const childChecks = `
+file:
+  /etc/parent: {exists: true, contents: [made by parent]}
+  /etc/%s: {exists: true}
+  /etc/%s: {exists: false}
+`
+
+// family writes a catalogue of a parent and two children, one and two.
+func family(t *testing.T, address string) (catalogue string) {
+	t.Helper()
+	dir := t.TempDir()
+	put := func(name, text string) {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+	}
+	for _, name := range []string{"parent", "one", "two"} {
+		put("tree/"+name+".yml", fmt.Sprintf(marking, name))
+	}
+	put("tree/tests/one.yaml", fmt.Sprintf(childChecks, "one", "two"))
+	put("tree/tests/two.yaml", fmt.Sprintf(childChecks, "two", "one"))
+	put("catalogue.yaml", fmt.Sprintf(`
+registry: %s
+prefix: labs
+defaults: {ansible-dir: tree, tags: [nightly]}
+images:
+  - {name: one, from: parent, playbook: one}
+  - {name: two, from: parent, playbook: two}
+  - {name: parent, base: {packages: bookworm}, playbook: parent}
+`, address))
+	return filepath.Join(dir, "catalogue.yaml")
+}
+
+// linesOfABuild is about what a whole build of the family says on standard
+// error, in lines.
+const linesOfABuild = 150
+
+// killAtRandom kills diskforge when it has said so many lines, if it is still
+// running then.
+func killAtRandom(t *testing.T, r *run, out string) {
+	t.Helper()
+	after := 1 + mathrand.N(linesOfABuild)
+	last := ""
+	for range after {
+		select {
+		case last = <-r.lines:
+		case <-r.done:
+			require.Zero(t, r.wait(0), r.errors())
+			return
+		case <-time.After(30 * time.Minute):
+			require.Fail(t, "nothing was said for half an hour", r.errors())
+		}
+	}
+	t.Logf("killed after %d lines, the last: %s", after, last)
+	for _, p := range running(diskforge(t), out) {
+		_ = syscall.Kill(p.pid, syscall.SIGKILL)
+	}
+	r.wait(time.Minute)
+	ended(t, out) // the guests, too
+}
+
+func TestManyImagesThatWereKilledThreeTimesAreFinished(t *testing.T) {
+	address := registry(t)
+	out := t.TempDir()
+	catalogue := family(t, address)
+	login := map[string]string{"OUTPUT_DIR": out, "REGISTRY_USER": "me", "REGISTRY_PASS": secret}
+	for range 3 {
+		killAtRandom(t, start(t, login, diskforge(t), "build-all", "--catalogue", catalogue), out)
+	}
+	r := start(t, login, diskforge(t), "build-all", "--catalogue", catalogue)
+	require.Zero(t, r.wait(2*time.Hour), r.errors())
+	ended(t, out)
+	assert.Empty(t, holdsSecret(t, out))
+	for _, name := range files(t, out) {
+		assert.NotContains(t, name, ".qcow2", "the layouts have the disks: no other copy stays")
+	}
+
+	parent := inspected(t, login, address+"/labs/parent:nightly")
+	for _, name := range []string{"one", "two"} {
+		child := inspected(t, login, address+"/labs/"+name+":nightly")
+		assert.Equal(t, parent.Digest, child.Annotations["org.opencontainers.image.base.digest"])
+		told := readReport(t, filepath.Join(out, name))
+		tellsAll(t, told, address+"/labs/"+name+":nightly@"+child.Digest)
+	}
+
+	began := time.Now()
+	again := start(t, login, diskforge(t), "build-all", "--catalogue", catalogue)
+	require.Zero(t, again.wait(5*time.Minute), again.errors())
+	t.Logf("nothing to do: %s", time.Since(began).Round(10*time.Millisecond))
+	assert.Equal(t, map[string]int{"skipped": 3}, counts(t, out))
+	assert.Equal(t, 3, strings.Count(again.stdout.String(), ":nightly@sha256:"))
+	assert.Equal(t, parent.Digest, inspected(t, login, address+"/labs/parent:nightly").Digest)
+}
+
+// leaving is a playbook that leaves what must not be published.
+const leaving = `
+- hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Leave a private key
+      ansible.builtin.copy: {content: %q, dest: /opt/deploy.key, mode: "0600"}
+    - name: Leave a file that everybody may write
+      ansible.builtin.copy: {content: answers, dest: /opt/answers, mode: "0666"}
+`
+
+func TestWhatAPlaybookLeftIsNamedAndNotPublished(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+
+	address := registry(t)
+	out := t.TempDir()
+	env := with(fromPackages(out, tree(t, fmt.Sprintf(leaving, text))), "TARGET_REGISTRY", address, "REGISTRY_PREFIX", "labs",
+		"IMAGE_NAME", "course", "IMAGE_TAG", "nightly", "REGISTRY_USER", "me", "REGISTRY_PASS", secret)
+	r := start(t, env, diskforge(t), "build")
+	assert.Equal(t, 1, r.wait(time.Hour), r.errors())
+	assert.Contains(t, errorLines(r), "hygiene: ")
+	assert.Empty(t, r.stdout.String())
+	told := readReport(t, out)
+	assert.Equal(t, report.Failed, told.Outcome)
+	for _, want := range []string{"hygiene private-keys: /opt/deploy.key", "hygiene world-writable: /opt/answers"} {
+		assert.Contains(t, strings.Join(failed(told), "\n"), want)
+		_, file, _ := strings.Cut(want, ": ")
+		assert.Contains(t, r.errors(), file)
+	}
+	notPublished(t, address, "course")
+}
+
+// ubuntu are the settings of a base from DISKFORGE_TEST_UBUNTU, Ubuntu's cloud
+// image.
+func ubuntu(t *testing.T) map[string]string {
+	t.Helper()
+	path := os.Getenv("DISKFORGE_TEST_UBUNTU")
+	if path == "" {
+		t.Skip("SKIPPED, nothing was tested: DISKFORGE_TEST_UBUNTU names no cloud image")
+	}
+	return local(t, path)
+}
+
+func TestEachShippedPlaybookMakesAnImageThatPassesEverything(t *testing.T) {
+	playbooks, err := filepath.Glob(filepath.Join(root(t), "ansible", "playbooks", "*.yml"))
+	require.NoError(t, err)
+	require.NotEmpty(t, playbooks)
+	for _, path := range playbooks {
+		name := strings.TrimSuffix(filepath.Base(path), ".yml")
+		for _, desktop := range []string{"false", "true"} {
+			t.Run(name+", desktop "+desktop, func(t *testing.T) {
+				base := map[string]string{"BASE_FROM_PACKAGES": "true"}
+				if strings.HasPrefix(name, "ubuntu") {
+					base = ubuntu(t)
+				}
+				stageByStage(t, with(base, "ANSIBLE_PLAYBOOK", name, "INSTALL_DESKTOP_ENVIRONMENT", desktop))
+			})
+		}
+	}
+}
+
+// stageByStage makes a disk and verifies it with everything that verify can do.
+func stageByStage(t *testing.T, env map[string]string) {
+	t.Helper()
+	dir := t.TempDir()
+	with(env, "OUTPUT_DIR", dir)
+	provisioned, disk := filepath.Join(dir, "provisioned.qcow2"), filepath.Join(dir, "disk.qcow2")
+	for _, args := range [][]string{
+		{"provision", "-o", provisioned}, {"sparsify", provisioned, "-o", disk},
+		{"verify", "--full", disk}, {"report", disk, "-o", dir},
+	} {
+		r := start(t, env, diskforge(t), args...)
+		require.Zero(t, r.wait(2*time.Hour), r.errors())
+	}
+	told := readReport(t, dir)
+	assert.Equal(t, report.Verified, told.Outcome)
+	assert.Empty(t, failed(told))
+	assert.Subset(t, groups(told), []string{"hygiene", "boot", "playbook"})
+	ended(t, dir)
+}
