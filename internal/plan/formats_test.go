@@ -457,6 +457,7 @@ images:
   - {name: file, base: {url: disk.qcow2, checksum: "file:https://x/SUMS"}}
   - {name: list, base: {url: "https://x/y", checksum: "file:SUMS"}}
   - {name: vars, base: {url: "https://x/y", checksum: "file:https://x/SUMS"}, vars: course.yaml, sparsify: virt-sparsify}
+  - {name: repository, base: {url: "https://x/y", checksum: "file:https://x/SUMS"}, git: {url: "file:///srv/playbooks.git"}}
 `)
 	entries := plan.Decide(images, missing(images), plan.Options{})
 	var out bytes.Buffer
@@ -469,6 +470,7 @@ images:
 		"list: base names a file, which a pod has not: give an http(s) URL",
 		"vars: vars names a file, which a pod has not: write the variables into the catalogue",
 		"vars: the toolbox has no virt-sparsify: sparsify: auto or trim",
+		"repository: git names a folder, which a pod has not: give an https URL",
 	}, strings.Split(err.Error(), "\n"))
 	assert.Empty(t, out.String())
 

@@ -63,6 +63,9 @@ func (r *refusals) files(e Entry, where string) {
 	if local(e.Settings["ISO_URL"]) || local(listed(e.Settings["ISO_CHECKSUM"])) {
 		r.add(e, "base names a file, which "+where+" has not", "give an http(s) URL")
 	}
+	if strings.HasPrefix(e.Settings["GIT_ANSIBLE_URL"], "file:") {
+		r.add(e, "git names a folder, which "+where+" has not", "give an https URL")
+	}
 	if e.Settings["SPARSIFY"] == "virt-sparsify" {
 		r.add(e, "the toolbox has no virt-sparsify", "sparsify: auto or trim")
 	}
