@@ -2,14 +2,21 @@ package deploy_test
 
 import (
 	"bytes"
+	"io"
+	"log"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
@@ -18,7 +25,9 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/cli"
 	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/plan"
+	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
 // container is what the tests read of a container.
@@ -271,4 +280,35 @@ func TestAllThatTheBuildWritesLiesOnTheVolume(t *testing.T) {
 		assert.True(t, strings.HasPrefix(env[name]+"/", build.VolumeMounts[0].MountPath+"/"), name)
 	}
 	assert.Equal(t, env["OUTPUT_DIR"]+"/ubuntu", push.command(map[string]string{"IMAGE_NAME": "ubuntu"})[2], "what build wrote is what is pushed")
+}
+
+func TestThePasswordGoesToTheJobsRegistryWhateverTheLayoutSays(t *testing.T) {
+	quiet := registry.Logger(log.New(io.Discard, "", 0))
+	var asked atomic.Int32
+	theirs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { asked.Add(1); w.WriteHeader(http.StatusTeapot) }))
+	defer theirs.Close()
+	ours := httptest.NewServer(registry.New(quiet))
+	defer ours.Close()
+	disk, layout := filepath.Join(t.TempDir(), "disk.raw"), filepath.Join(t.TempDir(), "layout")
+	sectors := make([]byte, 1<<20)
+	copy(sectors[510:], "\x55\xAA") // a partition table without partitions
+	require.NoError(t, os.WriteFile(disk, sectors, 0o600))
+	_, err := containerdisk.Pack(t.Context(), disk, layout, containerdisk.Metadata{
+		Architecture: "amd64", Reference: strings.TrimPrefix(theirs.URL, "http://") + "/labs/course:1", // as a playbook could write it
+	}, progress.Discard)
+	require.NoError(t, err)
+	password := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(password, []byte("secret"), 0o600))
+
+	_, push := job(t)
+	address := strings.TrimPrefix(ours.URL, "http://")
+	env := push.filled(map[string]string{"TARGET_REGISTRY": address, "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "course", "IMAGE_TAG": "1", "REGISTRY_PASS_FILE": password})
+	for name, value := range env {
+		t.Setenv(name, value)
+	}
+	var out, said bytes.Buffer
+	line := push.command(env)
+	require.Zero(t, cli.Main([]string{line[1], layout, "--unverified"}, &out, &said), said.String())
+	assert.True(t, strings.HasPrefix(out.String(), address+"/labs/course:1@sha256:"), out.String())
+	assert.Zero(t, asked.Load())
 }
