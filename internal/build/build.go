@@ -183,8 +183,22 @@ func (b *Build) publish(ctx context.Context, image finished, r ready) (Result, e
 	if !b.pushes() {
 		return result, nil
 	}
+	if err := b.tellPacked(result.Reference); err != nil {
+		return Result{}, err
+	}
 	result.Reference, err = b.push(ctx, layout, b.Config.Reference)
 	return result, err
+}
+
+// Send pushes the image that an earlier run packed in OUTPUT_DIR and did not
+// get to the registry.
+func (b *Build) Send(ctx context.Context) (Result, error) {
+	result := Result{Layout: Layout(b.Config.OutputDir, b.Config.ImageName)}
+	var err error
+	if result.Reference, err = b.PushLayout(ctx, result.Layout, b.Config.Reference, false); err != nil {
+		return Result{}, err
+	}
+	return result, b.tellSent(result.Reference)
 }
 
 // Layout is where a build leaves the OCI layout of an image.

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -278,6 +280,41 @@ func (b *Build) conclude(result Result, err error) error {
 	}
 	b.UI.Show(func(w io.Writer, width int, colour bool) error { return r.WriteTerminal(w, width, colour, page) })
 	return errors.Join(err, summarise(r))
+}
+
+// tellPacked writes the report of an image that is about to be pushed: it is
+// there where this run is killed, and another sends the image.
+func (b *Build) tellPacked(reference string) error {
+	b.record.note(func(to *report.Report) { to.Outcome, to.Image.Reference = report.Packed, reference })
+	_, err := b.record.report.Save(b.Config.OutputDir)
+	return err
+}
+
+// tellSent completes the report that an earlier run wrote of the image that
+// this one sent. The report of another image stays as it is.
+func (b *Build) tellSent(reference string) error {
+	f, err := os.Open(filepath.Join(b.Config.OutputDir, report.DataFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := report.Read(f)
+	if err != nil || !strings.HasSuffix(reference, "@"+r.Image.Digest) {
+		return err
+	}
+	r.Outcome, r.Image.Reference, r.Failure, r.Log = report.Published, reference, nil, ""
+	r.Stages = slices.DeleteFunc(r.Stages, func(s report.Stage) bool { return s.Failure != "" })
+	b.record.note(func(sent *report.Report) {
+		for _, s := range sent.Stages {
+			s.Start += sent.Began.Sub(r.Began)
+			r.Stages = append(r.Stages, s)
+		}
+	})
+	_, err = r.Save(b.Config.OutputDir)
+	return err
 }
 
 // evidence is an error in the lines of a report.

@@ -63,8 +63,7 @@ func (b *builder) send(ctx context.Context, one *build.Build, e fleet.Entry, par
 	if err != nil || e.Parent != "" && annotations[baseDigest] != parent.Digest {
 		return result, false, nil // it is built
 	}
-	result.Layout = i.layoutDir(b.all.Config.OutputDir)
-	result.Reference, err = one.PushLayout(ctx, result.Layout, i.config.Reference, false)
+	result, err = one.Send(ctx)
 	return result, true, err
 }
 

@@ -11,7 +11,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +27,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
 )
 
 // What is planted as a secret begins with planted and must never be seen again:
@@ -309,35 +310,18 @@ func errorLines(r *run) string {
 }
 
 // registry starts Debian's docker-registry with two users, "me" and careless,
-// and returns its address. It listens on loopback.
+// and returns its address.
 func registry(t testing.TB) string {
 	t.Helper()
-	dir := t.TempDir()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := listener.Addr().String()
-	require.NoError(t, listener.Close())
-
 	var users []byte
 	for user, password := range map[string]string{"me": secret, careless: carelessSecret} {
 		line, err := exec.Command("htpasswd", "-Bbn", user, password).Output()
 		require.NoError(t, err)
 		users = append(users, line...)
 	}
-	require.NoError(t, os.WriteFile(dir+"/users", users, 0o600))
-	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s/data}}\nhttp: {addr: %s}\nauth: {htpasswd: {realm: test, path: %s/users}}\n", dir, address, dir)
-	require.NoError(t, os.WriteFile(dir+"/config.yml", []byte(config), 0o600))
-	cmd := exec.Command("docker-registry", "serve", dir+"/config.yml")
-	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	require.Eventually(t, func() bool {
-		c, err := net.Dial("tcp", address)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	}, 20*time.Second, 100*time.Millisecond)
+	file := filepath.Join(t.TempDir(), "users")
+	require.NoError(t, os.WriteFile(file, users, 0o600))
+	address, _ := registrytest.Start(t, registrytest.Options{Htpasswd: file})
 	return address
 }
 
