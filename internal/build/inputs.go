@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"sync"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/tools"
@@ -24,11 +25,15 @@ func (b *Build) madeBy(playbook, controller string) map[string]any {
 	versions := maps.Clone(tools.Versions())
 	delete(versions, "goss") // it looks at disks and makes none
 	return map[string]any{
-		"playbook": playbook, "template": treeDigest(packer.Template), "tools": versions, "ansible": controller,
+		"playbook": playbook, "template": template(), "tools": versions, "ansible": controller,
 		"diskSize": c.DiskSize, "buildUser": c.BuildUser, "vmUser": c.VMUser, "bakeUser": c.BakeUser,
 		"desktop": c.Desktop, "extraVars": c.ExtraVars, "aptMirror": c.AptMirror,
 	}
 }
+
+// template is the digest of the Packer template, which is hashed once: a plan
+// asks for each of its images.
+var template = sync.OnceValue(func() string { return treeDigest(packer.Template) })
 
 // provisionInputs is the digest of all that a provisioned disk is made from.
 func (b *Build) provisionInputs(r ready) string {

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/sethvargo/go-envconfig"
 )
@@ -102,7 +103,10 @@ func (f Field) Value(s Settings) string { return fmt.Sprint(reflect.ValueOf(s).F
 func (f Field) In(command string) bool { return slices.Contains(f.commands, command) }
 
 // Fields lists every setting in the order of Settings.
-func Fields() []Field {
+func Fields() []Field { return slices.Clone(fields()) }
+
+// fields reads the tags once.
+var fields = sync.OnceValue(func() []Field {
 	t := reflect.TypeFor[Settings]()
 	fields := make([]Field, 0, t.NumField())
 	for i := range t.NumField() {
@@ -120,7 +124,7 @@ func Fields() []Field {
 		})
 	}
 	return fields
-}
+})
 
 // Read reads the settings: flags (by variable name) win over the environment,
 // and an empty variable counts as one that is not set, as Kubernetes and
@@ -165,7 +169,7 @@ func (s Settings) Only(command string) Settings {
 // With returns the settings with values for some variables.
 func (s Settings) With(values map[string]string) Settings {
 	to := reflect.ValueOf(&s).Elem()
-	for _, f := range Fields() {
+	for _, f := range fields() {
 		if v, ok := values[f.Env]; ok {
 			to.Field(f.index).SetString(v)
 		}

@@ -11,12 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 
 	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -153,14 +155,17 @@ func Key() string {
 }
 
 // Versions are the pinned versions, without "v", by program.
-func Versions() map[string]string {
-	versions := map[string]string{}
+func Versions() map[string]string { return maps.Clone(versions()) }
+
+// versions reads them once: a plan asks for each of its images.
+var versions = sync.OnceValue(func() map[string]string {
+	all := map[string]string{}
 	for _, p := range programs {
 		m := regexp.MustCompile(`(?m)^\s*` + regexp.QuoteMeta(p.module) + ` v(\S+)`).FindSubmatch(source("go.mod"))
-		versions[p.name] = string(m[1])
+		all[p.name] = string(m[1])
 	}
-	return versions
-}
+	return all
+})
 
 // source returns a file of the embedded tools module.
 func source(name string) []byte {
