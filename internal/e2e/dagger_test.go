@@ -96,8 +96,7 @@ func TestDaggerBuildsOnceAndPublishesWhatPackGives(t *testing.T) {
 	_, port, err := net.SplitHostPort(address)
 	require.NoError(t, err)
 	publish := func(tag, password string) *run {
-		return call(t, map[string]string{"E2E_PASSWORD": password}, demo("publish", "--address=registry:"+port+"/labs/dagger:"+tag,
-			"--registry-user=me", "--registry-pass=env://E2E_PASSWORD", "--registry-insecure", "--registry-service=tcp://"+address)...)
+		return call(t, map[string]string{"E2E_PASSWORD": password}, demo(append([]string{"publish", "--address=registry:" + port + "/labs/dagger:" + tag}, login(address)...)...)...)
 	}
 	assert.Contains(t, refuse(t, publish("one", "wrong")), "push: ")
 	me := &authn.Basic{Username: "me", Password: secret}
@@ -109,9 +108,11 @@ func TestDaggerBuildsOnceAndPublishesWhatPackGives(t *testing.T) {
 	_, err = remote.Head(at("one"), remote.WithAuth(me))
 	assert.Error(t, err, "a wrong password published something")
 
-	disk, report := filepath.Join(dir, "disk.qcow2"), filepath.Join(dir, "disk.qcow2.json")
+	disk := filepath.Join(dir, "disk.qcow2")
 	succeed(t, call(t, nil, demo("disk", "export", "--path="+disk)...))
-	succeed(t, call(t, nil, demo("report", "export", "--path="+report)...))
+	succeed(t, call(t, nil, demo("record", "export", "--path="+disk+".json")...))
+	succeed(t, call(t, nil, demo("report", "export", "--path="+dir)...))
+	reports(t, dir)
 	for _, tag := range []string{"one", "two"} {
 		began = time.Now()
 		reference := succeed(t, publish(tag, secret))
@@ -128,9 +129,115 @@ func TestDaggerBuildsOnceAndPublishesWhatPackGives(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, digest, got.String())
 		contract(t, image)
+		inspected := succeed(t, call(t, map[string]string{"E2E_PASSWORD": secret}, append([]string{"inspect", "--ref=registry:" + port + "/labs/dagger:" + tag}, login(address)...)...))
+		assert.Contains(t, inspected, digest)
 		assert.Empty(t, holdsSecret(t, filepath.Join(dir, tag)), "the published image is the packed one")
 	}
 	assert.Equal(t, log, succeed(t, call(t, nil, demo("log")...)), "a new tag ran a stage again")
+}
+
+// login are the arguments with which the module reaches the registry on this
+// host's loopback as registry:PORT; E2E_PASSWORD has the password.
+func login(address string) []string {
+	return []string{"--registry-user=me", "--registry-pass=env://E2E_PASSWORD", "--registry-insecure", "--registry-service=tcp://" + address}
+}
+
+// reports checks the report in a directory: that every stage and every gate
+// is told of, and that there is a picture.
+func reports(t *testing.T, dir string) {
+	t.Helper()
+	r := readReport(t, dir)
+	assert.NotEmpty(t, r.Pictures)
+	assert.Empty(t, failed(r))
+	for _, name := range []string{"base", "provision", "sparsify", "verify", "hygiene"} {
+		assert.NotEmpty(t, stage(t, r, name).Result, name)
+	}
+	assert.Subset(t, groups(r), []string{"hygiene", "boot", "playbook"})
+}
+
+// fleet is a catalogue of a base and of what starts from it: a course, and one
+// that leaves a private key on its disk. No playbook may see the registry's
+// password.
+var fleet = map[string]string{
+	"catalogue.yaml": `images:
+  - name: base
+    base: {packages: trixie}
+    playbook: debian-base
+    tags: [v1]
+  - name: "{playbook}"
+    matrix: {playbook: [course, leaky]}
+    from: base
+    ansible-dir: lab
+    playbook: "{playbook}.yml"
+    tags: [v1]
+`,
+	"lab/course.yml": withoutPassword + `
+    - name: Leave a mark
+      ansible.builtin.copy: {dest: /etc/course, content: "course\n", mode: "0644"}
+`,
+	"lab/leaky.yml": withoutPassword + `
+    - name: Leave a private key
+      ansible.builtin.command: {cmd: openssl genrsa -out /etc/leaked.pem 2048, creates: /etc/leaked.pem}
+`,
+}
+
+const withoutPassword = `- hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Look for the password of the registry
+      ansible.builtin.command: sh -c '! test -e /run/diskforge/registry-password && ! env | grep -i registry'
+      delegate_to: localhost
+      become: false
+      changed_when: false
+`
+
+func TestDaggerBuildsACatalogueOnceAndPublishesWhatIsClean(t *testing.T) {
+	daggerCLI(t)
+	source := t.TempDir()
+	for name, text := range fleet {
+		path := filepath.Join(source, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+	}
+	address := registry(t)
+	_, port, err := net.SplitHostPort(address)
+	require.NoError(t, err)
+	at := "registry:" + port + "/fleet/"
+	all := func(command string, args ...string) *run {
+		args = append(append([]string{command, "--source=" + source, "--target-registry=registry:" + port, "--registry-prefix=fleet"}, login(address)...), args...)
+		return call(t, map[string]string{"E2E_PASSWORD": secret}, args...)
+	}
+	lines := func(r *run) map[string][]string {
+		found := map[string][]string{}
+		for line := range strings.Lines(succeed(t, r) + "\n") {
+			name, rest, _ := strings.Cut(strings.TrimSpace(line), "\t")
+			found[name] = strings.Split(rest, "\t")
+		}
+		return found
+	}
+	assert.Contains(t, succeed(t, all("plan")), "3 images: 3 to build")
+
+	built := lines(all("build-all", "--only=base", "--only=course"))
+	for _, name := range []string{"base", "course"} {
+		require.Len(t, built[name], 2)
+		assert.Equal(t, "built", built[name][0])
+		assert.True(t, strings.HasPrefix(built[name][1], at+name+":v1@sha256:"), built[name][1])
+		assert.Contains(t, succeed(t, call(t, map[string]string{"E2E_PASSWORD": secret}, append([]string{"inspect", "--ref=" + at + name + ":v1"}, login(address)...)...)), "sha256:")
+	}
+	began := time.Now()
+	for name, line := range lines(all("build-all", "--only=base", "--only=course")) {
+		assert.Equal(t, "unchanged", line[0], name)
+	}
+	t.Logf("unchanged: %s", time.Since(began).Round(time.Second))
+	for name, line := range lines(all("build-all", "--only=base", "--only=course", "--image-tag=v2")) {
+		assert.Equal(t, "tagged", line[0], name)
+	}
+
+	leaky := all("build-all", "--only=leaky") // its parent comes from the registry
+	assert.Equal(t, "1 of 2 images failed", refuse(t, leaky))
+	assert.Contains(t, leaky.errors(), "leaky: ")
+	assert.Contains(t, leaky.errors(), "/etc/leaked.pem")
 }
 
 func TestDaggerEngineGivesTheProgramTheSameImage(t *testing.T) {
@@ -149,6 +256,7 @@ func TestDaggerEngineGivesTheProgramTheSameImage(t *testing.T) {
 	require.Zero(t, built.wait(anHour), built.errors())
 	assert.Equal(t, "oci:"+dir+"/same@"+layout.Manifests[0].Digest, built.lastLine())
 	assert.FileExists(t, filepath.Join(dir, "same", "index.json"))
+	reports(t, dir)
 }
 
 // probe is a playbook that fails and tells who ran it.
