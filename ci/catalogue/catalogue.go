@@ -157,8 +157,8 @@ func (g *Graph[Layout]) Summary() (string, error) {
 		n := g.nodes[i.Name]
 		state := map[string]string{Skip: i.Why, Tag: "tagged", Build: "built"}[i.Action]
 		if n.err != nil {
-			state = "failed: " + n.err.Error()
-			failed = append(failed, i.Name+": "+n.err.Error())
+			state = "failed"
+			failed = append(failed, i.Name+": "+strings.TrimPrefix(n.err.Error(), "input: ")) // gqlerror's word for where it was
 		}
 		fmt.Fprintf(&lines, "%s\t%s\t%s\n", i.Name, state, n.made.Reference)
 	}

@@ -72,14 +72,14 @@ func TestParentsAreMadeBeforeChildrenWhichGetTheirs(t *testing.T) {
 func TestAnImageThatFailsStopsItsDescendantsAndNoOther(t *testing.T) {
 	order, _, err := run(t, 1, func(i Image, _ Made[string]) (Made[string], error) {
 		if i.Name == "one" {
-			return Made[string]{}, errors.New("a task failed")
+			return Made[string]{}, errors.New("input: a task failed\n    fatal: no")
 		}
 		return Made[string]{}, nil
 	})
 	if slices.Contains(order, "three") || !slices.Contains(order, "two") || !slices.Contains(order, "other") {
 		t.Error(order)
 	}
-	if err == nil || !strings.HasPrefix(err.Error(), "2 of 5 images failed\none: a task failed\nthree: what it starts from was not made\n") {
+	if err == nil || !strings.HasPrefix(err.Error(), "2 of 5 images failed\none: a task failed\n    fatal: no\nthree: what it starts from was not made\n") {
 		t.Error(err)
 	}
 }
