@@ -177,7 +177,7 @@ var fleet = map[string]string{
 `,
 	"lab/leaky.yml": withoutPassword + `
     - name: Leave a private key
-      ansible.builtin.command: {cmd: openssl genrsa -out /etc/leaked.pem 2048, creates: /etc/leaked.pem}
+      ansible.builtin.command: {cmd: ssh-keygen -q -t ed25519 -N "" -f /etc/leaked.pem, creates: /etc/leaked.pem}
 `,
 }
 
