@@ -400,3 +400,15 @@ func TestTwoAtOnceOnOneRegistryBothEndWell(t *testing.T) {
 		assert.Equal(t, found.Digest, fetched.Manifest)
 	}
 }
+
+func TestWhatKeepsEveryImageFromBeingPlannedIsToldOnce(t *testing.T) {
+	s := newSite(t, strings.ReplaceAll(strings.ReplaceAll(family, "playbook: base", "playbook: nowhere"), "playbook: course", "playbook: nowhere"))
+	_, err := s.all(nil).Plan(t.Context())
+	require.EqualError(t, err, `debian: there is no playbook "nowhere": there are base, course`)
+
+	s.edit("catalogue.yaml", "images:", `images:
+  - {name: other, base: {packages: bookworm}, playbook: elsewhere}`)
+	said := s.said()
+	assert.Contains(t, said["debian"], `blocked: there is no playbook "nowhere"`)
+	assert.Contains(t, said["other"], `blocked: there is no playbook "elsewhere"`)
+}

@@ -30,11 +30,33 @@ func (a *All) learn(ctx context.Context, selected []catalogue.Image, images map[
 	s := a.UI.Stage("plan")
 	err := a.learnInputs(ctx, selected, images, s)
 	if err == nil {
+		err = common(selected, images)
+	}
+	if err == nil {
 		s.Activity("looking for what there is already")
 		err = a.learnFound(ctx, selected, images)
 	}
-	s.End(fmt.Sprintf("%d images", len(images)), err)
+	s.End(plan.Images(len(images)), err)
 	return err
+}
+
+// common is the error that keeps every image from being planned, where it is
+// one and the same.
+func common(selected []catalogue.Image, images map[string]*image) error {
+	var first error
+	name := ""
+	for _, one := range selected {
+		switch i := images[one.Name]; {
+		case i.facts.Inputs != "", i.facts.Err != nil && first != nil && i.facts.Err.Error() != first.Error():
+			return nil
+		case i.facts.Err != nil && first == nil:
+			first, name = i.facts.Err, one.Name
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", name, first)
 }
 
 func (a *All) learnInputs(ctx context.Context, selected []catalogue.Image, images map[string]*image, p progress.Reporter) error {
@@ -172,9 +194,6 @@ func (a *All) learnFound(ctx context.Context, selected []catalogue.Image, images
 		if i := images[one.Name]; i.facts.Inputs != "" {
 			asked = append(asked, i)
 		}
-	}
-	if len(asked) == 0 && len(selected) > 0 {
-		return images[selected[0].Name].facts.Err
 	}
 	first := asked[:min(len(asked), questions)]
 	a.ask(ctx, session, first)

@@ -88,6 +88,59 @@ func TestBadInputIsRefusedWithOneClearLine(t *testing.T) {
 	}
 }
 
+func TestABadCatalogueIsRefusedWithOneClearLine(t *testing.T) {
+	const (
+		base  = `base: {url: "https://example.org/debian.qcow2", checksum: "sha256:` + "0000000000000000000000000000000000000000000000000000000000000000" + `"}`
+		good  = "images:\n  - {name: one, " + base + ", playbook: debian-base}\n"
+		usage = 2
+	)
+	nowhere := filepath.Join(write(t, "file", ""), "out")
+	for name, c := range map[string]struct {
+		catalogue string
+		env       map[string]string
+		args      []string
+		code      int
+		says      []string
+		buildOnly bool
+	}{
+		"no YAML":                     {"images: [", nil, nil, usage, []string{"catalogue.yaml:1: "}, false},
+		"an unknown key":              {"images:\n  - {nmae: one, name: two, " + base + ", playbook: p}\n", nil, nil, usage, []string{`catalogue.yaml:2: "nmae"`, "did you mean name?"}, false},
+		"a cycle":                     {"images:\n  - {name: one, from: two, playbook: p}\n  - {name: two, from: one, playbook: p}\n", nil, nil, usage, []string{"catalogue.yaml:2: ", "one (line 2) is from two (line 3) is from one"}, false},
+		"a bad setting":               {strings.Replace(good, "}\n", ", memory: 99999999}\n", 1), nil, nil, usage, []string{"catalogue.yaml:2: image one: MEMORY: 99999999"}, false},
+		"no such playbook":            {strings.Replace(good, "debian-base", "curse", 1), nil, nil, 1, []string{`one: there is no playbook "curse"`, "debian-base"}, false},
+		"no password":                 {good, map[string]string{"REGISTRY_USER": "me"}, nil, usage, []string{"REGISTRY_PASS: is not set"}, false},
+		"no such registry":            {good, map[string]string{"TARGET_REGISTRY": "127.0.0.1:9"}, nil, 1, []string{"registry 127.0.0.1:9 cannot be reached"}, false},
+		"an age that is none":         {good, nil, []string{"--max-age", "soon"}, usage, []string{`--max-age: "soon" is no age`}, false},
+		"a glob that matches nothing": {good, nil, []string{"--only", "two*"}, 1, []string{`no image of the catalogue matches "two*"`, "one"}, false},
+		"no jobs":                     {good, nil, []string{"--jobs", "0"}, usage, []string{`--jobs "0"`}, true},
+		"no place for results":        {good, map[string]string{"OUTPUT_DIR": nowhere}, nil, 1, []string{"not a directory", "OUTPUT_DIR"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file, out := write(t, "catalogue.yaml", c.catalogue), t.TempDir()
+			for _, command := range []string{"plan", "build-all"} {
+				if c.buildOnly && command == "plan" {
+					continue
+				}
+				env := map[string]string{"OUTPUT_DIR": out, "CACHE_DIR": t.TempDir(), "DOCKER_CONFIG": t.TempDir()}
+				for k, v := range c.env {
+					env[k] = v
+				}
+				r := start(t, env, diskforge(t), append([]string{command, "--catalogue", file}, c.args...)...)
+				assert.Equal(t, c.code, r.wait(2*time.Minute), r.errors())
+				said := errorLines(r)
+				assert.Equal(t, 1, strings.Count(said, "diskforge: "), said)
+				for _, words := range c.says {
+					assert.Contains(t, said, words)
+				}
+				assert.Empty(t, r.stdout.String())
+				left, err := os.ReadDir(out)
+				require.NoError(t, err)
+				assert.Empty(t, left, "nothing was started")
+			}
+		})
+	}
+}
+
 // kvmWorks says what doctor found.
 func kvmWorks(t *testing.T) bool {
 	t.Helper()

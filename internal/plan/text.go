@@ -55,13 +55,21 @@ func wrap(text string, columns int) (lines []string) {
 	return append(lines, current)
 }
 
+// Images is a number of images in words: "1 image", "25 images".
+func Images(n int) string {
+	if n == 1 {
+		return "1 image"
+	}
+	return fmt.Sprintf("%d images", n)
+}
+
 // Summary counts the actions in a line.
 func Summary(entries []Entry) string {
 	count := map[Action]int{}
 	for _, e := range entries {
 		count[e.Action]++
 	}
-	parts := []string{fmt.Sprintf("%d images: %d to build", len(entries), count[Build])}
+	parts := []string{fmt.Sprintf("%s: %d to build", Images(len(entries)), count[Build])}
 	for _, kind := range []struct {
 		action Action
 		name   string
