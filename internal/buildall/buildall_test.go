@@ -288,41 +288,6 @@ func TestWhatAFailedChildNeedsStaysAndItsParentIsNotBuiltAgain(t *testing.T) {
 	assertClean(t, s.env["OUTPUT_DIR"])
 }
 
-// points are where a build is stopped.
-var points = []string{"debian provision", "debian pack", "debian push", "lab provision", "lab pack", "lab push", "exam push"}
-
-func TestARunThatWasStoppedAnywhereGoesOnToTheSameEnd(t *testing.T) {
-	host, _ := registrytest.Start(t, registrytest.Options{})
-	for _, at := range points {
-		t.Run(at, func(t *testing.T) {
-			s, m := newSite(t, family), &maker{}
-			s.env["TARGET_REGISTRY"], s.env["REGISTRY_PREFIX"] = host, strings.ReplaceAll(at, " ", "-")
-			ctx, cancel := context.WithCancelCause(t.Context())
-			stopped := errors.New("stopped by the test")
-			m.stop = func(_ context.Context, image, point string) error {
-				if image+" "+point == at {
-					cancel(stopped)
-				}
-				return nil
-			}
-			_, err := s.all(m).Run(ctx)
-			require.ErrorIs(t, err, stopped)
-			m.stop = nil
-			before := m.taken()
-			s.run(m)
-			after := m.taken()
-			if strings.HasSuffix(at, "push") {
-				assert.NotContains(t, after, strings.Fields(at)[0], "it was complete, and is only sent")
-			}
-			assert.Subset(t, append(before, after...), everyone)
-			for name, said := range s.said() {
-				assert.Equal(t, "skip: unchanged", said, name)
-			}
-			assertClean(t, s.env["OUTPUT_DIR"])
-		})
-	}
-}
-
 func TestALayoutOfAnotherParentIsNotSent(t *testing.T) {
 	s, m := newSite(t, family), &maker{days: 1}
 	s.run(m) // without a registry

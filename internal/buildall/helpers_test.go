@@ -108,19 +108,29 @@ func (s *site) all(m *maker) *buildall.All {
 }
 
 func (s *site) read() (*buildall.All, error) {
-	settings, err := config.Read(s.t.Context(), s.env, func(string) (string, bool) { return "", false })
-	require.NoError(s.t, err)
-	settings = settings.Only("build-all")
-	parsed, err := config.Parse(settings)
-	require.NoError(s.t, err)
-	read, err := catalogue.Load(filepath.Join(s.dir, "catalogue.yaml"))
-	if err != nil {
-		return nil, err
-	}
 	s.out.Reset()
 	shown := ui.New(&s.out, false)
 	s.t.Cleanup(shown.Close)
-	return &buildall.All{Settings: settings, Config: parsed, UI: shown, Version: "test", Catalogue: read, Only: s.only, Options: s.options}, nil
+	all, err := read(s.t.Context(), s.dir, s.env, shown)
+	if err == nil {
+		all.Only, all.Options = s.only, s.options
+	}
+	return all, err
+}
+
+// read puts a command together as the program does.
+func read(ctx context.Context, dir string, env map[string]string, shown *ui.UI) (*buildall.All, error) {
+	settings, err := config.Read(ctx, env, func(string) (string, bool) { return "", false })
+	if err != nil {
+		return nil, err
+	}
+	settings = settings.Only("build-all")
+	parsed, err := config.Parse(settings)
+	if err != nil {
+		return nil, err
+	}
+	listed, err := catalogue.Load(filepath.Join(dir, "catalogue.yaml"))
+	return &buildall.All{Settings: settings, Config: parsed, UI: shown, Version: "test", Catalogue: listed}, err
 }
 
 // run builds all and returns how it went.
@@ -169,7 +179,8 @@ type maker struct {
 	mu    sync.Mutex
 	built []string          // in the order in which they began
 	bases map[string]string // digest of the disk that an image started from
-	// stop ends a build at a point of it: "provision", "pack", "push".
+	// stop ends a build at a point of it: before "provision", "pack" or "push",
+	// or at its "end".
 	stop func(ctx context.Context, image, point string) error
 	days int // how old the images are
 }
@@ -223,14 +234,16 @@ func (m *maker) run(ctx context.Context, b *build.Build) (build.Result, error) {
 		return build.Result{}, err
 	}
 	result.Reference = "oci:" + result.Layout + "@" + packed.Digest
-	if c.Reference == "" {
-		return result, nil
+	if c.Reference != "" {
+		options, err := b.RegistryOptions()
+		if err != nil {
+			return result, err
+		}
+		if result.Reference, err = registry.Push(ctx, result.Layout, c.Reference, options, progress.Discard); err != nil {
+			return result, err
+		}
 	}
-	options, err := b.RegistryOptions()
-	if err == nil {
-		result.Reference, err = registry.Push(ctx, result.Layout, c.Reference, options, progress.Discard)
-	}
-	return result, err
+	return result, m.at(ctx, c.ImageName, "end")
 }
 
 func (m *maker) at(ctx context.Context, image, point string) error {
