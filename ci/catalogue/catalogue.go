@@ -165,5 +165,5 @@ func (g *Graph[Layout]) Summary() (string, error) {
 	if failed == nil {
 		return lines.String(), nil
 	}
-	return "", fmt.Errorf("%d of %d images failed\n%s\nall images:\n%s", len(failed), len(g.images), strings.Join(failed, "\n"), lines.String())
+	return "", fmt.Errorf("%d of %d images failed\n%s\nall images:\n%s", len(failed), len(g.images), strings.Join(failed, "\n"), strings.TrimSpace(lines.String()))
 }
