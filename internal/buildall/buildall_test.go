@@ -40,8 +40,7 @@ func TestWhatTheRegistryHasIsNotBuiltAgain(t *testing.T) {
 	second := s.run(m)
 	assert.Empty(t, m.taken())
 	assert.Equal(t, map[string]string{"debian": "skip: unchanged", "lab": "skip: unchanged", "exam": "skip: unchanged"}, s.said())
-	_, digest, _ := strings.Cut(reference(first, "lab"), "@")
-	assert.Equal(t, s.env["TARGET_REGISTRY"]+"/labs/lab@"+digest, reference(second, "lab"))
+	assert.Equal(t, reference(first, "lab"), reference(second, "lab"))
 }
 
 func TestAFurtherTagIsSetWithoutSendingALayer(t *testing.T) {

@@ -96,10 +96,8 @@ func diskDir(dir string) string { return filepath.Join(dir, "work", "disk") }
 // Tag gives the image in the registry the tags that it shall have.
 func (b *builder) Tag(ctx context.Context, e fleet.Entry) (fleet.Result, error) {
 	i := b.images[e.Name]
-	r := e.Known
-	r.Reference = i.config.Reference + "@" + r.Digest
 	missing := slices.DeleteFunc(slices.Clone(i.facts.Tags), func(tag string) bool { return slices.Contains(i.facts.Found.Tags, tag) })
-	return r, b.session.Tag(ctx, e.Known.Reference, missing...)
+	return e.Known, b.session.Tag(ctx, e.Known.Reference, missing...)
 }
 
 // Check looks at what an earlier run made: in OUTPUT_DIR, and in the registry

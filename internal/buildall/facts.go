@@ -259,12 +259,12 @@ func (i *image) repository() string {
 	return strings.TrimSuffix(i.config.Reference, ":"+i.config.ImageTag)
 }
 
-// known is the reference of the image that there is already.
+// known is the reference of the image that there is already, as a build tells it.
 func (i *image) known() string {
 	if i.facts.Found == nil || i.config.Reference == "" {
 		return ""
 	}
-	return i.repository() + "@" + i.facts.Found.Digest
+	return i.config.Reference + "@" + i.facts.Found.Digest
 }
 
 // made is the image of these inputs in OUTPUT_DIR, or nil.

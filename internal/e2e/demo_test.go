@@ -153,10 +153,10 @@ images:
 	assert.Equal(t, map[string]int{"skipped": 1}, counts(t, filepath.Join(dir, "out")))
 
 	require.NoError(t, os.WriteFile(variables, []byte(`{"course": "networks"}`), 0o600))
-	var entries []struct{ Action, Why string }
-	require.NoError(t, json.Unmarshal(succeeds("plan", "--catalogue", catalogue, "--format", "json").stdout.Bytes(), &entries))
-	require.Len(t, entries, 1)
-	assert.Equal(t, "build", entries[0].Action)
+	var plan struct{ Images []struct{ Action string } }
+	require.NoError(t, json.Unmarshal(succeeds("plan", "--catalogue", catalogue, "--format", "json").stdout.Bytes(), &plan))
+	require.Len(t, plan.Images, 1)
+	assert.Equal(t, "build", plan.Images[0].Action, "a variable has changed")
 }
 
 // pull fetches the published image by the digest that the program printed.

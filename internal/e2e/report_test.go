@@ -88,7 +88,7 @@ func tellsAll(t testing.TB, r *report.Report, reference string) {
 	for _, s := range r.Sizes {
 		sizes[s.Name] = s.Bytes
 	}
-	for _, name := range []string{"base", "provisioned", "sparsified", "layer"} {
+	for _, name := range []string{"base", "changes to it", "sparsified", "layer"} {
 		assert.Positive(t, sizes[name], name)
 	}
 	packages := map[string]string{}
