@@ -53,7 +53,7 @@ func parsePackages(out string) []Package {
 const identity = `
 cat /etc/machine-id
 cut -d' ' -f1-2 /etc/ssh/ssh_host_*_key.pub 2>/dev/null
-lsblk --noheadings --raw --output PARTTYPE | grep -qi -e c12a7328-f81f-11d2-ba4b-00c04fc93ec93b -e '^0xef$' && echo esp
+lsblk --noheadings --raw --output PARTTYPE | grep -qi -e c12a7328-f81f-11d2-ba4b-00a0c93ec93b -e '^0xef$' && echo esp
 [ -d /sys/firmware/efi ] && echo uefi
 :`
 

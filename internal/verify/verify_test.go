@@ -305,6 +305,31 @@ func TestTwoMachinesMayShareNothing(t *testing.T) {
 	assert.False(t, second.differences()[0].OK, "nothing was compared")
 }
 
+func TestAnEFISystemPartitionIsToldByItsRealType(t *testing.T) {
+	if _, err := exec.LookPath("sfdisk"); err != nil {
+		t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	}
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, os.WriteFile(disk, nil, 0o600))
+	require.NoError(t, os.Truncate(disk, 16<<20))
+	for table, esp := range map[string]bool{
+		"label: gpt\nsize=2MiB, type=U\nsize=2MiB, type=L\n":                            true,
+		"label: gpt\nsize=2MiB, type=21686148-6449-6E6F-744E-656564454649\nsize=2MiB\n": false,
+		"label: dos\nsize=2MiB, type=ef\nsize=2MiB, type=83\n":                          true,
+		"label: dos\nsize=2MiB, type=83\nsize=2MiB, type=82\n":                          false,
+	} {
+		sfdisk := exec.Command("sfdisk", "--quiet", "--wipe=always", disk)
+		sfdisk.Stdin = strings.NewReader(table)
+		out, err := sfdisk.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		// lsblk wants a block device; it tells the same types, MBR's with 0x.
+		lsblk := fmt.Sprintf("lsblk() { for n in 1 2; do sfdisk --part-type '%s' $n | sed 's/^..$/0x&/'; done; }\n", disk)
+		m := &machine{}
+		_, _ = m.keepIdentity(here(t, 0, lsblk+identity))
+		assert.Equal(t, esp, m.esp, table)
+	}
+}
+
 func TestFurtherMachinesDifferInTheirSeedsAndFirmware(t *testing.T) {
 	first := &machine{Options: Options{Dir: "d", Full: true, Desktop: true, VMUser: "lab", Checks: "c", Goss: "g"}}
 	assert.Equal(t, []int{desktopPort}, first.boot().Forward)
