@@ -116,6 +116,12 @@ func (b *Build) VerifyDisk(ctx context.Context, disk string) error {
 			return err
 		}
 		b.recall(known.Report)
+		if known.Verified != "" { // by earlier checks: these may find more
+			known.Verified = ""
+			if err := workdir.WriteSidecar(disk, known); err != nil {
+				return err
+			}
+		}
 		err = b.examine(ctx, dir, r, disk, func(ctx context.Context) error {
 			return b.stage(ctx, stageVerify, func(ctx context.Context, p progress.Reporter) (string, error) {
 				result, err := b.verify(ctx, r, disk, dir.Path("logs"), p)
@@ -178,10 +184,7 @@ func (b *Build) PackTo(ctx context.Context, disk, layout string) (string, error)
 	}
 	hint(&m, known.Guest)
 	packed, err := b.pack(ctx, disk, layout, m)
-	if err != nil {
-		return "", err
-	}
-	return layoutReference(layout, packed.Digest), b.inspect(ctx, layout)
+	return layoutReference(layout, packed.Digest), err
 }
 
 func first(a, b string) string {
@@ -205,7 +208,7 @@ func (b *Build) PushLayout(ctx context.Context, layout, reference string, unveri
 		return "", failure.New("the image in "+layout+" was not verified", "run diskforge verify on its disk and pack it again, or push it as it is with --unverified")
 	}
 	if !unverified {
-		if err := b.inspect(ctx, layout); err != nil {
+		if err := b.inspect(ctx, layout, layout); err != nil {
 			return "", err
 		}
 	}

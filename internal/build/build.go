@@ -45,7 +45,8 @@ type Build struct {
 	// empty: with the other images in CACHE_DIR.
 	BaseDir string
 
-	record record
+	record   record
+	passFile passFile
 }
 
 // Result says where the image is.
@@ -176,9 +177,6 @@ func (b *Build) publish(ctx context.Context, image finished, r ready) (Result, e
 	if err != nil {
 		return Result{}, err
 	}
-	if err := b.inspect(ctx, layout); err != nil {
-		return Result{}, err
-	}
 	result := Result{Layout: layout, Reference: layoutReference(layout, packed.Digest)}
 	if !b.pushes() {
 		return result, nil
@@ -227,6 +225,7 @@ func (b *Build) stage(ctx context.Context, name string, run func(context.Context
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause // what a program said when it was stopped is no evidence
 	}
+	err = b.masked(err)
 	s.End(result, err)
 	end(result, err)
 	if err != nil {
@@ -310,11 +309,12 @@ func (b *Build) checkBase(ctx context.Context, dir *workdir.Dir, r ready, out st
 	}))
 }
 
-// pack writes the disk as an OCI layout.
+// pack writes the disk as an OCI layout, which is there when it was inspected.
 func (b *Build) pack(ctx context.Context, path, layout string, m containerdisk.Metadata) (packed containerdisk.Result, err error) {
 	if err := os.MkdirAll(filepath.Dir(layout), 0o755); err != nil {
 		return packed, err
 	}
+	m.Accept = func(ctx context.Context, dir string) error { return b.inspect(ctx, dir, layout) }
 	err = b.stage(ctx, stagePack, func(ctx context.Context, p progress.Reporter) (string, error) {
 		packed, err = containerdisk.Pack(ctx, path, layout, m, p)
 		b.record.note(func(to *report.Report) { to.Image.DiskDigest = packed.DiskDigest })

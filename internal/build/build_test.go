@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -188,6 +189,44 @@ func TestAnImageThatWasNotVerifiedIsNotPushed(t *testing.T) {
 	require.ErrorContains(t, err, "no address")
 }
 
+func TestALayoutThatInspectRefusesIsNotThereAndTheOneBeforeStays(t *testing.T) {
+	b, _ := newBuild(t)
+	layout := filepath.Join(t.TempDir(), "layout")
+	before, err := b.PackTo(t.Context(), aDisk(t), layout)
+	require.NoError(t, err)
+
+	disk := filepath.Join(t.TempDir(), "disk.qcow2")
+	for _, args := range [][]string{{"create", "-q", "-f", "qcow2", disk, "1M"}, {"bitmap", "--add", "-f", "qcow2", disk, "backup"}} {
+		out, err := exec.Command("qemu-img", args...).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	_, err = b.PackTo(t.Context(), disk, layout)
+	require.ErrorContains(t, err, "pack: inspect: "+layout+" breaks the contract of containerdisks: ")
+	after, err := containerdisk.Load(layout)
+	require.NoError(t, err)
+	assert.Equal(t, "oci:"+layout+"@"+after.Digest, before)
+	entries, err := os.ReadDir(filepath.Dir(layout))
+	require.NoError(t, err)
+	for _, e := range entries {
+		assert.NotContains(t, e.Name(), "part")
+	}
+}
+
+func TestAFailedVerifyTakesTheMarkOfAnEarlierOneAway(t *testing.T) {
+	b, _ := newBuild(t)
+	b.Config.Accelerator, b.Config.CacheDir, b.Config.VMUser, b.Config.BuildUser = "tcg", t.TempDir(), "crownlabs", "diskforge"
+	b.Config.MemoryMiB, b.Config.CPUs, b.Config.BootTimeout = 64, 1, 300*time.Millisecond
+	disk := aDisk(t) // it never boots
+	known, err := workdir.ReadSidecar(t.Context(), disk, progress.Discard)
+	require.NoError(t, err)
+	known.Verified = known.Digest
+	require.NoError(t, workdir.WriteSidecar(disk, known))
+	require.Error(t, b.VerifyDisk(t.Context(), disk))
+	known, err = workdir.ReadSidecar(t.Context(), disk, progress.Discard)
+	require.NoError(t, err)
+	assert.False(t, known.IsVerified())
+}
+
 func TestWhatIsKnownOfADiskGoesIntoItsImage(t *testing.T) {
 	b, _ := newBuild(t)
 	disk := aDisk(t)
@@ -217,6 +256,7 @@ func TestThePasswordFileIsReadWithoutItsLineEnd(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "word", o.Password)
 	require.NoError(t, os.WriteFile(file, []byte("\n"), 0o600))
+	b.passFile = passFile{}
 	_, err = b.RegistryOptions()
 	f, ok := failure.In(err)
 	require.True(t, ok)
@@ -290,7 +330,11 @@ func TestTheSecretsOfABuildAreEverythingThatMayBeOne(t *testing.T) {
 	b, _ := newBuild(t)
 	b.Config.RegistryUser, b.Config.RegistryPass = "me", "registry-word"
 	b.Config.HTTPProxy, b.Config.GitURL = "http://me:proxy-word@proxy:3128", "https://me:git-word@example.org/x.git"
-	b.Config.ExtraVars = map[string]any{"course": "databases", "db_password": "course-word", "api_token_ttl": 3600}
+	b.Config.ISOChecksum.File = "https://me:list-word@example.org/SHA256SUMS?sig=signed-word&x=1"
+	b.Config.ExtraVars = map[string]any{
+		"course": "databases", "db_password": "course-word", "rootPassword": 12345678, "api": map[string]any{"token": "nested-word", "url": "https://example.org"},
+		"secrets": []any{map[string]any{"name": "listed-word"}}, "keyboard_layout": "italian", "bypass_proxy": "yes-please", "ssh_key": "ssh-ed25519 AAAA public",
+	}
 	secrets, err := b.secrets()
 	require.NoError(t, err)
 	var values []string
@@ -298,16 +342,53 @@ func TestTheSecretsOfABuildAreEverythingThatMayBeOne(t *testing.T) {
 		values = append(values, s.Value)
 		assert.NotContains(t, s.Name, "-word")
 	}
-	assert.ElementsMatch(t, []string{"registry-word", "proxy-word", "git-word", "course-word"}, values)
+	assert.ElementsMatch(t, []string{
+		"registry-word", "proxy-word", "git-word", "list-word", "signed-word", "course-word", "12345678", "nested-word", "listed-word",
+	}, values)
+}
+
+func TestNoSecretIsInWhatIsToldOfAFailure(t *testing.T) {
+	b, _ := newBuild(t)
+	b.Config.ExtraVars = map[string]any{"db_password": "hunter2222"}
+	b.provisionedDisk(provisioned{Tasks: []report.Task{{Name: "Fill it with hunter2222", Status: report.Failed, Detail: "mysql -phunter2222: denied"}}})
+	err := b.stage(t.Context(), stageProvision, func(context.Context, progress.Reporter) (string, error) {
+		return "", dirty("mysql -phunter2222 failed", "Access denied: hunter2222")
+	})
+	require.EqualError(t, err, "provision: mysql -p*** failed: mend it")
+	f, ok := failure.In(err)
+	require.True(t, ok)
+	assert.Equal(t, []string{"Access denied: ***"}, f.Lines)
+	require.Error(t, b.conclude(Result{}, err))
+	for _, name := range []string{"report.json", "report.html"} {
+		text, err := os.ReadFile(filepath.Join(b.Config.OutputDir, name))
+		require.NoError(t, err)
+		assert.NotContains(t, string(text), "hunter2222")
+	}
+	told, err := b.told(report.Built)
+	require.NoError(t, err)
+	assert.NotContains(t, string(told), "hunter2222")
+}
+
+func TestAPasswordThatComesThroughAPipeIsReadOnce(t *testing.T) {
+	b, _ := newBuild(t)
+	file := filepath.Join(t.TempDir(), "pass")
+	require.NoError(t, os.WriteFile(file, []byte("word\n"), 0o600))
+	b.Config.RegistryUser, b.Config.RegistryPassFile = "me", file
+	for range 2 {
+		o, err := b.RegistryOptions()
+		require.NoError(t, err)
+		assert.Equal(t, "word", o.Password)
+		_ = os.Remove(file) // as if it had been drained
+	}
 }
 
 func TestAReportTellsWhatWasGivenAndNoSecret(t *testing.T) {
 	given := settings(config.Settings{
 		ISOURL: "https://me:secret@example.org/x.qcow2?sig=secret", RegistryPass: "secret", ExtraVars: `{"password": "secret"}`,
-		DiskSize: "20G", HTTPProxy: "http://me:secret@proxy:3128", Memory: "2048",
+		ISOChecksum: "file:https://me:secret@example.org/SHA256SUMS?sig=secret", DiskSize: "20G", HTTPProxy: "http://me:secret@proxy:3128", Memory: "2048",
 	})
 	assert.Equal(t, []report.Setting{
-		{Name: "ISO_URL", Value: "https://example.org/x.qcow2"}, {Name: "EXTRA_VARS", Value: "(given)"},
+		{Name: "ISO_URL", Value: "https://example.org/x.qcow2"}, {Name: "ISO_CHECKSUM", Value: "file:https://example.org/SHA256SUMS"}, {Name: "EXTRA_VARS", Value: "(given)"},
 		{Name: "DISK_SIZE", Value: "20G"}, {Name: "HTTP_PROXY", Value: "http://proxy:3128"},
 	}, given)
 	assert.Empty(t, publicSource("/home/somebody/playbooks"))

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net/url"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/netgroup-polito/diskforge/internal/disk"
@@ -74,49 +71,16 @@ func (b *Build) builder() string {
 	return b.Config.BuildUser
 }
 
-// secretNames are found in the names of variables that hold a secret.
-var secretNames = []string{"pass", "secret", "token", "key", "credential"}
-
-// secrets are what this build knows and the disk must not: of what may be a
-// secret, all is.
-func (b *Build) secrets() ([]hygiene.Secret, error) {
-	c := b.Config
-	credentials, err := b.RegistryOptions()
-	if err != nil {
-		return nil, err
-	}
-	found := map[string]string{"the registry's password": credentials.Password}
-	for name, address := range map[string]string{
-		"ISO_URL": c.ISOURL, "GIT_ANSIBLE_URL": c.GitURL, "HTTP_PROXY": c.HTTPProxy, "HTTPS_PROXY": c.HTTPSProxy,
-	} {
-		if u, err := url.Parse(address); err == nil && u.User != nil {
-			found["the password in "+name], _ = u.User.Password()
-		}
-	}
-	for name, value := range c.ExtraVars {
-		text, isText := value.(string)
-		secret := slices.ContainsFunc(secretNames, func(part string) bool { return strings.Contains(strings.ToLower(name), part) })
-		if isText && secret {
-			found["the extra variable "+name] = text
-		}
-	}
-	var all []hygiene.Secret
-	for _, name := range slices.Sorted(maps.Keys(found)) {
-		if found[name] != "" {
-			all = append(all, hygiene.Secret{Name: name, Value: found[name]})
-		}
-	}
-	return all, nil
-}
-
-// inspect checks the packed image against the contract of containerdisks; what
-// others' images may lack, ours must have.
-func (b *Build) inspect(ctx context.Context, layout string) error {
+// inspect checks the packed image in dir, which is or will be called layout,
+// against the contract of containerdisks; what others' images may lack, ours
+// must have.
+func (b *Build) inspect(ctx context.Context, dir, layout string) error {
 	return b.stage(ctx, stageInspect, func(ctx context.Context, p progress.Reporter) (string, error) {
-		image, err := inspect.Layout(ctx, layout, p)
+		image, err := inspect.Layout(ctx, dir, p)
 		if err != nil {
 			return "", err
 		}
+		image.Reference = layout
 		b.inspectedImage(image)
 		return fmt.Sprintf("%d checks", len(image.Checks)), image.Err(inspect.Warning)
 	})

@@ -19,13 +19,18 @@ import (
 // be used again: whatever changes the output must be in it, and nothing that
 // changes with the time or the place of a run.
 
+// generation stands for what this program itself does to a disk: the seed of a
+// build, what the playbooks are told, how a disk is sparsified. A change there
+// that changes disks adds one.
+const generation = 1
+
 // madeBy is all that shapes a disk besides its base.
 func (b *Build) madeBy(playbook, controller string) map[string]any {
 	c := b.Config
 	versions := maps.Clone(tools.Versions())
 	delete(versions, "goss") // it looks at disks and makes none
 	return map[string]any{
-		"playbook": playbook, "template": template(), "tools": versions, "ansible": controller,
+		"generation": generation, "playbook": playbook, "template": template(), "tools": versions, "ansible": controller,
 		"diskSize": c.DiskSize, "buildUser": c.BuildUser, "vmUser": c.VMUser, "bakeUser": c.BakeUser,
 		"desktop": c.Desktop, "extraVars": c.ExtraVars, "aptMirror": c.AptMirror,
 	}

@@ -126,6 +126,10 @@ func settings(s config.Settings) []report.Setting {
 // publicURL is a setting's value without a URL's password and query, which may
 // be a signature.
 func publicURL(value string) string {
+	address, isList := strings.CutPrefix(value, "file:http") // ISO_CHECKSUM
+	if isList {
+		return "file:" + publicURL("http"+address)
+	}
 	u, err := url.Parse(value)
 	if err != nil || u.Scheme == "" || u.Host == "" {
 		return value
@@ -273,6 +277,7 @@ func (b *Build) conclude(result Result, err error) error {
 			to.Outcome, to.Image.Reference = report.Packed, result.Reference
 		}
 	})
+	b.record.note(func(to *report.Report) { to.Mask(b.mask()) })
 	r := &b.record.report
 	page, errSave := r.Save(b.Config.OutputDir)
 	if errSave != nil {
@@ -285,7 +290,10 @@ func (b *Build) conclude(result Result, err error) error {
 // tellPacked writes the report of an image that is about to be pushed: it is
 // there where this run is killed, and another sends the image.
 func (b *Build) tellPacked(reference string) error {
-	b.record.note(func(to *report.Report) { to.Outcome, to.Image.Reference = report.Packed, reference })
+	b.record.note(func(to *report.Report) {
+		to.Outcome, to.Image.Reference = report.Packed, reference
+		to.Mask(b.mask())
+	})
 	_, err := b.record.report.Save(b.Config.OutputDir)
 	return err
 }
@@ -360,7 +368,10 @@ func (b *Build) recall(text json.RawMessage) {
 
 // told is the report for the next stage, to be kept beside the disk.
 func (b *Build) told(outcome string) (json.RawMessage, error) {
-	b.record.note(func(to *report.Report) { to.Outcome = outcome })
+	b.record.note(func(to *report.Report) {
+		to.Outcome = outcome
+		to.Mask(b.mask())
+	})
 	return json.Marshal(&b.record.report)
 }
 

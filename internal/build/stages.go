@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/accel"
@@ -208,13 +209,29 @@ func (b *Build) RegistryOptions() (registry.Options, error) {
 	if c.RegistryPassFile == "" {
 		return o, nil
 	}
-	password, err := os.ReadFile(c.RegistryPassFile)
-	if err != nil {
-		return o, failure.Wrap(err, "REGISTRY_PASS_FILE", "")
-	}
-	o.Password = strings.TrimRight(string(password), "\r\n")
-	if o.Password == "" || len(o.Password) > maxPassword {
-		return o, failure.New("REGISTRY_PASS_FILE: "+c.RegistryPassFile+" holds no password", "put the password of "+c.RegistryUser+" into it")
-	}
-	return o, nil
+	var err error
+	o.Password, err = b.passFile.read(c.RegistryPassFile, c.RegistryUser)
+	return o, err
+}
+
+// passFile is a file with a password, which is read once: it may be a pipe.
+type passFile struct {
+	once     sync.Once
+	password string
+	err      error
+}
+
+func (f *passFile) read(name, user string) (string, error) {
+	f.once.Do(func() {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			f.err = failure.Wrap(err, "REGISTRY_PASS_FILE", "")
+			return
+		}
+		f.password = strings.TrimRight(string(text), "\r\n")
+		if f.password == "" || len(f.password) > maxPassword {
+			f.err = failure.New("REGISTRY_PASS_FILE: "+name+" holds no password", "put the password of "+user+" into it")
+		}
+	})
+	return f.password, f.err
 }

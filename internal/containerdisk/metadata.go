@@ -1,6 +1,7 @@
 package containerdisk
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"regexp"
@@ -65,6 +66,10 @@ type Metadata struct {
 	// empty. Pack fails when it packs another one, and otherwise marks the
 	// layout as verified; this changes no digest.
 	VerifiedDisk string
+
+	// Accept looks at the complete layout before it takes its place; with its
+	// error nothing is there but what was before. It may be nil.
+	Accept func(ctx context.Context, layoutDir string) error
 }
 
 // otherNames are the names that the rest of the world has for Go's.

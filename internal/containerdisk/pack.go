@@ -62,10 +62,15 @@ func Pack(ctx context.Context, disk, layoutDir string, m Metadata, p progress.Re
 		return Result{}, failure.New(disk+" is not the disk that was verified any more", "verify it again")
 	}
 	digest, err := w.writeImage(m, l)
-	if err == nil {
-		err = w.commit(ctx)
-	}
 	if err != nil {
+		return Result{}, stopped(ctx, w.explain(err))
+	}
+	if m.Accept != nil {
+		if err := m.Accept(ctx, w.partial); err != nil {
+			return Result{}, err
+		}
+	}
+	if err := w.commit(ctx); err != nil {
 		return Result{}, stopped(ctx, w.explain(err))
 	}
 	return Result{

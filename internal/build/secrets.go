@@ -1,0 +1,131 @@
+package build
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/hygiene"
+)
+
+// secrets are what this build knows and nobody else may: the disk must not
+// hold it, and no error or report may repeat it. Of what may be a secret, all
+// is.
+func (b *Build) secrets() ([]hygiene.Secret, error) {
+	c := b.Config
+	credentials, err := b.RegistryOptions()
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{"the registry's password": credentials.Password}
+	for name, address := range map[string]string{
+		"ISO_URL": c.ISOURL, "ISO_CHECKSUM": c.ISOChecksum.File, "GIT_ANSIBLE_URL": c.GitURL, "HTTP_PROXY": c.HTTPProxy, "HTTPS_PROXY": c.HTTPSProxy,
+	} {
+		addressSecrets(found, name, address)
+	}
+	for name, value := range c.ExtraVars {
+		variableSecrets(found, name, value, false)
+	}
+	var all []hygiene.Secret
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if found[name] != "" {
+			all = append(all, hygiene.Secret{Name: name, Value: found[name]})
+		}
+	}
+	return all, nil
+}
+
+// addressSecrets finds the password of a URL, and tokens in its query.
+func addressSecrets(found map[string]string, name, address string) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return
+	}
+	if u.User != nil {
+		found["the password in "+name], _ = u.User.Password()
+	}
+	for key, values := range u.Query() {
+		if isSecret(key) {
+			found[key+" in "+name] = strings.Join(values, "")
+		}
+	}
+}
+
+// variableSecrets finds the values of a variable that is called like a secret,
+// or is part of one that is. A public key is none, whatever it is called.
+func variableSecrets(found map[string]string, name string, value any, within bool) {
+	within = within || isSecret(name[strings.LastIndexByte(name, '.')+1:])
+	switch v := value.(type) {
+	case map[string]any:
+		for key, inner := range v {
+			variableSecrets(found, name+"."+key, inner, within)
+		}
+	case []any:
+		for i, inner := range v {
+			variableSecrets(found, fmt.Sprintf("%s[%d]", name, i), inner, within)
+		}
+	case nil, bool:
+	default:
+		text := fmt.Sprint(v)
+		if within && !strings.HasPrefix(text, "ssh-") && !strings.HasPrefix(text, "ecdsa-") {
+			found["the extra variable "+name] = text
+		}
+	}
+}
+
+var (
+	wordStart  = regexp.MustCompile(`([a-z0-9])([A-Z])`)
+	secretWord = regexp.MustCompile(`(?:^|[^a-z])(?:pass|passwd|password|passphrase|secret|token|key|apikey|sig|signature|credential)s?(?:[^a-z]|$)`)
+)
+
+// isSecret says whether one of the words of a name is what secrets are called:
+// db_password and apiKey are, keyboard_layout is not.
+func isSecret(name string) bool {
+	return secretWord.MatchString(strings.ToLower(wordStart.ReplaceAllString(name, "${1}_${2}")))
+}
+
+// leastSecret is the length in bytes from which a secret is told from a word;
+// the hygiene gate searches for no shorter one.
+const leastSecret = 6
+
+// mask replaces what must not be told.
+func (b *Build) mask() *strings.Replacer {
+	secrets, err := b.secrets()
+	if err != nil {
+		return strings.NewReplacer() // there is no password to tell: its file cannot be read
+	}
+	// The longest first: one may be a part of another.
+	slices.SortFunc(secrets, func(x, y hygiene.Secret) int { return cmp.Compare(len(y.Value), len(x.Value)) })
+	var pairs []string
+	for _, s := range secrets {
+		if len(s.Value) >= leastSecret {
+			pairs = append(pairs, s.Value, "***")
+		}
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// masked is the error without what must not be told: a task that fails may
+// repeat its whole command.
+func (b *Build) masked(err error) error {
+	if err == nil {
+		return nil
+	}
+	m := b.mask()
+	if f, ok := failure.In(err); ok {
+		f.What, f.Try = m.Replace(f.What), m.Replace(f.Try)
+		for i := range f.Lines {
+			f.Lines[i] = m.Replace(f.Lines[i])
+		}
+	}
+	if text := err.Error(); m.Replace(text) != text {
+		return errors.New(m.Replace(text)) // what it wraps would tell it
+	}
+	return err
+}
