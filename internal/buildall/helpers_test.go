@@ -1,9 +1,9 @@
 package buildall_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -41,7 +41,6 @@ type site struct {
 	// options are the wishes.
 	options plan.Options
 	only    []string
-	out     bytes.Buffer // what the user saw
 }
 
 // zeros is some digest.
@@ -108,8 +107,7 @@ func (s *site) all(m *maker) *buildall.All {
 }
 
 func (s *site) read() (*buildall.All, error) {
-	s.out.Reset()
-	shown := ui.New(&s.out, false)
+	shown := ui.New(io.Discard, false)
 	s.t.Cleanup(shown.Close)
 	all, err := read(s.t.Context(), s.dir, s.env, shown)
 	if err == nil {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
@@ -43,13 +44,17 @@ func transient(err error) bool {
 	return true
 }
 
+// contested is what registries say where two send the same blob at a time:
+// docker-registry of the manifest whose blob is not known for a moment, Nexus
+// of the blob.
+var contested = []transport.ErrorCode{transport.DigestInvalidErrorCode, transport.BlobUploadInvalidErrorCode, transport.ManifestBlobUnknownErrorCode}
+
 func transientAnswer(answer *transport.Error) bool {
 	switch code := answer.StatusCode; {
 	case code == http.StatusBadRequest:
-		// Registries say so, too, where two send the same blob at a time
-		// (docker-registry, Nexus). What we sent was checked while it was read.
-		return len(answer.Errors) == 1 &&
-			(answer.Errors[0].Code == transport.DigestInvalidErrorCode || answer.Errors[0].Code == transport.BlobUploadInvalidErrorCode)
+		// What we sent was checked while it was read: the registry is writing
+		// the same blob for somebody else.
+		return slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool { return slices.Contains(contested, d.Code) })
 	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests:
 		return true
 	case code == http.StatusNotFound:

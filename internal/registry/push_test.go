@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -159,6 +160,28 @@ func TestWhatTheRegistryHasLostIsSentAgain(t *testing.T) {
 	assert.True(t, bytes.Equal(disk, diskIn(t, layer)), "though its manifest was there")
 }
 
+func TestManyPushesOfOneImageAtATimeEndWell(t *testing.T) {
+	d := newDebianRegistry(t)
+	for i := range 20 {
+		disk := filepath.Join(t.TempDir(), "disk.raw")
+		content := make([]byte, 4<<10) // small, so that the pushes meet
+		copy(content, fmt.Sprint(i))
+		copy(content[510:], "\x55\xaa")
+		require.NoError(t, os.WriteFile(disk, content, 0o600))
+		layout := filepath.Join(t.TempDir(), "layout")
+		_, err := containerdisk.Pack(t.Context(), disk, layout, containerdisk.Metadata{Architecture: "amd64"}, progress.Discard)
+		require.NoError(t, err)
+		var pushes errgroup.Group
+		for range 4 {
+			pushes.Go(func() error {
+				_, err := registry.Push(t.Context(), layout, fmt.Sprintf("%s/lab/image-%d:v1", d.host, i), d.options(), progress.Discard)
+				return err
+			})
+		}
+		require.NoError(t, pushes.Wait())
+	}
+}
+
 func TestARegistryThatRefusesIsNamedWithWhatToDo(t *testing.T) {
 	dir, _, _ := packed(t, 1)
 	for _, c := range []struct {
@@ -261,8 +284,8 @@ func TestWhatFailsTwiceAndThenSucceedsIsPublished(t *testing.T) {
 		"an upload that is lost": times(1, method("PATCH"), func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, `{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}`, 404)
 		}),
-		"two uploads of one blob at a time": times(1, method("PUT"), func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, `{"errors":[{"code":"DIGEST_INVALID"}]}`, 400)
+		"two uploads of one blob at a time": times(2, func(r *http.Request) bool { return r.Method == "PUT" && strings.Contains(r.URL.Path, "manifests") }, func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"errors":[{"code":"DIGEST_INVALID"},{"code":"MANIFEST_BLOB_UNKNOWN"}]}`, 400)
 		}),
 		"a connection cut in the middle of an upload": times(2, method("PATCH"), cut),
 	} {
