@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -82,6 +83,7 @@ type Guest struct {
 	started time.Time   // power on
 	ports   map[int]int // port of the guest to port of 127.0.0.1
 	client  *ssh.Client
+	frozen  atomic.Bool   // it stopped answering ssh
 	shown   ssh.PublicKey // host key of a guest with OwnHostKeys
 	unwatch func() bool   // stops watching the context that Start got
 	once    sync.Once
@@ -119,6 +121,7 @@ func (g *Guest) start(ctx context.Context, p progress.Reporter) error {
 	if err := g.awaitSSH(ctx); err != nil {
 		return err
 	}
+	g.watch(aliveEvery, aliveWithin)
 	return g.writeKnownHosts()
 }
 

@@ -28,6 +28,10 @@ const (
 	handshakeTimeout = 30 * time.Second
 	retryAfter       = 300 * time.Millisecond
 	maxOutput        = 8 << 20 // bytes of a command's output that are kept
+	// A guest that answers nothing for so long is frozen. sshd answers in
+	// milliseconds; an emulated guest under full load takes seconds.
+	aliveEvery  = 15 * time.Second
+	aliveWithin = 2 * time.Minute
 )
 
 // died is the cause of the end of waiting where the boot itself failed.
@@ -65,6 +69,37 @@ func (g *Guest) awaitSSH(ctx context.Context) error {
 		}
 	}
 }
+
+// watch ends the connection of a guest that stops answering: nothing else
+// would end what waits for it. It asks at intervals, and gives the guest a
+// time for its answer.
+func (g *Guest) watch(every, within time.Duration) {
+	client := g.client
+	ended := make(chan struct{})
+	go func() {
+		_ = client.Wait() // how it ended is told to whoever uses it
+		close(ended)
+	}()
+	go func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(every):
+			}
+			late := time.AfterFunc(within, func() {
+				g.frozen.Store(true)
+				_ = client.Close()
+			})
+			// OpenSSH's own request; sshd refuses it, which is an answer, too.
+			_, _, _ = client.SendRequest("keepalive@openssh.com", true, nil)
+			late.Stop()
+		}
+	}()
+}
+
+// errFrozen is why commands fail in a guest that stopped answering.
+var errFrozen = fmt.Errorf("the guest is frozen: it has not answered ssh for %v", aliveWithin)
 
 // explain turns the end of a boot into an error with its evidence.
 func (g *Guest) explain(ctx context.Context, err error) error {
@@ -178,11 +213,31 @@ func (e *RunError) Unwrap() error { return e.Err }
 
 // Run runs a shell command as the login user, who may sudo without password,
 // and returns its standard output, of at most 8 MiB. A command that fails is
-// a *RunError; its output so far is returned all the same.
+// a *RunError; its output so far is returned all the same. Where the context
+// ends there is none, for a guest that may be frozen is not waited for.
 func (g *Guest) Run(ctx context.Context, cmd string, stdin io.Reader) (string, error) {
+	type result struct {
+		out string
+		err error
+	}
+	done := make(chan result, 1)
+	// Also opening and closing a session waits for the guest.
+	go func() {
+		out, err := g.run(ctx, cmd, stdin)
+		done <- result{out, err}
+	}()
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+}
+
+func (g *Guest) run(ctx context.Context, cmd string, stdin io.Reader) (string, error) {
 	session, err := g.client.NewSession()
 	if err != nil {
-		return "", &RunError{Command: firstLine(cmd), Status: -1, Err: err}
+		return "", g.failed(cmd, err, "")
 	}
 	defer session.Close()
 	var stdout, stderr bounded
@@ -190,21 +245,24 @@ func (g *Guest) Run(ctx context.Context, cmd string, stdin io.Reader) (string, e
 	// sshd passes no signals on to a command; closing the session hangs it up.
 	stop := context.AfterFunc(ctx, func() { session.Close() })
 	defer stop()
-	err = session.Run(cmd)
-	if ctx.Err() != nil {
-		return stdout.String(), context.Cause(ctx)
+	if err := session.Run(cmd); err != nil {
+		return stdout.String(), g.failed(cmd, err, stderr.String())
 	}
-	if err == nil {
-		return stdout.String(), nil
-	}
+	return stdout.String(), nil
+}
+
+func (g *Guest) failed(cmd string, err error, stderr string) *RunError {
 	status := -1
 	var exit *ssh.ExitError
-	if errors.As(err, &exit) {
+	switch {
+	case errors.As(err, &exit):
 		status = exit.ExitStatus()
 		err = fmt.Errorf("exit status %d", status)
+	case g.frozen.Load():
+		err = errFrozen
 	}
-	said := strings.TrimSpace(console.Clean([]byte(lastLine(stderr.String()))))
-	return stdout.String(), &RunError{Command: firstLine(cmd), Status: status, Stderr: said, Err: err}
+	said := strings.TrimSpace(console.Clean([]byte(lastLine(stderr))))
+	return &RunError{Command: firstLine(cmd), Status: status, Stderr: said, Err: err}
 }
 
 // Upload writes what r holds to a file of the guest that belongs to root,

@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -126,6 +128,89 @@ func TestTheEndOfTheContextEndsACommand(t *testing.T) {
 	}()
 	_, err := g.Run(ctx, "touch "+Quote(started)+"; exec sleep 100", nil)
 	require.ErrorIs(t, err, stop)
+}
+
+// freezable is a way to a port that stops carrying anything when it is frozen,
+// without closing a connection.
+func freezable(t *testing.T, port int) (through int, freeze func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	frozen := make(chan struct{})
+	carry := func(from, to net.Conn) {
+		defer to.Close()
+		b := make([]byte, 4096)
+		for {
+			n, err := from.Read(b)
+			select {
+			case <-frozen:
+				<-t.Context().Done()
+				return
+			default:
+			}
+			if _, errTo := to.Write(b[:n]); err != nil || errTo != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			guest, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+			if err != nil {
+				conn.Close()
+				continue
+			}
+			go carry(conn, guest)
+			go carry(guest, conn)
+		}
+	}()
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().(*net.TCPAddr).Port, func() { close(frozen) }
+}
+
+// freezableGuest is a guest that is this host until it is frozen.
+func freezableGuest(t *testing.T) (g *Guest, freeze func()) {
+	t.Helper()
+	k, err := newKeys()
+	require.NoError(t, err)
+	through, freeze := freezable(t, server(t, k, k.hostPrivate))
+	g = &Guest{options: Options{User: "tester"}, keys: k, ports: map[int]int{sshPort: through}}
+	g.client, err = g.dial(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(g.disconnect)
+	return g, freeze
+}
+
+func TestAFrozenGuestEndsWhatWaitsForIt(t *testing.T) {
+	g, freeze := freezableGuest(t)
+	g.watch(time.Millisecond, 100*time.Millisecond)
+	freeze()
+	_, err := g.Run(t.Context(), "true", nil)
+	require.ErrorIs(t, err, errFrozen)
+	_, err = g.Run(t.Context(), "true", nil)
+	require.ErrorIs(t, err, errFrozen, "nor does it wait again")
+}
+
+func TestAGuestThatAnswersIsNotTakenForFrozen(t *testing.T) {
+	g, _ := freezableGuest(t)
+	g.watch(time.Millisecond, time.Minute)
+	out, err := g.Run(t.Context(), "sleep 0.3; echo done", nil)
+	require.NoError(t, err)
+	assert.Equal(t, "done\n", out)
+}
+
+func TestTheEndOfTheContextDoesNotWaitForAFrozenGuest(t *testing.T) {
+	g, freeze := freezableGuest(t)
+	freeze()
+	late := errors.New("it did not end in time")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, late)
+	defer cancel()
+	_, err := g.Run(ctx, "true", nil)
+	require.ErrorIs(t, err, late)
 }
 
 func TestAnUploadedFileHasItsContentAndMode(t *testing.T) {
