@@ -125,10 +125,16 @@ const (
 	stagePush      = "push"
 )
 
+// The disks in the work directory.
+const (
+	provisionedFile = "provisioned.qcow2"
+	sparsifiedFile  = "disk.qcow2"
+)
+
 // disk runs the stages that make a disk and prove that it boots.
 func (b *Build) disk(ctx context.Context, dir *workdir.Dir, r ready) (finished, error) {
 	provisioned, err := resume(ctx, b, dir, step[provisioned]{
-		name: stageProvision, inputs: b.provisionInputs(r), output: dir.Path("provisioned.qcow2"),
+		name: stageProvision, inputs: b.provisionInputs(r), output: dir.Path(provisionedFile),
 		run: func(ctx context.Context, out string, p progress.Reporter) (provisioned, error) {
 			return b.provision(ctx, r, out, dir.Path("logs", stageProvision), true, p)
 		},
@@ -139,7 +145,7 @@ func (b *Build) disk(ctx context.Context, dir *workdir.Dir, r ready) (finished, 
 	}
 	b.provisionedDisk(provisioned.result)
 	sparse, err := resume(ctx, b, dir, step[disk.SparsifyResult]{
-		name: stageSparsify, inputs: b.sparsifyInputs(provisioned), output: dir.Path("disk.qcow2"),
+		name: stageSparsify, inputs: b.sparsifyInputs(provisioned), output: dir.Path(sparsifiedFile),
 		run: func(ctx context.Context, out string, p progress.Reporter) (disk.SparsifyResult, error) {
 			return b.sparsify(ctx, r.accel, provisioned.result.over(r.base), provisioned.output, out, provisioned.result.Trimmed, p)
 		},
@@ -305,8 +311,20 @@ func (b *Build) checkBase(ctx context.Context, dir *workdir.Dir, r ready, out st
 	return disk.CheckNeeds(disk.BuildNeeds(disk.BuildPlan{
 		Base: info, DiskSize: b.Config.DiskSize,
 		Method: disk.Method(b.Config.Sparsify), Compression: disk.Compression(b.Config.Compression),
-		WorkDir: dir.Path(), TmpDir: dir.Path(), LayoutDir: out,
+		WorkDir: dir.Path(), TmpDir: dir.Path(), LayoutDir: out, Left: left(dir.Path()),
 	}))
+}
+
+// Left is what an earlier run of a build left in its OUTPUT_DIR.
+func Left(outputDir string) disk.Left { return left(filepath.Join(outputDir, "work")) }
+
+func left(work string) (l disk.Left) {
+	for name, to := range map[string]*int64{provisionedFile: &l.Provisioned, sparsifiedFile: &l.Sparsified} {
+		if info, err := os.Stat(filepath.Join(work, name)); err == nil {
+			*to = info.Size()
+		}
+	}
+	return l
 }
 
 // pack writes the disk as an OCI layout, which is there when it was inspected.

@@ -29,7 +29,12 @@ type BuildPlan struct {
 	WorkDir     string // where the disks lie
 	TmpDir      string // where virt-sparsify's copy lies
 	LayoutDir   string // where the OCI layout goes
+	Left        Left
 }
+
+// Left is what an earlier run of the build left in WorkDir, in bytes: that
+// room is taken already.
+type Left struct{ Provisioned, Sparsified int64 }
 
 // LayoutSpace is what Need.What calls the part that stays when a build has
 // ended.
@@ -47,7 +52,8 @@ const growth = 1 << 30
 //   - virt-sparsify works on a copy of that;
 //   - the sparsified disk is half of it where it is compressed (measured: a
 //     third), else all of it;
-//   - the layout holds the sparsified disk once more.
+//   - the layout holds the sparsified disk once more;
+//   - before that the hygiene gate unpacks the disk, for a while.
 func BuildNeeds(p BuildPlan) []Need {
 	provisioned := min(2*p.Base.DataSize+growth, p.DiskSize+p.DiskSize/100)
 	sparsified := provisioned
@@ -55,9 +61,12 @@ func BuildNeeds(p BuildPlan) []Need {
 		sparsified /= 2
 	}
 	needs := []Need{
-		{p.WorkDir, provisioned, "the provisioned disk", "OUTPUT_DIR"},
-		{p.WorkDir, sparsified, "the sparsified disk", "OUTPUT_DIR"},
+		{p.WorkDir, max(provisioned-p.Left.Provisioned, 0), "the provisioned disk", "OUTPUT_DIR"},
+		{p.WorkDir, max(sparsified-p.Left.Sparsified, 0), "the sparsified disk", "OUTPUT_DIR"},
 		{p.LayoutDir, sparsified, LayoutSpace, "OUTPUT_DIR"},
+	}
+	if unpacked := provisioned - sparsified; unpacked > 0 {
+		needs = append(needs, Need{p.WorkDir, unpacked, "what the hygiene gate unpacks, in place of the layout", "OUTPUT_DIR"})
 	}
 	if p.Method == VirtSparsify {
 		needs = append(needs, Need{p.TmpDir, provisioned, "virt-sparsify's copy", "OUTPUT_DIR"})

@@ -39,7 +39,10 @@ func TestTheEstimateFollowsTheBaseAndNeverExceedsTheDisk(t *testing.T) {
 		Base: disk.Info{DataSize: gib / 2}, DiskSize: 10 * gib, Method: disk.Trim, Compression: disk.Zstd,
 		WorkDir: "/w", TmpDir: "/t", LayoutDir: "/l",
 	}
-	assert.Equal(t, []int64{2 * gib, gib, gib}, bytes(disk.BuildNeeds(plan)))
+	assert.Equal(t, []int64{2 * gib, gib, gib, gib}, bytes(disk.BuildNeeds(plan)))
+	resumed := plan
+	resumed.Left = disk.Left{Provisioned: gib, Sparsified: 3 * gib}
+	assert.Equal(t, []int64{gib, 0, gib, gib}, bytes(disk.BuildNeeds(resumed)), "what is there takes no room any more")
 	plan.Method, plan.Compression = disk.VirtSparsify, disk.NoCompression
 	assert.Equal(t, []int64{2 * gib, 2 * gib, 2 * gib, 2 * gib}, bytes(disk.BuildNeeds(plan)))
 	plan.DiskSize = gib
