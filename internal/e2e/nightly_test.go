@@ -79,7 +79,7 @@ func killAtRandom(t *testing.T, r *run, out string) {
 		select {
 		case last = <-r.lines:
 		case <-r.done:
-			require.Zero(t, r.wait(0), r.errors())
+			require.Zero(t, r.wait(time.Minute), r.errors())
 			return
 		case <-time.After(30 * time.Minute):
 			require.Fail(t, "nothing was said for half an hour", r.errors())
