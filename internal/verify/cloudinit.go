@@ -8,7 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/boot"
 )
 
 // answer is what `cloud-init status` printed, and how it ended.
@@ -17,23 +18,24 @@ type answer struct {
 	err error
 }
 
-// awaitCloudInit returns when cloud-init has ended. Its own program says how,
-// but takes seconds to start in an emulated guest: it starts before the end,
-// and its answer is not waited for.
-func (m *machine) awaitCloudInit(ctx context.Context) <-chan answer {
+// awaitCloudInit returns when cloud-init has ended, or the time for that is
+// over. Its own program says how it ended, but takes seconds to start in an
+// emulated guest: it starts before the end, and its answer is not waited for.
+func (m *machine) awaitCloudInit(ctx context.Context) (status <-chan answer, ended bool) {
 	m.p.Activity("waiting for cloud-init's end")
-	status := make(chan answer, 1)
+	ctx, over := m.within(ctx, "cloud-init did not end")
+	answers := make(chan answer, 1)
 	waiting, answered := context.WithCancel(ctx)
 	go func() {
+		defer over()
 		defer answered()
 		// It exits with 1 on errors and 2 on warnings; its output says which.
-		out, err := m.guest.Run(ctx, "cloud-init status --wait --format json", nil)
-		status <- answer{out, err}
+		out, err := m.shell(ctx, "cloud-init status --wait --format json", nil)
+		answers <- answer{out, err}
 	}()
 	// cloud-init writes this file last. Where it never does, its program says so.
-	_, _ = m.guest.Run(waiting, "until test -e /run/cloud-init/result.json; do sleep 0.3; done", nil)
-	m.result.CloudInitDone = time.Since(m.guest.PowerOn())
-	return status
+	_, _ = m.shell(waiting, "until test -e /run/cloud-init/result.json; do sleep 0.3; done", nil)
+	return answers, ctx.Err() == nil
 }
 
 // crownLabsWarnings are the parts of what cloud-init's releases say about
@@ -41,6 +43,10 @@ func (m *machine) awaitCloudInit(ctx context.Context) <-chan answer {
 var crownLabsWarnings = []string{"Invalid cloud-config provided", "cloud-config failed schema validation"}
 
 func (m *machine) cloudInit(a answer) found {
+	failed, ran := errors.AsType[*boot.RunError](a.err)
+	if a.err != nil && (!ran || failed.Status < 0) { // it did not come to its end
+		return found{checks: []Check{m.check("cloud-init", "", a.err)}}
+	}
 	status, err := parseCloudInit(a.out)
 	if err != nil {
 		return found{checks: []Check{m.check("cloud-init", "", errors.Join(a.err, err))}}

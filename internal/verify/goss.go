@@ -16,6 +16,8 @@ const gossDir = "/dev/shm/diskforge-goss"
 
 // uploadGoss brings goss and the checks into the guest.
 func (m *machine) uploadGoss(ctx context.Context) error {
+	ctx, over := m.within(ctx, "goss was not taken into the guest")
+	defer over()
 	if _, err := m.ask(ctx, `rm -rf "$1" && mkdir -m 0700 "$1"`, gossDir); err != nil {
 		return err
 	}
@@ -47,8 +49,13 @@ func (m *machine) runGoss(ctx context.Context, uploaded error) ([]Check, error) 
 	if uploaded != nil {
 		return nil, uploaded
 	}
+	ctx, over := m.within(ctx, "the playbook's checks did not end")
+	defer over()
 	// It fails where checks fail; what it prints says which.
 	out, errRun := m.ask(ctx, `cd "$1" && ./goss --gossfile checks.yaml validate --format json --no-color; status=$?; rm -rf "$1"; exit $status`, gossDir)
+	if ctx.Err() != nil {
+		return nil, errRun
+	}
 	checks, err := parseGoss([]byte(out))
 	if err != nil {
 		return nil, errors.Join(errRun, err)

@@ -87,7 +87,7 @@ func (m *machine) ask(ctx context.Context, script string, args ...string) (strin
 	for _, a := range args {
 		cmd += " " + boot.Quote(a)
 	}
-	out, err := m.guest.Run(ctx, cmd, nil)
+	out, err := m.shell(ctx, cmd, nil)
 	return strings.TrimSpace(out), err
 }
 
@@ -95,10 +95,9 @@ func (m *machine) ask(ctx context.Context, script string, args ...string) (strin
 // cloud-init has ended.
 func (m *machine) inside(ctx context.Context) found {
 	looks := m.looks()
-	out, err := m.ask(ctx, script(looks), m.BuildUser, m.VMUser, m.guest.AuthorizedKey())
-	parts, errParts := sections(out, len(looks))
-	if errParts != nil {
-		return found{checks: []Check{m.check("in the guest", "", errors.Join(err, errParts))}}
+	parts, err := m.answers(ctx, looks, m.BuildUser, m.VMUser, m.guest.AuthorizedKey())
+	if err != nil {
+		return found{checks: []Check{m.check("in the guest", "", err)}}
 	}
 	var f found
 	for i, l := range looks {
@@ -117,6 +116,21 @@ func (m *machine) inside(ctx context.Context) found {
 		m.p.Warn(err.Error())
 	}
 	return f
+}
+
+// answers runs the script of all looks and takes its output apart.
+func (m *machine) answers(ctx context.Context, looks []look, args ...string) ([]section, error) {
+	ctx, over := m.within(ctx, "the looks into the guest did not end")
+	defer over()
+	out, err := m.ask(ctx, script(looks), args...)
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	parts, errParts := sections(out, len(looks))
+	if errParts != nil {
+		return nil, errors.Join(err, errParts)
+	}
+	return parts, nil
 }
 
 // looks are those that hold for every image, those that follow from the

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ type machine struct {
 	kind     kind
 	p        progress.Reporter
 	guest    *boot.Guest
+	shell    shell // guest's
 	result   Result
 	identity []string // its machine-id and its ssh host keys
 	compare  []string // the first machine's, for a further one
@@ -38,6 +40,9 @@ type kind struct {
 	uefi      bool
 }
 
+// shell runs a command in a guest, as boot.Guest.Run does.
+type shell func(ctx context.Context, cmd string, stdin io.Reader) (string, error)
+
 // run boots the machine, looks at it and ends it. The error is a
 // *failure.Error where checks failed.
 func (m *machine) run(ctx context.Context) error {
@@ -45,7 +50,7 @@ func (m *machine) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.guest = guest
+	m.guest, m.shell = guest, guest.Run
 	m.result.TimeToSSH = time.Since(guest.PowerOn())
 	m.result.Console = guest.ConsoleLog()
 	if err = m.look(ctx); err == nil {
@@ -87,6 +92,20 @@ func (m *machine) machineSize() int64 {
 	return (m.VirtualSize + max(1<<30, m.VirtualSize/10)) &^ (1<<20 - 1)
 }
 
+// What a guest may take for each thing that is waited for: the boot's time,
+// which tells how slow it is, and this.
+const (
+	lookTime    = 15 * time.Minute
+	defaultBoot = 15 * time.Minute
+)
+
+// within bounds the time for what depends on the guest: the image may be of a
+// kind that never comes to an end. what is told when the time is over.
+func (m *machine) within(ctx context.Context, what string) (context.Context, context.CancelFunc) {
+	limit := cmp.Or(m.Timeout, defaultBoot) + lookTime
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s within %v", what, limit))
+}
+
 // found is what a part of the looking brought.
 type found struct {
 	checks   []Check
@@ -107,7 +126,10 @@ func (m *machine) look(ctx context.Context) error {
 	ended := make(chan struct{})
 	all.Go(func() { goss = m.goss(ctx, ended) })
 	all.Go(func() {
-		status := m.awaitCloudInit(ctx)
+		status, done := m.awaitCloudInit(ctx)
+		if done {
+			m.result.CloudInitDone = time.Since(m.guest.PowerOn())
+		}
 		close(ended)
 		m.p.Activity("checking the guest")
 		inside = m.inside(ctx)
@@ -135,7 +157,11 @@ func (m *machine) phases() []Moment {
 	for _, phase := range m.guest.Moments() {
 		all = append(all, Moment{phase.Phase, max(0, phase.At.Sub(m.guest.PowerOn()))})
 	}
-	return append(all, Moment{"ssh", m.result.TimeToSSH}, Moment{"cloud-init done", m.result.CloudInitDone})
+	all = append(all, Moment{"ssh", m.result.TimeToSSH})
+	if m.result.CloudInitDone > 0 {
+		all = append(all, Moment{"cloud-init done", m.result.CloudInitDone})
+	}
+	return all
 }
 
 // check is the outcome of one check.

@@ -44,7 +44,10 @@ type Options struct {
 
 	AllowedWarnings []string      // parts of cloud-init's warnings that do not count
 	KeepOnError     bool          // leave the guest running when a check fails
-	Timeout         time.Duration // until ssh answers; 0 means boot's default
+	// Timeout is until ssh answers; 0 means boot's default. Each thing that is
+	// then waited for in the guest, such as cloud-init's end, may take that
+	// (15 min for 0) and 15 min more, and is a failed check where it does not end.
+	Timeout time.Duration
 }
 
 // The groups of checks.

@@ -1,19 +1,24 @@
 package verify
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/accel"
+	"github.com/netgroup-polito/diskforge/internal/boot"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -281,6 +286,57 @@ func TestWarningsOfAnOldReleaseComeFromItsLog(t *testing.T) {
 	m.kind.crownLabs = false
 	assert.True(t, m.cloudInit(answer{out: `{"status":"done","extended_status":"done","errors":[]}`}).checks[0].OK, "today's releases say it themselves")
 	assert.False(t, m.cloudInit(answer{err: assert.AnError}).checks[0].OK)
+}
+
+// endless is a guest in which nothing that is waited for comes to an end.
+func endless(ctx context.Context, _ string, _ io.Reader) (string, error) {
+	<-ctx.Done()
+	return "half an ans", context.Cause(ctx)
+}
+
+func TestAGuestThatNeverComesToAnEndFailsByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{Options: Options{Timeout: 5 * time.Minute, Checks: "checks.yaml", Goss: "goss"}, p: progress.Discard, shell: endless}
+		status, ended := m.awaitCloudInit(t.Context())
+		assert.False(t, ended)
+		assert.Equal(t, []Check{{Group: GroupBoot, Name: "cloud-init", Detail: "cloud-init did not end within 20m0s"}}, m.cloudInit(<-status).checks)
+
+		_, err := m.answers(t.Context(), m.looks())
+		require.EqualError(t, err, "the looks into the guest did not end within 20m0s")
+		_, err = m.runGoss(t.Context(), nil)
+		require.EqualError(t, err, "the playbook's checks did not end within 20m0s")
+		f := m.goss(t.Context(), closed())
+		assert.Equal(t, []Check{{Group: GroupPlaybook, Name: "goss", Detail: "goss was not taken into the guest within 20m0s"}}, f.checks)
+	})
+}
+
+func closed() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+func TestCloudInitThatEndsIsNotWaitedForLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{p: progress.Discard, shell: func(ctx context.Context, cmd string, _ io.Reader) (string, error) {
+			if strings.HasPrefix(cmd, "until") {
+				time.Sleep(29 * time.Minute)
+				return "", nil
+			}
+			time.Sleep(29*time.Minute + 30*time.Second)
+			return `{"status":"done","extended_status":"done"}`, context.Cause(ctx)
+		}}
+		status, ended := m.awaitCloudInit(t.Context())
+		assert.True(t, ended)
+		assert.True(t, m.cloudInit(<-status).checks[0].OK)
+	})
+}
+
+func TestAConnectionThatBrokeIsNotTakenForCloudInitsWord(t *testing.T) {
+	f := (&machine{}).cloudInit(answer{err: &boot.RunError{Command: "cloud-init status", Status: -1, Err: errors.New("the guest is frozen")}})
+	assert.Equal(t, "in the guest: cloud-init status: the guest is frozen", f.checks[0].Detail)
+	f = (&machine{}).cloudInit(answer{out: `{"status":"error"}`, err: &boot.RunError{Status: 1}})
+	assert.Contains(t, f.checks[0].Detail, "it ended with status error")
 }
 
 func TestTwoMachinesMayShareNothing(t *testing.T) {
