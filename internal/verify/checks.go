@@ -98,8 +98,9 @@ func (m *machine) passwordsScript() string {
 }
 
 // sudoRules: cloud-init adds the seed's rule to a file that may hold others.
+// sudoers(5) has three ways to ask for no password.
 const sudoRules = `
-grep -rsnw NOPASSWD /etc/sudoers /etc/sudoers.d | grep -v '^[^:]*:[0-9]*:[[:space:]]*#' |
+grep -rsnE -e '(^|[^[:alnum:]_])NOPASSWD([^[:alnum:]_]|$)' -e '![[:space:]]*authenticate' -e 'exempt_group[[:space:]]*=' /etc/sudoers /etc/sudoers.d | grep -v '^[^:]*:[0-9]*:[[:space:]]*#' |
 	awk -v user="$2" -F: '{ rule = $0; sub(/^[^:]*:[0-9]*:/, "", rule); split(rule, word, /[ \t]+/)
 		if (!($1 == "/etc/sudoers.d/90-cloud-init-users" && word[1] == user)) print $1 ":" $2 ": " rule }'
 :`

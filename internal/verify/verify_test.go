@@ -190,6 +190,26 @@ func TestAUserWhoIsOlderThanTheMachineIsFound(t *testing.T) {
 	assert.Empty(t, here(t, 1001, "stat() { echo -; }\n"+loginUserIsNew, "", "root"))
 }
 
+func TestASudoRuleWithoutPasswordIsFoundHoweverItIsWritten(t *testing.T) {
+	etc := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(etc, "sudoers.d"), 0o700))
+	rules := strings.ReplaceAll(sudoRules, "/etc/", etc+"/")
+	for file, text := range map[string]string{
+		"sudoers":                        "Defaults env_reset\n# Defaults !authenticate\n%sudo ALL=(ALL:ALL) ALL\n",
+		"sudoers.d/90-cloud-init-users":  "# User rules\nlab ALL=(ALL) NOPASSWD:ALL\n",
+		"sudoers.d/no-AUTHENTICATE-here": "lab ALL=(ALL) PASSWD:/bin/authenticate\n",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(etc, file), []byte(text), 0o600))
+	}
+	assert.Empty(t, here(t, 0, rules, "", "lab"))
+	for _, line := range []string{
+		"Defaults !authenticate", "Defaults:lab env_reset, ! authenticate", "Defaults\texempt_group = sudo", "other ALL=NOPASSWD: ALL",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(etc, "sudoers.d/mine"), []byte(line+"\n"), 0o600))
+		assert.Equal(t, etc+"/sudoers.d/mine:1: "+line+"\n", here(t, 0, rules, "", "lab"))
+	}
+}
+
 func TestSecretsInAnEnvironmentAreNamedAndNotShown(t *testing.T) {
 	sleep := exec.Command("sleep", "60")
 	sleep.Env = []string{"REGISTRY_PASS=hunter2", "https_proxy=http://me:hunter3@proxy:3128", "SSH_ASKPASS=/usr/bin/x", "EMPTY_TOKEN=", "HOME=/root", "URL=http://host:80/a@b"}
