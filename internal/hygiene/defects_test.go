@@ -80,6 +80,8 @@ var defects = []defect{
 	{"build-secrets", "/opt/" + token, file{"", 0}},
 	{"world-writable", "/opt/anybody", file{"", 0o666}},
 	{"world-writable", "/var/lib/anybody", file{"", fs.ModeDir | 0o777}},
+	{"nopasswd", "/etc/sudoers.d/authenticate", file{"Defaults:me env_reset, ! authenticate\n", 0o440}},
+	{"nopasswd", "/etc/sudoers.d/exempt", file{"Defaults exempt_group = sudo\n", 0o440}},
 	{"nopasswd", "/etc/sudoers.d/90-cloud-init-users", file{"me ALL=(ALL) NOPASSWD:ALL\n", 0o440}},
 }
 

@@ -33,7 +33,7 @@ func cleanTree() map[string]file {
 		"/etc/os-release":            {"ID=debian\nVERSION_ID=13\n", 0},
 		"/etc/passwd":                {"root:x:0:0:root:/root:/bin/bash\n", 0},
 		"/etc/shadow":                {"root:*:20000:0:99999:7:::\nsshd:!:20000::::::\nnew:!*:20000::::::\n", 0o640},
-		"/etc/sudoers":               {"# NOPASSWD is not what we want\n%sudo ALL=(ALL:ALL) ALL\n", 0o440},
+		"/etc/sudoers":               {"# NOPASSWD and Defaults !authenticate are not what we want\n%sudo ALL=(ALL:ALL) ALL\n", 0o440},
 		"/etc/environment":           {"PATH=/usr/bin\n", 0},
 		"/etc/netplan/a.yaml":        {"network: {version: 2}\n", 0},
 		"/home":                      {"", fs.ModeDir | 0o755},

@@ -342,11 +342,14 @@ func worldWritable(t *tree) []Finding {
 	return found
 }
 
+// noPassword matches the three ways of sudoers(5) to ask for no password.
+var noPassword = regexp.MustCompile(`NOPASSWD|!\s*authenticate\b|\bexempt_group\s*=`)
+
 func nopasswd(t *tree) []Finding {
 	var found []Finding
 	for _, e := range t.matching(sudoers...) {
-		if slices.ContainsFunc(t.lines(e.path), func(line string) bool { return strings.Contains(line, "NOPASSWD") }) {
-			found = append(found, Finding{Path: e.path, Detail: "lets somebody become root without a password (NOPASSWD)"})
+		if slices.ContainsFunc(t.lines(e.path), noPassword.MatchString) {
+			found = append(found, Finding{Path: e.path, Detail: "lets somebody become root without a password (NOPASSWD, !authenticate or exempt_group)"})
 		}
 	}
 	return found
