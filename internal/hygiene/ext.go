@@ -69,6 +69,9 @@ func (d *disk) walkExt(ctx context.Context, all []volume, t *tree) ([]FileSystem
 	}
 	var systems []FileSystem
 	for _, v := range volumes {
+		if !v.mounted() && !v.empty() {
+			t.unmounted = append(t.unmounted, v.volume)
+		}
 		d.p.Activity("reading the files of " + v.String())
 		if err := v.read(ctx, t); err != nil {
 			return nil, err
@@ -96,13 +99,20 @@ func mountAll(ctx context.Context, volumes []*extVolume) error {
 		}
 		at := mounts(fstab, plain)
 		for _, v := range volumes {
-			if mount, ok := at[v.partition]; ok && v != root {
+			if mount, ok := at[v.partition]; ok && v != root && mount != "/" {
 				v.mount = mount
 			}
 		}
 		return nil
 	}
 	return nil // a caller finds that there is no system
+}
+
+func (v *extVolume) mounted() bool { return strings.HasPrefix(v.mount, "/") }
+
+// empty says whether the volume has nothing but what mke2fs made.
+func (v *extVolume) empty() bool {
+	return !slices.ContainsFunc(v.found, func(e extEntry) bool { return e.path != "/lost+found" })
 }
 
 func (v *extVolume) entry(path string) (extEntry, bool) {

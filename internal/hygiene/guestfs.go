@@ -39,7 +39,12 @@ func (d *disk) walkGuestfs(ctx context.Context, volumes []volume, t *tree) ([]Fi
 		return nil, err
 	}
 	var systems []FileSystem
+	at := mounts(t.kept["/etc/fstab"], volumes)
 	for _, v := range volumes {
+		// A disk without partitions has but one.
+		if _, mounted := at[v.partition]; !mounted && v.partition > 0 && v.files() {
+			t.unmounted = append(t.unmounted, v)
+		}
 		if v.kind != "" {
 			systems = append(systems, FileSystem{Type: v.kind, Mount: v.String(), Partition: v.partition})
 		}

@@ -3,6 +3,7 @@ package hygiene_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -62,6 +63,16 @@ func TestAnUncleanJournalAndUnknownFeaturesAreLeftToLibguestfs(t *testing.T) {
 			assert.Equal(t, []string{"logs /var/log/wtmp"}, found(r))
 		})
 	}
+}
+
+func TestFilesThatLibguestfsDidNotMountDoNotPass(t *testing.T) {
+	disk := twoPartitions(t, cleanTree(), map[string]file{"/packer": {"", fs.ModeDir | 0o700}})
+	debugfs(t, disk, "feature needs_recovery")
+	fakeGuestfish(t, "cat "+archive(t, cleanTree()))
+	r, err := scan(t, disk)
+	require.Error(t, err)
+	assert.Equal(t, []string{"unmounted partition 2"}, found(r))
+	assert.Equal(t, hygiene.Libguestfs, r.Method)
 }
 
 func TestWhatLibguestfsSaysIsTold(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,6 +63,9 @@ func assertDefects(t *testing.T, r hygiene.Result, err error) {
 	assert.Equal(t, fmt.Sprintf("the disk carries %d leftovers of its build", len(defects)), f.What)
 	assert.Contains(t, f.Lines, "ssh-host-keys: /etc/ssh/ssh_host_ed25519_key: a host key, which every machine made of this disk would share")
 	for _, rule := range hygiene.Rules() {
+		if rule.Name == "unmounted" {
+			continue // it is about partitions
+		}
 		assert.True(t, slices.ContainsFunc(r.Findings, func(f hygiene.Finding) bool { return f.Rule == rule.Name }), "nothing was planted for %s", rule.Name)
 	}
 	said, errJSON := json.Marshal(r)
@@ -184,8 +188,53 @@ func TestPartitionsAreTakenWhereFstabMountsThem(t *testing.T) {
 	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-E", "offset=23068672", "-d", folder(t, tree), disk, "30M")
 	r, err := scan(t, disk)
 	require.Error(t, err)
-	assert.Equal(t, []string{"logs /var/log/syslog", "private-keys partition 3:/key"}, found(r))
+	assert.Equal(t, []string{"logs /var/log/syslog", "private-keys partition 3:/key", "unmounted partition 3"}, found(r))
 	assert.Equal(t, []hygiene.FileSystem{{"ext4", "/var/log", 2}, {"ext4", "partition 3:", 3}, {"ext4", "/", 4}}, r.FileSystems)
+}
+
+// twoPartitions is a GPT disk with the tree, and another ext4 partition that
+// is called Homes, with those files.
+func twoPartitions(t *testing.T, root, homes map[string]file) string {
+	t.Helper()
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, os.WriteFile(disk, nil, 0o600))
+	require.NoError(t, os.Truncate(disk, 64*mib))
+	pipe(t, "label: gpt\nstart=2048, size=40MiB, type=L\nsize=10MiB, type=L, name=\"Homes\"\n", "sfdisk", "--quiet", disk)
+	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-E", "offset=1048576", "-d", folder(t, root), disk, "40M")
+	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-E", "offset=42991616", "-d", folder(t, homes), disk, "10M")
+	return disk
+}
+
+func TestAPartitionIsFoundByItsPartitionsLabel(t *testing.T) {
+	homes := map[string]file{"/packer/.bash_history": {"ls\n", 0}}
+	for _, spec := range []string{"PARTLABEL=Homes", `PARTLABEL="Homes"`, "/dev/disk/by-partlabel/Homes"} {
+		root := with(map[string]file{"/etc/fstab": {"LABEL=root / ext4\n" + spec + " /home ext4\n", 0}})
+		r, err := scan(t, twoPartitions(t, root, homes))
+		require.Error(t, err)
+		assert.Equal(t, []string{"build-user /home/packer", "shell-history /home/packer/.bash_history"}, found(r), spec)
+	}
+}
+
+func TestFilesThatNoFstabMountsDoNotPass(t *testing.T) {
+	disk := twoPartitions(t, cleanTree(), map[string]file{"/packer": {"", fs.ModeDir | 0o700}})
+	r, err := scan(t, disk)
+	require.Error(t, err)
+	assert.Equal(t, []string{"unmounted partition 2"}, found(r))
+
+	o := options(t, disk)
+	o.Allow = []hygiene.Excuse{{Rule: "unmounted", Path: "partition 2", Reason: "home.mount mounts it"}}
+	_, err = hygiene.Scan(t.Context(), o, progress.Discard)
+	require.NoError(t, err)
+
+	_, err = scan(t, twoPartitions(t, cleanTree(), nil))
+	require.NoError(t, err, "an empty one")
+}
+
+func TestTwoPartitionsAreNotTakenForOnePlace(t *testing.T) {
+	root := with(map[string]file{"/etc/fstab": {"LABEL=root / ext4\nPARTLABEL=Homes / ext4\n", 0}})
+	r, err := scan(t, twoPartitions(t, root, map[string]file{"/etc/shadow": {"", 0}}))
+	require.Error(t, err)
+	assert.Equal(t, []string{"unmounted partition 2"}, found(r))
 }
 
 func TestADamagedFileSystemDoesNotPass(t *testing.T) {

@@ -56,6 +56,7 @@ var rules = []rule{
 	{Rule{"build-secrets", "no secret of this build is on the disk, plain or in base64, in a file or in a freed block"}, nil, buildSecrets},
 	{Rule{"world-writable", "not everybody may write a file, or a directory without the sticky bit"}, nil, worldWritable},
 	{Rule{"nopasswd", "sudo asks everybody for a password"}, sudoers, nopasswd},
+	{Rule{"unmounted", "/etc/fstab mounts every file system with files: elsewhere no rule about a path knows them"}, globs("/etc/fstab"), unmounted},
 }
 
 // present finds entries that must not be there.
@@ -351,6 +352,16 @@ func nopasswd(t *tree) []Finding {
 		if slices.ContainsFunc(t.lines(e.path), noPassword.MatchString) {
 			found = append(found, Finding{Path: e.path, Detail: "lets somebody become root without a password (NOPASSWD, !authenticate or exempt_group)"})
 		}
+	}
+	return found
+}
+
+// unmounted finds file systems that a systemd unit or an automatism mounts
+// somewhere, or nobody at all.
+func unmounted(t *tree) []Finding {
+	var found []Finding
+	for _, v := range t.unmounted {
+		found = append(found, Finding{Path: v.String(), Detail: "no line of /etc/fstab mounts this " + v.kind + " file system, whose files the rules about paths do not reach"})
 	}
 	return found
 }

@@ -48,6 +48,8 @@ type tree struct {
 	files    int
 	bytes    int64
 	inBlocks []string // names of secrets that are on the disk, in a file or not
+
+	unmounted []volume // those with files that no fstab mounts
 }
 
 func newTree(o Options, p progress.Reporter) *tree {

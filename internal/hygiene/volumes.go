@@ -21,6 +21,7 @@ type volume struct {
 	kind        string
 	uuid, label string // of the file system
 	partUUID    string
+	partLabel   string
 }
 
 // extTypes are what debugfs reads, by blkid's names.
@@ -35,6 +36,12 @@ func (v volume) ext() bool { return slices.Contains(extTypes, v.kind) }
 // native says whether all file systems are ones that we read without libguestfs.
 func native(volumes []volume) bool {
 	return !slices.ContainsFunc(volumes, func(v volume) bool { return !v.ext() && !slices.Contains(passive, v.kind) })
+}
+
+// files says whether the volume has a file system with files that rules are
+// about: neither passive nor a part of something else (LVM2_member).
+func (v volume) files() bool {
+	return !slices.Contains(passive, v.kind) && !strings.HasSuffix(v.kind, "_member")
 }
 
 // volumes lists the disk's partitions and what is in each. It leaves their
@@ -86,7 +93,7 @@ func (d *disk) partitions(ctx context.Context) ([]volume, error) {
 			Partitions []struct {
 				Node        string
 				Start, Size int64
-				UUID        string
+				UUID, Name  string
 			}
 		} `json:"partitiontable"`
 	}
@@ -107,7 +114,7 @@ func (d *disk) partitions(ctx context.Context) ([]volume, error) {
 		if err != nil || p.Start < 0 || p.Size <= 0 || p.Start > d.size/unit || p.Size > d.size/unit-p.Start {
 			return nil, damaged("the partition table", p.Node+" lies outside the disk")
 		}
-		v, err := d.probe(ctx, volume{partition: n, start: p.Start * unit, size: p.Size * unit, partUUID: strings.ToLower(p.UUID)})
+		v, err := d.probe(ctx, volume{partition: n, start: p.Start * unit, size: p.Size * unit, partUUID: strings.ToLower(p.UUID), partLabel: p.Name})
 		if err != nil {
 			return nil, err
 		}
@@ -142,18 +149,19 @@ func (d *disk) probe(ctx context.Context, v volume) (volume, error) {
 	return v, nil
 }
 
-// mounts tells where an fstab mounts the volumes. Those that it does not name
-// are missing; the root is not asked for.
+// mounts tells where an fstab mounts the volumes, by their partitions. Those
+// that it does not name are missing, and so is a second one in one place.
 func mounts(fstab []byte, volumes []volume) map[int]string {
-	at := map[int]string{}
+	at, taken := map[int]string{}, map[string]bool{}
 	for _, line := range strings.Split(string(fstab), "\n") {
 		fields := strings.Fields(line)
 		if len(fields) < 2 || strings.HasPrefix(fields[0], "#") || !strings.HasPrefix(fields[1], "/") {
 			continue
 		}
+		mount := path.Clean(fields[1])
 		for _, v := range volumes {
-			if v.named(fields[0]) && path.Clean(fields[1]) != "/" {
-				at[v.partition] = path.Clean(fields[1])
+			if v.named(fields[0]) && !taken[mount] {
+				at[v.partition], taken[mount] = mount, true
 			}
 		}
 	}
@@ -166,6 +174,7 @@ func (v volume) named(spec string) bool {
 		"UUID=": v.uuid, "/dev/disk/by-uuid/": v.uuid,
 		"LABEL=": v.label, "/dev/disk/by-label/": v.label,
 		"PARTUUID=": v.partUUID, "/dev/disk/by-partuuid/": v.partUUID,
+		"PARTLABEL=": v.partLabel, "/dev/disk/by-partlabel/": v.partLabel,
 	} {
 		if rest, ok := strings.CutPrefix(spec, prefix); ok {
 			return value != "" && strings.EqualFold(strings.Trim(rest, `"`), value)
