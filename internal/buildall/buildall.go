@@ -73,6 +73,9 @@ func (a *All) plan(ctx context.Context) ([]plan.Entry, map[string]*image, error)
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := a.logIn(); err != nil {
+		return nil, nil, err
+	}
 	images, err := a.images(selected)
 	if err != nil {
 		return nil, nil, err
@@ -143,6 +146,7 @@ func (a *All) images(selected []catalogue.Image) (map[string]*image, error) {
 	var mistakes catalogue.Mistakes
 	target := a.Target()
 	for _, one := range selected {
+		one.Settings = inherited(one, all[one.From])
 		i := &image{Image: one, settings: a.Settings.With(one.Settings)}
 		i.facts.Tags = a.tags(one)
 		i.settings.TargetRegistry, i.settings.RegistryPrefix, i.settings.ImageName = target.Registry, target.Prefix, one.Name
@@ -161,6 +165,18 @@ func (a *All) images(selected []catalogue.Image) (map[string]*image, error) {
 		return nil, mistakes
 	}
 	return all, nil
+}
+
+// inherited are the image's settings: what starts from an image with a desktop
+// has it, too, unless it says otherwise.
+func inherited(one catalogue.Image, parent *image) map[string]string {
+	const desktop = "INSTALL_DESKTOP_ENVIRONMENT"
+	if _, says := one.Settings[desktop]; says || parent == nil || !parent.config.Desktop {
+		return one.Settings
+	}
+	all := maps.Clone(one.Settings)
+	all[desktop] = "true"
+	return all
 }
 
 // tags are those that an image shall have: the command's first.
@@ -230,6 +246,20 @@ func (a *All) Run(ctx context.Context) (fleet.Summary, error) {
 	return fleet.Run(ctx, a.toDo(entries, images), b, fleet.Options{OutputDir: a.Config.OutputDir, Jobs: a.Jobs}, table)
 }
 
+// logIn reads the password file once for all images: it may be a pipe.
+func (a *All) logIn() error {
+	if a.Config.RegistryPassFile == "" {
+		return nil
+	}
+	options, err := (&build.Build{Config: a.Config}).RegistryOptions()
+	if err != nil {
+		return err
+	}
+	a.Config.RegistryPass, a.Config.RegistryPassFile = config.Secret(options.Password), ""
+	a.Settings.RegistryPass, a.Settings.RegistryPassFile = a.Config.RegistryPass, ""
+	return nil
+}
+
 // session asks the registry with the command's credentials.
 func (a *All) session() (*registry.Session, error) {
 	options, err := (&build.Build{Config: a.Config, Version: a.Version}).RegistryOptions()
@@ -249,7 +279,7 @@ func (a *All) toDo(entries []plan.Entry, images map[string]*image) []fleet.Entry
 		all[n] = fleet.Entry{
 			Name: e.Name, Parent: e.From, Action: fleet.Action(e.Action), Why: e.Why, Inputs: e.Inputs,
 			Needs: i.resources(a.Config.OutputDir), NotBefore: a.notBefore(e),
-			Known: fleet.Result{Reference: i.known(), Digest: e.Found, Layout: i.layout(a.Config.OutputDir, e)},
+			Known: fleet.Result{Reference: i.known(a.Config.OutputDir), Digest: e.Found, Layout: i.layout(a.Config.OutputDir, e)},
 		}
 		if e.Action == plan.Blocked {
 			all[n].Action, all[n].Needs = fleet.Build, schedule.Resources{}

@@ -376,3 +376,27 @@ func TestWhatKeepsEveryImageFromBeingPlannedIsToldOnce(t *testing.T) {
 	assert.Contains(t, said["debian"], `blocked: there is no playbook "nowhere"`)
 	assert.Contains(t, said["other"], `blocked: there is no playbook "elsewhere"`)
 }
+
+func TestWhatStartsFromADesktopHasOneUnlessItSaysOtherwise(t *testing.T) {
+	s := newSite(t, family+"  - {name: plain, from: debian, playbook: course, desktop: false, vars: {course: plain}}\n")
+	s.edit("catalogue.yaml", "playbook: base}", "playbook: base, desktop: true}")
+	planned := s.planned()
+	for name, desktop := range map[string]string{"debian": "true", "lab": "true", "exam": "true", "plain": "false"} {
+		assert.Equal(t, desktop, planned[name].Settings["INSTALL_DESKTOP_ENVIRONMENT"], name)
+	}
+	assert.Contains(t, planned["lab"].Stages["verify"], "--install-desktop-environment=true")
+}
+
+func TestAnImageOfOtherInputsIsToldFromNone(t *testing.T) {
+	s := newSite(t, family)
+	assert.Equal(t, "not built yet", s.planned()["lab"].Why)
+	s.run(new(maker))
+	assert.Contains(t, reference(s.run(new(maker)), "lab"), "oci:", "what is there already is told, too")
+	s.write("playbooks/roles/course/tasks/main.yml", "- ansible.builtin.debug: {msg: 'other'}\n")
+	assert.Equal(t, "its inputs have changed", s.planned()["lab"].Why)
+
+	s.env["TARGET_REGISTRY"], _ = registrytest.Start(t, registrytest.Options{})
+	s.run(new(maker))
+	s.write("playbooks/roles/course/tasks/main.yml", "- ansible.builtin.debug: {msg: 'third'}\n")
+	assert.Equal(t, "its inputs have changed", s.planned()["lab"].Why)
+}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/build"
 	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/plan"
 	"github.com/netgroup-polito/diskforge/internal/registry"
@@ -64,6 +65,10 @@ func (b *builder) send(ctx context.Context, one *build.Build, e fleet.Entry, par
 		return result, false, nil // it is built
 	}
 	result, err = one.Send(ctx)
+	if errors.Is(err, containerdisk.ErrDamaged) {
+		b.table.Warn(e.Name, "what was made earlier is damaged: it is built again")
+		return build.Result{}, false, nil
+	}
 	return result, true, err
 }
 

@@ -2,6 +2,7 @@ package buildall
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/download"
-	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/plan"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
@@ -233,8 +233,11 @@ func (i *image) find(ctx context.Context, session *registry.Session) error {
 		return err
 	}
 	if !ok {
-		if found.Lost != "" {
+		switch {
+		case found.Lost != "":
 			i.facts.Absent = "the registry has lost " + found.Lost
+		case found.Other:
+			i.facts.Absent = changed
 		}
 		return nil
 	}
@@ -254,15 +257,21 @@ func (i *image) find(ctx context.Context, session *registry.Session) error {
 	return nil
 }
 
+// changed is why an image is built of which there is another.
+const changed = "its inputs have changed"
+
 // repository is where the image goes, without its tag.
 func (i *image) repository() string {
 	return strings.TrimSuffix(i.config.Reference, ":"+i.config.ImageTag)
 }
 
 // known is the reference of the image that there is already, as a build tells it.
-func (i *image) known() string {
-	if i.facts.Found == nil || i.config.Reference == "" {
+func (i *image) known(outputDir string) string {
+	switch {
+	case i.facts.Found == nil:
 		return ""
+	case i.config.Reference == "":
+		return "oci:" + i.layoutDir(outputDir) + "@" + i.facts.Found.Digest
 	}
 	return i.config.Reference + "@" + i.facts.Found.Digest
 }
@@ -270,6 +279,9 @@ func (i *image) known() string {
 // made is the image of these inputs in OUTPUT_DIR, or nil.
 func (i *image) made(outputDir string) *plan.Found {
 	layout, annotations, err := i.load(outputDir)
+	if errors.Is(err, errOther) {
+		i.facts.Absent = changed
+	}
 	if err != nil {
 		return nil // whatever it is, the build will say
 	}
@@ -277,6 +289,8 @@ func (i *image) made(outputDir string) *plan.Found {
 	found.Built, _ = time.Parse(time.RFC3339, annotations[containerdisk.AnnotationBuilt])
 	return found
 }
+
+var errOther = errors.New("holds another image, or one that was not verified")
 
 // load reads the image's layout in OUTPUT_DIR and its manifest's annotations,
 // if it is of these inputs and was verified.
@@ -291,7 +305,7 @@ func (i *image) load(outputDir string) (*containerdisk.Layout, map[string]string
 		return nil, nil, err
 	}
 	if manifest.Annotations[containerdisk.AnnotationInputs] != i.facts.Inputs || !layout.Verified {
-		return nil, nil, failure.New(dir+" holds another image, or one that was not verified", "")
+		return nil, nil, fmt.Errorf("%s %w", dir, errOther)
 	}
 	return layout, manifest.Annotations, nil
 }
@@ -335,6 +349,7 @@ func (i *image) resources(dir string) schedule.Resources {
 	for _, need := range disk.BuildNeeds(disk.BuildPlan{
 		Base: disk.Info{DataSize: baseData}, DiskSize: c.DiskSize,
 		Method: disk.Method(c.Sparsify), Compression: disk.Compression(c.Compression), WorkDir: dir, TmpDir: dir, LayoutDir: dir,
+		Left: build.Left(fleet.Dir(dir, i.Name)),
 	}) {
 		r.Disk[dir] += need.Bytes
 		if need.What == disk.LayoutSpace {

@@ -37,6 +37,9 @@ type Found struct {
 	// Lost is the digest of a blob that the registry should have and has not,
 	// where it was for this that no image was found.
 	Lost string
+	// Other says that the wanted tag names an image of other inputs, where no
+	// image was found.
+	Other bool
 }
 
 // Find looks for an image that was made from these inputs
@@ -71,7 +74,7 @@ func (s *Session) Find(ctx context.Context, ref, inputs string) (Found, bool, er
 		}
 		wanted.Lost = cmp.Or(wanted.Lost, other.Lost)
 	}
-	return Found{Lost: wanted.Lost}, false, nil
+	return Found{Lost: wanted.Lost, Other: wanted.Other}, false, nil
 }
 
 // find looks for the image under some tags, in their order.
@@ -80,9 +83,10 @@ func (w *way) find(ctx context.Context, tags []name.Tag, inputs string) (Found, 
 	if err != nil {
 		return Found{}, false, err
 	}
-	lost := ""
+	lost, other := "", false
 	for i, d := range manifests {
 		m, ok := parseImage(d)
+		other = other || ok
 		if !ok || inputs == "" || m.Annotations[containerdisk.AnnotationInputs] != inputs {
 			continue
 		}
@@ -99,7 +103,7 @@ func (w *way) find(ctx context.Context, tags []name.Tag, inputs string) (Found, 
 			Built: moment(m.Annotations[containerdisk.AnnotationBuilt]),
 		}, true, nil
 	}
-	return Found{Lost: lost}, false, nil
+	return Found{Lost: lost, Other: other}, false, nil
 }
 
 // manifests reads the manifests of tags; one that is not there is nil.
