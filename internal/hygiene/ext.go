@@ -288,10 +288,10 @@ func (v *extVolume) directory(out *bufio.Reader, dir extEntry) ([]extEntry, erro
 		if e.mode&typeMask == typeDir {
 			dirs = append(dirs, e)
 		}
-		v.found = append(v.found, e)
-		if len(v.found) > maxEntries {
-			return nil, v.damaged("it has more than 8 million files")
+		if err := v.disk.count(e.path); err != nil {
+			return nil, err
 		}
+		v.found = append(v.found, e)
 	}
 }
 

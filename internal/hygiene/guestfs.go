@@ -67,15 +67,18 @@ func (d *disk) untar(archive io.Reader, t *tree) error {
 			return damaged("the file system", "its files are longer than it can hold")
 		}
 		e := entry{path: path.Clean("/" + h.Name), mode: uint32(h.Mode)&0o7777 | tarType(h.Typeflag), size: h.Size}
-		var content io.Reader
-		switch {
-		case h.Typeflag == tar.TypeLink: // the other name had the content
-			other := path.Clean("/" + h.Linkname)
-			e.size, t.kept[e.path] = t.entries[other].size, t.kept[other]
-		case e.regular() && h.Size > 0:
-			content = members
+		if err := d.count(e.path); err != nil {
+			return err
 		}
-		if err := t.add(e, content); err != nil {
+		switch {
+		case h.Typeflag == tar.TypeLink:
+			err = t.link(e, path.Clean("/"+h.Linkname))
+		case e.regular() && h.Size > 0:
+			err = t.add(e, members)
+		default:
+			err = t.add(e, nil)
+		}
+		if err != nil {
 			return err
 		}
 	}

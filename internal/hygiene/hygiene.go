@@ -16,6 +16,12 @@
 // without checking them; go-ext4-filesystem needs 20 s and loses what a file
 // of more than 41 extents holds.
 //
+// Not read are the files of a vfat partition that libguestfs does not mount:
+// an EFI system partition is searched for private keys and secrets as blocks,
+// which also swap and what has no file system are; no rule about a path, such
+// as that about random seeds, reaches it. Neither are the files of logical
+// volumes that no /etc/fstab mounts.
+//
 // The disk is untrusted: sizes, names and directory trees are bounded, and the
 // programs that read it can neither write a file nor take unbounded memory.
 // That the image itself refers to no other file (a backing file, an external
@@ -42,8 +48,10 @@ type Options struct {
 	Disk   string // the disk image
 	Format string // its format, "qcow2" or "raw": stated, never probed
 	// Dir is where the unpacked disk is kept meanwhile, in a private directory
-	// that is always removed; it needs room for the disk's data. Empty means
-	// the system's temporary directory.
+	// that is always removed. Empty means the system's temporary directory. A
+	// qcow2 disk needs room there for its data without compression and holes:
+	// what it took before it was compressed, and never more than its virtual
+	// size. A raw disk needs none.
 	Dir string
 
 	BuildUser string // the account that the build worked as; empty if none
@@ -119,6 +127,9 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	}
 	r := Result{Rules: Rules(), Files: t.files, Bytes: t.bytes, Method: method, FileSystems: systems}
 	for _, rule := range rules {
+		if ctx.Err() != nil {
+			return Result{}, context.Cause(ctx)
+		}
 		found := rule.check(t)
 		sort.SliceStable(found, func(i, j int) bool { return found[i].Path < found[j].Path })
 		for _, f := range found {
@@ -186,6 +197,7 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, string, [
 	}
 	if errors.Is(err, errNotNative) || !native(volumes) {
 		t, method = newTree(o, p), Libguestfs
+		d.entries, d.names = 0, 0
 		systems, err = d.walkGuestfs(ctx, volumes, t)
 	}
 	if err != nil {
@@ -195,7 +207,7 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, string, [
 	if _, ok := t.entries["/etc/passwd"]; !ok {
 		return nil, "", nil, failure.New("no system was found on the disk: none of its file systems has /etc/passwd", "give a disk with a Linux system")
 	}
-	return t, method, systems, d.searchBlocks(ctx, t)
+	return t, method, systems, d.searchBlocks(ctx, volumes, t)
 }
 
 // disk is the unpacked disk. Its programs work in dir and call it by the
@@ -207,7 +219,19 @@ type disk struct {
 	size int64 // virtual, in bytes
 	// limit is what all files may have together, in bytes. Those that share
 	// blocks or have holes may be longer than the disk, but not by far.
-	limit int64
+	limit   int64
+	entries int   // that were read
+	names   int64 // bytes of their paths
+}
+
+// count bounds the memory for what a disk lists.
+func (d *disk) count(path string) error {
+	d.entries++
+	d.names += int64(len(path))
+	if d.entries > maxEntries || d.names > maxNames {
+		return damaged("the file system", "it has more than 8 million files, or more than 256 MiB of names")
+	}
+	return nil
 }
 
 const rawName = "disk.raw"

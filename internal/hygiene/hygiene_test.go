@@ -237,6 +237,56 @@ func TestTwoPartitionsAreNotTakenForOnePlace(t *testing.T) {
 	assert.Equal(t, []string{"unmounted partition 2"}, found(r))
 }
 
+// fat is the head of a FAT16 file system of 10 MiB, by which blkid knows it.
+func fat() []byte {
+	b := make([]byte, 1024)
+	copy(b, "\xeb\x3c\x90mkfs.fat\x00\x02\x04\x01\x00\x02\x00\x02\x00\x50\xf8\x14\x00")
+	copy(b[0x26:], "\x29\x0d\x0c\x0b\x0aESP        FAT16   ")
+	copy(b[0x1fe:], "\x55\xaa\xf8\xff\xff\xff")
+	return b
+}
+
+// plant writes at a place of the disk.
+func plant(t *testing.T, disk string, at int64, content []byte) {
+	t.Helper()
+	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt(content, at)
+	require.NoError(t, errors.Join(err, f.Close()))
+}
+
+func TestPartitionsWhoseFilesAreNotReadAreSearchedAsBlocks(t *testing.T) {
+	disk := twoPartitions(t, cleanTree(), nil)
+	const second = 41 * mib
+	for kind, head := range map[string][]byte{"vfat": fat(), "nothing": make([]byte, 1024)} {
+		plant(t, disk, second, make([]byte, 10*mib))
+		plant(t, disk, second, head)
+		_, err := scan(t, disk)
+		require.NoError(t, err, kind)
+
+		plant(t, disk, second+5*mib, []byte(privateKey))
+		plant(t, disk, second+6*mib, []byte(token))
+		for _, disk := range []string{disk, qcow2(t, disk)} {
+			r, err := scan(t, disk)
+			require.Error(t, err)
+			assert.Equal(t, []string{"private-keys partition 2", "build-secrets partition 2"}, found(r), kind)
+		}
+	}
+	plant(t, disk, second, fat())
+	assert.Contains(t, tool(t, "blkid", "-p", "--offset", fmt.Sprint(second), disk), `TYPE="vfat"`)
+}
+
+func TestAnExtendedPartitionIsNotTakenForBlocksOutsideOfFiles(t *testing.T) {
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	require.NoError(t, os.WriteFile(disk, nil, 0o600))
+	require.NoError(t, os.Truncate(disk, 64*mib))
+	pipe(t, "label: dos\nstart=2048, size=60MiB, type=5\nstart=6144, size=40MiB, type=83\n", "sfdisk", "--quiet", disk)
+	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-E", "offset=3145728", "-d", folder(t, cleanTree()), disk, "40M")
+	r, err := scan(t, disk)
+	require.NoError(t, err, "the keys that packages ship")
+	assert.Equal(t, []hygiene.FileSystem{{Type: "ext4", Mount: "/", Partition: 5}}, r.FileSystems)
+}
+
 func TestADamagedFileSystemDoesNotPass(t *testing.T) {
 	for name, cmd := range map[string]string{
 		"a directory in two places": "ln /etc /srv/again",

@@ -38,7 +38,7 @@ var rules = []rule{
 	{Rule{"ssh-host-keys", "the ssh server has no host keys: each machine makes its own"}, nil,
 		present("a host key, which every machine made of this disk would share", "/etc/ssh/ssh_host_*_key*", "/etc/dropbear/dropbear_*_host_key")},
 	{Rule{"machine-id", "the machine-id is empty: each machine makes its own"}, machineIDFiles, machineID},
-	{Rule{"random-seed", "no random seed and no credential secret is saved: each machine makes its own"}, nil,
+	{Rule{"random-seed", "no random seed and no credential secret is saved: each machine makes its own (an EFI system partition is not looked into for one)"}, nil,
 		present("every machine made of this disk would share it", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/urandom/random-seed", "/boot/loader/random-seed", "/boot/efi/loader/random-seed")},
 	{Rule{"cloud-init-state", "cloud-init has no memory of an instance: the next boot is a first boot"}, nil,
 		both(present("what cloud-init keeps of the machine that built this disk", "/var/lib/cloud/instance", "/var/lib/cloud/instances/*", "/var/lib/cloud/data/*", "/var/lib/cloud/sem/*"),
@@ -52,7 +52,7 @@ var rules = []rule{
 	{Rule{"temporary-files", "/tmp and /var/tmp are empty"}, nil, temporaryFiles},
 	{Rule{"build-settings", "nothing is left of what diskforge itself put into the guest: proxies, its certificate authority, Ansible's files"}, globs("/etc/environment"), buildSettings},
 	{Rule{"credentials", "no credentials for registries, repositories, clouds or clusters are stored"}, credentialFiles(), storedCredentials},
-	{Rule{"private-keys", "no file holds a private key, those that packages ship to everybody excepted"}, packageLists, privateKeys},
+	{Rule{"private-keys", "no file holds a private key, those that packages ship to everybody excepted, and no partition that is searched as blocks (vfat, swap)"}, packageLists, privateKeys},
 	{Rule{"build-secrets", "no secret of this build is on the disk, plain or in base64, in a file or in a freed block"}, nil, buildSecrets},
 	{Rule{"world-writable", "not everybody may write a file, or a directory without the sticky bit"}, nil, worldWritable},
 	{Rule{"nopasswd", "sudo asks everybody for a password"}, sudoers, nopasswd},
@@ -203,9 +203,12 @@ var (
 
 func networkState(t *tree) []Finding {
 	found := networkLeftovers(t)
+	named := map[string]bool{}
+	for _, f := range found {
+		named[f.Path] = true
+	}
 	for _, e := range t.matching(networkFiles...) {
-		named := slices.ContainsFunc(found, func(f Finding) bool { return f.Path == e.path })
-		if !named && slices.ContainsFunc(t.lines(e.path), macAddress.MatchString) {
+		if !named[e.path] && slices.ContainsFunc(t.lines(e.path), macAddress.MatchString) {
 			found = append(found, Finding{Path: e.path, Detail: "names a network card by its MAC address"})
 		}
 	}
@@ -282,9 +285,16 @@ var packageLists = globs("/var/lib/dpkg/info/*.md5sums")
 var samples = globs("/usr/share/doc/**", "/usr/lib/python3*/site-packages/cloudinit/config/**", "/usr/lib64/libgnutls.so*")
 
 func privateKeys(t *tree) []Finding {
+	var keys []string
+	for file, hits := range t.hits {
+		if hits.key && !matchAny(samples, file) {
+			keys = append(keys, file)
+		}
+	}
 	var found []Finding
-	for _, file := range t.keys {
-		if !matchAny(samples, file) && !t.shipped(file) {
+	shipped := t.shipped(keys)
+	for _, file := range keys {
+		if !shipped[file] {
 			found = append(found, Finding{Path: file, Detail: "holds a private key"})
 		}
 	}
@@ -293,19 +303,30 @@ func privateKeys(t *tree) []Finding {
 
 var compiled = regexp.MustCompile(`/__pycache__/([^/]+)\.cpython-[^/]*\.pyc$`)
 
-// shipped says whether the file comes from a Debian package, or is what Python
-// made of one that does.
-func (t *tree) shipped(file string) bool {
-	file = strings.TrimPrefix(compiled.ReplaceAllString(file, "/$1.py"), "/")
-	for _, e := range t.matching(packageLists...) {
+// shipped are those of the files that come from Debian packages, or are what
+// Python made of one that does.
+func (t *tree) shipped(files []string) map[string]bool {
+	asked := map[string][]string{} // by the name that a package's list has
+	for _, file := range files {
+		name := strings.TrimPrefix(compiled.ReplaceAllString(file, "/$1.py"), "/")
+		asked[name] = append(asked[name], file)
 		// Packages from before the merge of /lib into /usr say "lib/…".
-		for _, name := range []string{file, strings.TrimPrefix(file, "usr/")} {
-			if strings.Contains(string(t.kept[e.path]), "  "+name+"\n") {
-				return true
+		if old, ok := strings.CutPrefix(name, "usr/"); ok {
+			asked[old] = append(asked[old], file)
+		}
+	}
+	shipped := map[string]bool{}
+	for _, e := range t.matching(packageLists...) {
+		for line := range strings.Lines(string(t.kept[e.path])) {
+			_, name, _ := strings.Cut(line, "  ")
+			if name, ok := strings.CutSuffix(name, "\n"); ok {
+				for _, file := range asked[name] {
+					shipped[file] = true
+				}
 			}
 		}
 	}
-	return false
+	return shipped
 }
 
 func buildSecrets(t *tree) []Finding {
@@ -315,13 +336,15 @@ func buildSecrets(t *tree) []Finding {
 			found = append(found, Finding{Path: e.path, Detail: "is named after the build's secret " + name})
 		}
 	}
-	for name, files := range t.leaked {
-		for _, file := range files {
+	placed := map[string]bool{}
+	for file, hits := range t.hits {
+		for _, name := range hits.secrets {
+			placed[name] = true
 			found = append(found, Finding{Path: file, Detail: "holds the build's secret " + name})
 		}
 	}
 	for _, name := range t.inBlocks {
-		if len(t.leaked[name]) == 0 {
+		if !placed[name] {
 			found = append(found, Finding{Path: "blocks outside of files", Detail: "hold the build's secret " + name})
 		}
 	}

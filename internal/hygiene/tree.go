@@ -1,11 +1,13 @@
 package hygiene
 
 import (
+	"fmt"
 	"io"
 	"path"
 	"sort"
 	"strings"
 
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -31,9 +33,14 @@ const (
 	// maxEntries bounds what is kept of a disk in memory. A full desktop has
 	// half a million.
 	maxEntries = 8 << 20
+	// maxNames bounds the bytes of all their paths; a full desktop's have 50 MiB.
+	maxNames = 256 << 20
 	// maxKept bounds the content of one file that a rule reads as a whole.
 	// What stands behind it in a longer one is searched, but not read.
 	maxKept = 1 << 20
+	// maxKeptAll bounds the content of all those files. A full desktop's, which
+	// are its packages' lists, have 50 MiB.
+	maxKeptAll = 128 << 20
 )
 
 // tree is all that the rules look at.
@@ -41,9 +48,9 @@ type tree struct {
 	Options
 	p        progress.Reporter
 	entries  map[string]entry
-	kept     map[string][]byte   // content of files that a rule reads
-	keys     []string            // files with a private key in them
-	leaked   map[string][]string // files with a secret in them, by the secret's name
+	kept     map[string][]byte // content of files that a rule reads
+	keptAll  int               // its bytes
+	hits     map[string]hits   // of files, and partitions, in which something was found
 	search   *search
 	files    int
 	bytes    int64
@@ -55,7 +62,7 @@ type tree struct {
 func newTree(o Options, p progress.Reporter) *tree {
 	return &tree{
 		Options: o, p: p,
-		entries: map[string]entry{}, kept: map[string][]byte{}, leaked: map[string][]string{},
+		entries: map[string]entry{}, kept: map[string][]byte{}, hits: map[string]hits{},
 		search: newSearch(o.Secrets, p),
 	}
 }
@@ -63,9 +70,6 @@ func newTree(o Options, p progress.Reporter) *tree {
 // add takes an entry, and the content of a regular file, which it reads to
 // its end or not at all.
 func (t *tree) add(e entry, content io.Reader) error {
-	if len(t.entries) >= maxEntries {
-		return damaged("the file system", "it has more than 8 million files")
-	}
 	t.entries[e.path] = e
 	if content == nil {
 		return nil
@@ -90,19 +94,36 @@ func (t *tree) look(e entry, content io.Reader) error {
 	}
 	if keep != nil {
 		t.kept[e.path] = keep.b
+		t.keptAll += len(keep.b)
+	}
+	if t.keptAll > maxKeptAll {
+		return damaged("the file system", "the files that rules read hold more than 128 MiB")
 	}
 	t.took(e.path, hits)
 	return nil
 }
 
 // took notes what was found in a file.
-func (t *tree) took(path string, hits hits) {
-	if hits.key {
-		t.keys = append(t.keys, path)
+func (t *tree) took(path string, found hits) {
+	if found.key || len(found.secrets) > 0 {
+		t.hits[path] = found
 	}
-	for _, name := range hits.secrets {
-		t.leaked[name] = append(t.leaked[name], path)
+}
+
+// link adds another name of a file, whose content came with the first name
+// alone. It is not there any more where only this name makes a rule read it.
+func (t *tree) link(e entry, first string) error {
+	content, kept := t.kept[first]
+	of, known := t.entries[first]
+	switch e.size = of.size; {
+	case kept:
+		t.kept[e.path] = content
+	case wanted(e.path) && (e.size > 0 || !known):
+		return failure.New(fmt.Sprintf("%s cannot be looked into: it is a hard link, and libguestfs sends the content with its other name %s", e.path, first),
+			"make it a file of its own in the playbook")
 	}
+	t.took(e.path, t.hits[first])
+	return t.add(e, nil)
 }
 
 // head keeps the beginning of what is written to it.

@@ -28,7 +28,8 @@ type volume struct {
 var extTypes = []string{"ext2", "ext3", "ext4"}
 
 // passive are those in which no files lie that a rule is about: a firmware's
-// boot loaders, swap, what has no signature (a BIOS boot partition).
+// boot loaders, swap, what has no signature (a BIOS boot partition). They are
+// searched as blocks.
 var passive = []string{"", "vfat", "swap"}
 
 func (v volume) ext() bool { return slices.Contains(extTypes, v.kind) }
@@ -78,6 +79,9 @@ func (v volume) String() string {
 // maxPartitions is what a GPT has room for by custom.
 const maxPartitions = 128
 
+// extended are an MBR's types of partitions that hold others.
+var extended = []string{"5", "f", "85"}
+
 func (d *disk) partitions(ctx context.Context) ([]volume, error) {
 	var out bytes.Buffer
 	// sfdisk fails where there is no partition table; that means no volumes.
@@ -90,8 +94,9 @@ func (d *disk) partitions(ctx context.Context) ([]volume, error) {
 	var said struct {
 		Table struct {
 			SectorSize int64
+			Label      string
 			Partitions []struct {
-				Node        string
+				Node, Type  string
 				Start, Size int64
 				UUID, Name  string
 			}
@@ -109,7 +114,10 @@ func (d *disk) partitions(ctx context.Context) ([]volume, error) {
 	}
 	var volumes []volume
 	for _, p := range said.Table.Partitions {
-		// A logical partition lies in an extended one, which is no volume.
+		// Logical partitions lie in an extended one, which is no volume.
+		if said.Table.Label == "dos" && slices.Contains(extended, p.Type) {
+			continue
+		}
 		n, err := strconv.Atoi(strings.TrimPrefix(p.Node, rawName))
 		if err != nil || p.Start < 0 || p.Size <= 0 || p.Start > d.size/unit || p.Size > d.size/unit-p.Start {
 			return nil, damaged("the partition table", p.Node+" lies outside the disk")
