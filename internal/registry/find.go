@@ -86,8 +86,11 @@ func (w *way) find(ctx context.Context, tags []name.Tag, inputs string) (Found, 
 	lost, other := "", false
 	for i, d := range manifests {
 		m, ok := parseImage(d)
-		other = other || ok
-		if !ok || inputs == "" || m.Annotations[containerdisk.AnnotationInputs] != inputs {
+		if !ok {
+			continue
+		}
+		if inputs == "" || m.Annotations[containerdisk.AnnotationInputs] != inputs {
+			other = true
 			continue
 		}
 		missing, err := w.missing(ctx, m)
