@@ -53,7 +53,7 @@ var listing = purpose{
 // REGISTRY/PATH, by name: by Harbor's own API where it is Harbor, which keeps
 // the registry's list (_catalog) for its administrators, and by that list
 // elsewhere. A repository of the very name of the prefix is found also where
-// there is no list.
+// there is no list; a list that breaks off is an error.
 func (s *Session) Repositories(ctx context.Context, prefix string) ([]string, error) {
 	host, path, err := splitPrefix(prefix)
 	if err != nil {
@@ -67,11 +67,11 @@ func (s *Session) Repositories(ctx context.Context, prefix string) ([]string, er
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.below(ctx, registry, path)
+	all, there, err := s.below(ctx, registry, path)
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	case err != nil && !itself:
+	case err != nil && (there || !itself):
 		return nil, err
 	case itself:
 		all = append(all, path)
@@ -112,41 +112,40 @@ func splitPrefix(prefix string) (host, path string, err error) {
 	return host, path, nil
 }
 
-// below lists the repositories below a path by the registry's own means.
-func (s *Session) below(ctx context.Context, registry name.Registry, path string) ([]string, error) {
+// below lists the repositories below a path by the registry's own means, where
+// there are such.
+func (s *Session) below(ctx context.Context, registry name.Registry, path string) (all []string, there bool, err error) {
 	if registry.RegistryStr() == ghcr {
-		return nil, failure.New(ghcr+" has no list of repositories", "name them: "+ghcr+"/OWNER/NAME …")
+		return nil, false, failure.New(ghcr+" has no list of repositories", "name them: "+ghcr+"/OWNER/NAME …")
 	}
 	project, _, _ := strings.Cut(path, "/")
 	harbor, err := s.harbor(ctx, registry.Repo(cmp.Or(project, "repositories")), listing)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var all []string
 	if harbor != nil {
-		all, err = harbor.repositories(ctx, project)
+		all, there, err = harbor.repositories(ctx, project)
 	} else {
-		all, err = s.catalog(ctx, registry)
+		all, there, err = s.catalog(ctx, registry)
 	}
 	return slices.DeleteFunc(all, func(repository string) bool {
 		return path != "" && repository != path && !strings.HasPrefix(repository, path+"/")
-	}), err
+	}), there, err
 }
 
 // catalog reads the registry's own list of repositories.
-func (s *Session) catalog(ctx context.Context, registry name.Registry) ([]string, error) {
+func (s *Session) catalog(ctx context.Context, registry name.Registry) (all []string, there bool, err error) {
 	const list = "_catalog"
 	scope := registry.Scope(transport.CatalogScope)
 	w, err := s.way(ctx, registry.Repo(list), listing, scope, func(c *client) func(context.Context) (http.RoundTripper, error) {
 		return func(ctx context.Context) (http.RoundTripper, error) { return c.signedFor(ctx, c.guard, scope) }
 	})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var all []string
 	first := w.address("/v2/" + list)
 	first.RawQuery = fmt.Sprintf("n=%d", pageSize)
-	there, err := w.pages(ctx, first, func(page []byte) error {
+	there, err = w.pages(ctx, first, func(page []byte) error {
 		var list struct {
 			Repositories []string `json:"repositories"`
 		}
@@ -159,7 +158,7 @@ func (s *Session) catalog(ctx context.Context, registry name.Registry) ([]string
 	if err == nil && !there {
 		err = failure.New("registry "+registry.RegistryStr()+" has no list of repositories", "name the repositories themselves")
 	}
-	return all, err
+	return all, there, err
 }
 
 // Entries lists the images of a repository, REGISTRY/PATH, that have a tag, the
@@ -358,15 +357,14 @@ func (t *withPassword) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // repositories lists those of a project or, without one, all that the login may
 // see (listRepositories, listAllRepositories).
-func (h *harborAPI) repositories(ctx context.Context, project string) ([]string, error) {
+func (h *harborAPI) repositories(ctx context.Context, project string) (all []string, there bool, err error) {
 	path := "/api/v2.0/repositories"
 	if project != "" {
 		path = "/api/v2.0/projects/" + url.PathEscape(project) + "/repositories"
 	}
 	first := h.address(path)
 	first.RawQuery = fmt.Sprintf("page=1&page_size=%d", pageSize)
-	var all []string
-	there, err := h.pages(ctx, first, func(page []byte) error {
+	there, err = h.pages(ctx, first, func(page []byte) error {
 		var list []struct {
 			Name string `json:"name"` // with the project's
 		}
@@ -384,5 +382,5 @@ func (h *harborAPI) repositories(ctx context.Context, project string) ([]string,
 	if err == nil && !there {
 		err = failure.New(fmt.Sprintf("Harbor at %s has no project %s for %s", h.repo.RegistryStr(), project, h.who()), "check the name, and the login's role in the project")
 	}
-	return all, err
+	return all, there, err
 }

@@ -73,13 +73,13 @@ func TestARepositorysImagesAreListedWithAllTheirTagsTheNewestFirst(t *testing.T)
 }
 
 // foreign pushes an image of another maker, and an index of it.
-func foreign(t *testing.T, s *server, repository string) (image, index v1.Hash) {
+func foreign(t *testing.T, repository string) (image, index v1.Hash) {
 	img, err := random.Image(100, 2)
 	require.NoError(t, err)
 	img, err = mutate.CreatedAt(img, v1.Time{Time: time.Unix(1600000000, 0)})
 	require.NoError(t, err)
 	idx := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: img})
-	repo, err := name.NewRepository(s.host() + "/" + repository)
+	repo, err := name.NewRepository(repository)
 	require.NoError(t, err)
 	require.NoError(t, remote.Write(repo.Tag("one"), img))
 	require.NoError(t, remote.WriteIndex(repo.Tag("many"), idx))
@@ -92,7 +92,7 @@ func foreign(t *testing.T, s *server, repository string) (image, index v1.Hash) 
 
 func TestOthersImagesAreListedAsTheirs(t *testing.T) {
 	s := newServer(t, nil)
-	image, index := foreign(t, s, "other/app")
+	image, index := foreign(t, s.host()+"/other/app")
 	entries, err := session(t, alice).Entries(t.Context(), s.host()+"/other/app")
 	require.NoError(t, err)
 	require.Len(t, entries, 2)
@@ -186,6 +186,43 @@ func TestACatalogIsReadPageByPage(t *testing.T) {
 	got, err = session(t, d.options()).Repositories(t.Context(), d.host+"/lab")
 	require.NoError(t, err)
 	assert.Len(t, got, 101)
+}
+
+func TestAListThatBreaksOffIsNotTakenForTheWhole(t *testing.T) {
+	for list, page := range map[string]string{"/v2/lab/ubuntu/tags/list": `{"tags":["v1"]}`, "/v2/_catalog": `{"repositories":["lab/ubuntu/b"]}`} {
+		for _, status := range []int{http.StatusNotFound, http.StatusBadGateway} {
+			s := newServer(t, func(w http.ResponseWriter, r *http.Request) bool {
+				switch {
+				case r.URL.Path != list:
+					return false
+				case r.URL.Query().Has("last"):
+					w.WriteHeader(status)
+				default:
+					w.Header().Set("Link", "<"+list+`?last=x>; rel="next"`)
+					_, _ = w.Write([]byte(page))
+				}
+				return true
+			})
+			stored(t, s.ref(), alice, digestOf(1))
+			in := session(t, alice)
+			_, err := in.Repositories(t.Context(), s.host()+"/lab/ubuntu")
+			require.Error(t, err, "%s %d", list, status)
+			if list != "/v2/_catalog" {
+				_, err = in.Entries(t.Context(), s.host()+"/lab/ubuntu")
+				require.Error(t, err, "%s %d", list, status)
+			}
+			if status == http.StatusNotFound {
+				require.ErrorContains(t, err, "breaks off: a page of it is not there")
+			}
+		}
+	}
+	// GitHub's registry denies what is not there.
+	s := newRemoteServer(t, func(w http.ResponseWriter, r *http.Request) bool {
+		return answer(func(r *http.Request) bool { return r.URL.Query().Has("last") }, http.StatusForbidden)(w, r) ||
+			tagList(func(*http.Request) (string, string) { return `{"tags":["v1"]}`, `<?last=v1>; rel="next"` })(w, r)
+	})
+	_, err := session(t, s.options).Entries(t.Context(), "ghcr.io/lab/ubuntu")
+	require.ErrorContains(t, err, "breaks off")
 }
 
 func TestARegistryWithoutACatalogAsksForNames(t *testing.T) {

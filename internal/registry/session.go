@@ -173,7 +173,8 @@ func (w *way) address(path string) *url.URL {
 }
 
 // pages reads a list page by page, following the links of the registry: only to
-// the registry itself, and not for ever.
+// the registry itself, and not for ever. Where there is no first page, there is
+// no such list; one that breaks off later is there and an error.
 func (w *way) pages(ctx context.Context, first *url.URL, read func(page []byte) error) (there bool, err error) {
 	seen := map[string]bool{}
 	for next := first; next != nil; {
@@ -182,18 +183,23 @@ func (w *way) pages(ctx context.Context, first *url.URL, read func(page []byte) 
 				"name the repositories instead of their prefix")
 		}
 		seen[next.String()] = true
-		there, err = w.look(ctx, func(signed http.RoundTripper) error {
+		found, err := w.look(ctx, func(signed http.RoundTripper) error {
 			page, link, err := w.page(ctx, signed, next)
-			if err == nil {
-				err = read(page)
+			if err != nil {
+				return err
 			}
-			if err == nil {
+			there = true
+			if err = read(page); err == nil {
 				next, err = follow(first, next, link)
 			}
 			return err
 		})
-		if err != nil || !there {
+		switch {
+		case err != nil || !there:
 			return there, err
+		case !found:
+			return true, failure.New(fmt.Sprintf("registry %s's list for %s breaks off: a page of it is not there", w.repo.RegistryStr(), w.repo.RepositoryStr()),
+				"try again: it may have changed meanwhile")
 		}
 	}
 	return true, nil
