@@ -38,6 +38,9 @@ type purpose struct {
 	right     string // what somebody who may not do it asks for
 	missing   string // what to do where the repository is not there
 	where     string // what to check where the registry is not there
+	// patient is what waits for a registry that is starting: hours of building
+	// may come before it. Somebody who asks waits for the answer.
+	patient bool
 }
 
 var (
@@ -46,6 +49,7 @@ var (
 		right:   "ask for the right to push there, or check REGISTRY_PREFIX and IMAGE_NAME",
 		missing: "make the project there first, or check REGISTRY_PREFIX and IMAGE_NAME",
 		where:   "check TARGET_REGISTRY",
+		patient: true,
 	}
 	reading = purpose{
 		doing: "reading from", do: "read from",
@@ -53,7 +57,13 @@ var (
 		missing: "check the reference",
 		where:   "check the reference",
 	}
+	fetching = patiently(reading)
 )
+
+func patiently(p purpose) purpose {
+	p.patient = true
+	return p
+}
 
 func newClient(ctx context.Context, repo name.Repository, what purpose, o Options) (*client, error) {
 	network, err := o.network()
@@ -177,7 +187,8 @@ func (c *client) try(ctx context.Context, p progress.Reporter, do func() error) 
 		if asked > longestPause && transient(err) {
 			return failure.New(c.diagnose(err).What, fmt.Sprintf("it asks to come back in %v", asked.Round(time.Second)))
 		}
-		if try == attempts || !transient(err) {
+		attempts := c.attempts(err)
+		if try >= attempts || !transient(err) {
 			return c.explain(err, try)
 		}
 		pause := max(asked, backoff+rand.N(backoff/4+1))
@@ -189,4 +200,12 @@ func (c *client) try(ctx context.Context, p progress.Reporter, do func() error) 
 		}
 		backoff *= 2
 	}
+}
+
+// attempts is how often, in all, something is tried that fails so.
+func (c *client) attempts(err error) int {
+	if c.nobody(err) && !c.purpose.patient {
+		return hastyAttempts
+	}
+	return patientAttempts
 }

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
@@ -90,6 +91,17 @@ func untrusted(err error) bool {
 	return errors.As(err, &certificate)
 }
 
+// nobody says whether the connection failed because nobody listens at the
+// registry's own address.
+func (c *client) nobody(err error) bool {
+	var broken *url.Error
+	if !errors.Is(err, syscall.ECONNREFUSED) || !errors.As(err, &broken) {
+		return false
+	}
+	asked, err := url.Parse(broken.URL)
+	return err == nil && asked.Host == c.repo.RegistryStr()
+}
+
 // explain makes a line for people of what go-containerregistry says. The
 // original stands in the lines of evidence, cleaned: it is not wrapped, as
 // nobody can tell what a registry's words repeat.
@@ -101,7 +113,9 @@ func (c *client) explain(err error, tries int) error {
 	if tries > 1 {
 		e.What += fmt.Sprintf(", %d times in a row", tries)
 	}
-	e.Lines = []string{c.guard.clean(err.Error())}
+	if !c.nobody(err) { // of which e says all
+		e.Lines = []string{c.guard.clean(err.Error())}
+	}
 	return e
 }
 

@@ -91,7 +91,7 @@ func (o FetchOptions) fetch(ctx context.Context, parsed name.Reference, ref stri
 		}
 		ref += "@" + digest
 	}
-	image, err := Open(ctx, ref, o.Options)
+	image, err := open(ctx, ref, fetching, o.Options)
 	if err != nil {
 		return Fetched{}, err
 	}
@@ -149,7 +149,7 @@ func (o FetchOptions) await(ctx context.Context, tag name.Tag, p progress.Report
 		return "", err
 	}
 	defer session.Close()
-	way, err := session.to(ctx, tag.Context(), reading, transport.PullScope)
+	way, err := session.to(ctx, tag.Context(), fetching, transport.PullScope)
 	if err != nil {
 		return "", err
 	}

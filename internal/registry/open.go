@@ -66,11 +66,15 @@ type Index struct {
 // All reads of the image end with ctx. The caller must call Close. Errors are
 // *failure.Error, except for the cause of ctx.
 func Open(ctx context.Context, ref string, o Options) (*Image, error) {
+	return open(ctx, ref, reading, o)
+}
+
+func open(ctx context.Context, ref string, what purpose, o Options) (*Image, error) {
 	parsed, err := parseStored(ref, o.Insecure)
 	if err != nil {
 		return nil, err
 	}
-	c, err := newClient(ctx, parsed.Context(), reading, o)
+	c, err := newClient(ctx, parsed.Context(), what, o)
 	if err != nil {
 		return nil, err
 	}

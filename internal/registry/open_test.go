@@ -320,3 +320,37 @@ func FuzzChoose(f *testing.F) {
 		}
 	})
 }
+
+func TestWhereNobodyListensAQuestionIsGivenUpSoonAndATransferIsNot(t *testing.T) {
+	host := registrytest.FreeAddress(t)
+	ref, in := host+"/lab/ubuntu:v1", session(t, alice)
+	dir, _, _ := packed(t, 1)
+	for what, c := range map[string]struct {
+		do    func() error
+		tries int
+	}{
+		"inspect": {func() error { _, err := registry.Open(t.Context(), ref, alice); return err }, 2},
+		"plan":    {func() error { _, _, err := in.Find(t.Context(), ref, digestOf(1)); return err }, 2},
+		"list":    {func() error { _, err := in.Repositories(t.Context(), host); return err }, 2},
+		"delete":  {func() error { _, err := in.Delete(t.Context(), ref); return err }, 2},
+		"tag":     {func() error { return in.Tag(t.Context(), host+"/lab/ubuntu@"+digestOf(1), "v2") }, 5},
+		"push":    {func() error { _, err := registry.Push(t.Context(), dir, ref, alice, progress.Discard); return err }, 5},
+		"fetch": {func() error {
+			_, err := registry.Fetch(t.Context(), ref, fetchOptions(t, alice), progress.Discard)
+			return err
+		}, 5},
+		"fetch what was made from some inputs": {func() error {
+			o := fetchOptions(t, alice)
+			o.Want.Inputs = inputsA
+			_, err := registry.Fetch(t.Context(), ref, o, progress.Discard)
+			return err
+		}, 5},
+	} {
+		err := c.do()
+		require.ErrorContains(t, err, "registry "+host+" cannot be reached", what)
+		assert.ErrorContains(t, err, fmt.Sprintf("connection refused, %d times in a row", c.tries), what)
+		f, ok := failure.In(err)
+		require.True(t, ok, what)
+		assert.Empty(t, f.Lines, "%s: the line has said it", what)
+	}
+}

@@ -37,9 +37,10 @@ type Options struct {
 }
 
 const (
-	attempts     = 5                      // of a push, in all
-	firstBackoff = 500 * time.Millisecond // doubles each time
-	longestPause = time.Minute            // that a registry may ask for
+	patientAttempts = 5                      // of a push, in all
+	hastyAttempts   = 2                      // of a question, where nobody listens
+	firstBackoff    = 500 * time.Millisecond // doubles each time
+	longestPause    = time.Minute            // that a registry may ask for
 	// answerTimeout is how long a registry may think about a request that it
 	// has received; some copy the whole layer to their storage meanwhile.
 	answerTimeout = 10 * time.Minute
