@@ -73,7 +73,8 @@ func (a *app) deleteImages() *cobra.Command {
 	return a.command("delete REF…", "Delete images from a registry",
 		`Delete each REF. REGISTRY/REPOSITORY@DIGEST is the image with all its tags.
 REGISTRY/REPOSITORY:TAG is the image where it has no other tag, else the tag alone,
-which Docker's registry cannot delete before its version 3.`,
+which Docker's registry cannot delete before its version 3. An image that an index in
+the repository names is kept: delete the index first.`,
 		cobra.MinimumNArgs(1), nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
 			failed := 0
 			for _, ref := range args {
@@ -120,8 +121,9 @@ newest N of each repository, what is younger than AGE (30d, 12h, 2w), what a kep
 image was made from as far as it is listed, images of unknown age, and, without
 --all, what diskforge did not make.
 
-An image goes with all its tags. The registry's space is free when it has collected
-its garbage.`,
+An image goes with all its tags; one that got another since it was listed is kept. A
+tag that moves to an image in the very moment of its deletion goes with it. The
+registry's space is free when it has collected its garbage.`,
 		cobra.ArbitraryArgs, nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
 			policy, err := policy(keep, younger, all)
 			if err != nil {
@@ -180,13 +182,10 @@ func (a *app) printDecisions(all []images.Decision, now time.Time) error {
 
 // prune deletes what was decided, or says that it did not.
 func (a *app) prune(c *cobra.Command, s *registry.Session, all []images.Decision, yes bool) error {
-	var going []images.Decision
+	going := images.Going(all)
 	size := int64(0)
-	for _, d := range all {
-		if d.Delete {
-			going = append(going, d)
-			size += d.Size
-		}
+	for _, d := range going {
+		size += d.Size
 	}
 	if !yes {
 		a.ui.Info(fmt.Sprintf("dry run: nothing was deleted; --yes deletes %d of %d images, at most %s", len(going), len(all), ui.Size(size)))
@@ -194,7 +193,7 @@ func (a *app) prune(c *cobra.Command, s *registry.Session, all []images.Decision
 	}
 	failed := 0
 	for _, d := range going {
-		_, err := s.Delete(c.Context(), d.Repository+"@"+d.Digest)
+		err := s.DeleteListed(c.Context(), d.Entry)
 		switch {
 		case c.Context().Err() != nil, errors.Is(err, registry.ErrNoDeletion):
 			return err

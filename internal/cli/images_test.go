@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/stretchr/testify/assert"
@@ -113,6 +116,52 @@ func TestPruneShowsWhatGoesAndDeletesItOnlyWithYes(t *testing.T) {
 	code, _, errs = run(t, append(prune, "--yes")...)
 	require.Equal(t, 0, code, errs)
 	assert.NotContains(t, errs, "deleted")
+}
+
+// indexOf pushes an image that diskforge did not make, and an index of it that is
+// some days old.
+func indexOf(t *testing.T, repository string, days int) {
+	made := func(daysAgo int) string { return time.Now().AddDate(0, 0, -daysAgo).UTC().Format(time.RFC3339) }
+	image, err := random.Image(100, 1)
+	require.NoError(t, err)
+	image = mutate.Annotations(image, map[string]string{"org.opencontainers.image.created": made(days - 1)}).(v1.Image)
+	index := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: image})
+	index = mutate.Annotations(index, map[string]string{"org.opencontainers.image.created": made(days)}).(v1.ImageIndex)
+	repo, err := name.NewRepository(repository)
+	require.NoError(t, err)
+	require.NoError(t, remote.Write(repo.Tag("one"), image))
+	require.NoError(t, remote.WriteIndex(repo.Tag("many"), index))
+}
+
+func TestPruneDeletesAnIndexBeforeItsParts(t *testing.T) {
+	withoutLogin(t)
+	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	indexOf(t, host+"/lab/theirs", 60)
+	code, _, errs := run(t, "images", "prune", host+"/lab", "--keep-younger", "30d", "--all", "--yes")
+	require.Equal(t, 0, code, errs)
+	assert.Less(t, strings.Index(errs, "deleted "+host+"/lab/theirs:many"), strings.Index(errs, "deleted "+host+"/lab/theirs:one"))
+	assert.Empty(t, tagsOf(t, host+"/lab/theirs"))
+}
+
+func TestPruneKeepsWhatGotATagSinceItDecided(t *testing.T) {
+	withoutLogin(t)
+	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	publish(t, host+"/lab/ubuntu", 50, "", "v2")
+	older := publish(t, host+"/lab/ubuntu", 60, "", "v1")
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodDelete { // of the first
+			code, _, errs := run(t, "images", "tag", host+"/lab/ubuntu@"+older, "latest")
+			assert.Zero(t, code, errs)
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	code, _, errs := run(t, "images", "prune", s.Listener.Addr().String()+"/lab", "--keep-younger", "1d", "--yes")
+	assert.Equal(t, 1, code)
+	assert.Contains(t, errs, older+" has got the tag latest since it was listed: prune again")
+	assert.Contains(t, errs, "1 of 2 were not deleted")
+	assert.ElementsMatch(t, []string{"v1", "latest"}, tagsOf(t, host+"/lab/ubuntu"))
 }
 
 func TestPruneStopsAtARegistryThatDoesNotDelete(t *testing.T) {

@@ -117,6 +117,38 @@ func keepNeeded(all []Decision) {
 	}
 }
 
+// Going are the images that are deleted, each before those that it names: the
+// parts of an index are not deleted before it.
+func Going(all []Decision) []Decision {
+	place := func(repository, digest string) string { return repository + "@" + digest }
+	at := map[string]int{}
+	for i, d := range all {
+		at[place(d.Repository, d.Digest)] = i
+	}
+	var going []Decision
+	seen := map[int]bool{}
+	var visit func(i int)
+	visit = func(i int) {
+		if seen[i] {
+			return
+		}
+		seen[i] = true
+		for _, part := range all[i].Parts {
+			if named, ok := at[place(all[i].Repository, part)]; ok {
+				visit(named)
+			}
+		}
+		if all[i].Delete {
+			going = append(going, all[i])
+		}
+	}
+	for i := range slices.Backward(all) {
+		visit(i)
+	}
+	slices.Reverse(going)
+	return going
+}
+
 // Name is the shortest whole name of an image.
 func Name(e registry.Entry) string {
 	if len(e.Tags) > 0 {

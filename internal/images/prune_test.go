@@ -167,6 +167,39 @@ func TestAPolicyDeletesNothingMoreOfWhatItKept(t *testing.T) {
 	})
 }
 
+func TestAnIndexGoesBeforeWhatItNames(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := make([]images.Decision, rapid.IntRange(0, 12).Draw(t, "images"))
+		for n := range all {
+			all[n] = images.Decision{Entry: image(rapid.SampledFrom([]string{"r/a", "r/b"}).Draw(t, "repository"), n, 0), Delete: rapid.Bool().Draw(t, "goes")}
+			for part := range n { // no digest can be in what it is the digest of
+				if rapid.Bool().Draw(t, "part") {
+					all[n].Parts = append(all[n].Parts, all[part].Digest)
+				}
+			}
+		}
+		all = rapid.Permutation(all).Draw(t, "shuffled")
+		gone := map[string]bool{}
+		for _, d := range images.Going(all) {
+			for _, part := range d.Parts {
+				if gone[d.Repository+"@"+part] {
+					t.Fatalf("%s goes after its part %s", images.Name(d.Entry), part)
+				}
+			}
+			if name := d.Repository + "@" + d.Digest; !gone[name] {
+				gone[name] = true
+				continue
+			}
+			t.Fatalf("%s goes twice", images.Name(d.Entry))
+		}
+		for _, d := range all {
+			if goes := gone[d.Repository+"@"+d.Digest]; d.Delete != goes {
+				t.Fatalf("%s: decided %t, goes %t", images.Name(d.Entry), d.Delete, goes)
+			}
+		}
+	})
+}
+
 func TestTheOrderOfTheListDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		entries, p := registries(t), policies(t)

@@ -35,26 +35,49 @@ var deleting = purpose{
 
 // Delete deletes the image REGISTRY/REPOSITORY@DIGEST with all its tags, or
 // takes the tag REGISTRY/REPOSITORY:TAG away: with the image where no other tag
-// names it, else the tag alone, which not every registry can do. The space is
-// free when the registry has collected its garbage.
+// names it, else the tag alone, which not every registry can do. An image that
+// an index of the repository names is not deleted. The space is free when the
+// registry has collected its garbage.
 func (s *Session) Delete(ctx context.Context, ref string) (Deleted, error) {
 	stored, err := parseStored(ref, s.options.Insecure)
 	if err != nil {
 		return Deleted{}, err
 	}
-	if tag, ok := stored.(name.Tag); ok {
-		repository, _, _ := cutLast(ref, ":")
-		return s.deleteTag(ctx, repository, tag)
-	}
-	return Deleted{Digest: stored.Identifier()}, s.deleteImage(ctx, stored.Context(), stored.Identifier())
-}
-
-// deleteTag takes a tag away and leaves an image that has others.
-func (s *Session) deleteTag(ctx context.Context, repository string, tag name.Tag) (Deleted, error) {
-	entries, err := s.Entries(ctx, repository)
+	entries, err := s.Entries(ctx, stored.Context().String())
 	if err != nil {
 		return Deleted{}, err
 	}
+	if tag, ok := stored.(name.Tag); ok {
+		return s.deleteTag(ctx, tag, entries)
+	}
+	return Deleted{Digest: stored.Identifier()}, s.deleteImage(ctx, stored, stored.Identifier(), entries)
+}
+
+// DeleteListed deletes an image that Entries listed, as Delete does, unless it
+// has got a tag since: whoever decided that it may go did not know of that one.
+// The repository is read again for this. What happens between that and the
+// deletion goes unseen, as the distribution API has no deletion on condition.
+func (s *Session) DeleteListed(ctx context.Context, e Entry) error {
+	image, err := parseStored(e.Repository+"@"+e.Digest, s.options.Insecure)
+	if err != nil {
+		return err
+	}
+	entries, err := s.Entries(ctx, e.Repository)
+	if err != nil {
+		return err
+	}
+	for _, now := range entries {
+		for _, tag := range now.Tags {
+			if now.Digest == e.Digest && !slices.Contains(e.Tags, tag) {
+				return failure.New(fmt.Sprintf("%s has got the tag %s since it was listed", image, tag), "prune again, which decides anew")
+			}
+		}
+	}
+	return s.deleteImage(ctx, image, e.Digest, entries)
+}
+
+// deleteTag takes a tag away and leaves an image that has others.
+func (s *Session) deleteTag(ctx context.Context, tag name.Tag, entries []Entry) (Deleted, error) {
 	i := slices.IndexFunc(entries, func(e Entry) bool { return slices.Contains(e.Tags, tag.TagStr()) })
 	if i < 0 {
 		return Deleted{}, failure.New(fmt.Sprintf("registry %s has no %s", tag.RegistryStr(), tag), "diskforge images list shows what it has")
@@ -62,14 +85,22 @@ func (s *Session) deleteTag(ctx context.Context, repository string, tag name.Tag
 	e := entries[i]
 	d := Deleted{Digest: e.Digest, Tags: []string{tag.TagStr()}}
 	if len(e.Tags) == 1 {
-		return d, s.deleteImage(ctx, tag.Context(), e.Digest)
+		return d, s.deleteImage(ctx, tag, e.Digest, entries)
 	}
 	d.Kept = slices.DeleteFunc(e.Tags, func(t string) bool { return t == tag.TagStr() })
 	return d, s.untag(ctx, tag, e.Digest, d.Kept)
 }
 
-// deleteImage deletes a manifest; the registry then drops its tags.
-func (s *Session) deleteImage(ctx context.Context, repo name.Repository, digest string) error {
+// deleteImage deletes the manifest that ref names, unless an index among the
+// entries of its repository names it, too; the registry then drops its tags.
+func (s *Session) deleteImage(ctx context.Context, ref name.Reference, digest string, entries []Entry) error {
+	repo := ref.Context()
+	for _, index := range entries {
+		if slices.Contains(index.Parts, digest) {
+			return failure.New(fmt.Sprintf("%s is a part of the index %s:%s, which would break", ref, repo, strings.Join(index.Tags, ",")),
+				fmt.Sprintf("delete the index first, %s@%s, or leave both", repo, index.Digest))
+		}
+	}
 	w, err := s.to(ctx, repo, deleting, transport.DeleteScope)
 	if err != nil {
 		return err
