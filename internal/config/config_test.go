@@ -178,7 +178,7 @@ func TestSizesAreInPowersOf1024(t *testing.T) {
 }
 
 func TestAgesHaveDaysAndWeeks(t *testing.T) {
-	for text, want := range map[string]time.Duration{"7d": 168 * time.Hour, "2w": 336 * time.Hour, "12h": 12 * time.Hour, "45m": 45 * time.Minute, "0d": 0} {
+	for text, want := range map[string]time.Duration{"7d": 168 * time.Hour, "2w": 336 * time.Hour, "12h": 12 * time.Hour, "0d": 0} {
 		got, err := config.ParseAge(text)
 		require.NoError(t, err)
 		assert.Equal(t, want, got, text)
@@ -188,6 +188,11 @@ func TestAgesHaveDaysAndWeeks(t *testing.T) {
 		require.ErrorContains(t, err, "age", text)
 		require.ErrorContains(t, err, fmt.Sprintf("%q", text))
 	}
+}
+
+func TestAnAgeInMinutesOrMonthsIsRefusedAsAmbiguous(t *testing.T) {
+	_, err := config.ParseAge("6m")
+	require.EqualError(t, err, `"6m" could be minutes or months: give 12h, 7d or 26w`)
 }
 
 func FuzzSizesNeverOverflow(f *testing.F) {

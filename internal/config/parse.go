@@ -244,19 +244,23 @@ func (p *parser) duration(name, v string) time.Duration {
 
 var ageForm = regexp.MustCompile(`^([0-9]{1,6})(m|h|d|w)$`)
 
-// ParseAge reads how long ago something may have happened: 30d, 12h, 2w, 45m.
-// A day has 24 hours.
+// ParseAge reads how long ago something may have happened: 30d, 12h, 2w. A day
+// has 24 hours. There is no m: what was meant as months would be minutes, and
+// images that are to stay would go.
 func ParseAge(v string) (time.Duration, error) {
 	m := ageForm.FindStringSubmatch(v)
-	if m == nil {
+	switch {
+	case m == nil:
 		return 0, fmt.Errorf("%q is no age: give e.g. 7d, 12h or 2w", v)
+	case m[2] == "m":
+		return 0, fmt.Errorf("%q could be minutes or months: give 12h, 7d or 26w", v)
 	}
 	n, err := strconv.Atoi(m[1])
 	if err != nil {
 		return 0, fmt.Errorf("%q is no age: %w", v, err)
 	}
 	const day = 24 * time.Hour
-	unit := map[string]time.Duration{"m": time.Minute, "h": time.Hour, "d": day, "w": 7 * day}[m[2]]
+	unit := map[string]time.Duration{"h": time.Hour, "d": day, "w": 7 * day}[m[2]]
 	if n > int(math.MaxInt64/unit) {
 		return 0, fmt.Errorf("%q is older than any image", v)
 	}
