@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 	"time"
 
@@ -113,19 +114,20 @@ func someFailed(failed, of int) error {
 func (a *app) pruneImages() *cobra.Command {
 	var keep int
 	var younger string
+	var tags []string
 	var all, yes bool
 	c := a.command("prune [REGISTRY/PREFIX…] --keep N | --keep-younger AGE", "Delete the old images of a registry",
 		`Say which images at and below REGISTRY/PREFIX, or TARGET_REGISTRY and
 REGISTRY_PREFIX, would be deleted, and why; delete them with --yes. Kept are the
-newest N of each repository, what is younger than AGE (30d, 12h, 2w), what a kept
-image was made from as far as it is listed, images of unknown age, and, without
---all, what diskforge did not make.
+newest N of each repository, what is younger than AGE (30d, 12h, 2w), what has a tag
+that a GLOB matches, what a kept image was made from as far as it is listed, images
+of unknown age, and, without --all, what diskforge did not make.
 
 An image goes with all its tags; one that got another since it was listed is kept. A
 tag that moves to an image in the very moment of its deletion goes with it. The
 registry's space is free when it has collected its garbage.`,
 		cobra.ArbitraryArgs, nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
-			policy, err := policy(keep, younger, all)
+			policy, err := policy(keep, younger, tags, all)
 			if err != nil {
 				return err
 			}
@@ -146,14 +148,20 @@ registry's space is free when it has collected its garbage.`,
 		}))
 	c.Flags().IntVar(&keep, "keep", 0, "keep the newest N images of each repository")
 	c.Flags().StringVar(&younger, "keep-younger", "", "keep images that are younger, e.g. 30d")
+	c.Flags().StringSliceVar(&tags, "keep-tag", nil, "keep images with such a tag, a glob such as 'release-*'; can be repeated")
 	c.Flags().BoolVar(&all, "all", false, "prune images that diskforge did not make, too")
 	c.Flags().BoolVar(&yes, "yes", false, "delete; without it nothing is")
 	return c
 }
 
 // policy is what the flags of prune say.
-func policy(keep int, younger string, all bool) (images.Policy, error) {
-	p := images.Policy{Keep: keep, All: all, Now: time.Now()}
+func policy(keep int, younger string, tags []string, all bool) (images.Policy, error) {
+	p := images.Policy{Keep: keep, KeepTags: tags, All: all, Now: time.Now()}
+	for _, glob := range tags {
+		if _, err := path.Match(glob, ""); err != nil {
+			return p, usageError{fmt.Errorf("--keep-tag: %q is no glob: give e.g. latest or 'release-*'", glob)}
+		}
+	}
 	if younger != "" {
 		age, err := config.ParseAge(younger)
 		if err != nil {

@@ -106,6 +106,12 @@ func TestPruneShowsWhatGoesAndDeletesItOnlyWithYes(t *testing.T) {
 	assert.Contains(t, errs, "dry run: nothing was deleted; --yes deletes 2 of 6 images")
 	assert.Len(t, tagsOf(t, ubuntu), 6)
 
+	code, out, errs = run(t, append(prune, "--keep-tag", "old", "--keep-tag", "v2")...)
+	require.Equal(t, 0, code, errs)
+	assert.Regexp(t, `keep +`+ubuntu+` +old,v1 .* tag old\n`, out)
+	assert.Regexp(t, `keep +`+ubuntu+` +v2 .* tag v2\n`, out)
+	assert.Contains(t, errs, "--yes deletes 0 of 6 images")
+
 	code, _, errs = run(t, append(prune, "--yes")...)
 	require.Equal(t, 0, code, errs)
 	assert.Contains(t, errs, "deleted "+ubuntu+":old")
@@ -176,7 +182,7 @@ func TestPruneStopsAtARegistryThatDoesNotDelete(t *testing.T) {
 }
 
 func TestPruneRefusesToKeepNothing(t *testing.T) {
-	for _, args := range [][]string{{}, {"--keep", "-1"}, {"--keep", "0"}, {"--keep-younger", "soon"}, {"--keep-younger", "0d"}} {
+	for _, args := range [][]string{{}, {"--keep", "-1"}, {"--keep", "0"}, {"--keep-younger", "soon"}, {"--keep-younger", "0d"}, {"--keep-younger", "6m"}, {"--keep-tag", "latest"}, {"--keep", "1", "--keep-tag", "[a"}} {
 		code, _, errs := run(t, append([]string{"images", "prune", "127.0.0.1:1/lab", "--yes"}, args...)...)
 		assert.Equal(t, 2, code, errs)
 	}

@@ -3,6 +3,7 @@ package images
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"time"
 
@@ -16,6 +17,9 @@ type Policy struct {
 	Keep int
 	// Younger keeps what was built less than that ago; 0 keeps nothing for it.
 	Younger time.Duration
+	// KeepTags are globs (path.Match): an image is kept that has a tag which
+	// one of them matches. They must be well-formed.
+	KeepTags []string
 	// All prunes images that diskforge did not make, too.
 	All bool
 	Now time.Time
@@ -48,7 +52,10 @@ func (p Policy) Decide(entries []registry.Entry) []Decision {
 
 func (p Policy) decide(e registry.Entry, newest bool) Decision {
 	age := p.Now.Sub(e.Built)
+	tag := p.keptTag(e)
 	switch {
+	case tag != "":
+		return Decision{e, false, "tag " + tag}
 	case !p.eligible(e):
 		return Decision{e, false, "diskforge did not make it"}
 	case e.Built.IsZero():
@@ -63,6 +70,18 @@ func (p Policy) decide(e registry.Entry, newest bool) Decision {
 		return Decision{e, true, "older than " + Age(p.Younger)}
 	}
 	return Decision{e, true, fmt.Sprintf("not among the newest %d", p.Keep)}
+}
+
+// keptTag is the first tag of an image for which it is kept, or empty.
+func (p Policy) keptTag(e registry.Entry) string {
+	for _, tag := range e.Tags {
+		for _, glob := range p.KeepTags {
+			if matches, _ := path.Match(glob, tag); matches {
+				return tag
+			}
+		}
+	}
+	return ""
 }
 
 // eligible says whether the policy speaks of such images at all.

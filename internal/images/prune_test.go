@@ -2,6 +2,7 @@ package images_test
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"testing"
 	"time"
@@ -58,6 +59,19 @@ func TestAnImageThatAKeptOneWasMadeFromIsKept(t *testing.T) {
 	assert.Empty(t, gone(policy, grandparent, index), "a part of a kept index")
 }
 
+func TestAnImageWithATagThatIsToStayIsKept(t *testing.T) {
+	latest, release, draft := image("r/a", 1, 90), image("r/a", 2, 80), image("r/a", 3, 70)
+	latest.Tags, release.Tags = []string{"2026-05", "latest"}, []string{"release-1"}
+	all := []registry.Entry{latest, release, draft}
+	policy := images.Policy{Younger: day, KeepTags: []string{"latest", "release-*"}, Now: now}
+	assert.Equal(t, []string{"r/a:v3"}, gone(policy, all...))
+	assert.Equal(t, "tag latest", policy.Decide(all)[0].Why)
+	assert.Equal(t, "tag release-1", policy.Decide(all)[1].Why)
+
+	release.Base = draft.Disk
+	assert.Empty(t, gone(policy, latest, release, draft), "what it was made from stays with it")
+}
+
 func TestImagesThatDiskforgeDidNotMakeAreKeptUnlessAllAreMeant(t *testing.T) {
 	theirs, old := image("r/a", 1, 90), image("r/a", 2, 90)
 	theirs.Disk = ""
@@ -99,7 +113,8 @@ func registries(t *rapid.T) []registry.Entry {
 func policies(t *rapid.T) images.Policy {
 	return images.Policy{
 		Keep: rapid.IntRange(0, 4).Draw(t, "keep"), Younger: time.Duration(rapid.IntRange(0, 7).Draw(t, "younger")) * day,
-		All: rapid.Bool().Draw(t, "all"), Now: now,
+		KeepTags: rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b*", "?z", "[c-e]*"}), 0, 2).Draw(t, "keep tags"),
+		All:      rapid.Bool().Draw(t, "all"), Now: now,
 	}
 }
 
@@ -139,6 +154,13 @@ func TestAPolicyNeverDeletesWhatItMustKeep(t *testing.T) {
 				t.Fatalf("%s goes, of unknown age", images.Name(d.Entry))
 			case p.Younger > 0 && now.Sub(d.Built) < p.Younger:
 				t.Fatalf("%s goes at %v", images.Name(d.Entry), now.Sub(d.Built))
+			}
+			for _, glob := range p.KeepTags {
+				for _, tag := range d.Tags {
+					if matches, _ := path.Match(glob, tag); matches && d.Delete {
+						t.Fatalf("%s goes with tag %s, which %s keeps", images.Name(d.Entry), tag, glob)
+					}
+				}
 			}
 			for _, by := range kept(all) {
 				if d.Delete && (slices.Contains(by.Parts, d.Digest) || by.Base == d.Digest || d.Disk != "" && by.Base == d.Disk) {
