@@ -54,7 +54,7 @@ without a tag is not listed: registries tell nobody of it.`,
 			} else {
 				err = images.WriteTable(a.stdout, all, time.Now())
 			}
-			return errors.Join(err, images.Unread(all))
+			return errors.Join(err, a.unread(all))
 		}))
 }
 
@@ -80,7 +80,7 @@ the repository names is kept: delete the index first.`,
 			failed := 0
 			for _, ref := range args {
 				deleted, err := s.Delete(c.Context(), ref)
-				if c.Context().Err() != nil {
+				if c.Context().Err() != nil || err != nil && len(args) == 1 {
 					return err
 				}
 				if err != nil {
@@ -135,16 +135,12 @@ registry's space is free when it has collected its garbage.`,
 			if err != nil {
 				return err
 			}
-			for _, r := range read {
-				if r.Err != nil {
-					a.ui.Warn(r.Name + ": " + r.Err.Error())
-				}
-			}
+			unread := a.unread(read)
 			decisions := policy.Decide(images.Entries(read))
 			if err := a.printDecisions(decisions, policy.Now); err != nil {
 				return err
 			}
-			return errors.Join(a.prune(c, s, decisions, yes), images.Unread(read))
+			return errors.Join(a.prune(c, s, decisions, yes), unread)
 		}))
 	c.Flags().IntVar(&keep, "keep", 0, "keep the newest N images of each repository")
 	c.Flags().StringVar(&younger, "keep-younger", "", "keep images that are younger, e.g. 30d")
@@ -152,6 +148,26 @@ registry's space is free when it has collected its garbage.`,
 	c.Flags().BoolVar(&all, "all", false, "prune images that diskforge did not make, too")
 	c.Flags().BoolVar(&yes, "yes", false, "delete; without it nothing is")
 	return c
+}
+
+// unread is the error that some repositories could not be read, or nil. It warns
+// of each, but the only one's own error says all.
+func (a *app) unread(all []images.Repository) error {
+	failed := 0
+	for _, r := range all {
+		switch {
+		case r.Err == nil:
+			continue
+		case len(all) == 1:
+			return r.Err
+		}
+		failed++
+		a.ui.Warn(r.Err.Error())
+	}
+	if failed == 0 {
+		return nil
+	}
+	return failure.New(fmt.Sprintf("%d of %d could not be read", failed, len(all)), "the warnings say why")
 }
 
 // policy is what the flags of prune say.

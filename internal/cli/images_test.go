@@ -210,19 +210,42 @@ func TestAListGoesOnWhereARepositoryCannotBeRead(t *testing.T) {
 	assert.Equal(t, 1, code)
 	assert.Contains(t, errs, "1 of 2 could not be read")
 	assert.Regexp(t, front+`/lab/ubuntu +latest,v1 +`+digest[:19]+` +\d+ KiB +3d +sha256:1{12}\n`, out)
-	assert.Regexp(t, front+`/lab/secret .*does not let somebody without a login read`, out)
+	assert.NotContains(t, out, "secret", "an error is no image")
+	assert.Regexp(t, `WARN .*does not let somebody without a login read from lab/secret`, errs)
 
-	_, out, _ = run(t, "images", "list", "--json")
+	_, out, errs = run(t, "images", "list", "--json")
+	assert.Regexp(t, `"level":"warn","msg":".*does not let somebody without a login read from lab/secret`, errs)
 	var lines []map[string]any
 	for line := range strings.Lines(out) {
 		var object map[string]any
 		require.NoError(t, json.Unmarshal([]byte(line), &object))
 		lines = append(lines, object)
 	}
-	require.Len(t, lines, 2)
-	assert.Contains(t, lines[0]["error"], "does not let")
-	assert.Equal(t, digest, lines[1]["digest"])
-	assert.Equal(t, []any{"latest", "v1"}, lines[1]["tags"])
+	require.Len(t, lines, 1)
+	assert.Equal(t, digest, lines[0]["digest"])
+	assert.Equal(t, []any{"latest", "v1"}, lines[0]["tags"])
+
+	_, _, errs = run(t, "images", "list", front+"/lab/secret")
+	assert.Equal(t, 1, strings.Count(errs, "does not let"), errs)
+	assert.NotContains(t, errs, "1 of 1")
+}
+
+func TestAPrefixWithNothingAtOrBelowItIsAMistake(t *testing.T) {
+	withoutLogin(t)
+	host, _ := registrytest.Start(t, registrytest.Options{})
+	publish(t, host+"/labs/ubuntu", 3, "", "v1")
+	nothing := "no repository at or below " + host + "/lab\n"
+	for _, args := range [][]string{{"list", host + "/lab"}, {"prune", host + "/lab", "--keep", "1"}} {
+		code, out, errs := run(t, append([]string{"images"}, args...)...)
+		assert.Equal(t, 1, code)
+		assert.Empty(t, out, "no header without rows")
+		assert.Equal(t, 1, strings.Count(errs, nothing), errs)
+	}
+	code, out, errs := run(t, "images", "list", host+"/lab", host+"/labs")
+	assert.Equal(t, 1, code)
+	assert.Contains(t, out, host+"/labs/ubuntu", "the other one is listed")
+	assert.Contains(t, errs, "WARN "+nothing)
+	assert.Contains(t, errs, "1 of 2 could not be read")
 }
 
 func TestDeleteGoesOnAfterWhatIsNotThere(t *testing.T) {
@@ -234,6 +257,10 @@ func TestDeleteGoesOnAfterWhatIsNotThere(t *testing.T) {
 	assert.Equal(t, host+"/lab/ubuntu:v1: deleted\n", out)
 	assert.Contains(t, errs, "has no "+host+"/lab/ubuntu:v0")
 	assert.Contains(t, errs, "1 of 2 were not deleted")
+
+	code, _, errs = run(t, "images", "delete", host+"/lab/ubuntu:v0")
+	assert.Equal(t, 1, code)
+	assert.Equal(t, 1, strings.Count(errs, "\n"), "of one image it is said once: "+errs)
 }
 
 func TestTagAddsTagsToAnImageNamedByDigest(t *testing.T) {

@@ -30,12 +30,15 @@ type Repository struct {
 }
 
 // List reads the repositories at and below the prefixes, by name. What cannot be
-// read says so in its Err and stops nothing; List's own error is that of the
-// context.
+// read, and a prefix without any, says so in its Err and stops nothing; List's
+// own error is that of the context.
 func List(ctx context.Context, s *registry.Session, prefixes []string) ([]Repository, error) {
 	var all []Repository
 	for _, prefix := range prefixes {
 		names, err := s.Repositories(ctx, prefix)
+		if err == nil && len(names) == 0 {
+			err = failure.New("no repository at or below "+prefix, "")
+		}
 		if err != nil {
 			all = append(all, Repository{Name: prefix, Err: err})
 		}
@@ -69,31 +72,19 @@ func Entries(all []Repository) []registry.Entry {
 	return entries
 }
 
-// Unread is the error that some repositories could not be read, or nil.
-func Unread(all []Repository) error {
-	failed := 0
-	for _, r := range all {
-		if r.Err != nil {
-			failed++
-		}
-	}
-	if failed == 0 {
-		return nil
-	}
-	return failure.New(fmt.Sprintf("%d of %d could not be read", failed, len(all)), "their lines say why")
-}
-
-// WriteTable writes a line for each image, repository or error. The ages are
-// those at now.
+// WriteTable writes a line for each image, and for each repository without one.
+// What could not be read has none, and where there is no line there is no
+// header. The ages are those at now.
 func WriteTable(to io.Writer, all []Repository, now time.Time) error {
 	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "REPOSITORY\tTAGS\tDIGEST\tSIZE\tAGE\tINPUTS")
+	header := "REPOSITORY\tTAGS\tDIGEST\tSIZE\tAGE\tINPUTS\n"
 	for _, r := range all {
-		switch {
-		case r.Err != nil:
-			// In its last cell, so that it widens no column.
-			fmt.Fprintf(table, "%s\t-\t-\t-\t-\t%s\n", r.Name, r.Err)
-		case len(r.Entries) == 0:
+		if r.Err != nil {
+			continue
+		}
+		fmt.Fprint(table, header)
+		header = ""
+		if len(r.Entries) == 0 {
 			fmt.Fprintf(table, "%s\t-\t-\t-\t-\tno image has a tag\n", r.Name)
 		}
 		for _, e := range r.Entries {
@@ -125,28 +116,23 @@ func inputs(e registry.Entry) string {
 // short is enough of a digest to tell it from others.
 func short(digest string) string { return digest[:min(len(digest), len("sha256:")+12)] }
 
-// WriteJSON writes one object a line: an image (registry.Entry), or a
-// repository with its error.
+// WriteJSON writes one object (registry.Entry) a line for each image.
 func WriteJSON(to io.Writer, all []Repository) error {
 	lines := json.NewEncoder(to)
-	for _, r := range all {
-		if r.Err != nil {
-			if err := lines.Encode(map[string]string{"repository": r.Name, "error": r.Err.Error()}); err != nil {
-				return err
-			}
-		}
-		for _, e := range r.Entries {
-			if err := lines.Encode(e); err != nil {
-				return err
-			}
+	for _, e := range Entries(all) {
+		if err := lines.Encode(e); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // WriteDecisions writes a line for each image and what becomes of it, those
-// that go first.
+// that go first; nothing where there is no image.
 func WriteDecisions(to io.Writer, all []Decision, now time.Time) error {
+	if len(all) == 0 {
+		return nil
+	}
 	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "\tREPOSITORY\tTAGS\tDIGEST\tSIZE\tAGE\tWHY")
 	for _, goes := range []bool{true, false} {
