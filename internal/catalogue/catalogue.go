@@ -4,20 +4,18 @@
 // by schema.json alone, which editors read, too.
 //
 // A catalogue says what an image is. Where it goes is for the one who builds:
-// the registry, the prefix and the tags of a catalogue give way to those of
-// flags and of the environment; the settings of an image win over the
-// environment. It never holds a secret.
+// the registry and the prefix of a catalogue give way to those of flags and of
+// the environment, and the tag of those comes before the catalogue's, which
+// stay. The settings of an image win over the environment. A catalogue never
+// holds a secret.
 package catalogue
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 
 	"gopkg.in/yaml.v3"
 
@@ -101,37 +99,24 @@ type loader struct {
 	images           []Image
 }
 
-// yamlError is how the parser says where it stopped.
-var yamlError = regexp.MustCompile(`(?s)^yaml: (?:line (\d+): )?(.*)$`)
-
 // document parses the text, which must be one YAML document with a mapping.
 func (l *loader) document(text []byte) *yaml.Node {
 	if len(text) > maxFile {
 		l.add(1, "the file is larger than %d KiB: a catalogue is settings, not data", maxFile>>10)
 		return nil
 	}
-	var doc, next yaml.Node
-	d := yaml.NewDecoder(bytes.NewReader(text))
-	err := d.Decode(&doc)
-	if errors.Is(err, io.EOF) || err == nil && doc.Kind != yaml.DocumentNode {
+	docs, err := documents(bytes.NewReader(text))
+	switch {
+	case err != nil:
+		l.add(syntaxLine(text), "this is no YAML: %s", syntax.ReplaceAllString(err.Error(), ""))
+	case len(docs) == 0 || docs[0].Kind != yaml.DocumentNode:
 		l.add(1, "the file is empty: it takes images, a list")
-		return nil
+	case len(docs) > 1:
+		l.add(max(docs[1].Line, 1), "there is a second document: a catalogue is one, remove the line ---")
+	default:
+		return docs[0].Content[0]
 	}
-	if err == nil && !errors.Is(d.Decode(&next), io.EOF) {
-		l.add(max(next.Line, 1), "there is a second document: a catalogue is one, remove the line ---")
-		return nil
-	}
-	if err != nil {
-		m := yamlError.FindStringSubmatch(err.Error())
-		line, what := 1, err.Error()
-		if m != nil {
-			line, _ = strconv.Atoi(m[1]) // without a line it is 0
-			what = m[2]
-		}
-		l.add(max(line, 1), "this is no YAML: %s", what)
-		return nil
-	}
-	return doc.Content[0]
+	return nil
 }
 
 // catalogue reads the whole.

@@ -177,7 +177,11 @@ func (l *loader) scalar(n *yaml.Node, name, def string) bool {
 		return false
 	}
 	if kind, ok := kinds[n.Tag]; ok && !l.rule(def).takes(kind) {
-		l.add(n.Line, "%s must be text, and YAML makes another kind (%s) of it: write %q", name, kind, n.Value)
+		try := fmt.Sprintf("write %q", n.Value)
+		if !l.rule(def).accepts(n.Value) {
+			try = l.rule(def).advice()
+		}
+		l.add(n.Line, "%s must be text, and YAML makes another kind (%s) of it: %s", name, kind, try)
 		return false
 	}
 	if placeholder.MatchString(n.Value) && l.rule(def).pattern == nil {

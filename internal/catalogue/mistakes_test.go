@@ -27,7 +27,7 @@ var refused = map[string]string{
 	"size: 10G\n" + with():           `catalogue.yaml:1: "size" is no key of a catalogue: it belongs to an image`,
 	"defaults: {from: x}\n" + with(): `catalogue.yaml:1: "from" is no key of defaults: it belongs to an image`,
 	with("git: {password: x}"):       `catalogue.yaml:5: "password" is no key of git: it has url, branch, path; a catalogue holds no secrets: set REGISTRY_USER and REGISTRY_PASS in the environment`,
-	with("size: 10"):                 `catalogue.yaml:5: size must be text, and YAML makes another kind (integer) of it: write "10"`,
+	with("size: 10"):                 `catalogue.yaml:5: size must be text, and YAML makes another kind (integer) of it: give e.g. 10G`,
 	with("size: '10'"):               `catalogue.yaml:5: size cannot be "10": give e.g. 10G`,
 	"images: [{name: x, base: {url: y, checksum: md5}, playbook: p}]": `catalogue.yaml:1: base.checksum cannot be "md5": give e.g. file:https://cloud-images.ubuntu.com/noble/current/SHA256SUMS`,
 	with("memory: much"):        `catalogue.yaml:5: memory cannot be "much": give e.g. 4096`,
@@ -106,6 +106,27 @@ func TestEveryMistakeIsToldWithItsLineAndHowToMendIt(t *testing.T) {
 	}
 }
 
+func TestASyntaxErrorIsToldWithItsOwnLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"images:\n  - name: x\n    from: y\n   playbook: z\n    size: 10G\n\n":      "4: this is no YAML: did not find expected '-' indicator",
+		"images:\n  - name: x\n    base: {url: y\n    playbook: z\n    size: 10G\n": "3: this is no YAML: did not find expected ',' or '}'",
+		"images:\n  - name: x\n    base: \"y\n    playbook: z\n    size: 10G\n":     "3: this is no YAML: found unexpected end of stream",
+		"images:\n  - name: x\n    from: y: z\n    size: 10G\n":                     "3: this is no YAML: mapping values are not allowed in this context",
+		"images:\n  - name: x\n\tfrom: y\n    size: 10G\n":                          "3: this is no YAML: found a tab character that violates indentation",
+		"images:\n  - name: x\n    from: y\n    playbook z\n    size: 10G\n":        "4: this is no YAML: could not find expected ':'",
+		"images:\n  - name: x\n    from: @y\n    size: 10G\n":                       "3: this is no YAML: found character that cannot start any token",
+		"images:\n  - name: x\n    from: *y\n    size: 10G\n":                       "3: this is no YAML: unknown anchor 'y' referenced",
+		"images:\n  - name: x\n    vars: {a: b}}\n    size: 10G\n    playbook: z\n": "3: this is no YAML: did not find expected key",
+		with() + "]\n": "6: this is no YAML: did not find expected key",
+		with() + strings.Repeat("  - name: y\n", 500) + "\t- name: z\n" + strings.Repeat("  - name: y\n", 500): "506: this is no YAML: found a tab character that violates indentation",
+	} {
+		_, err := parse(text)
+		if assert.Error(t, err, text) {
+			assert.Equal(t, "catalogue.yaml:"+want, err.Error(), text)
+		}
+	}
+}
+
 func TestAllMistakesAreToldAtOnceInTheOrderOfLines(t *testing.T) {
 	_, err := parse(`
 colour: red
@@ -147,7 +168,8 @@ func TestACatalogueThatGrowsBeyondBoundsIsRefused(t *testing.T) {
 	copies := "matrix: {a: [" + strings.Repeat("x", 60_000) + "]}\n    vars: [" + strings.Repeat("'{a}{a}{a}{a}', ", 1000) + "]"
 	for what, text := range map[string]string{
 		"larger than 32 MiB": with(bomb), "more than 10000 images": with(axes), "vars is no text": with(copies),
-		"larger than 1024 KiB": with("#" + strings.Repeat("x", 1<<20)), "no YAML": strings.Repeat("[", 1<<19),
+		"did not find expected ','": "a: [b\n" + strings.Repeat("c: d\n", 150_000),
+		"larger than 1024 KiB":      with("#" + strings.Repeat("x", 1<<20)), "no YAML": strings.Repeat("[", 1<<19),
 		"deeper than 32": with("vars: {a: " + strings.Repeat("[", 100) + strings.Repeat("]", 100) + "}"),
 	} {
 		_, err := parse(text)
