@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/build"
@@ -155,28 +157,52 @@ func (a *All) images(selected []catalogue.Image) (map[string]*image, error) {
 			i.settings.RegistryPrefix = ""
 		}
 		var err error
-		if i.config, err = config.Parse(i.settings, i.needs()...); err != nil {
+		if i.config, err = config.Parse(i.settings, i.needs()...); err == nil {
+			err = i.fits(all[one.From])
+		}
+		if err != nil {
 			mistakes = append(mistakes, a.mistakes(one, err)...)
+			continue // its children do not repeat what is wrong with it
 		}
 		all[one.Name] = i
 	}
-	if mistakes != nil {
-		slices.SortStableFunc(mistakes, func(a, b catalogue.Mistake) int { return cmp.Compare(a.Line, b.Line) })
-		return nil, mistakes
-	}
-	return all, nil
+	return all, inLines(mistakes)
 }
 
-// inherited are the image's settings: what starts from an image with a desktop
-// has it, too, unless it says otherwise.
+// inLines is the error that has the mistakes in the order of their lines, or
+// none.
+func inLines(mistakes catalogue.Mistakes) error {
+	if mistakes == nil {
+		return nil
+	}
+	slices.SortStableFunc(mistakes, func(a, b catalogue.Mistake) int { return cmp.Compare(a.Line, b.Line) })
+	return mistakes
+}
+
+// inherited are the image's settings: what starts from an image has its
+// desktop and the size of its disk, unless it says otherwise.
 func inherited(one catalogue.Image, parent *image) map[string]string {
-	const desktop = "INSTALL_DESKTOP_ENVIRONMENT"
-	if _, says := one.Settings[desktop]; says || parent == nil || !parent.config.Desktop {
+	if parent == nil {
 		return one.Settings
 	}
-	all := maps.Clone(one.Settings)
-	all[desktop] = "true"
+	all := map[string]string{}
+	for _, name := range []string{"INSTALL_DESKTOP_ENVIRONMENT", "DISK_SIZE"} {
+		if value, says := parent.Settings[name]; says {
+			all[name] = value
+		}
+	}
+	maps.Copy(all, one.Settings)
 	return all
+}
+
+// fits says whether the parent's disk fits the image's: a disk grows, and
+// never shrinks.
+func (i *image) fits(parent *image) error {
+	if parent == nil || i.config.DiskSize >= parent.config.DiskSize {
+		return nil
+	}
+	size := parent.settings.DiskSize
+	return fmt.Errorf("size %s is less than its parent %s's %s: give %s or more, or leave size out", i.settings.DiskSize, i.From, size, size)
 }
 
 // tags are those that an image shall have: the command's first.
@@ -195,9 +221,25 @@ func (a *All) mistakes(one catalogue.Image, err error) (all catalogue.Mistakes) 
 		several = config.Mistakes{err.Error()}
 	}
 	for _, what := range several {
-		all = append(all, catalogue.Mistake{File: a.Catalogue.File, Line: one.Line, What: "image " + one.Name + ": " + what})
+		all = append(all, catalogue.Mistake{File: a.Catalogue.File, Line: one.Line, What: "image " + one.Name + ": " + keyed(what)})
 	}
 	return all
+}
+
+// variable is a setting's name as a word of a message, where it begins one or
+// stands behind a space: so it does in no path.
+var variable = regexp.MustCompile(`(^| )([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)(=)?`)
+
+// keyed puts the catalogue's keys in place of the variables that it has keys for.
+func keyed(what string) string {
+	return variable.ReplaceAllStringFunc(what, func(found string) string {
+		m := variable.FindStringSubmatch(found)
+		key := catalogue.Key(m[2])
+		if key == m[2] {
+			return found
+		}
+		return m[1] + key + strings.ReplaceAll(m[3], "=", ": ")
+	})
 }
 
 // untagged stands for the tag of an image that nobody named one for, until its

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/plan"
@@ -251,7 +252,8 @@ images:
 	lines := strings.Split(err.Error(), "\n")
 	require.Len(t, lines, 4, err)
 	file := filepath.Join(s.dir, "catalogue.yaml")
-	for i, begin := range []string{":3: image lab: ANSIBLE_DIR: ", ":3: image lab: EXTRA_VARS: ", ":4: image debian: DISK_SIZE: ", ":4: image debian: BUILD_USER: "} {
+	for i, begin := range []string{":3: image lab: ansible-dir: ", ":3: image lab: vars: ", ":4: image debian: size: ",
+		`:4: image debian: build-user: "crownlabs" is also vm-user: give another name, or set bake-user: true`} {
 		assert.True(t, strings.HasPrefix(lines[i], file+begin), lines[i])
 	}
 }
@@ -399,4 +401,21 @@ func TestAnImageOfOtherInputsIsToldFromNone(t *testing.T) {
 	s.run(new(maker))
 	s.write("playbooks/roles/course/tasks/main.yml", "- ansible.builtin.debug: {msg: 'third'}\n")
 	assert.Equal(t, "its inputs have changed", s.planned()["lab"].Why)
+}
+
+func TestWhatStartsFromAnImageHasItsSizeUnlessItSaysOtherwise(t *testing.T) {
+	s := newSite(t, strings.Replace(family, ", size: 1G", "", 1)+`  - {name: below, from: lab, playbook: course, size: 21G}
+  - {name: last, from: below, playbook: course}
+`)
+	s.edit("catalogue.yaml", "playbook: base}", "playbook: base, size: 20G}")
+	planned := s.planned()
+	for name, size := range map[string]string{"debian": "20G", "lab": "20G", "below": "21G", "last": "21G"} {
+		assert.Equal(t, size, planned[name].Settings["DISK_SIZE"], name)
+		assert.Contains(t, planned[name].Stages["provision"], "--disk-size="+size, name)
+	}
+
+	s.edit("catalogue.yaml", "size: 21G", "size: 20479M")
+	_, err := s.all(nil).Plan(t.Context())
+	require.EqualError(t, err, filepath.Join(s.dir, "catalogue.yaml")+":7: image below: size 20479M is less than its parent lab's 20G: give 20G or more, or leave size out")
+	require.ErrorAs(t, err, new(catalogue.Mistakes))
 }

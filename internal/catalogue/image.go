@@ -1,6 +1,8 @@
 package catalogue
 
 import (
+	"cmp"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -116,9 +118,26 @@ func (l *loader) path(s string) string {
 	return filepath.Join(l.dir, s)
 }
 
+// grouped are the variables of keys with several texts.
+var grouped = map[string]string{
+	"ISO_URL": "base.url", "ISO_CHECKSUM": "base.checksum", "SUITE": "base.packages", "BASE_FROM_PACKAGES": "base.packages",
+	"GIT_ANSIBLE_URL": "git.url", "GIT_ANSIBLE_BRANCH": "git.branch", "GIT_ANSIBLE_PATH": "git.path", "EXTRA_VARS": "vars",
+}
+
+// Key is the catalogue's name of an image's setting, "ansible-dir" for
+// ANSIBLE_DIR, or the variable itself where the catalogue has none.
+func Key(variable string) string {
+	for key, of := range variables {
+		if of == variable {
+			return key
+		}
+	}
+	return cmp.Or(grouped[variable], variable)
+}
+
 // Variables are the names of all settings that an image can have, sorted.
 func Variables() []string {
-	all := []string{"ISO_URL", "ISO_CHECKSUM", "BASE_FROM_PACKAGES", "SUITE", "GIT_ANSIBLE_URL", "GIT_ANSIBLE_BRANCH", "GIT_ANSIBLE_PATH", "EXTRA_VARS"}
+	all := slices.Collect(maps.Keys(grouped))
 	for _, variable := range variables {
 		all = append(all, variable)
 	}

@@ -71,3 +71,12 @@ func TestGoodSettingsInACatalogueAreGoodSettings(t *testing.T) {
 		}
 	}
 }
+
+func TestEverySettingOfAnImageHasAKey(t *testing.T) {
+	for _, variable := range catalogue.Variables() {
+		assert.NotEqual(t, variable, catalogue.Key(variable))
+	}
+	assert.Equal(t, "size", catalogue.Key("DISK_SIZE"))
+	assert.Equal(t, "git.url", catalogue.Key("GIT_ANSIBLE_URL"))
+	assert.Equal(t, "IMAGE_TAG", catalogue.Key("IMAGE_TAG"), "it is the command's")
+}
