@@ -214,16 +214,17 @@ func TestAWrongPasswordIsOneClearError(t *testing.T) {
 func TestOneImageThatCannotBePlannedStopsItsDescendantsAndNothingElse(t *testing.T) {
 	s, m := newSite(t, family+`
   - {name: other, base: {url: "https://example.org/debian.qcow2", checksum: "sha256:0000000000000000000000000000000000000000000000000000000000000000"}, playbook: base}
-  - {name: broken, from: debian, playbook: nowhere}
+  - {name: broken, base: {packages: trixie}, playbook: base}
   - {name: below, from: broken, playbook: course}
 `), &maker{}
 	s.env["TARGET_REGISTRY"], _ = registrytest.Start(t, registrytest.Options{})
 	said := s.said()
-	assert.Contains(t, said["broken"], `blocked: there is no playbook "nowhere"`)
+	const why = "this host's ansible-core 2.14.18 cannot manage Debian 13 (Python 3.13): it takes ansible-core 2.16 or newer"
+	assert.Contains(t, said["broken"], "blocked: "+why)
 	assert.Equal(t, "blocked: broken is blocked", said["below"])
 	summary, err := s.all(m).Run(t.Context())
 	require.ErrorContains(t, err, `1 of 6 images failed, 1 more were blocked by that`)
-	require.ErrorContains(t, err, `broken: there is no playbook "nowhere": there are base, course`)
+	require.ErrorContains(t, err, "broken: "+why)
 	assert.Equal(t, []string{"debian", "exam", "lab", "other"}, m.taken())
 	assert.Equal(t, map[string]int{"done": 4, "failed": 1, "blocked": 1}, counts(summary))
 }
@@ -368,15 +369,37 @@ func TestTwoAtOnceOnOneRegistryBothEndWell(t *testing.T) {
 }
 
 func TestWhatKeepsEveryImageFromBeingPlannedIsToldOnce(t *testing.T) {
-	s := newSite(t, strings.ReplaceAll(strings.ReplaceAll(family, "playbook: base", "playbook: nowhere"), "playbook: course", "playbook: nowhere"))
+	s := newSite(t, family)
+	s.edit("catalogue.yaml", "debian.qcow2", "noble-server-cloudimg-amd64.img")
 	_, err := s.all(nil).Plan(t.Context())
-	require.EqualError(t, err, `debian: there is no playbook "nowhere": there are base, course`)
+	require.ErrorContains(t, err, "debian: this host's ansible-core 2.14.18 cannot manage Ubuntu 24.04 (Python 3.12): ")
+	assert.NotContains(t, err.Error(), "\n")
 
 	s.edit("catalogue.yaml", "images:", `images:
-  - {name: other, base: {packages: bookworm}, playbook: elsewhere}`)
+  - {name: other, base: {packages: trixie}, playbook: base}`)
 	said := s.said()
-	assert.Contains(t, said["debian"], `blocked: there is no playbook "nowhere"`)
-	assert.Contains(t, said["other"], `blocked: there is no playbook "elsewhere"`)
+	assert.Contains(t, said["debian"], "blocked: this host's ansible-core 2.14.18 cannot manage Ubuntu 24.04")
+	assert.Contains(t, said["other"], "blocked: this host's ansible-core 2.14.18 cannot manage Debian 13")
+	assert.Equal(t, "blocked: debian is blocked", said["lab"])
+
+	s.ansible("2.18.1")
+	assert.Equal(t, "build: not built yet", s.said()["lab"])
+}
+
+func TestUnknownPlaybooksAreToldWithTheirLinesAllAtOnce(t *testing.T) {
+	s := newSite(t, family+`  - {name: below, from: lab, playbook: nosuch}
+  - {name: beside, from: debian, playbook: ../course}
+  - {name: good, from: below, playbook: course}
+`)
+	s.edit("catalogue.yaml", "playbook: base}", "playbook: nowhere}")
+	_, err := s.all(&maker{}).Run(t.Context())
+	require.ErrorAs(t, err, new(catalogue.Mistakes))
+	file := filepath.Join(s.dir, "catalogue.yaml")
+	assert.Equal(t, []string{
+		file + `:4: image debian: there is no playbook "nowhere": there are base, course`,
+		file + `:7: image below: there is no playbook "nosuch": there are base, course`,
+		file + `:8: image beside: the playbook "../course" is outside the tree of playbooks: give a path within the tree, or the name of a playbook in its playbooks folder`,
+	}, strings.Split(err.Error(), "\n"))
 }
 
 func TestWhatStartsFromADesktopHasOneUnlessItSaysOtherwise(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/build"
 	"github.com/netgroup-polito/diskforge/internal/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/download"
@@ -66,20 +67,18 @@ func (a *All) learnInputs(ctx context.Context, selected []catalogue.Image, image
 	}
 	l := &learner{controller: controller, trees: playbook.Trees{Dir: filepath.Join(a.Config.CacheDir, "playbooks")}, lists: map[string]resolved{}, p: p}
 	defer l.trees.Close()
+	var mistakes catalogue.Mistakes
 	for _, one := range selected {
 		i := images[one.Name]
-		parent := ""
-		if one.From != "" {
-			if parent = images[one.From].facts.Inputs; parent == "" {
-				continue // nobody can say: the plan blocks it with its parent
-			}
-		}
-		i.facts.Err = l.inputs(ctx, i, parent)
+		i.facts.Err = l.learn(ctx, i, images[one.From])
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if errors.Is(i.facts.Err, playbook.ErrUnknown) {
+			mistakes = append(mistakes, a.mistakes(one, i.facts.Err)...)
+		}
 	}
-	return nil
+	return inLines(mistakes)
 }
 
 // learner keeps what images share.
@@ -95,24 +94,55 @@ type resolved struct {
 	err error
 }
 
-// inputs fills in the image's input digest and what follows from it.
-func (l *learner) inputs(ctx context.Context, i *image, parent string) error {
+// learn fills in what is known of an image before anything is built. The name
+// of its playbook is checked in any case.
+func (l *learner) learn(ctx context.Context, i, parent *image) error {
 	b := &build.Build{Config: i.config}
 	tree, err := l.trees.Open(ctx, b.PlaybookOptions(), l.p)
+	var uses playbook.Inputs
+	if err == nil {
+		uses, err = tree.Inputs(ctx, i.config.Playbook, i.config.ExtraVars)
+	}
+	if parent != nil && parent.facts.Inputs == "" && !errors.Is(err, playbook.ErrUnknown) {
+		return nil // nobody can say: the plan blocks it with its parent
+	}
 	if err != nil {
 		return err
 	}
-	uses, err := tree.Inputs(ctx, i.config.Playbook, i.config.ExtraVars)
-	if err != nil {
+	if err := l.manageable(i.config); err != nil {
 		return err
 	}
 	if uses.Whole != "" {
 		i.facts.Notes = append(i.facts.Notes, "depends on "+uses.String())
 	}
+	return l.inputs(ctx, i, parent, uses.Digest, tree)
+}
+
+// manageable says whether this host's Ansible can manage the release that the
+// base is of, where its name tells that: a build would find out when the base
+// is there.
+func (l *learner) manageable(c config.Config) error {
+	base := c.ISOURL
+	if c.BaseFromPackages {
+		base = c.Suite
+	}
+	if guest, known := playbook.GuessGuest(base); known {
+		return playbook.CheckVersions(l.controller, guest)
+	}
+	return nil
+}
+
+// inputs fills in the image's input digest and what follows from it.
+func (l *learner) inputs(ctx context.Context, i, parent *image, uses string, tree *playbook.Tree) error {
+	b, from := &build.Build{Config: i.config}, ""
+	if parent != nil {
+		from = parent.facts.Inputs
+	}
 	if err := l.checksum(ctx, b); err != nil {
 		return err
 	}
-	if i.facts.Inputs, err = b.Inputs(l.controller, uses.Digest, parent); err != nil {
+	var err error
+	if i.facts.Inputs, err = b.Inputs(l.controller, uses, from); err != nil {
 		return err
 	}
 	i.fix(b.Config.ISOChecksum, tree)

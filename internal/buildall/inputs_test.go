@@ -34,6 +34,7 @@ var ones, twos = strings.Repeat("1", 64), strings.Repeat("2", 64)
 
 func newListed(t testing.TB) *site {
 	s := newSite(t, listed)
+	s.ansible("2.18.1") // it manages every release
 	s.write("SHA256SUMS", ones+"  debian.qcow2\n"+twos+"  ubuntu.img\n")
 	s.write("playbooks/roles/course/templates/motd.j2", "welcome\n")
 	return s

@@ -5,6 +5,7 @@ package playbook
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -137,17 +138,23 @@ func (s Source) companion(elem ...string) string {
 	return filepath.Join(s.Root, filepath.FromSlash(name))
 }
 
+// ErrUnknown is the cause of errors about a playbook's name: the tree has none
+// of that name, or none can have.
+var ErrUnknown = errors.New("unknown playbook")
+
+func unknown(what, try string) error { return &failure.Error{What: what, Try: try, Err: ErrUnknown} }
+
 // ValidateName says whether name can be the path of a playbook within a tree.
 // It touches no file.
 func ValidateName(name string) error {
 	const try = "give a path within the tree, or the name of a playbook in its playbooks folder"
 	switch {
 	case name == "":
-		return failure.New("no playbook is named", try)
+		return unknown("no playbook is named", try)
 	case strings.HasPrefix(name, "-"):
-		return failure.New(fmt.Sprintf("the playbook %q looks like an option", name), try)
+		return unknown(fmt.Sprintf("the playbook %q looks like an option", name), try)
 	case !filepath.IsLocal(name) || strings.ContainsAny(name, "\x00\n\r\\"):
-		return failure.New(fmt.Sprintf("the playbook %q is outside the tree of playbooks", name), try)
+		return unknown(fmt.Sprintf("the playbook %q is outside the tree of playbooks", name), try)
 	}
 	return nil
 }
@@ -164,9 +171,9 @@ func find(name string, isFile func(string) bool, list func() []string) (string, 
 	}
 	known := list()
 	if len(known) == 0 {
-		return "", failure.New(fmt.Sprintf("there is no playbook %q, nor any other", name), "is this the directory that holds the playbooks?")
+		return "", unknown(fmt.Sprintf("there is no playbook %q, nor any other", name), "is this the directory that holds the playbooks?")
 	}
-	return "", failure.New(fmt.Sprintf("there is no playbook %q", name), "there are "+strings.Join(known, ", "))
+	return "", unknown(fmt.Sprintf("there is no playbook %q", name), "there are "+strings.Join(known, ", "))
 }
 
 // checksOf is where the checks of a playbook would be in its tree.

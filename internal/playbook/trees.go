@@ -16,8 +16,9 @@ import (
 )
 
 // Trees opens playbook trees to look into, each once however many images
-// share it. Nothing is copied but what comes from git. The zero value is ready
-// once Dir is set; its methods may be called at the same time.
+// share it; one that cannot be opened is not tried again. Nothing is copied but
+// what comes from git. The zero value is ready once Dir is set; its methods may
+// be called at the same time.
 type Trees struct {
 	// Dir is a directory of ours for trees from git, by commit: one that is
 	// there is not fetched again. It is created.
@@ -30,6 +31,7 @@ type Trees struct {
 type opening struct {
 	sync.Mutex
 	tree *Tree
+	err  error
 }
 
 // Open returns the tree that opts name, of which Playbook and Dir do not
@@ -38,15 +40,17 @@ func (t *Trees) Open(ctx context.Context, opts Options, report progress.Reporter
 	o := t.opening(opts)
 	o.Lock()
 	defer o.Unlock()
-	if o.tree != nil {
-		return o.tree, nil
+	if o.tree != nil || o.err != nil {
+		return o.tree, o.err
 	}
 	tree, err := t.read(ctx, opts, report)
-	if err != nil {
-		return nil, err
+	if ctx.Err() == nil { // whoever comes next may have more time
+		o.err = err
 	}
-	o.tree = tree
-	return tree, nil
+	if err == nil {
+		o.tree = tree
+	}
+	return o.tree, err
 }
 
 func (t *Trees) opening(opts Options) *opening {

@@ -58,8 +58,10 @@ func TestTreesAreReadWhereTheyLie(t *testing.T) {
 	require.NoError(t, err)
 	_, err = own.Find("../debian-base")
 	actionable(t, err, "outside")
+	require.ErrorIs(t, err, playbook.ErrUnknown)
 	_, err = own.Find("debian-bse")
 	actionable(t, err, "debian-base, ubuntu-base")
+	require.ErrorIs(t, err, playbook.ErrUnknown)
 
 	users := tree(t, lab())
 	theirs, err := trees.Open(t.Context(), playbook.Options{AnsibleDir: users}, progress.Discard)
@@ -72,6 +74,10 @@ func TestTreesAreReadWhereTheyLie(t *testing.T) {
 	url, _, _ := repository(t)
 	_, err = trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: "gone"}, progress.Discard)
 	actionable(t, err, `"gone"`)
+	assert.NotErrorIs(t, err, playbook.ErrUnknown)
+	require.NoError(t, os.RemoveAll(url))
+	_, again := trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: "gone"}, progress.Discard)
+	assert.Equal(t, err, again, "nobody is asked twice")
 }
 
 // activities are what a Reporter is told.
