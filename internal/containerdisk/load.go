@@ -50,9 +50,33 @@ type Layout struct {
 func Load(dir string) (*Layout, error) {
 	l, err := load(dir)
 	if err != nil {
-		return nil, failure.Wrap(err, dir+" has no containerdisk", "pack it again")
+		return nil, failure.Wrap(err, dir+" has no containerdisk", LayoutHint(dir, "pack it again"))
 	}
 	return l, nil
+}
+
+// LayoutHint says where the layout is, of a directory that was taken for one: it
+// is no layout itself, but exactly one directory in it is. Else it says otherwise.
+func LayoutHint(dir, otherwise string) string {
+	entries, err := os.ReadDir(dir)
+	if err != nil || isLayout(dir) {
+		return otherwise
+	}
+	var found []string
+	for _, e := range entries {
+		if child := filepath.Join(dir, e.Name()); isLayout(child) {
+			found = append(found, child)
+		}
+	}
+	if len(found) != 1 {
+		return otherwise
+	}
+	return "the layout is " + found[0]
+}
+
+func isLayout(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, layoutFile))
+	return err == nil
 }
 
 func load(dir string) (*Layout, error) {

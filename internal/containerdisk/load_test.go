@@ -91,6 +91,26 @@ func TestALayoutThatIsNotOneContainerdiskIsRefusedWithTheReason(t *testing.T) {
 	}
 }
 
+func TestADirectoryThatOnlyHoldsALayoutSaysWhereItIs(t *testing.T) {
+	dir := t.TempDir()
+	hint := func(of string) string { return containerdisk.LayoutHint(of, "otherwise") }
+	layout := func(name string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(path, 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(path, "oci-layout"), []byte(`{}`), 0o644))
+		return path
+	}
+	assert.Equal(t, "otherwise", hint(dir))
+	assert.Equal(t, "otherwise", hint(filepath.Join(dir, "missing")))
+	one := layout("one")
+	assert.Equal(t, "the layout is "+one, hint(dir))
+	_, err := containerdisk.Load(dir)
+	require.ErrorContains(t, err, "the layout is "+one)
+	assert.Equal(t, "otherwise", hint(one), "it is one itself")
+	layout("two")
+	assert.Equal(t, "otherwise", hint(dir), "nobody can tell which")
+}
+
 func TestADamagedLayerFailsBeforeItsLastBytesAreGivenOut(t *testing.T) {
 	dir, made := pack(t, rawDisk(t, 3), metadata)
 	f, err := os.OpenFile(blobPath(dir, made.Layer.Digest), os.O_RDWR, 0)

@@ -111,7 +111,7 @@ var (
 func Layout(ctx context.Context, path string, p progress.Reporter) (*Report, error) {
 	i, err := openLayout(path)
 	if err != nil {
-		return nil, failure.Wrap(err, path+" cannot be inspected", "name an OCI layout, or a tar archive of one")
+		return nil, failure.Wrap(err, path+" cannot be inspected", containerdisk.LayoutHint(path, "name an OCI layout, or a tar archive of one"))
 	}
 	defer i.close()
 	return i.inspect(ctx, localLimits, p)
