@@ -12,6 +12,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/workdir"
 )
@@ -195,14 +196,23 @@ func first(a, b string) string {
 }
 
 // PushLayout pushes the layout to the reference, or to the address of the
-// settings, or to the one that it was packed for.
+// settings, or to the one that it was packed for. The cause of the error is
+// registry.ErrReference where that is none.
 func (b *Build) PushLayout(ctx context.Context, layout, reference string, unverified bool) (string, error) {
+	if reference = first(reference, b.Config.Reference); reference != "" {
+		if err := registry.CheckTarget(reference); err != nil {
+			return "", err
+		}
+	}
 	loaded, err := containerdisk.Load(layout)
 	if err != nil {
 		return "", err
 	}
-	if reference = first(first(reference, b.Config.Reference), loaded.Reference); reference == "" {
-		return "", failure.New("there is no address to push to", "name one: diskforge push "+layout+" REGISTRY/NAME:TAG")
+	if reference = first(reference, loaded.Reference); reference == "" {
+		return "", &failure.Error{
+			What: "there is no address to push to", Try: "name one: diskforge push " + layout + " REGISTRY/NAME:TAG",
+			Err: registry.ErrReference,
+		}
 	}
 	if !loaded.Verified && !unverified {
 		return "", failure.New("the image in "+layout+" was not verified", "run diskforge verify on its disk and pack it again, or push it as it is with --unverified")

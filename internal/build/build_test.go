@@ -19,6 +19,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 	"github.com/netgroup-polito/diskforge/internal/workdir"
@@ -187,6 +188,9 @@ func TestAnImageThatWasNotVerifiedIsNotPushed(t *testing.T) {
 	require.ErrorContains(t, err, "--unverified")
 	_, err = b.PushLayout(t.Context(), layout, "", true)
 	require.ErrorContains(t, err, "no address")
+	require.ErrorIs(t, err, registry.ErrReference)
+	_, err = b.PushLayout(t.Context(), t.TempDir(), "127.0.0.1:9/labs/x", false)
+	require.ErrorContains(t, err, "it has no tag", "before the layout is looked at")
 }
 
 func TestALayoutThatInspectRefusesIsNotThereAndTheOneBeforeStays(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -179,12 +180,28 @@ func (c *client) diagnoseAnswer(answer *transport.Error) *failure.Error {
 		if answer.Request != nil && answer.Request.URL.Path == "/v2/" {
 			return failure.New(registry+" is no registry"+status, c.purpose.where)
 		}
-		return failure.New(fmt.Sprintf("registry %s has no %s for %s%s", registry, repository, c.who(), status), c.purpose.missing)
+		return failure.New(fmt.Sprintf("registry %s has no %s%s", registry, sought(answer, repository), status), c.purpose.missing)
 	case http.StatusRequestEntityTooLarge:
 		return failure.New(fmt.Sprintf("registry %s does not take a layer of this size for %s%s", registry, repository, status),
 			"raise the body size that the proxy in front of it takes")
 	}
 	return failure.New(fmt.Sprintf("registry %s failed for %s: %s%s", registry, repository, http.StatusText(answer.StatusCode), status), c.later)
+}
+
+// sought names what a registry answers that it has not. Some say so of what is
+// private, too.
+func sought(answer *transport.Error, repository string) string {
+	if answer.Request == nil {
+		return repository
+	}
+	_, wanted, found := strings.Cut(answer.Request.URL.Path, "/manifests/")
+	switch {
+	case !found:
+		return repository
+	case digestPattern.MatchString(wanted):
+		return fmt.Sprintf("image %s of %s, or it is private", wanted, repository)
+	}
+	return fmt.Sprintf("tag %s of %s, or it is private", wanted, repository)
 }
 
 func (c *client) who() string {

@@ -237,11 +237,13 @@ func (s *Session) Tag(ctx context.Context, ref string, tags ...string) error {
 		return err
 	}
 	if _, ok := image.(name.Digest); !ok {
-		return failure.New(fmt.Sprintf("%q has no digest", ref), "name the image as REGISTRY/REPOSITORY@sha256:…: a tag may move meanwhile")
+		repository, _, _ := cutLast(ref, ":")
+		return badReference(fmt.Sprintf("%q has no digest, and a tag may move meanwhile", ref),
+			fmt.Sprintf("find it with diskforge images list %s --json, and name the image as %s@sha256:…", repository, repository))
 	}
 	for _, tag := range tags {
 		if err := checkTag(tag); err != nil {
-			return failure.New(fmt.Sprintf("%q cannot be a tag", tag), err.Error())
+			return badReference(fmt.Sprintf("%q cannot be a tag", tag), err.Error())
 		}
 	}
 	w, err := s.to(ctx, image.Context(), pushing, transport.PushScope)

@@ -107,7 +107,7 @@ func splitPrefix(prefix string) (host, path string, err error) {
 		err = checkPath(path)
 	}
 	if err != nil {
-		return "", "", failure.New(fmt.Sprintf("%q is no registry and prefix", prefix), err.Error())
+		return "", "", badReference(fmt.Sprintf("%q is no registry and prefix", prefix), err.Error())
 	}
 	return host, path, nil
 }

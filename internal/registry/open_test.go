@@ -210,6 +210,19 @@ func TestARegistryThatLiesAboutALayerIsCaught(t *testing.T) {
 	}
 }
 
+func TestAnImageThatIsNotThereIsNamedAndNoLoginIsSpokenOf(t *testing.T) {
+	s := newServer(t, nil)
+	stored(t, s.ref(), alice, digestOf(1))
+	for ref, words := range map[string]string{
+		":v9":             "has no tag v9 of lab/ubuntu, or it is private (404",
+		"@" + digestOf(9): "has no image " + digestOf(9) + " of lab/ubuntu, or it is private (404",
+	} {
+		_, err := registry.Open(t.Context(), s.host()+"/lab/ubuntu"+ref, alice)
+		require.ErrorContains(t, err, words)
+		assert.NotContains(t, err.Error(), "alice")
+	}
+}
+
 func TestABlobWithAnotherDigestOrSizeIsNotGivenOut(t *testing.T) {
 	s := newServer(t, nil)
 	i, layer, _ := opened(t, s.ref(), alice)

@@ -31,6 +31,23 @@ var (
 
 var errReferrersTag = errors.New("such tags are lists of referrers")
 
+// ErrReference is the cause of the errors of references that no registry takes:
+// none was asked.
+var ErrReference = errors.New("not a reference")
+
+func badReference(what, try string) error {
+	f := failure.New(what, try)
+	f.Err = ErrReference
+	return f
+}
+
+// CheckTarget says whether an image can be pushed to ref:
+// REGISTRY/REPOSITORY:TAG. Nobody is asked.
+func CheckTarget(ref string) error {
+	_, err := parse(ref, false)
+	return err
+}
+
 // maxRepository is the length that registries accept for a repository, in
 // bytes.
 const maxRepository = 255
@@ -42,7 +59,10 @@ const maxRepository = 255
 func ParseReference(registry, prefix, image, tag string) (string, error) {
 	var bad []error
 	check := func(setting, value string, err error) {
-		if err != nil {
+		switch {
+		case value == "":
+			bad = append(bad, failure.New(setting+" is not set", ""))
+		case err != nil:
 			bad = append(bad, failure.New(fmt.Sprintf("%s cannot be %q", setting, value), err.Error()))
 		}
 	}
@@ -70,7 +90,7 @@ func ParseReference(registry, prefix, image, tag string) (string, error) {
 func parse(ref string, insecure bool) (name.Tag, error) {
 	what := fmt.Sprintf("no image can be pushed to %q", ref)
 	if strings.Contains(ref, "@") && !strings.Contains(ref, "://") {
-		return name.Tag{}, failure.New(what, "leave out the digest, it comes with the image")
+		return name.Tag{}, badReference(what, "leave out the digest, it comes with the image")
 	}
 	parsed, err := parseAny(ref, insecure, what)
 	if err != nil {
@@ -78,7 +98,7 @@ func parse(ref string, insecure bool) (name.Tag, error) {
 	}
 	tag := parsed.(name.Tag) // as there is no digest
 	if referrersTag.MatchString(tag.TagStr()) {
-		return name.Tag{}, failure.New(what, errReferrersTag.Error())
+		return name.Tag{}, badReference(what, errReferrersTag.Error())
 	}
 	return tag, nil
 }
@@ -113,7 +133,7 @@ func parseAny(ref string, insecure bool, what string) (name.Reference, error) {
 		}
 	}
 	if err != nil {
-		return nil, failure.New(what, strings.ReplaceAll(err.Error(), "\n", "; "))
+		return nil, badReference(what, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	parsed, err := name.ParseReference(ref, nameOptions(host, insecure)...)
 	if err != nil {

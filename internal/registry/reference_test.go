@@ -58,10 +58,10 @@ func TestASettingThatNoRegistryTakesIsNamedInOneLine(t *testing.T) {
 		{"localhost:5000", "p", "a:b", "1", "IMAGE_NAME"},
 		{"localhost:5000", "p", "a b", "1", "IMAGE_NAME"},
 		{"localhost:5000", "p", "../a", "1", "IMAGE_NAME"},
-		{"localhost:5000", "p", "", "1", "IMAGE_NAME cannot be \"\": it is empty"},
+		{"localhost:5000", "p", "", "1", "IMAGE_NAME is not set"},
 		{"", "p", "-a", "1", "IMAGE_NAME"},
 		{"localhost:5000", "p", long("a", 254), "1", "longer than 255"},
-		{"localhost:5000", "p", "a", "", "IMAGE_TAG cannot be \"\": the tag is empty"},
+		{"localhost:5000", "p", "a", "", "IMAGE_TAG is not set"},
 		{"localhost:5000", "p", "a", ".1", "IMAGE_TAG"},
 		{"localhost:5000", "p", "a", "1/2", "IMAGE_TAG"},
 		{"localhost:5000", "p", "a", long("t", 129), "IMAGE_TAG"},
@@ -96,7 +96,10 @@ func TestAReferenceMustSayRegistryAndTag(t *testing.T) {
 	} {
 		_, err := registry.Parse(ref)
 		require.ErrorContains(t, err, words, ref)
+		require.ErrorIs(t, err, registry.ErrReference)
+		require.EqualError(t, registry.CheckTarget(ref), err.Error())
 	}
+	require.NoError(t, registry.CheckTarget("localhost:5000/ubuntu:1"))
 }
 
 func FuzzReference(f *testing.F) {
@@ -153,7 +156,10 @@ func TestAnImageInARegistryIsNamedByTagOrDigestOrBoth(t *testing.T) {
 	} {
 		_, _, err := registry.ParseStored(ref)
 		require.ErrorContains(t, err, words, ref)
+		require.ErrorIs(t, err, registry.ErrReference)
+		require.EqualError(t, registry.CheckStored(ref), err.Error())
 		_, ok := failure.In(err)
 		assert.True(t, ok)
 	}
+	require.NoError(t, registry.CheckStored("quay.io/a/b@"+digest))
 }
