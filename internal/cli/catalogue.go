@@ -45,8 +45,13 @@ func (w *wishes) all(b *build.Build) (*buildall.All, error) {
 	if all.Config, err = config.Parse(all.Settings); err != nil {
 		return nil, err
 	}
-	all.Catalogue, err = catalogue.Load(w.file)
-	return all, err
+	if all.Catalogue, err = catalogue.Load(w.file); err != nil {
+		return nil, err
+	}
+	if _, err := all.Catalogue.Select(w.only...); err != nil {
+		return nil, usageError{fmt.Errorf("--only: %w", err)}
+	}
+	return all, nil
 }
 
 func (a *app) buildAll() *cobra.Command {
@@ -100,13 +105,17 @@ func (a *app) plan() *cobra.Command {
 	var w wishes
 	var format, pullSecret string
 	c := a.command("plan", "Say what build-all would build, and why",
-		`Say what build-all would build, why, and in which order. The formats are text, json,
-github-matrix (for the workflow catalogue.yml) and kubernetes: a Job for each image,
-of which each waits until the registry has its parent. The input digests depend on
+		`Say what build-all would build, why, and in which order: those of a level start from
+those of the levels before. The formats are text, json, github-matrix (for the
+workflow catalogue.yml) and kubernetes: a Job for each image, of which each waits
+until the registry has its parent. The input digests depend on
 the version of Ansible: plan in the image, or the toolbox, that will build.`,
 		cobra.NoArgs, nil,
 		func(c *cobra.Command, _ []string, b *build.Build) error {
 			b.Settings = b.Settings.Only("plan")
+			if a.json && !c.Flags().Changed("format") {
+				format = "json"
+			}
 			write, err := planFormat(format, pullSecret)
 			if err != nil {
 				return err
@@ -114,6 +123,9 @@ the version of Ansible: plan in the image, or the toolbox, that will build.`,
 			all, err := w.all(b)
 			if err != nil {
 				return err
+			}
+			if err := all.Target().Check(); err != nil && elsewhere(format) {
+				return usageError{fmt.Errorf("--format %s: %w", format, err)}
 			}
 			entries, err := all.Plan(c.Context())
 			if err != nil {
@@ -125,10 +137,13 @@ the version of Ansible: plan in the image, or the toolbox, that will build.`,
 			return buildall.Failed(entries)
 		})
 	w.flags(c)
-	c.Flags().StringVar(&format, "format", "text", "text, json, github-matrix or kubernetes")
+	c.Flags().StringVar(&format, "format", "text", "text, json (what --json gives, too), github-matrix or kubernetes")
 	c.Flags().StringVar(&pullSecret, "pull-secret", "", "for kubernetes: secret with username and password by which children fetch their parents, in a container that runs no playbook")
 	return c
 }
+
+// elsewhere says whether a plan in the format is carried out by other hosts.
+func elsewhere(format string) bool { return format == "github-matrix" || format == "kubernetes" }
 
 type planWriter func(io.Writer, []plan.Entry, plan.Target) error
 

@@ -18,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/build"
 	"github.com/netgroup-polito/diskforge/internal/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -41,6 +42,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		a.ui = ui.New(stderr, a.json)
 	}
 	if err != nil {
+		err = understood(err)
 		a.ui.Fail(err)
 	}
 	a.ui.Close()
@@ -50,7 +52,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 // interrupted is the cause of a context that a signal ended.
 type interrupted struct{ os.Signal }
 
-func (i interrupted) Error() string { return "stopped by " + i.String() }
+func (i interrupted) Error() string {
+	if i.Signal == os.Interrupt {
+		return "stopped by Ctrl-C (SIGINT)"
+	}
+	return "stopped by SIGTERM" // there is no other, see withSignals
+}
 
 // withSignals returns a context that Ctrl-C and SIGTERM end. A second signal
 // is not caught: it ends the program at once.
@@ -85,6 +92,33 @@ func exitCode(ctx context.Context, err error) int {
 
 // usageError is a command line that cannot be understood.
 type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+// usage makes a mistake in the command line of an error of a reference.
+func usage(err error) error {
+	if errors.Is(err, registry.ErrReference) {
+		return usageError{err}
+	}
+	return err
+}
+
+// understood makes one line, and a mistake in the command line, of what cobra
+// says of commands that there are not: it gives its errors no type.
+func understood(err error) error {
+	what, guesses, _ := strings.Cut(err.Error(), "\n\nDid you mean this?\n")
+	switch {
+	case errors.As(err, new(usageError)):
+		return err
+	case strings.HasPrefix(what, "required flag(s) "):
+		return usageError{err}
+	case !strings.HasPrefix(what, "unknown command "):
+		return err
+	case guesses != "":
+		return usageError{fmt.Errorf("%s: did you mean %s?", what, strings.Join(strings.Fields(guesses), " or "))}
+	}
+	return usageError{fmt.Errorf("%s: see diskforge --help", what)}
+}
 
 type app struct {
 	stdout, stderr io.Writer
@@ -121,6 +155,8 @@ digest; progress and errors go to standard error.`,
 	cobra.EnableCommandSorting = false // the order of the stages
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
+	root.Version = versions()
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "write progress and errors as one JSON object a line (on standard error)")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
@@ -139,7 +175,11 @@ func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs 
 		}
 	}
 	c.Args = func(c *cobra.Command, given []string) error {
-		if err := args(c, given); err != nil {
+		err := args(c, given)
+		switch {
+		case err != nil && c.Flags().Lookup("catalogue") != nil:
+			return usageError{fmt.Errorf("%q is not understood: name a catalogue with --catalogue %s", given[0], given[0])}
+		case err != nil:
 			return usageError{fmt.Errorf("%w: the form is %s", err, c.UseLine())}
 		}
 		return nil

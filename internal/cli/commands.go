@@ -144,7 +144,7 @@ func (a *app) push() *cobra.Command {
 				reference = args[1]
 			}
 			pushed, err := b.PushLayout(c.Context(), args[0], reference, unverified)
-			return a.printed(pushed, err)
+			return a.printed(pushed, usage(err))
 		})
 	c.Flags().BoolVar(&unverified, "unverified", false, "push an image that was not verified")
 	return c
@@ -216,11 +216,16 @@ func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version of diskforge and of its tools", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			v := tools.Versions()
-			return a.print(fmt.Sprintf("diskforge %s\npacker %s\npacker-plugin-qemu %s\npacker-plugin-ansible %s\ngoss %s",
-				version(), v["packer"], v["packer-plugin-qemu"], v["packer-plugin-ansible"], v["goss"]))
+			return a.print(versions())
 		},
 	}
+}
+
+// versions are those of diskforge and of its tools, one a line.
+func versions() string {
+	v := tools.Versions()
+	return fmt.Sprintf("diskforge %s\npacker %s\npacker-plugin-qemu %s\npacker-plugin-ansible %s\ngoss %s",
+		version(), v["packer"], v["packer-plugin-qemu"], v["packer-plugin-ansible"], v["goss"])
 }
 
 // version is that of the module, or the commit it was compiled from.

@@ -64,7 +64,7 @@ func (a *app) tagImage() *cobra.Command {
 Only its manifest is sent.`,
 		cobra.MinimumNArgs(2), nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
 			if err := s.Tag(c.Context(), args[0], args[1:]...); err != nil {
-				return err
+				return usage(err)
 			}
 			return a.print(args[0])
 		}))
@@ -77,6 +77,11 @@ REGISTRY/REPOSITORY:TAG is the image where it has no other tag, else the tag alo
 which Docker's registry cannot delete before its version 3. An image that an index in
 the repository names is kept: delete the index first.`,
 		cobra.MinimumNArgs(1), nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
+			for _, ref := range args {
+				if err := registry.CheckStored(ref); err != nil {
+					return usage(err)
+				}
+			}
 			failed := 0
 			for _, ref := range args {
 				deleted, err := s.Delete(c.Context(), ref)
@@ -159,7 +164,7 @@ func (a *app) unread(all []images.Repository) error {
 		case r.Err == nil:
 			continue
 		case len(all) == 1:
-			return r.Err
+			return usage(r.Err)
 		}
 		failed++
 		a.ui.Warn(r.Err.Error())

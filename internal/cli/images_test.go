@@ -272,8 +272,8 @@ func TestTagAddsTagsToAnImageNamedByDigest(t *testing.T) {
 	assert.Equal(t, host+"/lab/ubuntu@"+digest+"\n", out)
 	assert.ElementsMatch(t, []string{"v1", "v2", "latest"}, tagsOf(t, host+"/lab/ubuntu"))
 	code, _, errs = run(t, "images", "tag", host+"/lab/ubuntu:v1", "v3")
-	assert.Equal(t, 1, code)
-	assert.Contains(t, errs, "has no digest")
+	assert.Equal(t, 2, code)
+	assert.Contains(t, errs, "diskforge images list "+host+"/lab/ubuntu --json")
 }
 
 func TestImagesWantsToKnowWhatToDo(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/inspect"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
@@ -26,7 +28,7 @@ dangerous. What only breaks a convention is a warning.`,
 		func(c *cobra.Command, args []string, b *build.Build) error {
 			report, err := a.examine(c, args[0], b)
 			if err != nil {
-				return err
+				return usage(err)
 			}
 			if err := a.printReport(report); err != nil {
 				return err
@@ -42,6 +44,9 @@ func (a *app) examine(c *cobra.Command, what string, b *build.Build) (*inspect.R
 		if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
 			return inspect.Layout(c.Context(), what, stage)
 		}
+		if !namesRegistry(what) {
+			return nil, failure.New("there is no folder or file "+what+" here, and it names no registry either", "")
+		}
 		options, err := b.RegistryOptions()
 		if err != nil {
 			return nil, err
@@ -50,6 +55,13 @@ func (a *app) examine(c *cobra.Command, what string, b *build.Build) (*inspect.R
 	}()
 	stage.End(readText(r), err)
 	return r, err
+}
+
+// namesRegistry says whether what comes before the first slash can be a
+// registry: clients take a lone name for a folder of Docker Hub.
+func namesRegistry(what string) bool {
+	first, _, _ := strings.Cut(what, "/")
+	return first == "localhost" || strings.ContainsAny(first, ".:@")
 }
 
 func (a *app) printReport(r *inspect.Report) error {
@@ -84,8 +96,15 @@ func reportText(r *inspect.Report) string {
 	if d := r.Disk; d != nil {
 		fact("disk", "%s, %s in a file of %s, compression: %s", d.Format, ui.Size(int64(d.VirtualSize)), ui.Size(d.FileSize), d.Compression)
 	}
-	if r.Inputs != "" {
-		fact("inputs", "%s", r.Inputs)
+	for _, known := range [][2]string{
+		{"base", strings.TrimSpace(r.Annotations["org.opencontainers.image.base.name"] + " " + r.Annotations["org.opencontainers.image.base.digest"])},
+		{"built", r.Annotations[containerdisk.AnnotationBuilt]},
+		{"guest", r.Annotations[containerdisk.AnnotationGuest]},
+		{"inputs", r.Inputs},
+	} {
+		if known[1] != "" {
+			fact(known[0], "%s", known[1])
+		}
 	}
 	fact("read", "%s", readText(r))
 	b.WriteByte('\n')

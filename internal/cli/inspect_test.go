@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -60,9 +61,52 @@ func TestInspectFailsWhereThereIsNoContainerdisk(t *testing.T) {
 	assert.Equal(t, 2, code)
 	assert.Contains(t, stderr, "inspect REF|LAYOUT_DIR|ARCHIVE.tar")
 
-	code, _, stderr = run(t, "inspect", "ubuntu")
+	for _, what := range []string{"ubuntu", "out/diskforge-demo", "out/diskforge-demo:v1"} {
+		code, _, stderr = run(t, "inspect", what)
+		assert.Equal(t, 1, code)
+		assert.Contains(t, stderr, "there is no folder or file "+what+" here, and it names no registry either")
+	}
+}
+
+func TestInspectAndPushSayWhereTheLayoutIs(t *testing.T) {
+	dir, _ := layoutOf(t)
+	for _, command := range [][]string{{"inspect"}, {"push", "--unverified"}} {
+		code, _, stderr := run(t, append(command, filepath.Dir(dir))...)
+		assert.Equal(t, 1, code)
+		assert.Contains(t, stderr, "no OCI image layout")
+		assert.Contains(t, stderr, ": the layout is "+dir+"\n")
+	}
+}
+
+func TestInspectSaysThatATagIsNotThere(t *testing.T) {
+	withoutLogin(t)
+	host, _ := registrytest.Start(t, registrytest.Options{})
+	publish(t, host+"/lab/ubuntu", 3, "", "v1")
+	code, _, stderr := run(t, "inspect", host+"/lab/ubuntu:v9")
 	assert.Equal(t, 1, code)
-	assert.Contains(t, stderr, "names no image in a registry")
+	assert.Contains(t, stderr, "has no tag v9 of lab/ubuntu, or it is private")
+	assert.NotContains(t, stderr, "login")
+}
+
+func TestInspectTellsWhatTheImageWasMadeFromWhenAndWhatIsInIt(t *testing.T) {
+	disk, dir := filepath.Join(t.TempDir(), "disk.raw"), filepath.Join(t.TempDir(), "layout")
+	require.NoError(t, os.WriteFile(disk, append(make([]byte, 510), 0x55, 0xAA), 0o600))
+	base := "sha256:" + strings.Repeat("7", 64)
+	_, err := containerdisk.Pack(t.Context(), disk, dir, containerdisk.Metadata{
+		Architecture: "amd64", BaseName: "https://cloud.example/debian.qcow2", BaseDigest: base,
+		Annotations: map[string]string{containerdisk.AnnotationBuilt: "2026-11-02T10:00:00Z", containerdisk.AnnotationGuest: "debian 12\x1b[2J"},
+	}, progress.Discard)
+	require.NoError(t, err)
+	code, stdout, stderr := run(t, "inspect", dir)
+	require.Zero(t, code, stderr)
+	assert.Regexp(t, `(?m)^base +https://cloud.example/debian.qcow2 `+base+`$`, stdout)
+	assert.Regexp(t, `(?m)^built +2026-11-02T10:00:00Z$`, stdout)
+	assert.Regexp(t, `(?m)^guest +debian 12`, stdout)
+	assert.NotContains(t, stdout, "\x1b")
+
+	plain, _ := layoutOf(t)
+	_, stdout, _ = run(t, "inspect", plain)
+	assert.NotRegexp(t, `(?m)^(base|built|guest) `, stdout, "what is not known has no line")
 }
 
 // An image that is no containerdisk: the report is printed, the exit code is 1.

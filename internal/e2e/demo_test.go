@@ -251,7 +251,7 @@ func TestSIGTERMDuringTheBootLeavesNothing(t *testing.T) {
 	require.NotEmpty(t, processes(out))
 	require.NoError(t, r.cmd.Process.Signal(syscall.SIGTERM))
 	assert.Equal(t, 143, r.wait(time.Minute))
-	assert.Contains(t, r.errors(), "stopped by terminated")
+	assert.Contains(t, r.errors(), "stopped by SIGTERM")
 	ended(t, out)
 	onlyLogsIn(t, out)
 }
