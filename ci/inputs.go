@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"dagger/diskforge/flags"
 	"dagger/diskforge/internal/dagger"
@@ -69,8 +72,22 @@ func (o *origin) mount(ctx context.Context, c, box *dagger.Container) (*dagger.C
 		return c.WithMountedDirectory(baseLayoutPath, o.Layout, dagger.ContainerWithMountedDirectoryOpts{Owner: user}), nil, nil
 	}
 	o.args = flags.Of("iso-url", o.URL, "iso-checksum", o.Checksum)
+	if list, ok := strings.CutPrefix(o.Checksum, "file:"); ok {
+		c = c.WithEnvVariable("CHECKSUMS", edition(ctx, list))
+	}
 	// The program locks each download, and hashes it whenever it is used.
 	return c.WithMountedCache(cacheDir+"/images", dag.CacheVolume("diskforge-downloads"), dagger.ContainerWithMountedCacheOpts{Owner: user}), nil, nil
+}
+
+// edition tells one content of a list of checksums from another: a stage is run
+// again when it changes, and the list's address does not. The stage fetches
+// and checks the list itself; one that cannot be read here counts as changed.
+func edition(ctx context.Context, list string) string {
+	text, err := dag.HTTP(list).Contents(ctx)
+	if err != nil {
+		text = time.Now().UTC().Format(time.RFC3339Nano)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(text)))
 }
 
 // tree is where the playbooks come from.
