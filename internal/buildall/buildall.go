@@ -75,6 +75,9 @@ func (a *All) plan(ctx context.Context) ([]plan.Entry, map[string]*image, error)
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := a.checkAddress(); err != nil {
+		return nil, nil, err
+	}
 	if err := a.logIn(); err != nil {
 		return nil, nil, err
 	}
@@ -100,6 +103,19 @@ func (a *All) plan(ctx context.Context) ([]plan.Entry, map[string]*image, error)
 		entries[n].Stages = images[e.Name].stages(fields, e.Settings)
 	}
 	return entries, images, nil
+}
+
+// checkAddress checks what all images share of their address, so that it is
+// told once and not of each.
+func (a *All) checkAddress() error {
+	target := a.Target()
+	if target.Registry == "" {
+		target.Prefix = ""
+	}
+	if _, err := registry.ParseReference(target.Registry, target.Prefix, "image", cmp.Or(a.Settings.ImageTag, untagged)); err != nil {
+		return config.Mistakes{err.Error()}
+	}
+	return nil
 }
 
 // pinned are the catalogue's settings with which exactly the planned image is
@@ -358,7 +374,7 @@ func Failed(entries []plan.Entry) error {
 	if lines == nil {
 		return nil
 	}
-	f := failure.New(fmt.Sprintf("%d of %d images cannot be planned", len(lines), len(entries)), "")
+	f := failure.New(fmt.Sprintf("%d of %s cannot be planned", len(lines), plan.Images(len(entries))), "")
 	f.Lines, f.Err = lines, errors.New("blocked")
 	return f
 }

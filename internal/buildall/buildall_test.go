@@ -18,6 +18,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/build"
 	"github.com/netgroup-polito/diskforge/internal/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/plan"
@@ -400,6 +401,21 @@ func TestUnknownPlaybooksAreToldWithTheirLinesAllAtOnce(t *testing.T) {
 		file + `:7: image below: there is no playbook "nosuch": there are base, course`,
 		file + `:8: image beside: the playbook "../course" is outside the tree of playbooks: give a path within the tree, or the name of a playbook in its playbooks folder`,
 	}, strings.Split(err.Error(), "\n"))
+}
+
+func TestWhatIsWrongWithTheAddressOfAllIsToldOnce(t *testing.T) {
+	s := newSite(t, family)
+	s.env["IMAGE_TAG"] = "a b"
+	_, err := s.all(nil).Plan(t.Context())
+	require.ErrorAs(t, err, new(config.Mistakes))
+	require.ErrorContains(t, err, `IMAGE_TAG cannot be "a b": `)
+	assert.NotContains(t, err.Error(), "\n")
+
+	s.env["TARGET_REGISTRY"], s.env["REGISTRY_PREFIX"] = "https://example.org", "La Bs"
+	_, err = s.all(nil).Plan(t.Context())
+	require.ErrorContains(t, err, `TARGET_REGISTRY cannot be "https://example.org": `)
+	require.ErrorContains(t, err, `REGISTRY_PREFIX cannot be "La Bs": `)
+	assert.Len(t, strings.Split(err.Error(), "\n"), 3)
 }
 
 func TestWhatStartsFromADesktopHasOneUnlessItSaysOtherwise(t *testing.T) {

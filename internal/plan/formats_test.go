@@ -448,7 +448,43 @@ func TestNamesOfJobsAreGoodAndUnique(t *testing.T) {
 	assert.Len(t, seen, 5)
 }
 
-func TestWhatCannotBeBuiltElsewhereIsRefusedInALineEach(t *testing.T) {
+func TestATableSaysWhatEachImageStartsFrom(t *testing.T) {
+	images := read(t, `
+defaults: {playbook: p}
+images:
+  - {name: packages, base: {packages: bookworm}}
+  - {name: address, base: {url: "https://example.org/a/noble.img?token=1", checksum: "file:SUMS"}}
+  - {name: file, base: {url: "disk.qcow2", checksum: "file:SUMS"}}
+  - {name: disk, base: {url: "oci://example.org/labs/debian:v1@sha256:0000000000000000000000000000000000000000000000000000000000000000"}}
+  - {name: child, from: disk}
+`)
+	var out bytes.Buffer
+	require.NoError(t, plan.Text(&out, plan.Decide(images, missing(images), plan.Options{})))
+	assert.Equal(t, `LEVEL  ACTION   IMAGE     FROM                WHY
+0      build    packages  packages: bookworm  not built yet
+0      build    address   noble.img           not built yet
+0      build    file      disk.qcow2          not built yet
+0      build    disk      debian:v1           not built yet
+1      build    child     disk                not built yet
+5 images: 5 to build
+`, out.String())
+}
+
+func TestTheSameReasonOfSeveralImagesIsToldOnce(t *testing.T) {
+	entries := many(t, 1)
+	for i := range entries {
+		entries[i].Tags = nil
+	}
+	err := plan.GitHubMatrix(io.Discard, entries, target, "/checkout")
+	require.EqualError(t, err, "all 20 images: there is no tag: set IMAGE_TAG, or tags in the catalogue")
+
+	entries[0].Tags = []string{"v1"}
+	err = plan.GitHubMatrix(io.Discard, entries, target, "/checkout")
+	require.Error(t, err)
+	assert.Regexp(t, `^([a-z0-9-]+, ){9}[a-z0-9-]+ and 9 more: there is no tag: set IMAGE_TAG`, err.Error())
+}
+
+func TestWhatCannotBeBuiltElsewhereIsRefusedInALineForEachReason(t *testing.T) {
 	images := read(t, `
 defaults: {tags: "1", playbook: p}
 images:
@@ -466,8 +502,7 @@ images:
 	assert.Equal(t, []string{
 		"packages: a base from packages takes user namespaces, which a restricted pod has not: give base url and checksum, or push the base with another image",
 		"folder: ansible-dir names a folder, which a pod has not: use git",
-		"file: base names a file, which a pod has not: give an http(s) URL",
-		"list: base names a file, which a pod has not: give an http(s) URL",
+		"file, list: base names a file, which a pod has not: give an http(s) URL",
 		"vars: vars names a file, which a pod has not: write the variables into the catalogue",
 		"vars: the toolbox has no virt-sparsify: sparsify: auto or trim",
 		"repository: git names a folder, which a pod has not: give an https URL",
@@ -475,12 +510,13 @@ images:
 	assert.Empty(t, out.String())
 
 	err = plan.GitHubMatrix(&out, entries, plan.Target{}, "/checkout")
-	require.ErrorContains(t, err, "packages: there is no registry to push to: set TARGET_REGISTRY, or registry in the catalogue")
-	require.ErrorContains(t, err, "file: base names a file, which a runner has not")
+	require.EqualError(t, err, "there is no registry to push to: set TARGET_REGISTRY, or registry in the catalogue")
+	require.EqualError(t, plan.Kubernetes(&out, deploy.Job, entries, plan.Target{}, ""), err.Error())
+	require.ErrorContains(t, plan.GitHubMatrix(&out, entries, target, "/checkout"), "file, list: base names a file, which a runner has not")
 	assert.Empty(t, out.String())
 
 	entries[0].Tags = nil
-	require.ErrorContains(t, plan.Kubernetes(&out, deploy.Job, entries, target, ""), "packages: it has no tag: set IMAGE_TAG, or tags in the catalogue")
+	require.ErrorContains(t, plan.Kubernetes(&out, deploy.Job, entries, target, ""), "packages: there is no tag: set IMAGE_TAG, or tags in the catalogue")
 }
 
 func TestAParentThatIsBuiltAnewNeedsATagOfItsOwn(t *testing.T) {

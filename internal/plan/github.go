@@ -48,14 +48,17 @@ var inputs = map[string]string{
 // matrices, each of which finds the parents of its images in the registry. A
 // matrix has at most 256 jobs: those of a larger level go on in the next. The
 // checkout is the folder that paths in the workflow are relative to. Images
-// that no workflow can build are an error, a line each.
+// that no workflow can build are an error, a line for each reason.
 func GitHubMatrix(w io.Writer, entries []Entry, t Target, checkout string) error {
+	if err := t.Check(); err != nil {
+		return err
+	}
 	build, byName := builds(entries)
-	var bad refusals
+	bad := refusals{all: len(build)}
 	m := matrixPlan{Levels: []matrixLevel{}, Tags: []matrixTags{}}
 	levels := make(map[string]int, len(build))
 	for _, e := range build {
-		bad.address(e, byName[e.From], t)
+		bad.address(e, byName[e.From])
 		bad.files(e, "a runner")
 		levels[e.Name] = m.place(levels, e, bad.workflow(e, byName[e.From], t, checkout))
 	}

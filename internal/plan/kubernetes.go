@@ -23,17 +23,20 @@ const gib = 1 << 30
 // image of its parent's inputs: a container before the one that builds waits
 // until that is there and fetches it, with the login of pullSecret where that
 // is not empty, a secret with username and password. No playbook runs where a
-// password is. Images that no pod can build are an error, a line each, and
+// password is. Images that no pod can build are an error, a line for each reason, and
 // nothing is written.
 func Kubernetes(w io.Writer, template []byte, entries []Entry, t Target, pullSecret string) error {
 	var parsed yaml.Node
 	if err := yaml.Unmarshal(template, &parsed); err != nil {
 		return fmt.Errorf("the Job's template: %w", err)
 	}
+	if err := t.Check(); err != nil {
+		return err
+	}
 	build, byName := builds(entries)
-	var bad refusals
+	bad := refusals{all: len(build)}
 	for _, e := range build {
-		bad.address(e, byName[e.From], t)
+		bad.address(e, byName[e.From])
 		bad.pod(e)
 	}
 	if err := bad.err(); err != nil {

@@ -46,14 +46,58 @@ func (t Target) from(parent Entry) (url, checksum string) {
 	return "oci://" + t.repository(parent.Name) + at, "inputs:" + parent.Inputs
 }
 
-// refusals collects why images cannot be built elsewhere, a line each.
-type refusals []error
-
-func (r *refusals) add(e Entry, what, try string) {
-	*r = append(*r, failure.New(e.Name+": "+what, try))
+// Check says whether there is a registry: what is built elsewhere meets there.
+func (t Target) Check() error {
+	if t.Registry == "" {
+		return failure.New("there is no registry to push to", "set TARGET_REGISTRY, or registry in the catalogue")
+	}
+	return nil
 }
 
-func (r *refusals) err() error { return errors.Join(*r...) }
+// refusals collects why images cannot be built elsewhere. What is the same for
+// several images is told once.
+type refusals struct {
+	all  int // images to build
+	list []refusal
+}
+
+type refusal struct {
+	what, try string
+	images    []string
+}
+
+func (r *refusals) add(e Entry, what, try string) {
+	for i, same := range r.list {
+		if same.what == what && same.try == try {
+			r.list[i].images = append(same.images, e.Name)
+			return
+		}
+	}
+	r.list = append(r.list, refusal{what, try, []string{e.Name}})
+}
+
+func (r *refusals) err() error {
+	var all []error
+	for _, one := range r.list {
+		all = append(all, failure.New(one.who(r.all)+": "+one.what, one.try))
+	}
+	return errors.Join(all...)
+}
+
+// maxNamed bounds the images that one line names.
+const maxNamed = 10
+
+// who names the images that a refusal is about, of so many.
+func (r refusal) who(all int) string {
+	n := len(r.images)
+	switch {
+	case n > 1 && n == all:
+		return fmt.Sprintf("all %s", Images(n))
+	case n > maxNamed:
+		return fmt.Sprintf("%s and %d more", strings.Join(r.images[:maxNamed], ", "), n-maxNamed)
+	}
+	return strings.Join(r.images, ", ")
+}
 
 // files are the settings that name files of this host, where they are paths.
 func (r *refusals) files(e Entry, where string) {
@@ -86,12 +130,9 @@ func listed(checksum string) string {
 }
 
 // address checks what finding images in the registry takes.
-func (r *refusals) address(e, parent Entry, t Target) {
-	switch {
-	case t.Registry == "":
-		r.add(e, "there is no registry to push to", "set TARGET_REGISTRY, or registry in the catalogue")
-	case len(e.Tags) == 0:
-		r.add(e, "it has no tag", "set IMAGE_TAG, or tags in the catalogue")
+func (r *refusals) address(e, parent Entry) {
+	if len(e.Tags) == 0 {
+		r.add(e, "there is no tag", "set IMAGE_TAG, or tags in the catalogue")
 	}
 	if e.From == "" || parent.Action != Build {
 		return

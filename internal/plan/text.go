@@ -4,21 +4,24 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path"
+	"strconv"
 	"strings"
 )
 
 // width is what a table may take, in columns, where its names allow it.
 const width = 100
 
-// Text writes the plan for people: a line an image, parents first, and why.
+// Text writes the plan for people: a line an image, parents first, and why. The
+// images of a level start from those of the levels before.
 func Text(w io.Writer, entries []Entry) error {
 	name, from := len("IMAGE"), len("FROM")
 	for _, e := range entries {
-		name, from = max(name, len(e.Name)), max(from, len(e.From))
+		name, from = max(name, len(e.Name)), max(from, len(e.origin()))
 	}
 	var b strings.Builder
-	row := func(action, n, f, why string) {
-		lead := fmt.Sprintf("%-7s  %-*s  %-*s  ", action, name, n, from, f)
+	row := func(level, action, n, f, why string) {
+		lead := fmt.Sprintf("%-5s  %-7s  %-*s  %-*s  ", level, action, name, n, from, f)
 		for i, part := range wrap(why, max(width-len(lead), 30)) {
 			if i > 0 {
 				lead = strings.Repeat(" ", len(lead))
@@ -26,16 +29,32 @@ func Text(w io.Writer, entries []Entry) error {
 			b.WriteString(strings.TrimRight(lead+part, " ") + "\n")
 		}
 	}
-	row("ACTION", "IMAGE", "FROM", "WHY")
+	row("LEVEL", "ACTION", "IMAGE", "FROM", "WHY")
 	for _, e := range entries {
-		row(string(e.Action), e.Name, e.From, e.Why)
+		row(strconv.Itoa(e.Level), string(e.Action), e.Name, e.origin(), e.Why)
 		for _, note := range e.Notes {
-			row("", "", "", line(note))
+			row("", "", "", "", line(note))
 		}
 	}
 	b.WriteString(Summary(entries) + "\n")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// origin is what the image starts from, in short: another image, the name of a
+// file or of a repository, or the release that packages are of.
+func (e Entry) origin() string {
+	switch {
+	case e.From != "":
+		return e.From
+	case e.Settings["BASE_FROM_PACKAGES"] == "true":
+		return "packages: " + e.Settings["SUITE"]
+	case e.Settings["ISO_URL"] == "":
+		return ""
+	}
+	location, _, _ := strings.Cut(e.Settings["ISO_URL"], "?")
+	location, _, _ = strings.Cut(location, "@sha256:")
+	return path.Base(location)
 }
 
 // wrap breaks a text between words.
