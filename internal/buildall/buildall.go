@@ -162,9 +162,9 @@ func (i *image) argument(f config.Field, pinned map[string]string) (value string
 func (a *All) images(selected []catalogue.Image) (map[string]*image, error) {
 	all := make(map[string]*image, len(selected))
 	var mistakes catalogue.Mistakes
+	told := map[string][]string{} // a child does not repeat what is wrong with its parent
 	target := a.Target()
 	for _, one := range selected {
-		one.Settings = inherited(one, all[one.From])
 		i := &image{Image: one, settings: a.Settings.With(one.Settings)}
 		i.facts.Tags = a.tags(one)
 		i.settings.TargetRegistry, i.settings.RegistryPrefix, i.settings.ImageName = target.Registry, target.Prefix, one.Name
@@ -177,8 +177,9 @@ func (a *All) images(selected []catalogue.Image) (map[string]*image, error) {
 			err = i.fits(all[one.From])
 		}
 		if err != nil {
-			mistakes = append(mistakes, a.mistakes(one, err)...)
-			continue // its children do not repeat what is wrong with it
+			told[one.Name] = several(err)
+			mistakes = append(mistakes, a.mistakes(one, without(told[one.Name], told[one.From]))...)
+			continue
 		}
 		all[one.Name] = i
 	}
@@ -193,22 +194,6 @@ func inLines(mistakes catalogue.Mistakes) error {
 	}
 	slices.SortStableFunc(mistakes, func(a, b catalogue.Mistake) int { return cmp.Compare(a.Line, b.Line) })
 	return mistakes
-}
-
-// inherited are the image's settings: what starts from an image has its
-// desktop and the size of its disk, unless it says otherwise.
-func inherited(one catalogue.Image, parent *image) map[string]string {
-	if parent == nil {
-		return one.Settings
-	}
-	all := map[string]string{}
-	for _, name := range []string{"INSTALL_DESKTOP_ENVIRONMENT", "DISK_SIZE"} {
-		if value, says := parent.Settings[name]; says {
-			all[name] = value
-		}
-	}
-	maps.Copy(all, one.Settings)
-	return all
 }
 
 // fits says whether the parent's disk fits the image's: a disk grows, and
@@ -230,13 +215,23 @@ func (a *All) tags(one catalogue.Image) []string {
 	return append([]string{a.Settings.ImageTag}, others...)
 }
 
-// mistakes are what is wrong with an image's settings, each in its line.
-func (a *All) mistakes(one catalogue.Image, err error) (all catalogue.Mistakes) {
-	var several config.Mistakes
-	if !errors.As(err, &several) {
-		several = config.Mistakes{err.Error()}
+// several are the mistakes that an error has.
+func several(err error) []string {
+	var mistakes config.Mistakes
+	if errors.As(err, &mistakes) {
+		return mistakes
 	}
-	for _, what := range several {
+	return []string{err.Error()}
+}
+
+// without are the texts that are not among others.
+func without(texts, others []string) []string {
+	return slices.DeleteFunc(slices.Clone(texts), func(text string) bool { return slices.Contains(others, text) })
+}
+
+// mistakes are what is wrong with an image, each in its line.
+func (a *All) mistakes(one catalogue.Image, texts []string) (all catalogue.Mistakes) {
+	for _, what := range texts {
 		all = append(all, catalogue.Mistake{File: a.Catalogue.File, Line: one.Line, What: "image " + one.Name + ": " + keyed(what)})
 	}
 	return all

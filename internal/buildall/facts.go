@@ -75,7 +75,7 @@ func (a *All) learnInputs(ctx context.Context, selected []catalogue.Image, image
 			return context.Cause(ctx)
 		}
 		if errors.Is(i.facts.Err, playbook.ErrUnknown) {
-			mistakes = append(mistakes, a.mistakes(one, i.facts.Err)...)
+			mistakes = append(mistakes, a.mistakes(one, several(i.facts.Err))...)
 		}
 	}
 	return inLines(mistakes)

@@ -97,6 +97,7 @@ type loader struct {
 	work             int // what is left of maxWork is maxWork - work
 	registry, prefix string
 	images           []Image
+	own              []entry // what each image says itself, without the defaults
 }
 
 // document parses the text, which must be one YAML document with a mapping.

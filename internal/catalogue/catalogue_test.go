@@ -101,7 +101,7 @@ func TestEverySettingOfAnImageIsThere(t *testing.T) {
 		"SPARSIFY": "trim", "QCOW2_COMPRESSION": "zlib",
 	}}, parent)
 	assert.Equal(t, catalogue.Image{Name: "child", From: "22.04", Tags: []string{"24.04"}, Line: 23, Wanted: true, Settings: map[string]string{
-		"ANSIBLE_PLAYBOOK": "course.yml", "ANSIBLE_DIR": "/catalogues/ansible", "EXTRA_VARS": "@/catalogues/course.yaml",
+		"ANSIBLE_PLAYBOOK": "course.yml", "ANSIBLE_DIR": "/catalogues/ansible", "DISK_SIZE": "15G", "INSTALL_DESKTOP_ENVIRONMENT": "true", "EXTRA_VARS": "@/catalogues/course.yaml",
 		"MEMORY": "4Gi", "VM_USER": "crownlabs", "BAKE_USER": "true",
 	}}, c.Images[1])
 }
@@ -214,4 +214,28 @@ func TestVariablesAreKeptAsTheyAreWritten(t *testing.T) {
 	var vars map[string]any
 	require.NoError(t, json.Unmarshal([]byte(i.Settings["EXTRA_VARS"]), &vars))
 	assert.Equal(t, map[string]any{"big": 12345678901234567890.0, "octal": 15.0, "text": "007", "no": "no", "date": "2026-11-23T10:00:00Z"}, vars)
+}
+
+func TestAChildHasTheSizeAndTheDesktopOfItsParentUnlessItSaysOtherwise(t *testing.T) {
+	images := must(t, `
+defaults: {playbook: p, size: 15G, desktop: false}
+images:
+  - {name: grandchild, from: child}
+  - {name: child, from: big-desktop}
+  - {name: other, from: big-desktop, size: 30G, desktop: false}
+  - name: by-matrix-{kind}
+    matrix: {kind: {a: {size: 25G}, b: }}
+    from: big-desktop
+  - {name: plain, from: small}
+  - {name: small, base: {packages: bookworm}}
+  - {name: big-desktop, base: {packages: bookworm}, size: 20G, desktop: true}
+`)
+	has := map[string]string{}
+	for _, i := range images {
+		has[i.Name] = i.Settings["DISK_SIZE"] + " " + i.Settings["INSTALL_DESKTOP_ENVIRONMENT"]
+	}
+	assert.Equal(t, map[string]string{
+		"big-desktop": "20G true", "child": "20G true", "grandchild": "20G true", "other": "30G false",
+		"by-matrix-a": "25G true", "by-matrix-b": "20G true", "small": "15G false", "plain": "15G false",
+	}, has)
 }

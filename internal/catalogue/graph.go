@@ -38,6 +38,7 @@ func (l *loader) order() {
 		if from := l.images[i].From; from != "" {
 			if parent, ok := byName[from]; ok {
 				visit(parent, append(way, i))
+				l.inherit(i, parent)
 			} else {
 				l.add(l.images[i].Line, "%s is from %q, which is no image of this catalogue%s", l.images[i].Name, from, meant(nearest(from, names, 3)))
 			}
@@ -49,6 +50,21 @@ func (l *loader) order() {
 		visit(i, nil)
 	}
 	l.images = ordered
+}
+
+// inherited are the keys of what lies on the parent's disk already: that is
+// nearer to a child than the defaults.
+var inherited = []string{"desktop", "size"}
+
+// inherit gives a child what it has from its parent, unless it says otherwise
+// itself.
+func (l *loader) inherit(child, parent int) {
+	for _, key := range inherited {
+		name := variables[key]
+		if value, ok := l.images[parent].Settings[name]; ok && !l.own[child].has(key) {
+			l.images[child].Settings[name] = value
+		}
+	}
 }
 
 func meant(words []string) string {

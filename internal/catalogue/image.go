@@ -17,8 +17,9 @@ var variables = map[string]string{
 	"build-user": "BUILD_USER", "vm-user": "VM_USER", "bake-user": "BAKE_USER", "sparsify": "SPARSIFY", "compression": "QCOW2_COMPRESSION",
 }
 
-// image makes one image of the settings that hold for it.
-func (l *loader) image(line int, e entry, axes map[string]string) {
+// image makes one image of what it says itself and of the defaults.
+func (l *loader) image(line int, defaults, own entry, axes map[string]string) {
+	e := defaults.over(own)
 	x := expander{l: l, axes: axes, image: "this image"}
 	name := e.last("name")
 	if name == nil {
@@ -39,7 +40,7 @@ func (l *loader) image(line int, e entry, axes map[string]string) {
 	}
 	l.settings(i, e, x)
 	l.complete(line, e)
-	l.images = append(l.images, i)
+	l.images, l.own = append(l.images, i), append(l.own, own)
 }
 
 func (l *loader) wholeName(line int, name string) {

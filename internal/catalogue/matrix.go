@@ -57,11 +57,10 @@ func (l *loader) multiply(line int, defaults, e entry) {
 	}
 	delete(e, "matrix")
 	delete(e, "exclude")
-	whole := defaults.over(e)
 	for i := range count {
-		chosen, settings := combination(axes, i, count, whole)
+		chosen, own := combination(axes, i, count, e)
 		if !excluded.match(chosen) && l.spend(1) {
-			l.image(line, settings, chosen)
+			l.image(line, defaults, own, chosen)
 		}
 	}
 	excluded.unused(l)
