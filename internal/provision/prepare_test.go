@@ -210,3 +210,27 @@ func TestProcessesOfThisBuildAreEndedWhereverTheyHideAndNoOthers(t *testing.T) {
 	require.Error(t, ours.Wait())
 	assert.NoError(t, other.Process.Signal(syscall.Signal(0)))
 }
+
+func TestWhatAKilledRunLeftInTheTemporaryDirectoryIsRemovedByTheNext(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	opts := good(t)
+	opts.WorkDir = filepath.Join(opts.WorkDir, "with, odd characters")
+	killed, err := newBuild(opts) // and never closed
+	require.NoError(t, err)
+	require.NoError(t, killed.prepare())
+	require.True(t, strings.HasPrefix(killed.run, os.TempDir()), "%s", killed.run)
+	require.FileExists(t, filepath.Join(killed.run, "key"))
+
+	next := prepared(t, opts)
+	assert.NoDirExists(t, killed.run)
+	assert.DirExists(t, next.run)
+	next.close()
+	left, err := os.ReadDir(os.TempDir())
+	require.NoError(t, err)
+	assert.Empty(t, left)
+
+	elsewhere := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(opts.WorkDir, runNote), []byte(elsewhere), 0o600))
+	prepared(t, opts)
+	assert.DirExists(t, elsewhere, "nothing else is removed")
+}

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/accel"
@@ -171,8 +173,12 @@ func newBuild(opts Options) (*build, error) {
 	if err := os.MkdirAll(opts.WorkDir, 0o700); err != nil {
 		return nil, failure.Wrap(err, "making the work directory", "")
 	}
+	b.forsaken()
 	if !plainPath.MatchString(b.run) {
-		b.run, err = os.MkdirTemp("", "diskforge-")
+		b.run, err = os.MkdirTemp("", tempPrefix)
+		if err == nil {
+			err = os.WriteFile(b.log(runNote), []byte(b.run), 0o600)
+		}
 		if err != nil {
 			return nil, failure.Wrap(err, "making a temporary directory", "")
 		}
@@ -180,10 +186,33 @@ func newBuild(opts Options) (*build, error) {
 	return b, nil
 }
 
+const (
+	tempPrefix = "diskforge-"
+	runNote    = "run.path" // where the run directory is, if not in the work directory
+)
+
+// forsaken removes the temporary directory of a run that was killed: it holds
+// the build's key and its variables. The note is in a directory of ours, and
+// all the same nothing is deleted that could not be such a directory.
+func (b *build) forsaken() {
+	note, err := os.ReadFile(b.log(runNote))
+	if err != nil {
+		return
+	}
+	dir := string(note)
+	info, err := os.Lstat(dir)
+	ours := err == nil && info.Mode() == os.ModeDir|0o700 && info.Sys().(*syscall.Stat_t).Uid == uint32(os.Geteuid())
+	if ours && strings.HasPrefix(filepath.Base(dir), tempPrefix) {
+		_ = os.RemoveAll(dir)
+	}
+	_ = os.Remove(b.log(runNote))
+}
+
 // close removes what only this run needed and ends what it left running.
 func (b *build) close() {
 	b.killLeftovers()
 	_ = os.RemoveAll(b.run)
+	_ = os.Remove(b.log(runNote))
 	_ = os.RemoveAll(b.out)
 	b.events.close()
 }
