@@ -34,15 +34,14 @@ func Write(name string, mode os.FileMode, write func(io.Writer) error) (err erro
 	if err = os.Rename(temp, name); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(name))
+	return Sync(filepath.Dir(name))
 }
 
-// syncDir makes a renaming in the directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// Sync makes a file's content, or the names in a directory, survive a crash.
+func Sync(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return d.Sync()
+	return errors.Join(f.Sync(), f.Close())
 }

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/atomicfile"
 	"github.com/netgroup-polito/diskforge/internal/digest"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/lock"
@@ -168,12 +169,7 @@ func (o Options) publish(ctx context.Context, file string, created time.Time) (I
 }
 
 func moveIntoPlace(from, to string) error {
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
+	if err := atomicfile.Sync(from); err != nil {
 		return fmt.Errorf("writing %s to disk: %w", from, err)
 	}
 	return os.Rename(from, to)

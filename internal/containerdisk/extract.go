@@ -20,6 +20,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"github.com/netgroup-polito/diskforge/internal/atomicfile"
 	"github.com/netgroup-polito/diskforge/internal/digest"
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -392,7 +393,7 @@ func (x *extraction) keep(temp string) error {
 		os.Remove(x.record())
 		return err
 	}
-	return syncDir(x.dir)
+	return atomicfile.Sync(x.dir)
 }
 
 func (x *extraction) explain(err error) error {

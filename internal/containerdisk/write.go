@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
+	"github.com/netgroup-polito/diskforge/internal/atomicfile"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
 
@@ -198,7 +199,7 @@ func (w *layoutWriter) writeJSON(mediaType types.MediaType, v any) (v1.Descripto
 // commit moves the layout to its destination; one that was there is gone then.
 func (w *layoutWriter) commit(ctx context.Context) error {
 	for _, dir := range []string{w.blobs(), filepath.Dir(w.blobs()), w.partial} {
-		if err := syncDir(dir); err != nil {
+		if err := atomicfile.Sync(dir); err != nil {
 			return err
 		}
 	}
@@ -208,7 +209,7 @@ func (w *layoutWriter) commit(ctx context.Context) error {
 	if err := w.swap(); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(w.dir))
+	return atomicfile.Sync(filepath.Dir(w.dir))
 }
 
 // swap puts the new layout in the old one's place in one step, where the file
@@ -267,14 +268,4 @@ func writeFile(path string, b []byte) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
-}
-
-// syncDir makes the names in a directory survive a crash.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

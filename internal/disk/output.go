@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/netgroup-polito/diskforge/internal/atomicfile"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
 
@@ -62,7 +63,7 @@ func (o *output) commit() error {
 		return err
 	}
 	o.temp = ""
-	return syncDir(filepath.Dir(o.name))
+	return atomicfile.Sync(filepath.Dir(o.name))
 }
 
 // discard removes the file unless it was committed, and ends the lock.
@@ -71,14 +72,4 @@ func (o *output) discard() {
 		os.Remove(o.temp)
 	}
 	o.file.Close()
-}
-
-// syncDir makes a renaming in the directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

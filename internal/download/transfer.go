@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/netgroup-polito/diskforge/internal/atomicfile"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -233,10 +234,5 @@ func (t *transfer) commit() error {
 	if err := os.Rename(t.file.Name(), t.entry.image()); err != nil {
 		return err
 	}
-	d, err := os.Open(filepath.Dir(t.entry.image()))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return atomicfile.Sync(filepath.Dir(t.entry.image()))
 }

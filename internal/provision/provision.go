@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/accel"
+	"github.com/netgroup-polito/diskforge/internal/atomicfile"
 	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/console"
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -324,20 +325,11 @@ func (b *build) keep(ctx context.Context) error {
 			return fmt.Errorf("naming the disk's backing file: %w", err)
 		}
 	}
-	if err := flush(disk); err != nil {
+	if err := atomicfile.Sync(disk); err != nil {
 		return failure.Wrap(err, "writing the disk", "is there room left on it?")
 	}
 	if err := os.Rename(disk, b.opts.Output); err != nil {
 		return failure.Wrap(err, "keeping the disk", "")
 	}
-	return flush(filepath.Dir(b.opts.Output))
-}
-
-// flush makes a file's content, or a directory's entries, survive a crash.
-func flush(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return atomicfile.Sync(filepath.Dir(b.opts.Output))
 }
