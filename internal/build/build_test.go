@@ -396,6 +396,7 @@ func TestAReportTellsWhatWasGivenAndNoSecret(t *testing.T) {
 		{Name: "DISK_SIZE", Value: "20G"}, {Name: "HTTP_PROXY", Value: "http://proxy:3128"},
 	}, given)
 	assert.Empty(t, publicSource("/home/somebody/playbooks"))
+	assert.Equal(t, "http://…", publicURL("http://me:secret%zz@proxy:3128"))
 	assert.Equal(t, "https://example.org/x.git", publicSource("https://me:secret@example.org/x.git"))
 }
 

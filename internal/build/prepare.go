@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"path"
 	"path/filepath"
 	"strings"
@@ -181,11 +180,10 @@ func (b *Build) baseOptions(controller string) base.Options {
 // publicName is what an image may tell of where its base came from: a URL
 // without user, password and query, of a local file only its name.
 func publicName(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
-		return path.Base(raw)
+	if strings.HasPrefix(raw, "http://") || strings.HasPrefix(raw, "https://") {
+		return publicURL(raw)
 	}
-	return u.Scheme + "://" + u.Host + u.EscapedPath()
+	return path.Base(raw)
 }
 
 // resolvePlaybook copies the playbook tree to dir and checks that this host's

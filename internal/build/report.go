@@ -130,8 +130,12 @@ func publicURL(value string) string {
 	if isList {
 		return "file:" + publicURL("http"+address)
 	}
+	scheme, _, isURL := strings.Cut(value, "://")
 	u, err := url.Parse(value)
-	if err != nil || u.Scheme == "" || u.Host == "" {
+	switch {
+	case err != nil && isURL:
+		return scheme + "://…" // where its password ends, nobody knows
+	case err != nil || u.Scheme == "" || u.Host == "":
 		return value
 	}
 	u.User, u.RawQuery, u.Fragment = nil, "", ""

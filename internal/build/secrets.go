@@ -1,7 +1,6 @@
 package build
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -90,25 +89,13 @@ func isSecret(name string) bool {
 	return secretWord.MatchString(strings.ToLower(wordStart.ReplaceAllString(name, "${1}_${2}")))
 }
 
-// leastSecret is the length in bytes from which a secret is told from a word;
-// the hygiene gate searches for no shorter one.
-const leastSecret = 6
-
 // mask replaces what must not be told.
 func (b *Build) mask() *strings.Replacer {
 	secrets, err := b.secrets()
 	if err != nil {
 		return strings.NewReplacer() // there is no password to tell: its file cannot be read
 	}
-	// The longest first: one may be a part of another.
-	slices.SortFunc(secrets, func(x, y hygiene.Secret) int { return cmp.Compare(len(y.Value), len(x.Value)) })
-	var pairs []string
-	for _, s := range secrets {
-		if len(s.Value) >= leastSecret {
-			pairs = append(pairs, s.Value, "***")
-		}
-	}
-	return strings.NewReplacer(pairs...)
+	return hygiene.Mask(secrets)
 }
 
 // masked is the error without what must not be told: a task that fails may

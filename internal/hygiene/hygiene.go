@@ -29,11 +29,13 @@
 package hygiene
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
@@ -125,6 +127,7 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	masked := Mask(o.Secrets)
 	r := Result{Rules: Rules(), Files: t.files, Bytes: t.bytes, Method: method, FileSystems: systems}
 	for _, rule := range rules {
 		if ctx.Err() != nil {
@@ -133,7 +136,7 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 		found := rule.check(t)
 		sort.SliceStable(found, func(i, j int) bool { return found[i].Path < found[j].Path })
 		for _, f := range found {
-			f.Rule, f.Path = rule.Name, o.mask(f.Path)
+			f.Rule, f.Path = rule.Name, masked.Replace(f.Path)
 			r.Findings = append(r.Findings, f)
 		}
 	}
@@ -141,14 +144,22 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	return r, verdict(r.Unexcused())
 }
 
-// mask hides secrets in a path: files can be named after them.
-func (o Options) mask(path string) string {
-	for _, s := range o.Secrets {
+// Mask replaces secrets by asterisks, those that are too short to be told from
+// a word excepted: files can be named after them, and errors may quote them.
+func Mask(secrets []Secret) *strings.Replacer {
+	var values []string
+	for _, s := range secrets {
 		if value := strings.TrimSpace(s.Value); len(value) >= minSecret {
-			path = strings.ReplaceAll(path, value, "***")
+			values = append(values, value)
 		}
 	}
-	return path
+	// The longest first: one may be a part of another.
+	slices.SortFunc(values, func(x, y string) int { return cmp.Compare(len(y), len(x)) })
+	var pairs []string
+	for _, value := range values {
+		pairs = append(pairs, value, "***")
+	}
+	return strings.NewReplacer(pairs...)
 }
 
 // maxLines bounds the error; the Result has every finding.
