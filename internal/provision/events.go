@@ -307,9 +307,12 @@ func explainResult(text string) (message string, details []string) {
 		b, _ := json.Marshal(msg)
 		message = string(b)
 	}
+	if reason, lines := dpkgError(r.Stdout); reason != "" {
+		return reason, lines
+	}
 	for _, s := range []string{r.ModuleStderr, r.ModuleStdout, r.Stderr, r.Stdout} {
 		if lines := strings.Split(strings.TrimSpace(s), "\n"); lines[0] != "" {
-			details = lines[max(0, len(lines)-10):]
+			details = lastLines(lines)
 			break
 		}
 	}
@@ -319,6 +322,24 @@ func explainResult(text string) (message string, details []string) {
 	}
 	return message, details
 }
+
+// dpkgError finds the package that dpkg failed on, and the last lines that were
+// written before that. apt's own message names no package, and dpkg goes on
+// with the others: what it says of this one stands far from the end.
+func dpkgError(stdout string) (reason string, lines []string) {
+	lines = strings.Split(strings.ReplaceAll(stdout, "\r", ""), "\n")
+	for i, line := range lines {
+		if !strings.HasPrefix(line, "dpkg: error processing ") {
+			continue
+		}
+		end := min(i+2, len(lines)) // the cause stands in the line after it
+		return strings.Join(strings.Fields(strings.Join(lines[i:end], " ")), " "), lastLines(lines[:i])
+	}
+	return "", nil
+}
+
+// lastLines are those that are shown of what a task's command wrote.
+func lastLines(lines []string) []string { return lines[max(0, len(lines)-10):] }
 
 // failedTask is the task that ended the playbook, or nil.
 func (e *events) failedTask() *Task {

@@ -108,6 +108,17 @@ func TestResultsOfAllKindsAreExplained(t *testing.T) {
 	assert.Equal(t, "end", details[9])
 }
 
+func TestAPackageThatCannotBeConfiguredIsNamedWithItsLastWords(t *testing.T) {
+	message, details := explainResult(`{"msg": "'/usr/bin/apt-get install 'a' 'b'' failed: debconf: delaying package configuration\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n",
+		"stderr": "debconf: delaying package configuration\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n",
+		"stdout": "Setting up a (1) ...\r\n# A fatal error\r\nAborted\r\ndpkg: error processing package a (--configure):\r\n installed a package post-installation script subprocess returned error exit status 134\r\nSetting up b (1) ...\r\nErrors were encountered while processing:\r\n a\r\n"}`)
+	assert.Equal(t, "dpkg: error processing package a (--configure): installed a package post-installation script subprocess returned error exit status 134", message)
+	assert.Equal(t, []string{"Setting up a (1) ...", "# A fatal error", "Aborted"}, details)
+
+	message, _ = explainResult(`{"msg": "m", "stdout": "dpkg: error processing archive /tmp/x.deb (--unpack):"}`)
+	assert.Equal(t, "dpkg: error processing archive /tmp/x.deb (--unpack):", message)
+}
+
 func TestAGuestThatIsLostIsNotThePlaybooksFault(t *testing.T) {
 	b := quiet(t)
 	_, err := io.WriteString(&b.events, `==> qemu.image: Connected to SSH!
