@@ -60,8 +60,8 @@ func (a *app) examine(c *cobra.Command, what string, b *build.Build) (*inspect.R
 // namesRegistry says whether what comes before the first slash can be a
 // registry: clients take a lone name for a folder of Docker Hub.
 func namesRegistry(what string) bool {
-	first, _, _ := strings.Cut(what, "/")
-	return first == "localhost" || strings.ContainsAny(first, ".:@")
+	first, _, slash := strings.Cut(what, "/")
+	return slash && (first == "localhost" || strings.ContainsAny(first, ".:@"))
 }
 
 func (a *app) printReport(r *inspect.Report) error {

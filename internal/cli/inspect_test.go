@@ -61,7 +61,7 @@ func TestInspectFailsWhereThereIsNoContainerdisk(t *testing.T) {
 	assert.Equal(t, 2, code)
 	assert.Contains(t, stderr, "inspect REF|LAYOUT_DIR|ARCHIVE.tar")
 
-	for _, what := range []string{"ubuntu", "out/diskforge-demo", "out/diskforge-demo:v1"} {
+	for _, what := range []string{"ubuntu", "ubuntu:24.04", "missing.tar", "out/diskforge-demo", "out/diskforge-demo:v1"} {
 		code, _, stderr = run(t, "inspect", what)
 		assert.Equal(t, 1, code)
 		assert.Contains(t, stderr, "there is no folder or file "+what+" here, and it names no registry either")
