@@ -17,7 +17,8 @@ import (
 // packaged are what each course adds to the common part: a small package.
 var packaged = []string{"sqlite3", "jq", "graphviz", "units", "bc", "minisat", "gawk", "flex", "bison", "indent"}
 
-// common is what the courses have in common: tools for programming.
+// common is what the courses have in common: tools for programming and for
+// computing. None is in Java, which crashes now and then under emulation.
 const common = `
 - ansible.builtin.import_playbook: debian-base.yml
 - hosts: all
@@ -26,7 +27,7 @@ const common = `
   tasks:
     - name: Install what every course needs
       ansible.builtin.apt:
-        name: [build-essential, cmake, default-jdk-headless, gdb, git, python3-dev, python3-numpy, python3-pip, python3-venv, valgrind]
+        name: [build-essential, clang, cmake, gdb, git, jupyter-notebook, python3-dev, python3-matplotlib, python3-pandas, python3-pip, python3-scipy, python3-venv, valgrind]
         update_cache: true
         lock_timeout: 600
 `
