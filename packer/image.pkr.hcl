@@ -73,7 +73,8 @@ source "qemu" "image" {
     ["-vnc", "none"],
     ["-display", "none"],
     # SeaBIOS writes to the serial console, too, why it finds nothing to boot.
-    ["-machine", "type=pc,accel=${var.accelerator},graphics=off"],
+    ["-machine", "type=pc,graphics=off"],
+    ["-accel", var.accelerator == "kvm" ? "kvm" : "tcg,thread=${var.tcg_thread}"],
     # A full disk fails the guest's writes; by default QEMU would stop the guest
     # for ever.
     ["-global", "virtio-blk-device.werror=report"],

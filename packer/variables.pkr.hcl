@@ -71,6 +71,16 @@ variable "accelerator" {
   }
 }
 
+variable "tcg_thread" {
+  type        = string
+  description = "How TCG emulates several CPUs: multi, or single, which is safe before QEMU 8.1."
+  default     = "single"
+  validation {
+    condition     = contains(["multi", "single"], var.tcg_thread)
+    error_message = "TCG's thread is multi or single."
+  }
+}
+
 variable "seed_files" {
   type        = list(string)
   description = "The NoCloud seed: paths of user-data and meta-data."

@@ -7,6 +7,7 @@ package accel
 import (
 	"context"
 	"fmt"
+	"runtime"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -24,6 +25,11 @@ type Verdict struct {
 	Accelerator string `json:"accelerator"`      // kvm or tcg
 	Why         string `json:"why,omitempty"`    // why not kvm, in one line; empty for kvm
 	Cached      bool   `json:"cached,omitempty"` // the proof is of an earlier run since the host booted
+	// OneThread says that one thread of QEMU must emulate all processors of a
+	// guest. Before QEMU 8.1 (accel/tcg: "Always lock pages before
+	// translation") one processor may go on running what another has just
+	// overwritten: Linux patches its own code, and hangs now and then; Java does, and crashes.
+	OneThread bool `json:"one_thread,omitempty"`
 }
 
 // Choose returns the accelerator to use for amd64 guests. want is Auto, KVM or
@@ -36,7 +42,7 @@ func Choose(ctx context.Context, want, cacheDir string, p progress.Reporter) (Ve
 func (h host) choose(ctx context.Context, want, cacheDir string, p progress.Reporter) (Verdict, error) {
 	switch want {
 	case TCG:
-		return Verdict{Accelerator: TCG, Why: "ACCELERATOR=tcg asks for emulation"}, nil
+		return h.emulated(ctx, not("ACCELERATOR=tcg asks for emulation")), nil
 	case Auto, KVM:
 	default:
 		return Verdict{}, failure.New(fmt.Sprintf("ACCELERATOR=%q is no accelerator", want), "choose auto, kvm or tcg")
@@ -49,7 +55,7 @@ func (h host) choose(ctx context.Context, want, cacheDir string, p progress.Repo
 		return Verdict{}, failure.New("KVM does not work here: "+v.Why, "mend that, or set ACCELERATOR=tcg to emulate, about ten times slower")
 	}
 	p.Warn("KVM does not work here: " + v.Why + "; machines are emulated (TCG), which takes about ten times as long")
-	return v, nil
+	return h.emulated(ctx, v), nil
 }
 
 // HasKernel says whether a kernel is at hand to prove KVM with: the host's own,
@@ -61,8 +67,31 @@ func (v Verdict) Type() string {
 	if v.Accelerator == KVM {
 		return "kvm"
 	}
-	// A host thread for each virtual CPU.
-	return "tcg,thread=multi"
+	return "tcg,thread=" + v.Threads()
+}
+
+// Threads is how QEMU emulates a guest's processors: multi, each in a thread of
+// the host, or single.
+func (v Verdict) Threads() string {
+	if v.OneThread {
+		return "single"
+	}
+	return "multi"
+}
+
+// mostCPUs is where more processors of a guest stop making a build faster.
+const mostCPUs = 4
+
+// CPUs is how many processors a guest shall have: wanted, or as many as suit
+// the host where that is 0. Processors that take turns are no faster than one.
+func (v Verdict) CPUs(wanted int) int {
+	switch {
+	case wanted > 0:
+		return wanted
+	case v.OneThread:
+		return 1
+	}
+	return min(runtime.NumCPU(), mostCPUs)
 }
 
 // CPU is the argument of QEMU's -cpu: everything that the host's CPU has, or

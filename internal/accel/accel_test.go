@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -248,4 +249,30 @@ func TestTheProbeOfThisHostBootsARealKernelOrSaysWhyNot(t *testing.T) {
 	require.NoError(t, err)
 	t.Logf("%+v", v)
 	assert.Equal(t, v.Accelerator == KVM, v.Why == "")
+}
+
+func TestAnOldQEMUEmulatesAllProcessorsInOneThread(t *testing.T) {
+	for version, single := range map[string]bool{
+		"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)": true,
+		"QEMU emulator version 8.0.5":                                 true,
+		"QEMU emulator version 8.1.0":                                 false,
+		"QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)":         false,
+		"an unknown emulator":                                         true,
+	} {
+		h, _ := fake(t, fails)
+		require.NoError(t, os.WriteFile(h.qemu, []byte("#!/bin/sh\n[ \"$1\" != --version ] || { echo '"+version+"'; exit; }\nexit 1\n"), 0o755))
+		for _, want := range []string{TCG, Auto} {
+			v, err := h.choose(t.Context(), want, t.TempDir(), progress.Discard)
+			require.NoError(t, err)
+			assert.Equal(t, single, v.OneThread, version)
+			assert.Equal(t, 3, v.CPUs(3))
+			if single {
+				assert.Equal(t, 1, v.CPUs(0))
+				assert.Equal(t, "tcg,thread=single", v.Type())
+			} else {
+				assert.Equal(t, min(runtime.NumCPU(), 4), v.CPUs(0))
+				assert.Equal(t, "tcg,thread=multi", v.Type())
+			}
+		}
+	}
 }

@@ -78,14 +78,14 @@ func (h host) probe(ctx context.Context, cacheDir string, p progress.Reporter) (
 	if why := h.deviceFault(); why != "" {
 		return not(why), nil
 	}
-	version, err := command.Output(ctx, command.Cmd{Program: h.qemu, Args: []string{"--version"}})
+	version, err := h.version(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return Verdict{}, err
 		}
 		return Verdict{}, failure.Wrap(err, "QEMU does not start", "apt-get install qemu-system-x86")
 	}
-	c := cache{dir: cacheDir, key: h.key(string(version))}
+	c := cache{dir: cacheDir, key: h.key(version)}
 	if v, ok := c.load(); ok {
 		return v, nil
 	}
@@ -102,6 +102,24 @@ func (h host) probe(ctx context.Context, cacheDir string, p progress.Reporter) (
 		p.Warn("the verdict on KVM is not kept: " + err.Error())
 	}
 	return v, nil
+}
+
+// version is what QEMU says of its version.
+func (h host) version(ctx context.Context) (string, error) {
+	out, err := command.Output(ctx, command.Cmd{Program: h.qemu, Args: []string{"--version"}})
+	return string(out), err
+}
+
+// emulated completes a verdict for emulation. A QEMU that does not tell its
+// version is taken for an old one.
+func (h host) emulated(ctx context.Context, v Verdict) Verdict {
+	version, err := h.version(ctx)
+	var major, minor int
+	if err == nil {
+		_, err = fmt.Sscanf(version, "QEMU emulator version %d.%d", &major, &minor)
+	}
+	v.OneThread = err != nil || major < 8 || major == 8 && minor < 1
+	return v
 }
 
 func not(why string) Verdict { return Verdict{Accelerator: TCG, Why: why} }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/netgroup-polito/diskforge/internal/accel"
 	"github.com/netgroup-polito/diskforge/internal/build"
 	"github.com/netgroup-polito/diskforge/internal/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/config"
@@ -375,7 +376,7 @@ const (
 // emulation).
 func (i *image) resources(dir string) schedule.Resources {
 	c := i.config
-	r := schedule.Resources{CPUs: (c.CPUs + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB, Disk: map[string]int64{}, Keep: map[string]int64{}}
+	r := schedule.Resources{CPUs: (accel.Verdict{}.CPUs(c.CPUs) + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB, Disk: map[string]int64{}, Keep: map[string]int64{}}
 	for _, need := range disk.BuildNeeds(disk.BuildPlan{
 		Base: disk.Info{DataSize: baseData}, DiskSize: c.DiskSize,
 		Method: disk.Method(c.Sparsify), Compression: disk.Compression(c.Compression), WorkDir: dir, TmpDir: dir, LayoutDir: dir,

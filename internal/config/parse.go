@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,7 +45,7 @@ type Config struct {
 	Desktop                        bool
 	ExtraVars                      map[string]any
 	MemoryMiB                      int
-	CPUs                           int
+	CPUs                           int   // 0: as many as suit the accelerator
 	DiskSize                       int64 // bytes
 	Accelerator                    string
 	Architecture                   string
@@ -217,12 +216,9 @@ func (p *parser) memory(name, v string) int {
 	return int(n / mib)
 }
 
-// mostCPUs is where more processors of a guest stop making a build faster.
-const mostCPUs = 4
-
 func (p *parser) cpus(name, v string) int {
 	if v == "" {
-		return min(runtime.NumCPU(), mostCPUs)
+		return 0
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil || n < 1 || n > 64 {

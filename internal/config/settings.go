@@ -35,7 +35,7 @@ type Settings struct {
 	ExtraVars        string `env:"EXTRA_VARS" in:"build provision verify" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
 
 	Memory       string `env:"MEMORY, default=2048" in:"build provision verify build-all plan" help:"memory of the guest in MiB"`
-	CPUs         string `env:"CPUS" in:"build provision verify build-all plan" help:"processors of the guest (default: this host's, at most 4)"`
+	CPUs         string `env:"CPUS" in:"build provision verify build-all plan" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
 	DiskSize     string `env:"DISK_SIZE, default=10G" in:"build provision" help:"virtual size of the disk; 10G and 10Gi are GiB, 10240M is MiB"`
 	Accelerator  string `env:"ACCELERATOR, default=auto" in:"build provision sparsify verify doctor build-all plan" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
 	Architecture string `env:"ARCHITECTURE, default=amd64" in:"build provision base pack" help:"architecture of the image: amd64"`

@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/accel"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -138,10 +137,8 @@ func TestAdviceFitsTheCause(t *testing.T) {
 		"No module named 'ansible.module_utils.six.moves'": "too old",
 		"write failed: No space left on device":            "DISK_SIZE",
 		"Cannot allocate memory":                           "MEMORY",
-		"#   //hs_err_pid4022.log":                         "Java crashed",
 	} {
 		b := quiet(t)
-		b.opts.Accel.Accelerator = accel.TCG
 		f, _ := failure.In(b.taskFailed(&Task{Name: "x", Message: message}, io.EOF))
 		assert.Contains(t, f.Try, advice)
 	}

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/netgroup-polito/diskforge/internal/accel"
 	"github.com/netgroup-polito/diskforge/internal/console"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
@@ -59,8 +58,6 @@ func (b *build) taskFailed(task *Task, err error) error {
 		e.Try = "the guest's disk is full: raise DISK_SIZE"
 	case strings.Contains(all, "Cannot allocate memory") || strings.Contains(all, "MemoryError"):
 		e.Try = "the guest's memory is full: raise MEMORY"
-	case strings.Contains(all, "hs_err_pid") && b.opts.Accel.Accelerator == accel.TCG: // HotSpot's crash report
-		e.Try = "Java crashed, which it does now and then in an emulated machine: start the build again, or build where KVM works"
 	}
 	return e
 }

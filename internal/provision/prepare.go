@@ -260,6 +260,7 @@ func (b *build) variables() error {
 		"memory":               b.opts.MemoryMiB,
 		"cpus":                 b.opts.CPUs,
 		"accelerator":          b.opts.Accel.Accelerator,
+		"tcg_thread":           b.opts.Accel.Threads(),
 		"seed_files":           []string{b.path("seed", "user-data"), b.path("seed", "meta-data")},
 		"console_log":          b.path("console.log"),
 		"ssh_username":         b.opts.user(),
