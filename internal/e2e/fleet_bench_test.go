@@ -17,8 +17,7 @@ import (
 // packaged are what each course adds to the common part: a small package.
 var packaged = []string{"sqlite3", "jq", "graphviz", "units", "bc", "minisat", "gawk", "flex", "bison", "indent"}
 
-// common is what the courses have in common: tools for programming and for
-// computing. None is in Java, which crashes now and then under emulation.
+// common is what the courses have in common: tools for programming.
 const common = `
 - ansible.builtin.import_playbook: debian-base.yml
 - hosts: all
@@ -27,7 +26,7 @@ const common = `
   tasks:
     - name: Install what every course needs
       ansible.builtin.apt:
-        name: [build-essential, clang, cmake, gdb, git, jupyter-notebook, python3-dev, python3-matplotlib, python3-pandas, python3-pip, python3-scipy, python3-venv, valgrind]
+        name: [build-essential, clang, cmake, gdb, git, python3-dev, python3-pip, python3-scipy, python3-venv, valgrind]
         update_cache: true
         lock_timeout: 600
 `
@@ -65,7 +64,7 @@ func courses(b *testing.B, n int) (tree string) {
 
 // BenchmarkFleet measures how much faster images are built that start from one
 // parent, which is built, too, than as many that each do the parent's work, one
-// after another: the same packages, in the same run. It takes more than an hour
+// after another: the same packages, in the same run. It takes about an hour
 // without KVM; DISKFORGE_BENCH_IMAGES asks for another number than five.
 func BenchmarkFleet(b *testing.B) {
 	n := 5
