@@ -37,16 +37,24 @@ var phases = []struct {
 	{"login", regexp.MustCompile(`login: *$`)},
 }
 
-// dead are lines after which no ssh will come, each with what they mean.
+// Hangs is what Died says of a guest that may well boot the next time.
+const Hangs = "the guest's kernel hangs: a processor got nowhere for minutes"
+
+// dead are lines after which no ssh will come, each with what they mean and how
+// often they come until they mean it.
 var dead = []struct {
-	seen *regexp.Regexp
-	what string
+	seen  *regexp.Regexp
+	what  string
+	times int
 }{
-	{regexp.MustCompile(`Kernel panic - not syncing`), "the guest's kernel panicked"},
-	{regexp.MustCompile(`No bootable device`), "the disk has no boot loader that the BIOS finds"},
-	{regexp.MustCompile(`^grub rescue>|error: no such device: [0-9a-f-]+\.`), "the guest's boot loader does not find its files"},
-	{regexp.MustCompile(`^\(initramfs\)|ALERT! .* does not exist\.\s+Dropping to a shell`), "the guest's kernel does not find its root file system"},
-	{regexp.MustCompile(`You are in emergency mode`), "the guest's systemd gave up in emergency mode"},
+	{regexp.MustCompile(`Kernel panic - not syncing`), "the guest's kernel panicked", 1},
+	{regexp.MustCompile(`No bootable device`), "the disk has no boot loader that the BIOS finds", 1},
+	{regexp.MustCompile(`^grub rescue>|error: no such device: [0-9a-f-]+\.`), "the guest's boot loader does not find its files", 1},
+	{regexp.MustCompile(`^\(initramfs\)|ALERT! .* does not exist\.\s+Dropping to a shell`), "the guest's kernel does not find its root file system", 1},
+	{regexp.MustCompile(`You are in emergency mode`), "the guest's systemd gave up in emergency mode", 1},
+	// Linux counts on while a processor is stuck. A host that was busy or
+	// asleep makes it say so, too, but not again and again.
+	{regexp.MustCompile(`BUG: soft lockup - CPU#\d+ stuck for \d{3,}s`), Hangs, 3},
 }
 
 // Moment is when the boot entered a phase.
@@ -66,11 +74,12 @@ type Console struct {
 	phase int
 	seen  []Moment
 	now   func() time.Time
+	count []int // of the lines that are among dead
 	dead  bool
 }
 
 func newConsole(p progress.Reporter) *Console {
-	c := &Console{p: p, died: make(chan string, 1), done: make(chan struct{}), now: time.Now}
+	c := &Console{p: p, died: make(chan string, 1), done: make(chan struct{}), now: time.Now, count: make([]int, len(dead))}
 	c.enter(0)
 	return c
 }
@@ -131,7 +140,7 @@ func (c *Console) Write(b []byte) (int, error) {
 		b = b[i+1:]
 	}
 	c.keep(b)
-	c.recognise(Clean(c.part)) // a prompt has no end of line
+	c.recognise(Clean(c.part), false) // a prompt has no end of line
 	return n, nil
 }
 
@@ -150,19 +159,26 @@ func (c *Console) line(raw []byte) {
 	if c.lines = append(c.lines, line); len(c.lines) > maxLines {
 		c.lines = c.lines[1:]
 	}
-	c.recognise(line)
+	c.recognise(line, true)
 }
 
 // recognise moves the phase forward, never back: output of one may come late.
-func (c *Console) recognise(line string) {
+// What is not whole yet comes again.
+func (c *Console) recognise(line string, whole bool) {
 	for i := len(phases) - 1; i > c.phase; i-- {
 		if phases[i].seen.MatchString(line) {
 			c.enter(i)
 			break
 		}
 	}
-	for _, d := range dead {
-		if !c.dead && d.seen.MatchString(line) {
+	for i, d := range dead {
+		if c.dead || !d.seen.MatchString(line) {
+			continue
+		}
+		if whole || d.times == 1 {
+			c.count[i]++
+		}
+		if c.count[i] == d.times {
 			c.dead = true
 			c.died <- d.what
 		}

@@ -56,6 +56,20 @@ func TestABootThatDiesIsKnownFromItsConsole(t *testing.T) {
 	}
 }
 
+func TestAKernelThatHangsIsKnownWhenItSaysSoAgainAndAgain(t *testing.T) {
+	c := newConsole(progress.Discard)
+	for _, stuck := range []string{"45", "71", "105", "131"} {
+		line := "[   84.5] watchdog: BUG: soft lockup - CPU#0 stuck for " + stuck + "s! [modprobe:202]"
+		for _, part := range []string{line[:60], line[60:], "\r\n[   84.5] RIP: 0010:sk_filter_trim_cap+0x36/0x250\r\n"} {
+			_, _ = c.Write([]byte(part))
+		}
+	}
+	assert.Empty(t, c.died, "a host that was asleep makes a guest say so, too")
+	_, _ = c.Write([]byte("watchdog: BUG: soft lockup - CPU#0 stuck for 164s! [modprobe:202]\n"))
+	require.Len(t, c.died, 1)
+	assert.Equal(t, Hangs, <-c.died)
+}
+
 func FuzzAnyConsoleIsSafeToPrint(f *testing.F) {
 	f.Add([]byte("plain\r\n\x1b[31mred\x1b[0m \x1b]0;title\x07\x9b2J\u202e"))
 	f.Add([]byte("\xff\xfe\x00 Linux version \n(initramfs) "))
