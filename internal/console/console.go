@@ -40,6 +40,14 @@ var phases = []struct {
 // Hangs is what Died says of a guest that may well boot the next time.
 const Hangs = "the guest's kernel hangs: a processor got nowhere for minutes"
 
+// Advice is what to try after that, or otherwise after anything else.
+func Advice(what, otherwise string) string {
+	if what == Hangs {
+		return "start the build again"
+	}
+	return otherwise
+}
+
 // dead are lines after which no ssh will come, each with what they mean and how
 // often they come until they mean it.
 var dead = []struct {

@@ -67,10 +67,7 @@ func (b *build) taskFailed(task *Task, err error) error {
 func (b *build) neverUp(what string) error {
 	lines := console.LastLines(b.log("console.log"), 12)
 	e := &failure.Error{What: what, Lines: lines, Log: b.log("console.log"),
-		Try: "is the base a cloud image, with cloud-init and an ssh server?"}
-	if what == console.Hangs {
-		e.Try = "start the build again"
-	}
+		Try: console.Advice(what, "is the base a cloud image, with cloud-init and an ssh server?")}
 	if len(lines) == 0 {
 		e.Lines = []string{"the serial console stayed silent: the guest's kernel may lack console=ttyS0"}
 	}
