@@ -28,7 +28,8 @@ type Verdict struct {
 	// OneThread says that one thread of QEMU must emulate all processors of a
 	// guest. Before QEMU 8.1 (accel/tcg: "Always lock pages before
 	// translation") one processor may go on running what another has just
-	// overwritten: Linux patches its own code, and hangs now and then; Java does, and crashes.
+	// overwritten: Linux patches its own code, and hangs now and then; Java
+	// does, and crashes.
 	OneThread bool `json:"one_thread,omitempty"`
 }
 
@@ -40,14 +41,15 @@ func Choose(ctx context.Context, want, cacheDir string, p progress.Reporter) (Ve
 }
 
 func (h host) choose(ctx context.Context, want, cacheDir string, p progress.Reporter) (Verdict, error) {
+	version, errVersion := h.version(ctx)
 	switch want {
 	case TCG:
-		return h.emulated(ctx, not("ACCELERATOR=tcg asks for emulation")), nil
+		return not("ACCELERATOR=tcg asks for emulation").emulatedBy(version), nil
 	case Auto, KVM:
 	default:
 		return Verdict{}, failure.New(fmt.Sprintf("ACCELERATOR=%q is no accelerator", want), "choose auto, kvm or tcg")
 	}
-	v, err := h.probe(ctx, cacheDir, p)
+	v, err := h.probe(ctx, version, errVersion, cacheDir, p)
 	if err != nil || v.Accelerator == KVM {
 		return v, err
 	}
@@ -55,7 +57,7 @@ func (h host) choose(ctx context.Context, want, cacheDir string, p progress.Repo
 		return Verdict{}, failure.New("KVM does not work here: "+v.Why, "mend that, or set ACCELERATOR=tcg to emulate, about ten times slower")
 	}
 	p.Warn("KVM does not work here: " + v.Why + "; machines are emulated (TCG), which takes about ten times as long")
-	return h.emulated(ctx, v), nil
+	return v.emulatedBy(version), nil
 }
 
 // HasKernel says whether a kernel is at hand to prove KVM with: the host's own,

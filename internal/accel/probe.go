@@ -71,19 +71,18 @@ func kernelPatterns() []string {
 // probe finds out whether KVM works, cheap questions first. Only what the
 // boot of a kernel showed is cached: the rest can be mended while the host
 // runs (a group joined, a module loaded).
-func (h host) probe(ctx context.Context, cacheDir string, p progress.Reporter) (Verdict, error) {
+func (h host) probe(ctx context.Context, version string, errVersion error, cacheDir string, p progress.Reporter) (Verdict, error) {
 	if h.platform != "linux/amd64" {
 		return not("KVM for amd64 guests needs an amd64 Linux host, this is " + h.platform), nil
 	}
 	if why := h.deviceFault(); why != "" {
 		return not(why), nil
 	}
-	version, err := h.version(ctx)
-	if err != nil {
+	if errVersion != nil {
 		if ctx.Err() != nil {
-			return Verdict{}, err
+			return Verdict{}, errVersion
 		}
-		return Verdict{}, failure.Wrap(err, "QEMU does not start", "apt-get install qemu-system-x86")
+		return Verdict{}, failure.Wrap(errVersion, "QEMU does not start", "apt-get install qemu-system-x86")
 	}
 	c := cache{dir: cacheDir, key: h.key(version)}
 	if v, ok := c.load(); ok {
@@ -110,14 +109,11 @@ func (h host) version(ctx context.Context) (string, error) {
 	return string(out), err
 }
 
-// emulated completes a verdict for emulation. A QEMU that does not tell its
-// version is taken for an old one.
-func (h host) emulated(ctx context.Context, v Verdict) Verdict {
-	version, err := h.version(ctx)
+// emulatedBy completes a verdict for emulation by the QEMU that says this of
+// its version. One that says nothing is taken for an old one.
+func (v Verdict) emulatedBy(version string) Verdict {
 	var major, minor int
-	if err == nil {
-		_, err = fmt.Sscanf(version, "QEMU emulator version %d.%d", &major, &minor)
-	}
+	_, err := fmt.Sscanf(version, "QEMU emulator version %d.%d", &major, &minor)
 	v.OneThread = err != nil || major < 8 || major == 8 && minor < 1
 	return v
 }

@@ -35,7 +35,7 @@ type Options struct {
 	Dir string
 
 	MemoryMiB int           // 0 means 2048
-	CPUs      int           // 0 means 2
+	CPUs      int           // 0: as many as suit the accelerator
 	Accel     accel.Verdict // which accelerator works
 	Restrict  bool          // the guest reaches neither the host nor the world
 	Forward   []int         // further TCP ports of the guest that can be reached, see Guest.Address
@@ -130,9 +130,7 @@ func (o Options) complete() (Options, error) {
 	if o.MemoryMiB == 0 {
 		o.MemoryMiB = 2048
 	}
-	if o.CPUs == 0 {
-		o.CPUs = 2
-	}
+	o.CPUs = o.Accel.CPUs(o.CPUs)
 	if o.Hostname == "" {
 		o.Hostname = "diskforge"
 	}

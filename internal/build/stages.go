@@ -39,7 +39,7 @@ func (b *Build) provision(ctx context.Context, r ready, out, work string, backin
 		Base: r.base.Path, BaseFormat: r.base.Format, Output: out, WorkDir: work,
 		BackingFile: backing && r.base.Format == disk.FormatQCOW2,
 		Playbook:    r.playbook, Tools: r.tools, Accel: r.accel,
-		MemoryMiB: c.MemoryMiB, CPUs: r.accel.CPUs(c.CPUs), DiskSize: c.DiskSize,
+		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, DiskSize: c.DiskSize,
 		BuildUser: c.BuildUser, VMUser: c.VMUser, BakeUser: c.BakeUser, Desktop: c.Desktop, ExtraVars: c.ExtraVars,
 		AptMirror: c.AptMirror, CAFile: c.CAFile, HTTPProxy: c.HTTPProxy, HTTPSProxy: c.HTTPSProxy, NoProxy: c.NoProxy,
 		PackerLog: c.PackerLog, KeepOnError: b.KeepOnError, SSHTimeout: b.bootTimeout(r.accel),
@@ -87,7 +87,7 @@ func (b *Build) verify(ctx context.Context, r ready, path, work string, p progre
 	}
 	result, err := verify.Run(ctx, verify.Options{
 		Disk: path, Format: info.Format, VirtualSize: info.VirtualSize, Dir: work,
-		MemoryMiB: c.MemoryMiB, CPUs: r.accel.CPUs(c.CPUs), Accel: r.accel,
+		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: r.accel,
 		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop, Full: b.Full,
 		Checks: r.playbook.Checks, Goss: r.tools.Goss,
 		KeepOnError: b.KeepOnError, Timeout: b.bootTimeout(r.accel),

@@ -373,7 +373,8 @@ const (
 
 // resources is what a build takes of the host. A guest that installs
 // packages keeps half of its processors busy (measured: 1.05 of 2 under
-// emulation).
+// emulation). Which accelerator works is the build's to find out: the guest is
+// counted as one that may have them all.
 func (i *image) resources(dir string) schedule.Resources {
 	c := i.config
 	r := schedule.Resources{CPUs: (accel.Verdict{}.CPUs(c.CPUs) + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB, Disk: map[string]int64{}, Keep: map[string]int64{}}

@@ -258,7 +258,7 @@ func (b *build) variables() error {
 		"output_directory":     filepath.Base(b.out), // relative: the folder's name may be any
 		"disk_size":            b.opts.DiskSize,
 		"memory":               b.opts.MemoryMiB,
-		"cpus":                 b.opts.CPUs,
+		"cpus":                 b.opts.Accel.CPUs(b.opts.CPUs),
 		"accelerator":          b.opts.Accel.Accelerator,
 		"tcg_thread":           b.opts.Accel.Threads(),
 		"seed_files":           []string{b.path("seed", "user-data"), b.path("seed", "meta-data")},

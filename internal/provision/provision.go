@@ -47,7 +47,7 @@ type Options struct {
 	Accel    accel.Verdict
 
 	MemoryMiB int
-	CPUs      int
+	CPUs      int   // 0: as many as suit the accelerator
 	DiskSize  int64 // virtual size in bytes, not less than the base's
 
 	BuildUser string // DefaultBuildUser if empty

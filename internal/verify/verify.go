@@ -25,7 +25,7 @@ type Options struct {
 	VirtualSize int64  // of the disk, in bytes; 0 leaves out the check that the root grows
 	Dir         string // private work directory; the console's log stays there
 	MemoryMiB   int    // 0 means 2048
-	CPUs        int    // 0 means 2
+	CPUs        int    // 0: as many as suit the accelerator
 	Accel       accel.Verdict
 
 	BuildUser string // who must be gone; empty if nobody was there
