@@ -112,7 +112,7 @@ func aReady() ready {
 	return ready{
 		base:       origin{Name: "https://example.org/debian.qcow2", Digest: "sha256:base", Inputs: "sha256:base", Created: time.Unix(1700000000, 0), Guest: playbook.Guest{Name: "Debian 12", Python: "3.11"}, Known: true},
 		playbook:   playbook.Source{File: "debian-base.yml", Revision: "abc", URL: "https://example.org/playbooks.git"},
-		controller: "2.14.18", playbookInputs: "sha256:playbook",
+		controller: "2.14.18", playbookInputs: playbook.Inputs{Digest: "sha256:playbook"},
 	}
 }
 
@@ -121,7 +121,7 @@ func TestEveryInputOfADiskChangesItsDigest(t *testing.T) {
 	for name, change := range map[string]func(*Build, *ready){
 		"nothing":    func(*Build, *ready) {},
 		"base":       func(_ *Build, r *ready) { r.base.Digest = "sha256:other" },
-		"playbook":   func(_ *Build, r *ready) { r.playbookInputs = "sha256:other" },
+		"playbook":   func(_ *Build, r *ready) { r.playbookInputs = playbook.Inputs{Digest: "sha256:other"} },
 		"controller": func(_ *Build, r *ready) { r.controller = "2.19.0" },
 		"disk size":  func(b *Build, _ *ready) { b.Config.DiskSize++ },
 		"build user": func(b *Build, _ *ready) { b.Config.BuildUser = "x" },

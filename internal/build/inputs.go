@@ -42,7 +42,7 @@ var template = sync.OnceValue(func() string { return treeDigest(packer.Template)
 
 // provisionInputs is the digest of all that a provisioned disk is made from.
 func (b *Build) provisionInputs(r ready) string {
-	all := b.madeBy(r.playbookInputs, r.controller)
+	all := b.madeBy(r.playbookInputs.Digest, r.controller)
 	all["base"] = r.base.Digest
 	return inputs(all)
 }
@@ -67,7 +67,7 @@ func (b *Build) Inputs(controller, playbook, parent string) (string, error) {
 // checkPlan compares the image's inputs with those that a plan foresaw: others
 // wait for the image by them, and would wait in vain.
 func (b *Build) checkPlan(r ready) error {
-	inputs := b.imageInputs(r.base.Inputs, r.playbookInputs, r.controller)
+	inputs := b.imageInputs(r.base.Inputs, r.playbookInputs.Digest, r.controller)
 	if b.Config.ImageInputs == "" || inputs == b.Config.ImageInputs {
 		return nil
 	}

@@ -28,8 +28,7 @@ type ready struct {
 	base       origin
 	playbook   playbook.Source
 	controller string // version of ansible-core
-	// playbookInputs is the digest of what the playbook uses.
-	playbookInputs string
+	playbookInputs playbook.Inputs
 	allow          []hygiene.Excuse
 }
 
@@ -87,15 +86,13 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 	})
 	prepare("playbook", func(ctx context.Context, p progress.Reporter) (string, error) {
 		var err error
-		if r.playbook, err = b.resolvePlaybook(ctx, dir, p); err != nil {
+		if r.playbook, r.playbookInputs, err = b.resolvePlaybook(ctx, dir, p); err != nil {
 			return "", err
 		}
 		if r.allow, err = b.allowed(r.playbook); err != nil {
 			return "", err
 		}
-		uses, err := r.playbook.Inputs(ctx, b.Config.ExtraVars)
-		r.playbookInputs = uses.Digest
-		return fmt.Sprintf("%s of %s, which uses %s", r.playbook.File, short(r.playbook.Revision), uses), err
+		return fmt.Sprintf("%s of %s, which uses %s", r.playbook.File, short(r.playbook.Revision), r.playbookInputs), nil
 	})
 	if err := g.Wait(); err != nil {
 		return r, err
@@ -186,14 +183,19 @@ func publicName(raw string) string {
 	return path.Base(raw)
 }
 
-// resolvePlaybook copies the playbook tree to dir and checks that this host's
-// Ansible can run it.
-func (b *Build) resolvePlaybook(ctx context.Context, dir string, p progress.Reporter) (playbook.Source, error) {
-	source, err := b.copyTree(ctx, dir, p)
-	if err != nil {
-		return source, err
+// resolvePlaybook copies what the playbook uses of its tree to dir and checks
+// that this host's Ansible can run it.
+func (b *Build) resolvePlaybook(ctx context.Context, dir string, p progress.Reporter) (source playbook.Source, uses playbook.Inputs, err error) {
+	if source, err = b.copyTree(ctx, dir, p); err != nil {
+		return source, uses, err
 	}
-	return source, source.Check(ctx, b.Config.ExtraVars, p)
+	if uses, err = source.Inputs(ctx, b.Config.ExtraVars); err != nil {
+		return source, uses, err
+	}
+	if err = source.Keep(uses); err != nil {
+		return source, uses, err
+	}
+	return source, uses, source.Check(ctx, b.Config.ExtraVars, p)
 }
 
 // allowed are the findings that the hygiene gate excuses: HYGIENE_ALLOW's, or

@@ -82,7 +82,7 @@ func (b *Build) sources(ctx context.Context, r ready) {
 	b.record.note(func(to *report.Report) {
 		to.Version = b.Version
 		to.Image.Name, to.Image.Tag, to.Image.Reference = b.Config.ImageName, b.Config.ImageTag, b.Config.Reference
-		to.Image.Inputs = b.imageInputs(r.base.Inputs, r.playbookInputs, r.controller)
+		to.Image.Inputs = b.imageInputs(r.base.Inputs, r.playbookInputs.Digest, r.controller)
 		to.Base = report.Base{Name: r.base.Name, Digest: r.base.Digest, Guest: r.base.Guest.Name}
 		to.Playbook = report.Playbook{File: r.playbook.File, Source: publicSource(r.playbook.URL), Revision: r.playbook.Revision}
 		to.Tools = map[string]string{"ansible-core": r.controller, "qemu": qemu, "diskforge": b.Version}

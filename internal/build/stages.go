@@ -127,7 +127,7 @@ func (b *Build) metadata(r ready, built time.Time) containerdisk.Metadata {
 		Title: b.Config.ImageName, Version: b.Config.ImageTag,
 		Source: publicSource(r.playbook.URL), Revision: r.playbook.Revision,
 		BaseName: r.base.Name, BaseDigest: first(r.base.Manifest, r.base.Digest),
-		Annotations: annotations(b.imageInputs(r.base.Inputs, r.playbookInputs, r.controller), built),
+		Annotations: annotations(b.imageInputs(r.base.Inputs, r.playbookInputs.Digest, r.controller), built),
 		Reference:   b.Config.Reference,
 	}
 	if r.base.Known {

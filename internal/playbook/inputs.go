@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -12,21 +13,21 @@ import (
 	"path"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
 
-// Inputs is what of a tree can change the disk that a playbook makes.
+// Inputs is what of a tree a build of one playbook reads: Source.Keep takes
+// the rest out of the build's copy, so that nothing else can change the disk.
 type Inputs struct {
 	// Digest, "sha256:…", is the same wherever and whenever the files have the
 	// same names below the tree, the same bytes and the same executable bits.
 	Digest string
 	// Files are those that the digest is of, in order, relative to the tree.
 	Files []string
-	// Whole says why that is the whole tree, or is empty where it is what the
-	// playbook statically uses: "roles/x/tasks/main.yml includes {{ y }}".
+	// Whole says why that is the whole tree, or is empty where other playbooks
+	// and the roles that they alone use are left out.
 	Whole string
 }
 
@@ -62,8 +63,9 @@ type Tree struct {
 	dirs  map[string]bool
 
 	mu    sync.Mutex
-	bases map[string]bool // last names of all that is there
-	facts map[string]*facts
+	parts map[string][]part // by file
+	words []string          // what names parts that are no roles
+	facts map[string]*facts // by file
 	cache map[string]Inputs
 }
 
@@ -227,35 +229,35 @@ func (t *Tree) digest(name string) (string, error) {
 	return e.digest, nil
 }
 
-// Inputs returns what of the tree can change the disk that the playbook called
-// name makes with these extra variables.
+// Inputs returns what of the tree a build of the playbook called name reads
+// with these extra variables.
 //
-// A role that is used counts with all its files, but for documents, molecule
-// scenarios and tests that nothing in it names. What is outside the roles
-// counts where it always works (ansible.cfg, requirements.yml, group_vars and
-// host_vars, plugins, collections) or where a used file names it; a templated
-// part of a name stands for anything. Other playbooks count where they are
-// imported, checks (tests/NAME.yaml) never. Where the names are not in the
-// files, the digest is that of the whole tree.
+// That is the whole tree without what nothing in the rest names: roles, other
+// playbooks, documents and checks. Roles are used by literal names, in plays,
+// tasks and dependencies. Where a name is made as the playbook runs, or a path
+// may lead out of a role, nothing is left out.
 func (t *Tree) Inputs(ctx context.Context, name string, extraVars map[string]any) (Inputs, error) {
 	file, err := t.Find(name)
 	if err != nil {
 		return Inputs{}, err
 	}
-	vars := varFacts(extraVars)
+	text, err := json.Marshal(extraVars)
+	if err != nil {
+		return Inputs{}, fmt.Errorf("encoding the extra variables: %w", err)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	vars.paths = slices.DeleteFunc(vars.paths, func(m mention) bool { return !t.mayBe(m.path) })
-	key := fmt.Sprintf("%q %+v %q", file, vars.paths, vars.whole)
+	vars := t.factsIn("vars.json", text)
+	key := fmt.Sprintf("%q %q %q", file, vars.named, vars.whole)
 	if in, ok := t.cache[key]; ok {
 		return in, nil
 	}
-	u := newUsage(t, file)
-	u.collect(ctx, vars)
-	if ctx.Err() != nil {
-		return Inputs{}, context.Cause(ctx)
+	u := usage{tree: t, used: map[string]bool{file: true}}
+	u.apply("the extra variables", vars)
+	if err := u.collect(ctx); err != nil {
+		return Inputs{}, err
 	}
-	in := Inputs{Whole: u.whole, Files: u.files()}
+	in := Inputs{Whole: u.whole, Files: slices.DeleteFunc(slices.Clone(t.names), u.leavesOut)}
 	if in.Digest, err = t.digestOf(ctx, file, in.Files); err != nil {
 		return Inputs{}, err
 	}
@@ -286,14 +288,4 @@ func (t *Tree) digestOf(ctx context.Context, playbook string, files []string) (s
 	}
 	sum := sha256.Sum256(list.Bytes())
 	return "sha256:" + hex.EncodeToString(sum[:]), nil
-}
-
-// isCheck says whether a file is one of the checks, which change no disk.
-func isCheck(name string) bool {
-	return path.Dir(name) == "tests" && strings.HasSuffix(name, ".yaml")
-}
-
-// disks are all files of the tree but the checks.
-func (t *Tree) disks() []string {
-	return slices.DeleteFunc(slices.Clone(t.names), isCheck)
 }

@@ -50,7 +50,7 @@ func lab() map[string]string {
 		"playbooks/templates/part.j2":        "hello",
 		"playbooks/named-by-a-variable.txt":  "x",
 		"roles/plain/tasks/main.yml":         "- include_tasks: '{{ ansible_facts.distribution }}.yml'\n",
-		"roles/plain/tasks/Debian.yml":       "- template: {src: '{{ item }}.j2'}\n  loop: [a]\n- copy: {src: '{{ role_path }}/files/x'}\n- copy: {src: ../../sibling/files/theirs}\n",
+		"roles/plain/tasks/Debian.yml":       "- template: {src: '{{ item }}.j2'}\n  loop: [a]\n- copy: {src: '{{ role_path }}/files/x'}\n",
 		"roles/plain/files/x":                "x",
 		"roles/plain/templates/a.j2":         "{{ lookup('file', 'x') }}",
 		"roles/plain/defaults/main.yml":      "d: 1\n",
@@ -61,24 +61,25 @@ func lab() map[string]string {
 		"roles/plain/README.md":              "about",
 		"roles/plain/molecule/default/a.yml": "- hosts: all\n",
 		"roles/plain/tests/test.yml":         "- hosts: all\n",
-		"roles/sibling/files/theirs":         "x",
+		"roles/unused/files/theirs":          "x",
 		"roles/needed/tasks/main.yml":        "[]",
 		"roles/notified/tasks/reload.yml":    "[]",
-		"roles/shorthand/tasks/main.yml":     "- copy: {src: README.md}\n",
-		"roles/shorthand/README.md":          "copied",
+		"roles/shorthand/tasks/main.yml":     "- copy: {src: CHANGELOG.md}\n",
+		"roles/shorthand/CHANGELOG.md":       "copied",
 		"roles/included/tasks/main.yml":      "[]",
 		"roles/rescued/tasks/main.yml":       "[]",
 		"roles/unused/tasks/main.yml":        "- include_role: {name: '{{ anything }}'}\n",
 		"roles/unused/README.md":             "about",
 		"tests/base.yaml":                    "file: {}\n",
-		"README.md":                          "playbooks/other.yml is another",
+		"tests/copied.yaml":                  "file: {}\n",
+		"README.md":                          "roles/unused is another",
 		".yamllint":                          "---\n",
 	}
 }
 
 const basePlay = `
 - import_playbook: more.yml
-- name: Base, which is not playbooks/other.yml
+- name: Base
   hosts: all
   vars_files: [vars/common.yml, [vars/missing.yml]]
   roles:
@@ -97,18 +98,18 @@ const basePlay = `
     - template: {src: motd.j2, dest: /etc/motd}
     - copy: {src: "{{ x.file }}", dest: /etc/x}
     - copy: {src: files/folder/, dest: /etc/x}
+    - copy: {src: tests/copied.yaml, dest: /etc/x}
     - copy: {src: "{{ distribution | lower }}.list", dest: /etc/x}
     - script: {cmd: tool.sh --now}
     - iptables: {action: insert, chain: INPUT}
     - authorized_key: {user: root, key: "{{ lookup('file', 'looked-up.pub') }}"}
-    - shell: cd .. && ../configure
+    - shell: ls ..5
 `
 
-// unused are the files of the lab that change no disk of base.yml.
+// unused are the files of the lab that a build of base.yml leaves out.
 var unused = []string{
-	".yamllint", "README.md", "playbooks/files/alien.conf", "playbooks/files/of-more/x", "playbooks/other.yml", "playbooks/tasks/alien.yaml",
-	"roles/plain/README.md", "roles/plain/molecule/default/a.yml", "roles/plain/tests/test.yml",
-	"roles/unused/README.md", "roles/unused/tasks/main.yml", "tests/base.yaml",
+	".yamllint", "README.md", "playbooks/other.yml", "roles/plain/README.md", "roles/plain/molecule/default/a.yml",
+	"roles/unused/README.md", "roles/unused/files/theirs", "roles/unused/tasks/main.yml", "tests/base.yaml",
 }
 
 func inputsOf(t *testing.T, dir string) playbook.Inputs {
@@ -121,7 +122,7 @@ func inputsOf(t *testing.T, dir string) playbook.Inputs {
 	return in
 }
 
-func TestAPlaybookUsesWhatItNamesAndNothingElse(t *testing.T) {
+func TestRolesPlaybooksDocumentsAndChecksThatNothingNamesAreLeftOut(t *testing.T) {
 	in := inputsOf(t, tree(t, lab()))
 	require.Empty(t, in.Whole)
 	left := slices.DeleteFunc(slices.Sorted(maps.Keys(lab())), func(name string) bool { return slices.Contains(in.Files, name) })
@@ -192,35 +193,25 @@ func TestTimePlaceOrderAndOwnersDoNotMatter(t *testing.T) {
 func TestWhatIsNamedAsItRunsTakesTheWholeTreeAndSaysWhy(t *testing.T) {
 	for _, c := range []struct{ file, content, why string }{
 		{"roles/plain/tasks/main.yml", "- include_role: {name: '{{ y }}'}", "roles/plain/tasks/main.yml uses the role {{ y }}"},
-		{"roles/plain/tasks/main.yml", "- include_tasks: '{{ y }}'", "roles/plain/tasks/main.yml includes {{ y }}"},
-		{"roles/plain/tasks/main.yml", "- block:\n  - import_role: {tasks_from: x}", "a role that it does not name"},
-		{"roles/plain/tasks/main.yml", "- copy: {src: '{{ playbook_dir | dirname }}/x'}", "uses playbook_dir"},
-		{"roles/plain/tasks/main.yml", "- copy: {src: '{{ y }}/../other/x'}", "names {{…}}/../other/x"},
-		{"roles/plain/tasks/main.yml", "- debug: {msg: \"{{ lookup('file', y) }}\"}", "by a name that is made as it runs"},
-		{"roles/plain/tasks/main.yml", "- debug: {msg: \"{{ lookup('pipe', 'date') }}\"}", `with "pipe"`},
-		{"roles/plain/tasks/main.yml", "- debug: {}\n  with_lines: ls", `with "lines"`},
-		{"roles/plain/tasks/main.yml", "- command: ls\n  delegate_to: localhost", "on this host"},
-		{"roles/plain/tasks/main.yml", "- local_action: command ls", "local_action"},
-		{"roles/plain/tasks/main.yml", "- action: include_tasks x.yml", "in the form action: include_tasks"},
-		{"roles/plain/tasks/main.yml", "- synchronize: {src: '../../..'}", "the whole folder ."},
-		{"playbooks/base.yml", "- hosts: \"{{ y | default('localhost') }}\"", "on this host"},
-		{"playbooks/base.yml", "- hosts: all\n  connection: ansible.builtin.local", "on this host"},
+		{"roles/plain/tasks/main.yml", "- block:\n  - import_role: {tasks_from: x}", "uses the role"},
+		{"roles/plain/tasks/main.yml", "- action: include_role name=x", "in the form action: include_role"},
+		{"roles/plain/tasks/main.yml", "- copy: {src: '{{ playbook_dir | dirname }}/x'}", `says "playbook_dir"`},
+		{"roles/plain/tasks/main.yml", "- copy: {src: '{{ y }}/../other/x'}", `says "/.."`},
+		{"roles/plain/tasks/main.yml", "- copy: {src: ../../unused/x}", `says "../"`},
+		{"roles/plain/tasks/main.yml", "- copy: {src: '{{ role_path | dirname }}/..'}", `says`},
+		{"roles/plain/tasks/main.yml", "- copy: {src: 'roles/{{ y }}'}", `says "roles/"`},
+		{"roles/plain/tasks/main.yml", "- debug: {msg: \"{{ lookup('pipe', 'date') }}\"}", "says \"'pipe'\""},
+		{"roles/plain/tasks/main.yml", "- debug: {}\n  with_lines: ls", `says "with_lines"`},
+		{"roles/plain/tasks/main.yml", "- command: ls\n  delegate_to: localhost", `says "delegate_to"`},
+		{"roles/plain/tasks/main.yml", "- local_action: command ls", `says "local_action"`},
 		{"roles/plain/tasks/main.yml", "- [", "no YAML"},
-		{"roles/plain/tasks/main.yml", "- copy: {src: ../../}", "the whole folder ."},
-		{"roles/plain/templates/a.j2", "{{ lookup('template', x ~ '.j2') }}", "roles/plain/templates/a.j2 looks up"},
-		{"roles/plain/templates/a.j2", "{% include x %}", "has {% include x %}"},
+		{"roles/plain/templates/a.j2", "{{ lookup('template', '../' ~ x ~ '.j2') }}", "roles/plain/templates/a.j2 says"},
+		{"roles/plain/templates/a.j2", "{% include '../' ~ x %}", "roles/plain/templates/a.j2 says"},
 		{"roles/plain/meta/main.yml", "dependencies: [{role: '{{ y }}'}]", "uses the role {{ y }}"},
-		{"roles/plain/meta/main.yml", "dependencies: [missing]", "uses the role missing, which is not in it"},
-		{"roles/plain/meta/main.yml", "dependencies: [some.where.role]", "which is not in it"},
 		{"playbooks/base.yml", "- import_playbook: '{{ y }}'", "imports the playbook {{ y }}"},
-		{"playbooks/base.yml", "- hosts: all\n  tasks:\n  - copy: {src: ../roles}", "a folder of roles"},
-		{"playbooks/base.yml", "- import_playbook: gone.yml", "which is not in it"},
-		{"playbooks/base.yml", "- hosts: all\n  vars_files: ['{{ y }}']", "takes variables from {{ y }}"},
-		{"playbooks/base.yml", "- hosts: all\n  vars_files: [['{{ y }}']]", "takes variables from {{ y }}"},
-		{"playbooks/base.yml", "- hosts: all\n  roles: '{{ y }}'", "takes its roles from {{ y }}"},
-		{"playbooks/base.yml", "- hosts: all\n  tasks:\n  - copy: {src: ./}", "the whole folder playbooks"},
-		{"playbooks/base.yml", "- hosts: localhost", "on this host"},
-		{"playbooks/group_vars/all.yml", "x: \"{{ lookup('ansible.builtin.ini', y) }}\"", "as it runs"},
+		{"playbooks/base.yml", "- hosts: all\n  roles: '{{ y }}'", "uses the role {{ y }}"},
+		{"playbooks/base.yml", "- hosts: all\n  connection: ansible.builtin.local", `says "connection"`},
+		{"playbooks/group_vars/all.yml", "x: \"{{ lookup('ansible.builtin.pipe', y) }}\"", "says"},
 	} {
 		t.Run(c.why, func(t *testing.T) {
 			files := map[string]string{
@@ -254,34 +245,91 @@ func inMemory(t *testing.T, files map[string]string) playbook.Inputs {
 	return in
 }
 
-func TestExtraVariablesMayNameFiles(t *testing.T) {
-	files := lab()
-	files["roles/plain/tasks/main.yml"] = "- copy: {src: '{{ y }}'}"
-	open, err := playbook.OpenTree(t.Context(), tree(t, files))
-	require.NoError(t, err)
-	defer open.Close()
-	for value, file := range map[string]string{"alien.conf": "playbooks/files/alien.conf", "../../unused/README.md": "roles/unused/README.md", "harmless": ""} {
-		in, err := open.Inputs(t.Context(), "base", map[string]any{"y": []any{value}})
-		require.NoError(t, err)
-		if file == "" {
-			assert.Empty(t, in.Whole)
-			assert.NotContains(t, in.Files, "playbooks/files/alien.conf")
-		} else {
-			assert.Contains(t, in.Files, file, "%s", in)
-		}
+// What a distribution's name decides was taken for no file at all: two trees
+// with different files had one digest.
+func TestFilesThatFactsNameCount(t *testing.T) {
+	files := map[string]string{
+		"base.yml":          "- hosts: all\n  tasks:\n    - copy: {src: '{{ ansible_distribution_release }}', dest: /etc/x}\n",
+		"bookworm":          "one",
+		"files/bookworm":    "one",
+		"vars/Debian.yml":   "x: 1",
+		"group_vars/x.yml":  "x: 1",
+		"nested/deep/trees": "x",
+	}
+	before := inMemory(t, files)
+	for name, content := range files {
+		files[name] = content + "\n#"
+		assert.NotEqual(t, before.Digest, inMemory(t, files).Digest, name)
+		files[name] = content
+	}
+}
+
+// What a build reads is what counts: its copy of the tree holds nothing else,
+// so that a stale image cannot come of a file that was overlooked.
+func TestEveryByteThatABuildReadsIsInTheDigest(t *testing.T) {
+	for what, edit := range map[string]func(map[string]string){
+		"a tree of which parts are left out": func(map[string]string) {},
+		"a tree that counts whole":           func(f map[string]string) { f["roles/plain/tasks/more.yml"] = "- include_role: {name: '{{ x }}'}" },
+		"a tree with a link": func(f map[string]string) {
+			delete(f, "roles/plain/files/x")
+			f["roles/plain/files/y"] = "y"
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			files := lab()
+			edit(files)
+			dir := tree(t, files)
+			if _, there := files["roles/plain/files/x"]; !there {
+				require.NoError(t, os.Symlink("../../unused/files/theirs", dir+"/roles/plain/files/x"))
+			}
+			source, err := playbook.Resolve(t.Context(), playbook.Options{AnsibleDir: dir, Playbook: "base", Dir: t.TempDir()}, progress.Discard)
+			require.NoError(t, err)
+			in, err := source.Inputs(t.Context(), nil)
+			require.NoError(t, err)
+			require.NoError(t, source.Keep(in))
+			again, err := source.Inputs(t.Context(), nil)
+			require.NoError(t, err)
+			require.Equal(t, in.Digest, again.Digest, "what is left has the digest of all")
+			read := 0
+			require.NoError(t, filepath.WalkDir(source.Root, func(file string, d os.DirEntry, err error) error {
+				if err != nil || !d.Type().IsRegular() {
+					return err
+				}
+				read++
+				name, err := filepath.Rel(source.Root, file)
+				require.NoError(t, err)
+				original := filepath.Join(dir, name)
+				content, err := os.ReadFile(original)
+				require.NoError(t, err)
+				for _, i := range []int{0, len(content) / 2, len(content) - 1} {
+					if len(content) == 0 {
+						break
+					}
+					changed := slices.Clone(content)
+					changed[i] ^= 1
+					require.NoError(t, os.WriteFile(original, changed, 0o600))
+					assert.NotEqual(t, in.Digest, inputsOf(t, dir).Digest, "byte %d of %s", i, name)
+				}
+				return os.WriteFile(original, content, 0o600)
+			}))
+			assert.Greater(t, read, 20)
+			assert.FileExists(t, source.Checks, "what verify reads stays, out of the tree")
+			assert.NotContains(t, source.Checks, source.Root+"/")
+		})
 	}
 }
 
 func TestLinksCountWithWhatTheyLeadTo(t *testing.T) {
-	files := lab()
-	delete(files, "playbooks/files/folder/one")
-	delete(files, "playbooks/files/folder/two")
-	dir := tree(t, files)
-	require.NoError(t, os.Symlink("of-more", filepath.Join(dir, "playbooks/files/folder")))
+	dir := tree(t, lab())
 	require.NoError(t, os.Symlink("../../unused/README.md", filepath.Join(dir, "roles/plain/files/theirs")))
+	assert.Contains(t, inputsOf(t, dir).Files, "roles/unused/README.md")
+
+	dir = tree(t, lab())
+	require.NoError(t, os.Rename(filepath.Join(dir, "roles/shorthand"), filepath.Join(dir, "roles/real")))
+	require.NoError(t, os.Symlink("real", filepath.Join(dir, "roles/shorthand")))
 	in := inputsOf(t, dir)
-	assert.Contains(t, in.Files, "playbooks/files/of-more/x")
-	assert.Contains(t, in.Whole, "roles/unused/tasks/main.yml uses the role", "what is in a role is used with it")
+	assert.Contains(t, in.Files, "roles/shorthand")
+	assert.Contains(t, in.Files, "roles/real/tasks/main.yml", "a role that is a link: %s", in)
 }
 
 func TestOurOwnPlaybooksAreStatic(t *testing.T) {

@@ -129,6 +129,42 @@ func fromDir(ctx context.Context, dir, root string, report progress.Reporter) (S
 	return Source{URL: abs}, copyTree(ctx, r.FS(), root, report)
 }
 
+// Keep takes what is not among the inputs out of the copy of the tree, so that
+// no file can change the disk without changing their digest. What verify and
+// the hygiene gate read is kept beside the tree.
+func (s *Source) Keep(in Inputs) error {
+	if err := os.MkdirAll(s.beside("tests"), 0o700); err != nil {
+		return fmt.Errorf("keeping the playbook's checks: %w", err)
+	}
+	for _, file := range []*string{&s.Checks, &s.Allow} {
+		if *file == "" {
+			continue
+		}
+		b, err := os.ReadFile(*file)
+		if err == nil {
+			*file = s.beside("tests", filepath.Base(*file))
+			err = os.WriteFile(*file, b, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("keeping the playbook's checks: %w", err)
+		}
+	}
+	err := filepath.WalkDir(s.Root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(s.Root, file)
+		if err != nil || slices.Contains(in.Files, filepath.ToSlash(name)) {
+			return err
+		}
+		return os.Remove(file)
+	})
+	if err != nil {
+		return fmt.Errorf("taking out what the playbook does not use: %w", err)
+	}
+	return nil
+}
+
 // companion is the absolute path of a regular file of the tree, or "".
 func (s Source) companion(elem ...string) string {
 	name := path.Join(elem...)

@@ -1,313 +1,326 @@
 package playbook
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"maps"
+	"io"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+
+	"gopkg.in/yaml.v3"
 )
 
-// usage follows a playbook to all that it statically uses.
-type usage struct {
-	tree  *Tree
-	used  map[string]bool
-	roles map[string]bool // directories
-	plays []string        // directories of the playbooks, which Ansible searches
-	queue []string        // files that were not looked into yet
-	named []reference     // what names files outside its role
-	whole string          // why the tree counts whole
+// part is something that a build may leave out: a role, another playbook, a
+// document, a check. All other files always count.
+type part struct {
+	path string // of the folder or the file
+	role string // the name by which a role is used, or ""
 }
 
-// reference is a name that may be one of a file, and who says it.
-type reference struct {
-	mention
-	by, role string // the file, and the directory of its role or ""
-}
+// word is what stands wherever somebody means the part, if not as a role.
+func (p part) word() string { return path.Base(p.path) }
 
-func newUsage(t *Tree, playbook string) *usage {
-	u := &usage{tree: t, used: map[string]bool{}, roles: map[string]bool{}}
-	u.playbook(playbook)
-	u.always(".")
-	return u
-}
+// documents are what people and their tools read, at the top of a tree and of
+// a role; Ansible reads none of them.
+var documents = regexp.MustCompile(`(?i)^((readme|license|changelog|contributing|authors)(\.[^/]*)?|docs|molecule|tests|examples|\.github|\.(ansible-lint|yamllint|gitignore|gitattributes|gitmodules|editorconfig))$`)
 
-// files returns what counts, in order.
-func (u *usage) files() []string {
-	if u.whole != "" {
-		return u.tree.disks()
+// partsOf are the parts that a file is in; it counts if all of them do.
+func (t *Tree) partsOf(name string) []part {
+	elem := strings.Split(name, "/")
+	rest := elem
+	var parts []part
+	if i := slices.Index(elem, "roles"); i >= 0 && len(elem) > i+1 && elem[0] != "collections" && !t.plain(name, i+2) {
+		parts = append(parts, part{path: path.Join(elem[:i+2]...), role: elem[i+1]})
+		rest = elem[i+2:]
 	}
-	var files []string
-	for _, name := range u.tree.names {
-		if u.used[name] {
-			files = append(files, name)
+	switch {
+	case len(rest) == 0:
+	case documents.MatchString(rest[0]):
+		// Of the tree's checks each is its own part: they are named one by one.
+		n := len(elem) - len(rest) + 1
+		if n == 1 && rest[0] == "tests" {
+			n = len(elem)
 		}
+		parts = append(parts, part{path: path.Join(elem[:n]...)})
+	case len(parts) == 0 && t.isPlaybook(name):
+		parts = append(parts, part{path: name})
 	}
-	return files
+	return parts
 }
 
-// dynamic notes why the whole tree counts; the first reason is told.
-func (u *usage) dynamic(format string, args ...any) {
-	if u.whole == "" {
-		u.whole = fmt.Sprintf(format, args...)
-	}
+// plain says whether a file lies beside the roles, as roles/README.md and
+// roles/requirements.yml do: the n elements of its path are all there are.
+func (t *Tree) plain(name string, n int) bool {
+	return strings.Count(name, "/")+1 == n && t.files[name].link == ""
 }
 
-// collect looks into files until nothing new is named.
-func (u *usage) collect(ctx context.Context, vars *facts) {
-	u.apply("the extra variables", vars)
-	for u.whole == "" && ctx.Err() == nil {
-		if len(u.queue) > 0 {
-			name := u.queue[0]
-			u.queue = u.queue[1:]
-			u.apply(name, u.tree.factsOf(name, u.roleOf(name)))
-			continue
-		}
-		before := len(u.used)
-		for _, r := range u.named {
-			u.resolve(r)
-		}
-		if len(u.used) == before {
-			return
-		}
+// isPlaybook says whether a file at the top or in a folder of playbooks holds plays.
+func (t *Tree) isPlaybook(name string) bool {
+	if ext := path.Ext(name); ext != ".yml" && ext != ".yaml" {
+		return false
 	}
+	b, err := t.read(name)
+	return err == nil && isPlaybook(b)
 }
 
-// apply uses what a file says.
-func (u *usage) apply(name string, f *facts) {
-	role := u.roleOf(name)
-	if f.whole != "" {
-		u.dynamic("%s %s", name, f.whole)
-	}
-	for _, file := range f.playbooks {
-		if file = path.Join(path.Dir(name), file); !u.tree.isFile(file) {
-			u.dynamic("%s imports %s, which is not in it", name, file)
-			return
-		}
-		u.playbook(file)
-	}
-	for _, r := range f.roles {
-		u.role(name, r)
-	}
-	for _, m := range f.paths {
-		u.named = append(u.named, reference{m, name, role})
-	}
-}
-
-// playbook uses a playbook and what works for all plays beside it.
-func (u *usage) playbook(file string) {
-	u.use(file)
-	if dir := path.Dir(file); !slices.Contains(u.plays, dir) {
-		u.plays = append(u.plays, dir)
-		u.always(dir)
-	}
-}
-
-// atWork matches what Ansible reads without being told, beside a playbook or
-// at the tree's top (where Env points to).
-var atWork = regexp.MustCompile(`^(ansible\.cfg|requirements\.yml|(group|host)_vars(/.*)?|library/.*|module_utils/.*|[a-z]+_plugins/.*|collections/.*)$`)
-
-func (u *usage) always(dir string) {
-	for _, name := range u.tree.under(dir) {
-		rel := strings.TrimPrefix(name, dir+"/")
-		if atWork.MatchString(rel) {
-			u.use(name)
-		}
-	}
-}
-
-// use makes a file count, and what it leads to.
-func (u *usage) use(name string) {
-	if u.used[name] {
+// partsByFile is partsOf for all files, with the words that name them.
+func (t *Tree) split() {
+	if t.parts != nil {
 		return
 	}
-	u.used[name] = true
+	t.parts = map[string][]part{}
+	for _, name := range t.names {
+		t.parts[name] = t.partsOf(name)
+		for _, p := range t.parts[name] {
+			if p.role == "" && !slices.Contains(t.words, p.word()) {
+				t.words = append(t.words, p.word())
+			}
+		}
+	}
+}
+
+// usage is what a playbook uses.
+type usage struct {
+	tree  *Tree
+	used  map[string]bool // names of roles, words of other parts, paths of files
+	seen  map[string]bool // files that were looked into
+	whole string          // why nothing is left out
+}
+
+// leavesOut says whether a file does not count.
+func (u *usage) leavesOut(name string) bool {
+	if u.used[name] {
+		return false
+	}
+	return slices.ContainsFunc(u.tree.parts[name], func(p part) bool {
+		switch {
+		case u.used[p.path]:
+			return false
+		case p.role != "":
+			return u.whole == "" && !u.used["role "+p.role]
+		case u.whole != "": // checks change no disk, even where all else may
+			return isCheck(name) && !u.used[p.word()]
+		}
+		return !u.used[p.word()]
+	})
+}
+
+// isCheck says whether a file is one of the tree's checks.
+func isCheck(name string) bool { return path.Dir(name) == "tests" && strings.HasSuffix(name, ".yaml") }
+
+// collect looks into all files that count, until no further one does.
+func (u *usage) collect(ctx context.Context) error {
+	u.tree.split()
+	u.seen = map[string]bool{}
+	for more := true; more; {
+		more = false
+		for _, name := range u.tree.names {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if !u.seen[name] && !u.leavesOut(name) {
+				u.seen[name], more = true, true
+				u.apply(name, u.tree.factsOf(name))
+				u.follow(name)
+			}
+		}
+	}
+	return nil
+}
+
+// apply uses what a file names.
+func (u *usage) apply(name string, f *facts) {
+	if f.whole != "" && u.whole == "" {
+		u.whole = name + " " + f.whole
+	}
+	for _, n := range f.named {
+		u.used[n] = true
+	}
+}
+
+// follow uses what a link leads to.
+func (u *usage) follow(name string) {
 	e := u.tree.files[name]
 	switch {
 	case e.link == "":
-		u.queue = append(u.queue, name)
 	case e.leads == "":
-		u.dynamic("the link %s leads to another link", name)
+		u.whole = fmt.Sprintf("the link %s leads to another link", name)
 	default:
-		u.take(e.leads, name)
+		for _, target := range slices.Concat(u.tree.under(e.leads), []string{e.leads}) {
+			for _, p := range u.tree.parts[target] {
+				u.used[p.path] = true
+			}
+		}
 	}
 }
 
-// take uses a file or a directory, with the role that it is in.
-func (u *usage) take(name, by string) {
-	role := u.tree.roleDir(name)
-	if role != "" {
-		u.useRole(role)
+// facts are what one file says of parts.
+type facts struct {
+	named []string // "role NAME", or the word of another part
+	whole string   // why it may mean any
+}
+
+// maxScan bounds the size of the files that are looked into, in bytes: no
+// playbook or template is larger.
+const maxScan = 4 << 20
+
+// factsOf looks into a file, once.
+func (t *Tree) factsOf(name string) *facts {
+	f := t.facts[name]
+	if f == nil {
+		b, err := t.read(name)
+		if err != nil {
+			f = &facts{whole: "cannot be read"}
+		} else {
+			f = t.factsIn(name, b)
+		}
+		t.facts[name] = f
 	}
-	if u.tree.files[name] != nil {
-		u.use(name)
-		return
+	return f
+}
+
+// read returns a file's content, of at most a little more than maxScan.
+func (t *Tree) read(name string) ([]byte, error) {
+	if e := t.files[name]; e != nil && e.link != "" && t.dirs[e.leads] {
+		return nil, nil
 	}
-	for _, file := range u.tree.under(name) {
-		if u.tree.roleDir(file) != role {
-			u.dynamic("%s names %s, a folder of roles", by, name)
+	f, err := t.fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxScan+1))
+}
+
+var (
+	// reach is what a path or a task needs to get at files that it does not
+	// name: out of its role, or on the controller.
+	reach = regexp.MustCompile(`\.\.(?:[/'"\s}]|$)|/\.\.|\broles/|\b(?:playbook_dir|inventory_dir|inventory_file|ansible_config_file|ansible_(?:play_)?role_names|ansible_parent_role_(?:names|paths)|local_action|delegate_to|connection|with_pipe|with_lines)\b|['"](?:ansible\.builtin\.)?(?:pipe|lines)['"]`)
+	// templating is what a template needs for that.
+	templating = regexp.MustCompile(`\b(?:lookup|query|q)\s*\(|\{%-?\s*(?:include|import|from|extends)\b`)
+)
+
+// factsIn looks into the text of a file. What lies in a folder called files is
+// copied to the guest, not run by Ansible.
+func (t *Tree) factsIn(name string, b []byte) *facts {
+	f := &facts{}
+	if len(b) > maxScan || bytes.IndexByte(b, 0) >= 0 || slices.Contains(strings.Split(path.Dir(name), "/"), "files") {
+		return f
+	}
+	for _, word := range t.words {
+		if bytes.Contains(b, []byte(word)) {
+			f.named = append(f.named, word)
+		}
+	}
+	switch ext := path.Ext(name); {
+	case strings.HasSuffix(name, ".py"): // runs on the guest, or is Ansible's own part
+		return f
+	case path.Base(name) == "ansible.cfg":
+		return f
+	case ext != "" && ext != ".yml" && ext != ".yaml" && ext != ".json" && !templating.Match(b):
+		return f
+	}
+	if m := reach.Find(b); m != nil {
+		f.whole = fmt.Sprintf("says %q, which may lead to any file", strings.TrimSpace(string(m)))
+		return f
+	}
+	if ext := path.Ext(name); ext == ".yml" || ext == ".yaml" || ext == "" || ext == ".json" {
+		f.documents(b)
+	}
+	return f
+}
+
+// documents reads YAML, which a file without an extension need not be.
+func (f *facts) documents(b []byte) {
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	for {
+		var n yaml.Node
+		switch err := d.Decode(&n); {
+		case errors.Is(err, io.EOF):
+			return
+		case err != nil:
+			f.whole = "is no YAML that can be read"
 			return
 		}
-		if !isCheck(file) {
-			u.use(file)
-		}
+		f.walk(&n, map[*yaml.Node]bool{})
 	}
 }
 
-// roleDir is the directory of the role that name is in: roles/NAME, wherever
-// the roles are, or "".
-func (t *Tree) roleDir(name string) string {
-	parts := strings.Split(name, "/")
-	i := slices.Index(parts, "roles")
-	if i < 0 || len(parts) < i+2 {
-		return ""
-	}
-	if dir := path.Join(parts[:i+2]...); t.dirs[dir] {
-		return dir
-	}
-	return "" // a file beside the roles
-}
-
-// roleOf is the role in use that a file belongs to, or "".
-func (u *usage) roleOf(name string) string {
-	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
-		if u.roles[dir] {
-			return dir
-		}
-	}
-	return ""
-}
-
-// galaxyName is a role of a collection.
-var galaxyName = regexp.MustCompile(`^[a-z0-9_]+(\.[a-z0-9_]+){2,}$`)
-
-// role finds a role as Ansible does (lib/ansible/playbook/role/definition.py):
-// in roles/ beside the playbook, in the tree's roles/, beside the role that
-// names it, and beside the playbook.
-func (u *usage) role(by, name string) {
-	var places []string
-	for _, dir := range u.plays {
-		places = append(places, path.Join(dir, "roles"))
-	}
-	places = append(places, "roles")
-	if within := u.roleOf(by); within != "" {
-		places = append(places, path.Dir(within))
-	}
-	places = append(places, u.plays...)
-	found := false
-	for _, place := range places {
-		dir := path.Join(place, name)
-		if e := u.tree.files[dir]; e != nil && e.link != "" {
-			u.dynamic("the role %s is a link", dir)
-		}
-		if u.tree.dirs[dir] && dir != "." {
-			u.useRole(dir)
-			found = true
-		}
-	}
-	if galaxyName.MatchString(name) {
-		parts := strings.SplitN(name, ".", 3) // collections count anyway
-		found = found || u.tree.dirs[path.Join("collections/ansible_collections", parts[0], parts[1], "roles", parts[2])]
-	}
-	// The requirements pin what is not here, and count themselves.
-	if !found && !u.required(name) {
-		u.dynamic("%s uses the role %s, which is not in it", by, name)
-	}
-}
-
-// required says whether requirements.yml brings the role.
-func (u *usage) required(role string) bool {
-	for _, dir := range append(slices.Clone(u.plays), ".") {
-		if u.tree.requires(path.Join(dir, "requirements.yml"), role) {
-			return true
-		}
-	}
-	return false
-}
-
-// documents of a role change no disk where nothing in the role names them.
-var documents = regexp.MustCompile(`(?i)^((readme|license|changelog|contributing|authors)[^/]*|docs?/.*|molecule/.*|tests/.*|examples?/.*|\.github/.*|\.(ansible-lint|yamllint|gitignore|gitattributes|editorconfig)[^/]*)$`)
-
-// useRole makes a role count, whole.
-func (u *usage) useRole(dir string) {
-	if u.roles[dir] {
+// walk finds the roles and playbooks that a document names, in plays, blocks,
+// tasks and dependencies.
+func (f *facts) walk(n *yaml.Node, seen map[*yaml.Node]bool) {
+	if n == nil || seen[n] {
 		return
 	}
-	u.roles[dir] = true
-	for _, name := range u.tree.under(dir) {
-		if !documents.MatchString(strings.TrimPrefix(name, dir+"/")) {
-			u.use(name)
-		}
-	}
-}
-
-// bases are where Ansible looks for a file that somebody names: the folders of
-// the role, and those of the playbooks. What begins with ".." may be a
-// variable's value, and so another role's to use.
-func (u *usage) bases(r reference) []string {
-	dirs := append([]string{r.role, path.Dir(r.by)}, u.plays...)
-	if strings.HasPrefix(r.path, "..") {
-		dirs = append(dirs, slices.Sorted(maps.Keys(u.roles))...)
-	}
-	var bases []string
-	for _, dir := range dirs {
-		if dir == "" || slices.Contains(bases, dir) {
+	seen[n] = true
+	f.walk(n.Alias, seen)
+	for i, c := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 {
+			f.pair(c.Value, n.Content[i+1])
 			continue
 		}
-		bases = append(bases, dir)
-		for _, sub := range []string{"files", "templates", "vars", "tasks", "handlers"} {
-			if d := path.Join(dir, sub); u.tree.dirs[d] {
-				bases = append(bases, d)
+		f.walk(c, seen)
+	}
+}
+
+// pair looks at a key and its value. Where a key only looks like Ansible's, a
+// role too many counts.
+func (f *facts) pair(key string, v *yaml.Node) {
+	if v.Kind == yaml.AliasNode {
+		v = v.Alias
+	}
+	switch short := key[strings.LastIndexByte(key, '.')+1:]; short {
+	case "roles", "dependencies":
+		if v.Kind == yaml.ScalarNode && v.Tag != "!!null" {
+			f.role(v)
+		}
+		if v.Kind == yaml.SequenceNode {
+			for _, c := range v.Content {
+				f.role(c)
 			}
 		}
-	}
-	return bases
-}
-
-// resolve uses what a name may mean.
-func (u *usage) resolve(r reference) {
-	for _, base := range u.bases(r) {
-		full := path.Join(base, r.path)
-		u.links(full)
-		switch {
-		case full == ".." || strings.HasPrefix(full, "../"):
-		case strings.ContainsAny(full, wildcards):
-			u.match(full)
-		case full == "." || full == base && r.role == "":
-			u.dynamic("%s names the whole folder %s", r.by, full)
-		case full == base: // its own role
-		case u.tree.files[full] != nil && !u.used[full]:
-			if !u.tree.isPlaybook(full) {
-				u.take(full, r.by)
-			}
-		case u.tree.dirs[full] && r.folder && (r.role == "" || full != r.role):
-			u.take(full, r.by)
+	case "include_role", "import_role":
+		f.role(v)
+	case "action", "args":
+		if strings.Contains(v.Value, "_role") {
+			f.whole = fmt.Sprintf("uses a role in the form %s: %s", key, v.Value)
+		}
+	case "import_playbook":
+		if strings.Contains(v.Value, "{{") {
+			f.whole = "imports the playbook " + v.Value
 		}
 	}
 }
 
-// links uses the links to directories that a path goes through.
-func (u *usage) links(name string) {
-	for dir := path.Dir(name); dir != "." && dir != ".."; dir = path.Dir(dir) {
-		if e := u.tree.files[dir]; e != nil && e.link != "" {
-			u.use(dir)
+// nameEquals is the old form of a task's arguments.
+var nameEquals = regexp.MustCompile(`(?:^|\s)name=(\S+)`)
+
+// role uses the role that a value names: by itself, or by its role or name.
+func (f *facts) role(v *yaml.Node) {
+	if v.Kind == yaml.AliasNode {
+		v = v.Alias
+	}
+	name := v.Value
+	if m := nameEquals.FindStringSubmatch(name); m != nil {
+		name = m[1]
+	}
+	for i := 0; v.Kind == yaml.MappingNode && i+1 < len(v.Content); i += 2 {
+		switch v.Content[i].Value {
+		case "role", "name":
+			name = v.Content[i+1].Value
+		case "src": // a role of requirements.yml
+			return
 		}
 	}
-}
-
-// match uses every file whose name, or whose folder's, fits the pattern. A
-// wildcard does not lead into a role: what leads there says "roles" or "..".
-func (u *usage) match(pattern string) {
-	fits := compilePattern(pattern)
-	intoRoles := slices.Contains(strings.Split(pattern, "/"), "roles")
-	for _, name := range u.tree.names {
-		if u.used[name] || !fits.MatchString(name) || isCheck(name) {
-			continue
-		}
-		if (intoRoles || u.tree.roleDir(name) == "") && !u.tree.isPlaybook(name) {
-			u.take(name, pattern)
-		}
+	switch {
+	case name == "" || strings.ContainsAny(name, "{%$"):
+		f.whole = fmt.Sprintf("uses the role %s, a name that is made as it runs", name)
+	default:
+		first, _, _ := strings.Cut(strings.TrimPrefix(name, "./"), "/")
+		f.named = append(f.named, "role "+strings.Trim(first, `"'`))
 	}
 }
