@@ -71,6 +71,7 @@ func (b *Build) describe(ctx context.Context, r ready, made provisioned, out str
 
 // inWorkOf runs work with the work directory of an output.
 func (b *Build) inWorkOf(out string, work func(*workdir.Dir) error) error {
+	b.Results = append(b.Results, out, out+".work", out+".json")
 	dir, err := workdir.Open(out + ".work")
 	if err != nil {
 		return err

@@ -44,6 +44,9 @@ type Build struct {
 	// BaseDir is where the disk of a base that is a containerdisk is kept;
 	// empty: with the other images in CACHE_DIR.
 	BaseDir string
+	// Results are further folders and files that builds write, besides those in
+	// OUTPUT_DIR and CACHE_DIR: they are no part of the playbook tree.
+	Results []string
 
 	record   record
 	passFile passFile

@@ -23,11 +23,11 @@ import (
 
 // ready is what the stages need besides their input.
 type ready struct {
-	accel      accel.Verdict
-	tools      tools.Set
-	base       origin
-	playbook   playbook.Source
-	controller string // version of ansible-core
+	accel          accel.Verdict
+	tools          tools.Set
+	base           origin
+	playbook       playbook.Source
+	controller     string // version of ansible-core
 	playbookInputs playbook.Inputs
 	allow          []hygiene.Excuse
 }
@@ -220,7 +220,7 @@ func (b *Build) PlaybookOptions() playbook.Options {
 	c := b.Config
 	return playbook.Options{
 		AnsibleDir: c.AnsibleDir, GitURL: c.GitURL, GitBranch: c.GitBranch, GitPath: c.GitPath,
-		Embedded: ansible.FS, Playbook: c.Playbook,
+		Embedded: ansible.FS, Playbook: c.Playbook, Results: append([]string{c.OutputDir, c.CacheDir}, b.Results...),
 	}
 }
 

@@ -81,7 +81,7 @@ func (b *builder) single(e fleet.Entry, dir string, parent fleet.Result) *build.
 	i := b.images[e.Name]
 	one := &build.Build{
 		Settings: i.settings, Config: i.config, UI: b.table.Image(e.Name), Version: b.all.Version,
-		KeepStages: true, NotBefore: e.NotBefore,
+		KeepStages: true, NotBefore: e.NotBefore, Results: []string{b.all.Config.OutputDir},
 	}
 	one.Config.OutputDir = dir
 	if e.Parent == "" {

@@ -120,6 +120,9 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 		NoProxy:          s.NoProxy,
 		PackerLog:        p.bool("PACKER_LOG", s.PackerLog),
 	}
+	if c.AnsibleDir != "" && c.AnsibleDir == c.OutputDir {
+		p.add("OUTPUT_DIR", "is also ANSIBLE_DIR: give results a folder of their own, e.g. out")
+	}
 	p.git(&c, s)
 	p.base(&c, s, slices.Contains(needs, NeedBase))
 	p.users(c)

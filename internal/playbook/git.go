@@ -41,7 +41,8 @@ func ValidateGitURL(raw string) error {
 		return nil
 	}
 	u, err := url.Parse(raw)
-	if err != nil {
+	// file:/e://x is a path to us and a host called file to git.
+	if err != nil || !strings.HasPrefix(raw[len(u.Scheme):], "://") {
 		return bad("is no address", "write https://host/path, ssh://user@host/path or file:///path")
 	}
 	return validateParsed(u, bad)
@@ -124,12 +125,15 @@ func fromGit(ctx context.Context, opts Options, dir, root string, report progres
 	if err := r.checkout(ctx); err != nil {
 		return Source{}, err
 	}
+	if err := r.submodules(ctx); err != nil {
+		return Source{}, err
+	}
 	tree, err := os.OpenRoot(filepath.Join(r.dir, filepath.FromSlash(r.path)))
 	if err != nil {
 		return Source{}, fmt.Errorf("reading the clone: %w", err)
 	}
 	defer tree.Close()
-	return Source{URL: r.url, Revision: commit}, copyTree(ctx, tree.FS(), root, report)
+	return Source{URL: r.url, Revision: commit}, copyTree(ctx, tree.FS(), nil, root, report)
 }
 
 // fetch gets one commit without its history, and no file yet where the server
@@ -198,10 +202,40 @@ func (r repository) checkout(ctx context.Context) error {
 	return nil
 }
 
+// submodules fetches those of the path, at the commits that the repository names.
+func (r repository) submodules(ctx context.Context) error {
+	out, err := r.git(ctx, "-C", r.dir, "ls-tree", "-r", "-z", "--full-tree", "FETCH_HEAD", "--", r.path)
+	if err != nil {
+		return fmt.Errorf("reading the commit of %s: %w", r.ref, err)
+	}
+	var paths []string
+	for entry := range strings.SplitSeq(out, "\x00") {
+		if about, name, _ := strings.Cut(entry, "\t"); strings.HasPrefix(about, "160000 ") {
+			paths = append(paths, name)
+		}
+	}
+	if paths == nil {
+		return nil
+	}
+	_, err = r.git(ctx, append([]string{"-C", r.dir, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--"}, paths...)...)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return &failure.Error{What: fmt.Sprintf("the repository %s has submodules that cannot be fetched: %s", r.url, strings.Join(paths, ", ")), Lines: command.Tail(err), Err: err,
+			Try: "are their addresses in .gitmodules right (https or ssh), and may git's credential helpers read them?"}
+	}
+	return nil
+}
+
 // git runs git so that it never asks, runs no hook and no helper protocol,
-// touches no submodule and gives up on a server that does not answer.
+// touches no submodule unasked and gives up on a server that does not answer.
 func (r repository) git(ctx context.Context, args ...string) (string, error) {
-	out, err := command.Output(ctx, command.Cmd{Program: "git", Args: append(settings(), args...), Env: gitEnv()})
+	env := gitEnv()
+	if !strings.HasPrefix(r.url, "file:") {
+		env = append(env, "GIT_ALLOW_PROTOCOL=https:ssh") // a server's submodules are none of this host's files
+	}
+	out, err := command.Output(ctx, command.Cmd{Program: "git", Args: append(settings(), args...), Env: env})
 	return string(out), err
 }
 

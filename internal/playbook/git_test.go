@@ -167,6 +167,8 @@ var gitURLs = map[string]bool{
 	"./x":                                false,
 	"file://host/x":                      false,
 	"file://x":                           false,
+	"file:/e://x":                        false, // a host called file to git
+	"https:/example.org/a://b":           false,
 	"https://exa mple.org/x":             false,
 	"https://example.org/x\n-c":          false,
 }
@@ -196,6 +198,69 @@ func TestGitReferencesAndPaths(t *testing.T) {
 	for _, bad := range []string{"", "/a", "../a", "a/../../b", "-a", ":(top)a", "a*", "!a", "a\nb"} {
 		actionable(t, playbook.ValidateGitPath(bad))
 	}
+}
+
+// withSubmodule is a repository of which a role is a submodule, and the role's.
+func withSubmodule(t *testing.T) (repository, role string) {
+	t.Helper()
+	role = tree(t, map[string]string{"tasks/main.yml": "- copy: {content: x, dest: /etc/tool}\n"})
+	repository = tree(t, map[string]string{"deep/playbooks/lab.yml": "- hosts: all\n  roles: [tool]\n"})
+	for _, dir := range []string{role, repository} {
+		git(t, dir, "init", "-q", "-b", "main")
+		git(t, dir, "add", ".")
+		git(t, dir, "commit", "-qm", "first")
+	}
+	git(t, repository, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "file://"+role, "deep/playbooks/roles/tool")
+	git(t, repository, "commit", "-qm", "the role")
+	return repository, role
+}
+
+func TestASubmoduleIsFetchedAtItsCommitOrRefused(t *testing.T) {
+	repo, role := withSubmodule(t)
+	options := playbook.Options{GitURL: "file://" + repo, GitBranch: "main", GitPath: "deep", Playbook: "lab"}
+	digest := func() string {
+		s, err := resolve(t, options)
+		require.NoError(t, err)
+		assert.FileExists(t, filepath.Join(s.Root, "playbooks/roles/tool/tasks/main.yml"))
+		in, err := s.Inputs(t.Context(), nil)
+		require.NoError(t, err)
+		assert.Contains(t, in.Files, "playbooks/roles/tool/tasks/main.yml")
+		return in.Digest
+	}
+	before := digest()
+	require.NoError(t, os.WriteFile(filepath.Join(role, "tasks/main.yml"), []byte("- copy: {content: y, dest: /etc/tool}\n"), 0o600))
+	git(t, role, "commit", "-qam", "second")
+	assert.Equal(t, before, digest(), "the repository names the first commit")
+	submodule := filepath.Join(repo, "deep/playbooks/roles/tool")
+	git(t, submodule, "pull", "-q", "origin", "main")
+	git(t, repo, "commit", "-qam", "moved")
+	assert.NotEqual(t, before, digest(), "a moved submodule is another input")
+
+	// A clone in which nobody fetched it, as a directory and through a plan.
+	clone := filepath.Join(t.TempDir(), "clone")
+	git(t, repo, "clone", "-q", repo, clone)
+	_, err := resolve(t, playbook.Options{AnsibleDir: filepath.Join(clone, "deep"), Playbook: "lab"})
+	actionable(t, err, "playbooks/roles/tool is a git submodule", "git submodule update --init")
+	trees := playbook.Trees{Dir: t.TempDir()}
+	defer trees.Close()
+	_, err = trees.Open(t.Context(), playbook.Options{AnsibleDir: filepath.Join(clone, "deep")}, progress.Discard)
+	actionable(t, err, "playbooks/roles/tool is a git submodule")
+
+	require.NoError(t, os.Rename(role, role+".gone"))
+	_, err = resolve(t, options)
+	actionable(t, err, "submodules that cannot be fetched: deep/playbooks/roles/tool")
+}
+
+func TestAPointerOfGitLFSIsNoFile(t *testing.T) {
+	dir := tree(t, map[string]string{"playbooks/lab.yml": play, "files/tool.deb": "version https://git-lfs.github.com/spec/v1\noid sha256:" + strings.Repeat("4d", 32) + "\nsize 73400320\n"})
+	s, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "lab"})
+	require.NoError(t, err)
+	_, err = s.Inputs(t.Context(), nil)
+	actionable(t, err, "files/tool.deb", "pointer of Git LFS", "git lfs pull")
+	trees := playbook.Trees{Dir: t.TempDir()}
+	defer trees.Close()
+	_, err = trees.Open(t.Context(), playbook.Options{AnsibleDir: dir}, progress.Discard)
+	actionable(t, err, "pointer of Git LFS")
 }
 
 func FuzzValidateGitURL(f *testing.F) {

@@ -77,14 +77,15 @@ type entry struct {
 	digest string // once it was needed
 }
 
-// OpenTree lists a directory's files. What leads out of it is left out, as
-// Resolve does. The caller must call Close.
-func OpenTree(ctx context.Context, dir string) (*Tree, error) {
+// OpenTree lists a directory's files, without folders that are no part of it
+// (no, absolute). What leads out of it is left out, as Resolve does. The caller
+// must call Close.
+func OpenTree(ctx context.Context, dir string, no ...string) (*Tree, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, failure.Wrap(err, "reading the playbooks in ANSIBLE_DIR", "name a directory that is there")
 	}
-	t, err := NewTree(ctx, root.FS())
+	t, err := NewTree(ctx, root.FS(), within(dir, no)...)
 	if err != nil {
 		root.Close()
 		return nil, err
@@ -93,30 +94,16 @@ func OpenTree(ctx context.Context, dir string) (*Tree, error) {
 	return t, nil
 }
 
-// NewTree lists the files of a tree, of which none is read yet.
-func NewTree(ctx context.Context, fsys fs.FS) (*Tree, error) {
+// NewTree lists the files of a tree, but for folders that are no part of it (no).
+func NewTree(ctx context.Context, fsys fs.FS, no ...string) (*Tree, error) {
 	t := &Tree{
 		fsys: fsys, close: func() error { return nil },
 		files: map[string]*entry{}, dirs: map[string]bool{},
 		facts: map[string]*facts{}, cache: map[string]Inputs{},
 	}
-	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if d.Name() == ".git" { // of a submodule or worktree it is a file
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		return t.add(name, d)
-	})
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+	err := walk(ctx, fsys, no, t.add)
+	if _, told := failure.In(err); told || ctx.Err() != nil {
+		return nil, err
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the playbooks: %w", err)
@@ -150,6 +137,9 @@ func (t *Tree) add(name string, d fs.DirEntry) error {
 			return err
 		}
 		e.exec = info.Mode()&0o100 != 0
+		if err := t.checkPointer(name, info.Size()); err != nil {
+			return err
+		}
 	default:
 		return nil
 	}

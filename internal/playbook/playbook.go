@@ -42,6 +42,9 @@ type Options struct {
 	// Dir is a directory of ours for the copy of the tree; it is created.
 	// What a former call left there is replaced.
 	Dir string
+	// Results are folders and files of builds, absolute paths: no part of the
+	// tree where they are in AnsibleDir.
+	Results []string
 }
 
 // Source is a playbook and the tree it belongs to, copied to this disk: what
@@ -102,11 +105,11 @@ func Resolve(ctx context.Context, opts Options, report progress.Reporter) (Sourc
 func fetch(ctx context.Context, opts Options, dir, root string, report progress.Reporter) (Source, error) {
 	switch {
 	case opts.AnsibleDir != "":
-		return fromDir(ctx, opts.AnsibleDir, root, report)
+		return fromDir(ctx, opts.AnsibleDir, append(opts.Results, dir), root, report)
 	case opts.GitURL != "" || opts.GitBranch != "":
 		return fromGit(ctx, opts, dir, root, report)
 	case opts.Embedded != nil:
-		return Source{}, copyTree(ctx, opts.Embedded, root, report)
+		return Source{}, copyTree(ctx, opts.Embedded, nil, root, report)
 	}
 	return Source{}, errNoSource()
 }
@@ -116,7 +119,7 @@ func errNoSource() error {
 }
 
 // fromDir copies a directory of the user's.
-func fromDir(ctx context.Context, dir, root string, report progress.Reporter) (Source, error) {
+func fromDir(ctx context.Context, dir string, results []string, root string, report progress.Reporter) (Source, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return Source{}, err
@@ -126,7 +129,10 @@ func fromDir(ctx context.Context, dir, root string, report progress.Reporter) (S
 		return Source{}, failure.Wrap(err, "reading the playbooks in ANSIBLE_DIR", "name a directory that is there")
 	}
 	defer r.Close()
-	return Source{URL: abs}, copyTree(ctx, r.FS(), root, report)
+	if err := missingSubmodule(abs); err != nil {
+		return Source{}, err
+	}
+	return Source{URL: abs}, copyTree(ctx, r.FS(), within(abs, results), root, report)
 }
 
 // Keep takes what is not among the inputs out of the copy of the tree, so that

@@ -9,34 +9,88 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
+// belongs says whether an entry of a directory belongs to the tree of playbooks:
+// version control does not, nor do folders of results (no, relative to the
+// tree) or OCI layouts.
+func belongs(tree fs.FS, name string, d fs.DirEntry, no []string) bool {
+	if d.Name() == ".git" || slices.Contains(no, name) {
+		return false
+	}
+	if !d.IsDir() || name == "." {
+		return true
+	}
+	_, err := fs.Stat(tree, path.Join(name, "oci-layout"))
+	return err != nil
+}
+
+// walk is fs.WalkDir over what belongs to the tree.
+func walk(ctx context.Context, tree fs.FS, no []string, visit func(name string, d fs.DirEntry) error) error {
+	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case belongs(tree, name, d, no):
+			return visit(name, d)
+		case d.IsDir():
+			return fs.SkipDir
+		}
+		return nil
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// within returns those of the paths that lie in dir, relative to it.
+func within(dir string, paths []string) []string {
+	var inside []string
+	for _, p := range paths {
+		abs, err := filepath.Abs(p)
+		if err != nil || p == "" {
+			continue
+		}
+		if rel, err := filepath.Rel(resolved(dir), resolved(abs)); err == nil && filepath.IsLocal(rel) && rel != "." {
+			inside = append(inside, filepath.ToSlash(rel))
+		}
+	}
+	return inside
+}
+
+// resolved is a path without links, as far as it is there.
+func resolved(p string) string {
+	if real, err := filepath.EvalSymlinks(p); err == nil {
+		return real
+	}
+	if dir := filepath.Dir(p); dir != p {
+		return filepath.Join(resolved(dir), filepath.Base(p))
+	}
+	return p
+}
+
 // copyTree copies the regular files, directories and links of src to dst,
 // which it creates. A link that leads out of the tree is left out, with a
-// warning, and so is what is neither file, directory nor link. Version
-// control is no part of the tree.
-func copyTree(ctx context.Context, src fs.FS, dst string, report progress.Reporter) error {
+// warning, and so is what is neither file, directory nor link.
+func copyTree(ctx context.Context, src fs.FS, no []string, dst string, report progress.Reporter) error {
 	if err := os.Mkdir(dst, 0o700); err != nil {
 		return fmt.Errorf("copying the playbooks: %w", err)
 	}
-	err := fs.WalkDir(src, ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
+	err := walk(ctx, src, no, func(name string, entry fs.DirEntry) error {
 		to := filepath.Join(dst, filepath.FromSlash(name))
 		switch {
 		case name == ".":
-			return nil
-		case entry.Name() == ".git":
-			if entry.IsDir() {
-				return fs.SkipDir
-			}
 			return nil
 		case entry.IsDir():
 			return os.Mkdir(to, 0o700)
@@ -48,8 +102,48 @@ func copyTree(ctx context.Context, src fs.FS, dst string, report progress.Report
 		report.Warn(fmt.Sprintf("the playbooks' tree: %s is left out, it is neither a file nor a directory", name))
 		return nil
 	})
-	if err != nil && !errors.Is(err, context.Cause(ctx)) {
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("copying the playbooks: %w", err)
+	}
+	return err
+}
+
+// missingSubmodule finds a submodule of the repository that dir is in, and
+// which the user did not fetch: an empty folder in dir that .gitmodules names.
+func missingSubmodule(dir string) error {
+	for top := dir; ; top = filepath.Dir(top) {
+		b, err := os.ReadFile(filepath.Join(top, ".gitmodules"))
+		if err != nil && top != filepath.Dir(top) {
+			continue
+		}
+		for _, m := range submodulePath.FindAllSubmatch(b, -1) {
+			module := filepath.Join(top, strings.TrimSpace(string(m[1])))
+			rel, err := filepath.Rel(dir, module)
+			if entries, e := os.ReadDir(module); err == nil && filepath.IsLocal(rel) && e == nil && len(entries) == 0 {
+				return failure.New(fmt.Sprintf("%s is a git submodule that was not fetched: the folder is empty", rel), "run git submodule update --init --recursive in ANSIBLE_DIR")
+			}
+		}
+		return nil
+	}
+}
+
+// submodulePath is a submodule's folder in .gitmodules (gitmodules(5)).
+var submodulePath = regexp.MustCompile(`(?m)^\s*path\s*=(.*)$`)
+
+// lfsPointer begins what stands for a file that Git LFS keeps elsewhere
+// (git-lfs' docs/spec.md).
+const lfsPointer = "version https://git-lfs.github.com/spec/"
+
+// checkPointer refuses a file that is a pointer of Git LFS: its few lines would
+// be in the image in place of the file.
+func (t *Tree) checkPointer(name string, size int64) error {
+	if size < int64(len(lfsPointer)) || size > 1024 {
+		return nil
+	}
+	b, err := t.read(name)
+	if err == nil && strings.HasPrefix(string(b), lfsPointer) {
+		return failure.New(fmt.Sprintf("%s is not the file itself but a pointer of Git LFS", name),
+			"run git lfs pull in a clone and name it with ANSIBLE_DIR; where git fetches the playbooks, git lfs install --system makes it fetch such files")
 	}
 	return err
 }

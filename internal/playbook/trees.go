@@ -84,12 +84,19 @@ func (t *Trees) Close() error {
 func (t *Trees) read(ctx context.Context, opts Options, report progress.Reporter) (*Tree, error) {
 	switch {
 	case opts.AnsibleDir != "":
-		tree, err := OpenTree(ctx, opts.AnsibleDir)
+		dir, err := filepath.Abs(opts.AnsibleDir)
 		if err != nil {
 			return nil, err
 		}
-		tree.URL, err = filepath.Abs(opts.AnsibleDir)
-		return tree, err
+		if err := missingSubmodule(dir); err != nil {
+			return nil, err
+		}
+		tree, err := OpenTree(ctx, dir, opts.Results...)
+		if err != nil {
+			return nil, err
+		}
+		tree.URL = dir
+		return tree, nil
 	case opts.GitURL != "" || opts.GitBranch != "":
 		return t.fromGit(ctx, opts, report)
 	case opts.Embedded != nil:
@@ -124,7 +131,7 @@ func (t *Trees) fromGit(ctx context.Context, opts Options, report progress.Repor
 
 // place is where the tree of a commit is kept.
 func (t *Trees) place(r repository, commit string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", r.url, r.path, commit))
+	sum := sha256.Sum256(fmt.Appendf(nil, "with submodules %q %q %q", r.url, r.path, commit))
 	return filepath.Join(t.Dir, hex.EncodeToString(sum[:16]))
 }
 

@@ -86,3 +86,36 @@ type activities []string
 func (*activities) Bytes(int64, int64)     {}
 func (a *activities) Activity(what string) { *a = append(*a, what) }
 func (*activities) Warn(string)            {}
+
+// OUTPUT_DIR and ANSIBLE_DIR at their defaults in a checkout of playbooks: the
+// tree was copied into itself until names were too long, and each image made
+// another tree of it.
+func TestResultsAreNoPartOfTheTree(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"playbooks/base.yml": play, "out/report.json": "{}", "out/lab/lab/oci-layout": "{}", "out/lab/lab/blobs/sha256/x": "x",
+		"elsewhere/image/oci-layout": "{}", "elsewhere/image/index.json": "{}", "disk.qcow2": "QFI", ".git/config": "x", "outside": "x",
+	})
+	options := playbook.Options{AnsibleDir: dir, Playbook: "base", Dir: filepath.Join(dir, "out/work/playbooks"), Results: []string{filepath.Join(dir, "out"), filepath.Join(dir, "disk.qcow2")}}
+	s, err := resolve(t, options)
+	require.NoError(t, err)
+	want := []string{"outside", "playbooks/base.yml"}
+	in, err := s.Inputs(t.Context(), nil)
+	require.NoError(t, err)
+	assert.Equal(t, want, in.Files)
+	assert.NoDirExists(t, filepath.Join(s.Root, "out"))
+
+	trees := playbook.Trees{Dir: t.TempDir()}
+	defer trees.Close()
+	planned, err := trees.Open(t.Context(), options, progress.Discard)
+	require.NoError(t, err)
+	same, err := planned.Inputs(t.Context(), "base", nil)
+	require.NoError(t, err)
+	assert.Equal(t, in, same, "a plan sees the tree that a build sees")
+
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(dir, link))
+	options.AnsibleDir = link
+	s, err = resolve(t, options)
+	require.NoError(t, err)
+	assert.NoDirExists(t, filepath.Join(s.Root, "out"), "by another name")
+}

@@ -26,7 +26,7 @@ func (p part) word() string { return path.Base(p.path) }
 
 // documents are what people and their tools read, at the top of a tree and of
 // a role; Ansible reads none of them.
-var documents = regexp.MustCompile(`(?i)^((readme|license|changelog|contributing|authors)(\.[^/]*)?|docs|molecule|tests|examples|\.github|\.(ansible-lint|yamllint|gitignore|gitattributes|gitmodules|editorconfig))$`)
+var documents = regexp.MustCompile(`(?i)^((readme|license|changelog|contributing|authors)(\.[^/]*)?|docs|molecule|tests|examples|catalogue\.ya?ml|makefile|taskfile\.ya?ml|jenkinsfile|\.[^/]+)$`)
 
 // partsOf are the parts that a file is in; it counts if all of them do.
 func (t *Tree) partsOf(name string) []part {
