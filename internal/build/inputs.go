@@ -22,7 +22,7 @@ import (
 // generation stands for what this program itself does to a disk: the seed of a
 // build, what the playbooks are told, how a disk is sparsified. A change there
 // that changes disks adds one.
-const generation = 1
+const generation = 2
 
 // madeBy is all that shapes a disk besides its base.
 func (b *Build) madeBy(playbook, controller string) map[string]any {

@@ -53,6 +53,143 @@ func TestAPlaybookThatThisAnsibleRefusesIsNamedWithTheReason(t *testing.T) {
 func TestAModuleOfACollectionThatIsNotThereIsExplained(t *testing.T) {
 	_, err := check(t, map[string]string{"a.yml": "- hosts: all\n  tasks:\n    - no_such_module_here: {}\n"}, nil)
 	actionable(t, err, "apt-get install ansible", "requirements.yml")
+	if _, err := os.Stat("/usr/lib/python3/dist-packages/ansible_collections/community/general"); err == nil {
+		t.Log("this host has Debian's ansible package: its collections are not missing")
+		return
+	}
+	for module, collection := range map[string]string{"xfconf": "community.general", "docker_image": "community.docker", "sysctl": "ansible.posix", "some.where.thing": "some.where"} {
+		_, err := check(t, map[string]string{"a.yml": "- hosts: all\n  tasks:\n    - " + module + ": {}\n"}, nil)
+		actionable(t, err, "the collection "+collection+", which is not installed", "apt-get install ansible", "requirements.yml")
+	}
+}
+
+func TestAPlaybookThatWouldNotTouchTheGuestIsRefused(t *testing.T) {
+	const lines = "\n  tasks: [{ping: }]\n"
+	for playbook, why := range map[string]string{
+		"- hosts: localhost" + lines:                                        "no play of a.yml is for the guest",
+		"- hosts: all\n  connection: local" + lines:                         "no play of a.yml is for the guest",
+		"- hosts: all\n  vars: {ansible_connection: local}" + lines:         "no play of a.yml is for the guest",
+		"- import_playbook: local.yml\n":                                    "no play of a.yml is for the guest",
+		"- name: Lab\n  hosts: lab" + lines:                                 `the play "lab" of a.yml matches no host`,
+		"- hosts: all" + lines + "- {name: More, hosts: 'lab:&kvm'}":        `the play "lab:&kvm" of a.yml matches no host`,
+		"- hosts: '{{ where }}'" + lines:                                    `matches no host`,
+		"- hosts: all" + lines:                                              "",
+		"- hosts: default" + lines:                                          "",
+		"- hosts: localhost" + lines + "- hosts: all" + lines:               "",
+		"- hosts: all\n  tasks: [{group_by: {key: x}}]\n- hosts: x" + lines: "",
+		"- hosts: all\n  connection: ssh" + lines:                           "",
+	} {
+		_, err := check(t, map[string]string{"a.yml": playbook, "local.yml": "- hosts: all\n  connection: ansible.builtin.local" + lines}, map[string]any{"where": "nowhere"})
+		if why == "" {
+			assert.NoError(t, err, playbook)
+		} else {
+			actionable(t, err, why, "hosts: all")
+		}
+	}
+	_, err := check(t, map[string]string{"a.yml": "- hosts: all" + lines}, map[string]any{"ansible_connection": "local"})
+	actionable(t, err, "no play of a.yml is for the guest")
+}
+
+// The tree's own configuration was overruled, without a word.
+func TestTheTreesOwnFoldersOfRolesAndCollectionsCount(t *testing.T) {
+	s, err := check(t, map[string]string{
+		"ansible.cfg":                      "[privilege_escalation]\nroles_path = /nowhere\n[defaults]\nroles_path = ./shared/roles:/usr/share/ansible/roles ; ours\ncollections_paths: shared/collections\n",
+		"shared/roles/tool/tasks/main.yml": "- lab.own.thing: {}\n",
+		"playbooks/a.yml":                  "- hosts: all\n  roles: [tool]\n",
+		"shared/collections/ansible_collections/lab/own/plugins/modules/thing.py": "#!/usr/bin/python\n",
+	}, nil)
+	require.NoError(t, err)
+	assert.Contains(t, s.Env(), "ANSIBLE_ROLES_PATH="+s.Root+"/shared/roles:/usr/share/ansible/roles:"+s.Root+"/roles:"+filepath.Dir(s.Root)+"/galaxy/roles")
+}
+
+// In a terminal the check stood there for ever: Ansible was stopped as it asked.
+func TestNobodyIsAskedForAPassword(t *testing.T) {
+	for _, config := range []string{"[defaults]\nask_vault_pass = True\nask_pass = True\n", "[privilege_escalation]\nbecome_ask_pass = True\n"} {
+		s, err := check(t, map[string]string{"ansible.cfg": config, "a.yml": play}, nil)
+		require.NoError(t, err)
+		assert.Contains(t, s.Env(), "ANSIBLE_ASK_VAULT_PASS=0")
+	}
+}
+
+const encrypted = `$ANSIBLE_VAULT;1.1;AES256
+33363965326261303234
+`
+
+func TestAnEncryptedFileWithoutAPasswordIsFoundBeforeTheBoot(t *testing.T) {
+	password := filepath.Join(t.TempDir(), "pw")
+	require.NoError(t, os.WriteFile(password, []byte("pw\n"), 0o600))
+	for name, files := range map[string]map[string]string{
+		"group_vars/all/vault.yml": {"group_vars/all/vault.yml": encrypted},
+		"files/key":                {"files/key": encrypted},
+		"roles/r/vars/main.yml":    {"roles/r/vars/main.yml": "x: !vault |\n  " + strings.ReplaceAll(encrypted, "\n", "\n  "), "a.yml": "- hosts: all\n  roles: [r]\n"},
+	} {
+		if files["a.yml"] == "" {
+			files["a.yml"] = play
+		}
+		inputs := func(v playbook.Vault) error {
+			s, err := resolve(t, playbook.Options{AnsibleDir: tree(t, files), Playbook: "a", Vault: v})
+			require.NoError(t, err)
+			_, err = s.Inputs(t.Context(), nil)
+			return err
+		}
+		actionable(t, inputs(playbook.Vault{}), name, "ANSIBLE_VAULT_PASSWORD_FILE")
+		assert.NoError(t, inputs(playbook.Vault{PasswordFile: password}))
+		assert.NoError(t, inputs(playbook.Vault{Identities: "lab@" + password}))
+		files["ansible.cfg"] = "[defaults]\nvault_password_file = .vault\n"
+		assert.NoError(t, inputs(playbook.Vault{}), "the tree's own configuration names a password")
+		delete(files, "ansible.cfg")
+		files["roles/unused/vars/main.yml"] = encrypted
+	}
+	files := map[string]string{"a.yml": play, "roles/unused/vars/main.yml": encrypted, "README.md": encrypted}
+	s, err := resolve(t, playbook.Options{AnsibleDir: tree(t, files), Playbook: "a"})
+	require.NoError(t, err)
+	_, err = s.Inputs(t.Context(), nil)
+	require.NoError(t, err, "what a build does not read")
+}
+
+// A real vault, the real ansible-playbook: it reads its variables for the hosts.
+func TestTheVaultsPasswordReachesAnsible(t *testing.T) {
+	password := filepath.Join(t.TempDir(), "pw")
+	require.NoError(t, os.WriteFile(password, []byte("pw\n"), 0o600))
+	vars := filepath.Join(t.TempDir(), "vault.yml")
+	require.NoError(t, os.WriteFile(vars, []byte("where: all\n"), 0o600))
+	out, err := exec.Command("ansible-vault", "encrypt", "--vault-password-file", password, vars).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	b, err := os.ReadFile(vars)
+	require.NoError(t, err)
+	dir := tree(t, map[string]string{"group_vars/all/vault.yml": string(b), "a.yml": "- hosts: all\n  vars_files: [group_vars/all/vault.yml]\n  tasks: [{debug: {msg: '{{ where }}'}}]\n"})
+	for _, v := range []playbook.Vault{{PasswordFile: password}, {Identities: "lab@" + password}} {
+		s, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "a", Vault: v})
+		require.NoError(t, err)
+		require.NoError(t, s.Check(t.Context(), nil, progress.Discard))
+	}
+	s, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "a"})
+	require.NoError(t, err)
+	actionable(t, s.Check(t.Context(), nil, progress.Discard), "vault")
+}
+
+// What ansible-core removed is refused by it only as it runs, for what is
+// included: after the boot.
+func TestWhatAnsibleRemovedIsNamedBeforeTheBoot(t *testing.T) {
+	files := map[string]string{
+		"a.yml":                    "- hosts: all\n  roles: [r]\n",
+		"roles/r/tasks/main.yml":   "- include_tasks: '{{ x }}.yml'\n",
+		"roles/r/tasks/Debian.yml": "- debug: {}\n\n- name: More\n  include: more.yml\n",
+		"roles/r/tasks/more.yml":   "- command: {cmd: ls, warn: false}\n- shell: ls\n  args:\n    warn: no\n- my_module: {include: x}\n",
+	}
+	in := func() playbook.Inputs {
+		s, err := resolve(t, playbook.Options{AnsibleDir: tree(t, files), Playbook: "a"})
+		require.NoError(t, err)
+		in, err := s.Inputs(t.Context(), nil)
+		require.NoError(t, err)
+		return in
+	}
+	actionable(t, playbook.CheckForms("2.19.0", in()), "include", "roles/r/tasks/Debian.yml:4", "include_tasks", "ansible-core 2.15 or older")
+	actionable(t, playbook.CheckForms("2.14.18", in()), "warn", "roles/r/tasks/more.yml:1", "leave it out")
+	delete(files, "roles/r/tasks/more.yml")
+	assert.NoError(t, playbook.CheckForms("2.14.18", in()))
+	files["roles/r/tasks/Debian.yml"] = "- include_tasks: more.yml\n- debug: {msg: {include: 1, warn: 2}}\n"
+	assert.NoError(t, playbook.CheckForms("2.19.0", in()))
 }
 
 func TestTheUsersOwnAnsibleConfigurationDoesNotMatter(t *testing.T) {
@@ -77,6 +214,7 @@ func TestRequirementsMustBePinned(t *testing.T) {
 		"include":              "- include: other.yml\n",
 		"a protocol that runs": "roles:\n  - {src: 'ext::sh -c x', scm: git, version: 1.0.0}\n",
 		"no list":              "roles: 7\n",
+		"a folder outside":     "roles:\n  - {src: 'https://example.org/r.git', name: ../../x, version: 1.0.0}\n",
 	} {
 		_, err := check(t, map[string]string{"a.yml": play, "requirements.yml": content}, nil)
 		actionable(t, err, "requirements.yml")

@@ -29,6 +29,8 @@ type Inputs struct {
 	// Whole says why that is the whole tree, or is empty where other playbooks
 	// and the roles that they alone use are left out.
 	Whole string
+
+	removed []removed // see CheckForms
 }
 
 // String says in a few words what the digest is of.
@@ -46,6 +48,7 @@ func (s Source) Inputs(ctx context.Context, extraVars map[string]any) (Inputs, e
 		return Inputs{}, err
 	}
 	defer tree.Close()
+	tree.Vault = s.Vault
 	return tree.Inputs(ctx, s.File, extraVars)
 }
 
@@ -55,6 +58,7 @@ func (s Source) Inputs(ctx context.Context, extraVars map[string]any) (Inputs, e
 type Tree struct {
 	URL      string // where it came from: a git URL, a directory, or "" for the program's own
 	Revision string // full commit, or "" where it is not from git
+	Vault    Vault
 
 	fsys  fs.FS
 	close func() error
@@ -247,12 +251,21 @@ func (t *Tree) Inputs(ctx context.Context, name string, extraVars map[string]any
 	if err := u.collect(ctx); err != nil {
 		return Inputs{}, err
 	}
-	in := Inputs{Whole: u.whole, Files: slices.DeleteFunc(slices.Clone(t.names), u.leavesOut)}
+	if u.encrypted != "" && !t.unlocked() {
+		return Inputs{}, failure.New(u.encrypted+" is encrypted by ansible-vault, and there is no password for it", "set ANSIBLE_VAULT_PASSWORD_FILE, or ANSIBLE_VAULT_IDENTITY_LIST")
+	}
+	in := Inputs{Whole: u.whole, removed: u.removed, Files: slices.DeleteFunc(slices.Clone(t.names), u.leavesOut)}
 	if in.Digest, err = t.digestOf(ctx, file, in.Files); err != nil {
 		return Inputs{}, err
 	}
 	t.cache[key] = in
 	return in, nil
+}
+
+// unlocked says whether Ansible is told a vault's password.
+func (t *Tree) unlocked() bool {
+	b, _ := t.read("ansible.cfg")
+	return t.Vault != Vault{} || configValue(b, "vault_password_file", "vault_identity_list") != ""
 }
 
 // digestOf is the digest of the files' names, kinds and contents.

@@ -45,18 +45,26 @@ type Options struct {
 	// Results are folders and files of builds, absolute paths: no part of the
 	// tree where they are in AnsibleDir.
 	Results []string
+	Vault   Vault
 }
 
 // Source is a playbook and the tree it belongs to, copied to this disk: what
 // was checked is what will run, whatever happens to the original.
 type Source struct {
-	Root         string // absolute path of the tree
-	File         string // the playbook, relative to Root
-	URL          string // where the tree came from: a git URL, a directory, or "" for the program's own
-	Revision     string // full commit, or "sha256:…" of the tree's content
-	Checks       string // absolute path of tests/<playbook>.yaml, or ""
-	Allow        string // absolute path of tests/<playbook>.allow.yaml, what the hygiene gate excuses, or ""
-	Requirements string // absolute path of requirements.yml, or ""
+	Root         string   // absolute path of the tree
+	File         string   // the playbook, relative to Root
+	URL          string   // where the tree came from: a git URL, a directory, or "" for the program's own
+	Revision     string   // full commit, or "sha256:…" of the tree's content
+	Checks       string   // absolute path of tests/<playbook>.yaml, or ""
+	Allow        string   // absolute path of tests/<playbook>.allow.yaml, what the hygiene gate excuses, or ""
+	Requirements []string // absolute paths of files with roles and collections to install
+	Vault        Vault
+}
+
+// Vault says how Ansible gets at files that ansible-vault encrypted.
+type Vault struct {
+	PasswordFile string // absolute path, or ""
+	Identities   string // LABEL@FILE, separated by commas, or ""
 }
 
 // Resolve copies the tree to opts.Dir and finds the playbook in it. Errors
@@ -93,12 +101,28 @@ func Resolve(ctx context.Context, opts Options, report progress.Reporter) (Sourc
 	}
 	s.Checks = s.companion(checksOf(s.File))
 	s.Allow = s.companion(strings.TrimSuffix(checksOf(s.File), ".yaml") + ".allow.yaml")
-	for _, beside := range []string{path.Dir(s.File), "."} {
-		if s.Requirements == "" {
-			s.Requirements = s.companion(beside, "requirements.yml")
+	s.Vault = opts.Vault
+	s.Requirements = s.requirements()
+	return s, nil
+}
+
+// requirements are the files that AWX and Semaphore look for, too: beside the
+// playbook or at the tree's top, by themselves or in a folder for their kind.
+func (s Source) requirements() []string {
+	var files []string
+	for _, folder := range []string{"", "roles", "collections"} {
+		for _, beside := range []string{path.Dir(s.File), "."} {
+			found := s.companion(beside, folder, "requirements.yml")
+			if found == "" {
+				found = s.companion(beside, folder, "requirements.yaml")
+			}
+			if found != "" && !slices.Contains(files, found) {
+				files = append(files, found)
+				break
+			}
 		}
 	}
-	return s, nil
+	return files
 }
 
 // fetch fills root with the tree from where opts say.

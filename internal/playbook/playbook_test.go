@@ -128,12 +128,18 @@ func TestChecksAndRequirementsAreFoundBesideThePlaybook(t *testing.T) {
 	a, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "a"})
 	require.NoError(t, err)
 	assert.Equal(t, filepath.Join(a.Root, "tests/a.yaml"), a.Checks)
-	assert.Equal(t, filepath.Join(a.Root, "playbooks/requirements.yml"), a.Requirements)
+	assert.Equal(t, []string{filepath.Join(a.Root, "playbooks/requirements.yml")}, a.Requirements)
 	require.NoError(t, os.Remove(filepath.Join(dir, "playbooks/requirements.yml")))
 	b, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "b"})
 	require.NoError(t, err)
 	assert.Empty(t, b.Checks)
-	assert.Equal(t, filepath.Join(b.Root, "requirements.yml"), b.Requirements)
+	assert.Equal(t, []string{filepath.Join(b.Root, "requirements.yml")}, b.Requirements)
+
+	// Where AWX and Semaphore look.
+	dir = tree(t, map[string]string{"a.yml": play, "roles/requirements.yaml": "[]", "collections/requirements.yml": "[]"})
+	c, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "a"})
+	require.NoError(t, err)
+	assert.Equal(t, []string{filepath.Join(c.Root, "roles/requirements.yaml"), filepath.Join(c.Root, "collections/requirements.yml")}, c.Requirements)
 }
 
 func TestTheRevisionIsThatOfTheContentWhereverItLies(t *testing.T) {

@@ -44,6 +44,9 @@ func (t *Trees) Open(ctx context.Context, opts Options, report progress.Reporter
 		return o.tree, o.err
 	}
 	tree, err := t.read(ctx, opts, report)
+	if err == nil {
+		tree.Vault = opts.Vault
+	}
 	if ctx.Err() == nil { // whoever comes next may have more time
 		o.err = err
 	}
@@ -55,7 +58,7 @@ func (t *Trees) Open(ctx context.Context, opts Options, report progress.Reporter
 
 func (t *Trees) opening(opts Options) *opening {
 	// There is only one tree that the program carries.
-	key := fmt.Sprintf("%q %q %q %q %t", opts.AnsibleDir, opts.GitURL, opts.GitBranch, opts.GitPath, opts.Embedded != nil)
+	key := fmt.Sprintf("%q %q %q %q %t %q", opts.AnsibleDir, opts.GitURL, opts.GitBranch, opts.GitPath, opts.Embedded != nil, opts.Vault)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.open == nil {

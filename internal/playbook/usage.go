@@ -89,6 +89,9 @@ type usage struct {
 	used  map[string]bool // names of roles, words of other parts, paths of files
 	seen  map[string]bool // files that were looked into
 	whole string          // why nothing is left out
+
+	encrypted string // the first file that ansible-vault encrypted
+	removed   []removed
 }
 
 // leavesOut says whether a file does not count.
@@ -140,6 +143,13 @@ func (u *usage) apply(name string, f *facts) {
 	for _, n := range f.named {
 		u.used[n] = true
 	}
+	if f.encrypted && u.encrypted == "" {
+		u.encrypted = name
+	}
+	for _, r := range f.removed {
+		r.where = fmt.Sprintf("%s:%d", name, r.line)
+		u.removed = append(u.removed, r)
+	}
 }
 
 // follow uses what a link leads to.
@@ -162,6 +172,9 @@ func (u *usage) follow(name string) {
 type facts struct {
 	named []string // "role NAME", or the word of another part
 	whole string   // why it may mean any
+
+	encrypted bool // by ansible-vault, as a whole or a value in it
+	removed   []removed
 }
 
 // maxScan bounds the size of the files that are looked into, in bytes: no
@@ -197,6 +210,8 @@ func (t *Tree) read(name string) ([]byte, error) {
 }
 
 var (
+	// rolePath is a role by its path, which CrownLabs' playbooks write.
+	rolePath = regexp.MustCompile(`(?m)^[\s-]*(?:role:\s*)?['"]?(?:\.\./)*roles/[A-Za-z0-9_-]+['"]?\s*$`)
 	// reach is what a path or a task needs to get at files that it does not
 	// name: out of its role, or on the controller.
 	reach = regexp.MustCompile(`\.\.(?:[/'"\s}]|$)|/\.\.|\broles/|\b(?:playbook_dir|inventory_dir|inventory_file|ansible_config_file|ansible_(?:play_)?role_names|ansible_parent_role_(?:names|paths)|local_action|delegate_to|connection|with_pipe|with_lines)\b|['"](?:ansible\.builtin\.)?(?:pipe|lines)['"]`)
@@ -207,8 +222,8 @@ var (
 // factsIn looks into the text of a file. What lies in a folder called files is
 // copied to the guest, not run by Ansible.
 func (t *Tree) factsIn(name string, b []byte) *facts {
-	f := &facts{}
-	if len(b) > maxScan || bytes.IndexByte(b, 0) >= 0 || slices.Contains(strings.Split(path.Dir(name), "/"), "files") {
+	f := &facts{encrypted: bytes.HasPrefix(b, []byte("$ANSIBLE_VAULT;"))}
+	if f.encrypted || len(b) > maxScan || bytes.IndexByte(b, 0) >= 0 || slices.Contains(strings.Split(path.Dir(name), "/"), "files") {
 		return f
 	}
 	for _, word := range t.words {
@@ -224,7 +239,7 @@ func (t *Tree) factsIn(name string, b []byte) *facts {
 	case ext != "" && ext != ".yml" && ext != ".yaml" && ext != ".json" && !templating.Match(b):
 		return f
 	}
-	if m := reach.Find(b); m != nil {
+	if m := reach.Find(rolePath.ReplaceAll(b, nil)); m != nil {
 		f.whole = fmt.Sprintf("says %q, which may lead to any file", strings.TrimSpace(string(m)))
 		return f
 	}
@@ -257,7 +272,13 @@ func (f *facts) walk(n *yaml.Node, seen map[*yaml.Node]bool) {
 		return
 	}
 	seen[n] = true
+	f.encrypted = f.encrypted || n.Tag == "!vault"
 	f.walk(n.Alias, seen)
+	if n.Kind == yaml.SequenceNode {
+		for _, c := range n.Content {
+			f.task(c)
+		}
+	}
 	for i, c := range n.Content {
 		if n.Kind == yaml.MappingNode && i%2 == 0 {
 			f.pair(c.Value, n.Content[i+1])
@@ -320,6 +341,9 @@ func (f *facts) role(v *yaml.Node) {
 	case name == "" || strings.ContainsAny(name, "{%$"):
 		f.whole = fmt.Sprintf("uses the role %s, a name that is made as it runs", name)
 	default:
+		if i := strings.LastIndex(name, "roles/"); i >= 0 {
+			name = name[i+len("roles/"):]
+		}
 		first, _, _ := strings.Cut(strings.TrimPrefix(name, "./"), "/")
 		f.named = append(f.named, "role "+strings.Trim(first, `"'`))
 	}

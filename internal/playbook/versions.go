@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+
+	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -177,3 +181,65 @@ func minor(version string) (v [2]int, ok bool) {
 }
 
 func less(a, b [2]int) bool { return a[0] < b[0] || a[0] == b[0] && a[1] < b[1] }
+
+// forms are ways of writing that an ansible-core release removed: its syntax
+// check sees them in what a playbook imports, not in what it includes.
+var forms = map[string]struct {
+	core [2]int // the first without it
+	try  string
+}{
+	"include": {[2]int{2, 16}, "write include_tasks or import_tasks"}, // porting guide 2.16
+	"warn":    {[2]int{2, 14}, "leave it out"},                        // of command and shell, porting guide 2.14
+}
+
+// removed is a place where a playbook uses one of the forms.
+type removed struct {
+	form  string
+	line  int
+	where string // FILE:LINE
+}
+
+// task notes the forms that an item of a list uses, if it is a task.
+func (f *facts) task(n *yaml.Node) {
+	note := func(key *yaml.Node) { f.removed = append(f.removed, removed{form: key.Value, line: key.Line}) }
+	command := false
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		switch key := n.Content[i]; key.Value {
+		case "include", "ansible.builtin.include":
+			f.removed = append(f.removed, removed{form: "include", line: key.Line})
+		case "command", "shell", "ansible.builtin.command", "ansible.builtin.shell":
+			command = true
+			child(n.Content[i+1], "warn", note)
+		}
+	}
+	if command {
+		child(n, "args", func(args *yaml.Node) { child(n.Content[slices.Index(n.Content, args)+1], "warn", note) })
+	}
+}
+
+// child calls found with the key of that name in a mapping.
+func child(n *yaml.Node, name string, found func(key *yaml.Node)) {
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == name {
+			found(n.Content[i])
+		}
+	}
+}
+
+// CheckForms says whether the controller's ansible-core still has the forms
+// that a playbook uses.
+func CheckForms(controller string, in Inputs) error {
+	core, _ := minor(controller)
+	places := map[string][]string{}
+	for _, r := range in.removed {
+		if !less(core, forms[r.form].core) {
+			places[r.form] = append(places[r.form], r.where)
+		}
+	}
+	for _, form := range slices.Sorted(maps.Keys(places)) {
+		f := forms[form]
+		return failure.New(fmt.Sprintf("ansible-core %s has no %s any more (%s)", controller, form, strings.Join(places[form], ", ")),
+			fmt.Sprintf("%s, or build with ansible-core %d.%d or older, as Debian 12 has for guests up to Python 3.11", f.try, f.core[0], f.core[1]-1))
+	}
+	return nil
+}

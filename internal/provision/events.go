@@ -2,15 +2,18 @@ package provision
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -53,6 +56,9 @@ type events struct {
 	trimmed   bool
 	clean     bool
 	errors    []string // Packer's own errors, as it tells them
+	ran       bool     // a task in the guest, not on this host
+	broken    []string // where conditions are not boolean, FILE:LINE
+	inBroken  bool     // the next origin is that of such a condition
 }
 
 // phase is a part of the build.
@@ -216,7 +222,7 @@ func (e *events) closeConnected() {
 // The lines of Ansible's default callback.
 var (
 	taskLine   = regexp.MustCompile(`^(?:TASK|RUNNING HANDLER) \[(.*)\] \**$`)
-	resultLine = regexp.MustCompile(`^(ok|changed|skipping|fatal|failed|unreachable): \[[^\]]*\](?: \(item=.*?\))?(?:: (?:FAILED|UNREACHABLE)!)?(?: => (.*))?$`)
+	resultLine = regexp.MustCompile(`^(ok|changed|skipping|fatal|failed|unreachable): \[([^\]]*)\](?: \(item=.*?\))?(?:: (?:FAILED|UNREACHABLE)!)?(?: => (.*))?$`)
 )
 
 // ansibleLine takes one line of Ansible's output.
@@ -229,6 +235,7 @@ func (e *events) ansibleLine(text string) {
 		e.report.Activity(fmt.Sprintf("Ansible: %s (task %d)", m[1], len(e.tasks)))
 		return
 	}
+	e.brokenCondition(text)
 	if len(e.tasks) == 0 {
 		return
 	}
@@ -244,6 +251,8 @@ func (e *events) ansibleLine(text string) {
 		}
 		return
 	}
+	// Another host, or "default -> localhost", is not the guest.
+	e.ran = e.ran || m[2] == playbook.GuestAlias && m[1] != "skipping"
 	switch m[1] {
 	case "changed":
 		task.Changed = true
@@ -252,10 +261,27 @@ func (e *events) ansibleLine(text string) {
 	case "fatal", "failed", "unreachable":
 		// What an item says is the cause; the task's own result only sums up.
 		if !e.itemError {
-			task.Message, task.Details = explainResult(m[2])
+			task.Message, task.Details = explainResult(m[3])
 		}
 		task.Failed, e.itemError = true, m[1] == "failed"
 		task.Unreachable = strings.Contains(text, ": UNREACHABLE! => ")
+	}
+}
+
+// originLine is where in a playbook the text stands that a warning is about.
+var originLine = regexp.MustCompile(`^Origin: (.+:\d+):\d+$`)
+
+// brokenCondition notes the conditions that ansible-core 2.19 and newer warn
+// about: they are text or lists, and a later release will refuse them.
+func (e *events) brokenCondition(text string) {
+	switch m := originLine.FindStringSubmatch(text); {
+	case strings.HasPrefix(text, "[DEPRECATION WARNING]: Conditional result ("):
+		e.inBroken = true
+	case m != nil && e.inBroken:
+		e.inBroken = false
+		if !slices.Contains(e.broken, m[1]) {
+			e.broken = append(e.broken, m[1])
+		}
 	}
 }
 
@@ -281,32 +307,52 @@ func (e *events) cleanLine(text string) {
 	}
 }
 
-// moduleResult are the parts of a failed result that tell why.
+// moduleResult are the parts of a failed result that tell why. Modules write
+// msg; include_vars writes message, include_tasks reason, what was raised
+// exception, and a loop the results of its items.
 type moduleResult struct {
-	Msg          any    `json:"msg"`
-	Stderr       string `json:"stderr"`
-	Stdout       string `json:"stdout"`
-	ModuleStderr string `json:"module_stderr"`
-	ModuleStdout string `json:"module_stdout"`
-	Censored     string `json:"censored"`
-	Exception    string `json:"exception"`
+	Msg          any            `json:"msg"`
+	Message      string         `json:"message"`
+	Reason       string         `json:"reason"`
+	Censored     string         `json:"censored"`
+	Exception    any            `json:"exception"`
+	Stderr       string         `json:"stderr"`
+	Stdout       string         `json:"stdout"`
+	ModuleStderr string         `json:"module_stderr"`
+	ModuleStdout string         `json:"module_stdout"`
+	Results      []moduleResult `json:"results"`
+	Failed       bool           `json:"failed"`
 }
 
-// explainResult reads the JSON of a failed result.
+// why is the first of the parts that says anything.
+func (r moduleResult) why() string {
+	msg, isText := r.Msg.(string)
+	if r.Msg != nil && !isText {
+		b, _ := json.Marshal(r.Msg)
+		msg = string(b)
+	}
+	exception, _ := r.Exception.(string)
+	lines := strings.Split(strings.TrimSpace(exception), "\n") // of a traceback the last line is the error
+	for _, text := range []string{msg, r.Message, r.Reason, r.Censored} {
+		if text = strings.TrimSpace(text); text != "" {
+			return text
+		}
+	}
+	for _, item := range r.Results {
+		if why := item.why(); item.Failed && why != "" {
+			return why
+		}
+	}
+	return lines[len(lines)-1]
+}
+
+// explainResult reads the JSON of a failed result. It never says nothing.
 func explainResult(text string) (message string, details []string) {
 	var r moduleResult
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		return strings.TrimSpace(text), nil
+		return cmp.Or(strings.TrimSpace(text), "Ansible gave no reason"), nil
 	}
-	switch msg := r.Msg.(type) {
-	case nil:
-		message = r.Censored
-	case string:
-		message = strings.TrimSpace(msg)
-	default:
-		b, _ := json.Marshal(msg)
-		message = string(b)
-	}
+	message = cmp.Or(r.why(), "Ansible gave no reason: "+text)
 	if reason, lines := dpkgError(r.Stdout); reason != "" {
 		return reason, lines
 	}

@@ -98,7 +98,14 @@ func TestResultsOfAllKindsAreExplained(t *testing.T) {
 		`not JSON at all`:                               "not JSON at all",
 		`{"msg": "cut off`:                              `{"msg": "cut off`,
 		`{"changed": false, "rc": 3, "msg": "rc was "}`: "rc was",
-		``: "",
+		``:                            "Ansible gave no reason",
+		`{"failed": true, "rc": 3}`:   `Ansible gave no reason: {"failed": true, "rc": 3}`,
+		`{"msg": "", "message": "m"}`: "m",
+		// include_vars and include_tasks of a file that is not there, and what was raised.
+		`{"ansible_facts": {}, "changed": false, "message": "Could not find or access 'Debian-12.yml'"}`: "Could not find or access 'Debian-12.yml'",
+		`{"reason": "Could not find or access '/x/no.yml' on the Ansible Controller."}`:                  "Could not find or access '/x/no.yml' on the Ansible Controller.",
+		`{"exception": "Traceback (most recent call last):\n  File x\nKeyError: 'y'\n"}`:                 "KeyError: 'y'",
+		`{"results": [{"msg": "fine"}, {"failed": true, "msg": "the second"}]}`:                          "the second",
 	} {
 		message, _ := explainResult(result)
 		assert.Equal(t, want, message, result)
@@ -228,4 +235,42 @@ func FuzzEvents(f *testing.F) {
 			require.GreaterOrEqual(t, task.Duration, time.Duration(0))
 		}
 	})
+}
+
+func TestATaskOnThisHostIsNoneInTheGuest(t *testing.T) {
+	for line, inGuest := range map[string]bool{
+		"ok: [default]":                               true,
+		"changed: [default] => (item=x)":              true,
+		"fatal: [default]: FAILED! => {}":             true,
+		"skipping: [default]":                         false,
+		"ok: [localhost]":                             false,
+		"changed: [default -> localhost]":             false,
+		"changed: [default -> localhost] => {}":       false,
+		"skipping: no hosts matched":                  false,
+		"included: /tree/tasks/x.yml for default":     false,
+		"fatal: [localhost]: FAILED! => {\"msg\": 1}": false,
+	} {
+		b := quiet(t)
+		_, err := io.WriteString(&b.events, "==> qemu.image: Connected to SSH!\n==> qemu.image: TASK [One] ****\n==> qemu.image: "+line+"\n")
+		require.NoError(t, err)
+		assert.Equal(t, inGuest, b.events.ran, line)
+	}
+}
+
+// As ansible-core 2.19.11 writes it with ALLOW_BROKEN_CONDITIONALS.
+func TestConditionsThatAreNotBooleanAreNamed(t *testing.T) {
+	b := quiet(t)
+	_, err := io.WriteString(&b.events, `==> qemu.image: Connected to SSH!
+    qemu.image: Origin: /tree/other.yml:1:1
+    qemu.image: [DEPRECATION WARNING]: Conditional result (False) was derived from value of type 'list' at '/tree/a.yml:10:13'. Conditionals must have a boolean result. This feature will be removed from ansible-core version 2.23.
+    qemu.image: Origin: /tree/a.yml:10:13
+    qemu.image:
+    qemu.image: 10       when: x.stdout_lines
+    qemu.image: [DEPRECATION WARNING]: Something else. This feature will be removed.
+    qemu.image: Origin: /tree/b.yml:3:13
+    qemu.image: [DEPRECATION WARNING]: Conditional result (True) was derived from value of type 'str' at "<CLI option '-e'>". Conditionals must have a boolean result.
+    qemu.image: Origin: /tree/a.yml:10:13
+`)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"/tree/a.yml:10"}, b.events.broken)
 }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -277,11 +278,12 @@ func (b *build) variables() error {
 	return b.write(map[string]string{"vars.pkrvars.json": string(vars)})
 }
 
-// extraVars are those that CrownLabs' playbooks know, and the user's.
+// extraVars are those that CrownLabs' playbooks know, and the user's. The first
+// two are text, as Packer's key=value gave them: playbooks compare them with it.
 func (o Options) extraVars() map[string]any {
 	vars := map[string]any{
-		"crownlabs_mode":              true,
-		"install_desktop_environment": o.Desktop,
+		"crownlabs_mode":              "true",
+		"install_desktop_environment": strconv.FormatBool(o.Desktop),
 		"vm_user":                     o.VMUser,
 	}
 	if o.AptMirror != "" {
@@ -308,6 +310,7 @@ func (b *build) environment(debugLog string) []string {
 		"PACKER_LOG=1",
 		"PACKER_LOG_PATH="+debugLog,
 		"ANSIBLE_PIPELINING=1",
+		"ANSIBLE_DEPRECATION_WARNINGS=1", // in the log, and see events.brokenCondition
 		"ANSIBLE_SSH_TRANSFER_METHOD=piped",
 		"ANSIBLE_SSH_RETRIES=5", // the base's own cloud-init settings may restart sshd
 		"ANSIBLE_TIMEOUT=120",   // a guest on a busy host answers sudo late

@@ -147,7 +147,7 @@ func TestExtraVariablesAreThoseOfCrownLabsAndTheUsersWin(t *testing.T) {
 	opts.ExtraVars = map[string]any{"vm_user": "other", "list": []any{1.0, "two"}}
 	var vars map[string]any
 	require.NoError(t, json.Unmarshal([]byte(read(t, prepared(t, opts), "extra-vars.json")), &vars))
-	assert.Equal(t, map[string]any{"crownlabs_mode": true, "install_desktop_environment": true, "vm_user": "other", "apt_mirror": "http://mirror/debian", "list": []any{1.0, "two"}}, vars)
+	assert.Equal(t, map[string]any{"crownlabs_mode": "true", "install_desktop_environment": "true", "vm_user": "other", "apt_mirror": "http://mirror/debian", "list": []any{1.0, "two"}}, vars)
 }
 
 func TestAnyFolderNameWillDo(t *testing.T) {

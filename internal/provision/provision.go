@@ -118,8 +118,15 @@ func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, e
 	}
 	err = b.packer(ctx, report)
 	result := b.result()
+	if len(b.events.broken) > 0 {
+		report.Warn("conditions that are text or lists, not booleans, which an Ansible to come refuses: " +
+			strings.ReplaceAll(strings.Join(b.events.broken, ", "), opts.Playbook.Root+"/", ""))
+	}
 	if err != nil {
 		return result, err
+	}
+	if !b.events.ran {
+		return result, failure.New("no task of the playbook ran in the guest: the image would be the base", "write hosts: all in its plays, which is the guest")
 	}
 	if !b.events.clean {
 		return result, b.explain(errors.New("the guest did not say that its cleaning ended well"))
