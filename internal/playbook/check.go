@@ -35,7 +35,7 @@ func (s Source) Check(ctx context.Context, extraVars map[string]any, report prog
 	}
 	defer os.Remove(vars)
 	err = command.Run(ctx, command.Cmd{
-		Program: "ansible-playbook", Dir: s.Root, Env: command.Env(s.Env()...),
+		Program: "ansible-playbook", Dir: s.Root, Env: command.Env(s.Env()...), Confined: true,
 		Args: []string{"--syntax-check", "--inventory", "default,", "--extra-vars", "@" + vars, filepath.Join(s.Root, filepath.FromSlash(s.File))},
 	})
 	return s.checkFailed(ctx, err)
@@ -157,7 +157,7 @@ func (s Source) install(ctx context.Context, report progress.Reporter) error {
 			continue
 		}
 		args := []string{kind, "install", "-r", s.Requirements, "-p", s.beside("galaxy", kind+"s")}
-		err := command.Run(ctx, command.Cmd{Program: "ansible-galaxy", Args: args, Dir: s.Root,
+		err := command.Run(ctx, command.Cmd{Program: "ansible-galaxy", Args: args, Dir: s.Root, Confined: true,
 			Env: command.Env(append(gitVariables(), s.Env()...)...)})
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
