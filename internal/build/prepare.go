@@ -13,6 +13,7 @@ import (
 	"github.com/netgroup-polito/diskforge/ansible"
 	"github.com/netgroup-polito/diskforge/internal/accel"
 	"github.com/netgroup-polito/diskforge/internal/base"
+	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/download"
 	"github.com/netgroup-polito/diskforge/internal/hygiene"
@@ -192,6 +193,9 @@ func (b *Build) resolvePlaybook(ctx context.Context, dir string, p progress.Repo
 	source, err := b.copyTree(ctx, dir, p)
 	if err != nil {
 		return source, err
+	}
+	if err := command.Unconfined(); err != nil && b.Config.RegistryPass != "" {
+		p.Warn(fmt.Sprintf("playbooks see this user's processes, and REGISTRY_PASS in the environment of whoever started diskforge, because %v; with PUSH=false a build needs no password, and diskforge push sends the image", err))
 	}
 	return source, source.Check(ctx, b.Config.ExtraVars, p)
 }

@@ -159,7 +159,9 @@ func markdownTable(b *bytes.Buffer, head []string, rows [][]string) {
 var special = regexp.MustCompile("[\\\\`*_\\[\\]<>()#|~:@&$!.]")
 
 // markdown returns text that is shown as it is.
-func markdown(s string) string { return special.ReplaceAllString(text.Cut(text.Line(s), summaryText), `\$0`) }
+func markdown(s string) string {
+	return special.ReplaceAllString(text.Cut(text.Line(s), summaryText), `\$0`)
+}
 
 // blocks draws a bar in text.
 func blocks[T ~int64](part, whole T) string {

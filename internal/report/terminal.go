@@ -88,7 +88,7 @@ func (t *terminal) outcome(r *Report) {
 	if len(why) > 0 {
 		t.reason(why[0])
 		for _, line := range why[1:min(len(why), 1+terminalEvidence)] {
-			t.line("    ", line)
+			t.line("  | ", line)
 		}
 	}
 	if r.Image.Reference != "" {
