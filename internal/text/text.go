@@ -5,6 +5,8 @@
 package text
 
 import (
+	"bytes"
+	"io"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -50,6 +52,31 @@ func plain(s string) bool {
 		}
 	}
 	return !strings.HasSuffix(s, " ")
+}
+
+// Writer passes lines on to w, each as Lines makes it harmless.
+func Writer(w io.Writer) io.Writer { return &writer{to: w} }
+
+type writer struct {
+	to   io.Writer
+	part []byte // of a line
+}
+
+// Write keeps what comes behind the last line break: an escape sequence may go
+// on in the next call.
+func (w *writer) Write(b []byte) (int, error) {
+	end := bytes.LastIndexByte(b, '\n') + 1
+	if end == 0 {
+		w.part = append(w.part, b...)
+		return len(b), nil
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(append(w.part, b[:end]...))) {
+		out.WriteString(Lines(line) + "\n")
+	}
+	w.part = append(w.part[:0], b[end:]...)
+	_, err := io.WriteString(w.to, out.String())
+	return len(b), err
 }
 
 // Cut shortens a text to so many characters, the last of which then is "…".

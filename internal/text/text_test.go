@@ -34,6 +34,17 @@ func TestLinesKeepsLineBreaksAndIndentation(t *testing.T) {
 	assert.Equal(t, "", text.Lines("\n\n"))
 }
 
+func TestAWriterPassesHarmlessLinesOn(t *testing.T) {
+	var out strings.Builder
+	w := text.Writer(&out)
+	for _, part := range []string{"a \x1b", "[2Jb", "\nc\u202e\n\nd", "\n"} {
+		n, err := w.Write([]byte(part))
+		assert.NoError(t, err)
+		assert.Len(t, part, n)
+	}
+	assert.Equal(t, "a b\nc\ufffd\n\nd\n", out.String())
+}
+
 func TestALongTextIsCutBetweenCharacters(t *testing.T) {
 	assert.Equal(t, "abc", text.Cut("abc", 3))
 	assert.Equal(t, "ab…", text.Cut("abcd", 3))
