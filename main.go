@@ -6,6 +6,11 @@ import (
 	"os"
 
 	"github.com/netgroup-polito/diskforge/internal/cli"
+	"github.com/netgroup-polito/diskforge/internal/command"
 )
 
-func main() { os.Exit(cli.Main(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	// Where it cannot be hidden, cli warns before a playbook runs.
+	_ = command.HideEnvironment()
+	os.Exit(cli.Main(os.Args[1:], os.Stdout, os.Stderr))
+}

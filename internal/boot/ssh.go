@@ -18,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/console"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 const (
@@ -261,7 +262,7 @@ func (g *Guest) failed(cmd string, err error, stderr string) *RunError {
 	case g.frozen.Load():
 		err = errFrozen
 	}
-	said := strings.TrimSpace(console.Clean([]byte(lastLine(stderr))))
+	said := text.Line(lastLine(stderr))
 	return &RunError{Command: firstLine(cmd), Status: status, Stderr: said, Err: err}
 }
 

@@ -229,6 +229,7 @@ func (b *Build) stage(ctx context.Context, name string, run func(context.Context
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
+	b.UI.Mask(b.mask())
 	s, end := b.UI.Stage(name), b.record.begin(name)
 	result, err := run(ctx, s)
 	if cause := context.Cause(ctx); cause != nil && err != nil {

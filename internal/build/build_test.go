@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -371,6 +372,29 @@ func TestNoSecretIsInWhatIsToldOfAFailure(t *testing.T) {
 	told, err := b.told(report.Built)
 	require.NoError(t, err)
 	assert.NotContains(t, string(told), "hunter2222")
+}
+
+func TestWhatIsKnownIsMaskedWhereThePasswordFileCannotBeRead(t *testing.T) {
+	for what, file := range map[string]string{"gone": filepath.Join(t.TempDir(), "gone"), "empty": os.DevNull} {
+		t.Run(what, func(t *testing.T) {
+			b, out := newBuild(t)
+			b.Config.ExtraVars = map[string]any{"db_password": "hunter2222", "key": "first-line\nsecond-line"}
+			b.Config.RegistryUser, b.Config.RegistryPassFile = "me", file
+			err := b.stage(t.Context(), stageProvision, func(_ context.Context, p progress.Reporter) (string, error) {
+				p.Activity("Ansible: fill it with hunter2222")
+				p.Warn("hunter2222")
+				return "", fmt.Errorf("with hunter2222: %w", dirty("mysql -phunter2222 failed", "second-line"))
+			})
+			b.UI.Fail(err)
+			f, ok := failure.In(err)
+			require.True(t, ok, "the evidence is kept")
+			assert.Equal(t, []string{"***"}, f.Lines)
+			for _, told := range []string{out.String(), err.Error()} {
+				assert.NotContains(t, told, "hunter2222")
+				assert.Contains(t, told, "***")
+			}
+		})
+	}
 }
 
 func TestAPasswordThatComesThroughAPipeIsReadOnce(t *testing.T) {

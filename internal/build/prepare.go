@@ -13,6 +13,7 @@ import (
 	"github.com/netgroup-polito/diskforge/ansible"
 	"github.com/netgroup-polito/diskforge/internal/accel"
 	"github.com/netgroup-polito/diskforge/internal/base"
+	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/download"
 	"github.com/netgroup-polito/diskforge/internal/hygiene"
@@ -194,6 +195,9 @@ func (b *Build) resolvePlaybook(ctx context.Context, dir string, p progress.Repo
 	}
 	if err = source.Keep(uses); err != nil {
 		return source, uses, err
+	}
+	if err := command.Unconfined(); err != nil && b.Config.RegistryPass != "" {
+		p.Warn(fmt.Sprintf("playbooks see this user's processes, and REGISTRY_PASS in the environment of whoever started diskforge, because %v; with PUSH=false a build needs no password, and diskforge push sends the image", err))
 	}
 	return source, uses, source.Check(ctx, b.Config.ExtraVars, p)
 }

@@ -14,14 +14,12 @@ import (
 )
 
 // secrets are what this build knows and nobody else may: the disk must not
-// hold it, and no error or report may repeat it. Of what may be a secret, all
-// is.
+// hold it, and nothing that is told may repeat it. Of what may be a secret, all
+// is. With an error, which says why the registry's password is not among them,
+// come all others.
 func (b *Build) secrets() ([]hygiene.Secret, error) {
 	c := b.Config
 	credentials, err := b.RegistryOptions()
-	if err != nil {
-		return nil, err
-	}
 	found := map[string]string{"the registry's password": credentials.Password}
 	for name, address := range map[string]string{
 		"ISO_URL": c.ISOURL, "ISO_CHECKSUM": c.ISOChecksum.File, "GIT_ANSIBLE_URL": c.GitURL, "HTTP_PROXY": c.HTTPProxy, "HTTPS_PROXY": c.HTTPSProxy,
@@ -37,7 +35,7 @@ func (b *Build) secrets() ([]hygiene.Secret, error) {
 			all = append(all, hygiene.Secret{Name: name, Value: found[name]})
 		}
 	}
-	return all, nil
+	return all, err
 }
 
 // addressSecrets finds the password of a URL, and tokens in its query.
@@ -91,10 +89,7 @@ func isSecret(name string) bool {
 
 // mask replaces what must not be told.
 func (b *Build) mask() *strings.Replacer {
-	secrets, err := b.secrets()
-	if err != nil {
-		return strings.NewReplacer() // there is no password to tell: its file cannot be read
-	}
+	secrets, _ := b.secrets() // what is not known cannot be told, either
 	return hygiene.Mask(secrets)
 }
 
@@ -105,14 +100,19 @@ func (b *Build) masked(err error) error {
 		return nil
 	}
 	m := b.mask()
-	if f, ok := failure.In(err); ok {
+	f, detailed := failure.In(err)
+	if detailed {
 		f.What, f.Try = m.Replace(f.What), m.Replace(f.Try)
 		for i := range f.Lines {
 			f.Lines[i] = m.Replace(f.Lines[i])
 		}
 	}
-	if text := err.Error(); m.Replace(text) != text {
-		return errors.New(m.Replace(text)) // what it wraps would tell it
+	told := m.Replace(err.Error())
+	switch {
+	case told == err.Error():
+		return err
+	case detailed: // what err wraps would tell it, but the evidence stays
+		return &failure.Error{What: told, Lines: f.Lines, Log: f.Log}
 	}
-	return err
+	return errors.New(told)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/ui"
+	"github.com/netgroup-polito/diskforge/internal/userfile"
 	"github.com/netgroup-polito/diskforge/internal/verify"
 )
 
@@ -223,13 +224,13 @@ type passFile struct {
 
 func (f *passFile) read(name, user string) (string, error) {
 	f.once.Do(func() {
-		text, err := os.ReadFile(name)
+		text, err := userfile.Read(name, maxPassword)
 		if err != nil {
 			f.err = failure.Wrap(err, "REGISTRY_PASS_FILE", "")
 			return
 		}
 		f.password = strings.TrimRight(string(text), "\r\n")
-		if f.password == "" || len(f.password) > maxPassword {
+		if f.password == "" {
 			f.err = failure.New("REGISTRY_PASS_FILE: "+name+" holds no password", "put the password of "+user+" into it")
 		}
 	})

@@ -13,13 +13,12 @@ package catalogue
 import (
 	"bytes"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 
 	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/userfile"
 )
 
 // What bounds a catalogue. Beyond it there is a slip or an attack.
@@ -59,12 +58,7 @@ type Image struct {
 
 // Load reads the catalogue in a file. What is wrong with it comes as Mistakes.
 func Load(path string) (*Catalogue, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, failure.Wrap(err, "the catalogue cannot be read", "give the path of a catalogue.yaml")
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	text, err := userfile.Read(path, maxFile)
 	if err != nil {
 		return nil, failure.Wrap(err, "the catalogue cannot be read", "give the path of a catalogue.yaml")
 	}

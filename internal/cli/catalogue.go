@@ -131,7 +131,11 @@ the version of Ansible: plan in the image, or the toolbox, that will build.`,
 			if err != nil {
 				return err
 			}
-			if err := write(a.stdout, entries, all.Target()); err != nil {
+			to := a.stdout
+			if elsewhere(format) {
+				to = a.exact
+			}
+			if err := write(to, entries, all.Target()); err != nil {
 				return err
 			}
 			return buildall.Failed(entries)

@@ -19,6 +19,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -34,7 +35,7 @@ const (
 func Main(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := withSignals(context.Background())
 	defer stop()
-	a := &app{stdout: stdout, stderr: stderr}
+	a := &app{stdout: text.Writer(stdout), exact: stdout, stderr: stderr}
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -121,7 +122,8 @@ func understood(err error) error {
 }
 
 type app struct {
-	stdout, stderr io.Writer
+	stdout, stderr io.Writer // stdout takes lines, in which others' words are harmless
+	exact          io.Writer // stdout for what programs read to the letter
 	json           bool
 	ui             *ui.UI
 	settings       config.Settings // as they were given
@@ -153,7 +155,7 @@ digest; progress and errors go to standard error.`,
 		SilenceUsage:  true,
 	}
 	cobra.EnableCommandSorting = false // the order of the stages
-	root.SetOut(a.stdout)
+	root.SetOut(a.exact)
 	root.SetErr(a.stderr)
 	root.Version = versions()
 	root.SetVersionTemplate("{{.Version}}\n")

@@ -12,6 +12,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/inspect"
+	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -79,7 +80,7 @@ func (a *app) printReport(r *inspect.Report) error {
 func reportText(r *inspect.Report) string {
 	var b strings.Builder
 	fact := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-13s %s\n", name, inspect.Line(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(&b, "%-13s %s\n", name, text.Line(fmt.Sprintf(format, args...)))
 	}
 	fact("image", "%s", r.Reference)
 	fact("digest", "%s", r.Digest)

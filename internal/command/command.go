@@ -37,6 +37,10 @@ type Cmd struct {
 	// own and no signal when we die. The end of the context, and Stop, still
 	// end it.
 	Survive bool
+	// Confined is for a program that runs others' code: it sees no process but
+	// those that it starts, where the host allows that (see Unconfined), and
+	// what it starts ends with it.
+	Confined bool
 	// Grace is how long the program may take to end after SIGTERM before its
 	// process group is killed. Zero means 10 s.
 	Grace time.Duration
@@ -133,6 +137,13 @@ func Start(ctx context.Context, c Cmd) (*Process, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	cmd := exec.CommandContext(ctx, c.Program, c.Args...)
+	// The death signal, so that it ends even if this process is killed.
+	death := syscall.SIGTERM
+	if c.Confined && cmd.Err == nil && Unconfined() == nil {
+		all := append(append(confinement(), cmd.Path), c.Args...)
+		cmd = exec.CommandContext(ctx, all[0], all[1:]...)
+		death = syscall.SIGKILL // unshare does not heed SIGTERM
+	}
 	cmd.Dir, cmd.Stdin = c.Dir, c.Stdin
 	cmd.Env = c.Env
 	if cmd.Env == nil {
@@ -143,9 +154,8 @@ func Start(ctx context.Context, c Cmd) (*Process, error) {
 	if c.Stdout != nil {
 		cmd.Stdout = c.Stdout
 	}
-	// A process group of its own, so that what the program starts ends with
-	// it; the death signal, so that it ends even if this process is killed.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	// A process group of its own, so that what the program starts ends with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: death}
 	if c.Survive {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a group of its own, too
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/download"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/userfile"
 )
 
 const (
@@ -108,7 +109,7 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 		ImageInputs:      p.digest("IMAGE_INPUTS", s.ImageInputs),
 		RegistryUser:     s.RegistryUser,
 		RegistryPass:     s.RegistryPass,
-		RegistryPassFile: p.file("REGISTRY_PASS_FILE", s.RegistryPassFile),
+		RegistryPassFile: p.existing("REGISTRY_PASS_FILE", s.RegistryPassFile, false, true),
 		Push:             p.bool("PUSH", s.Push),
 		RegistryInsecure: p.bool("REGISTRY_INSECURE", s.RegistryInsecure),
 		OutputDir:        p.abs("OUTPUT_DIR", s.OutputDir),
@@ -318,11 +319,15 @@ func (p *parser) digest(name, v string) string {
 	return v
 }
 
-func (p *parser) dir(name, v string) string { return p.existing(name, v, true) }
+func (p *parser) dir(name, v string) string { return p.existing(name, v, true, false) }
 
-func (p *parser) file(name, v string) string { return p.existing(name, v, false) }
+// file is one that may be read more than once, so a pipe is none.
+func (p *parser) file(name, v string) string { return p.existing(name, v, false, false) }
 
-func (p *parser) existing(name, v string, dir bool) string {
+// maxFile bounds the files that settings name, in bytes.
+const maxFile = 16 << 20
+
+func (p *parser) existing(name, v string, dir, pipe bool) string {
 	if v == "" {
 		return ""
 	}
@@ -332,8 +337,10 @@ func (p *parser) existing(name, v string, dir bool) string {
 		p.add(name, "%v", err)
 	case dir && !info.IsDir():
 		p.add(name, "%s is not a folder", v)
-	case !dir && !info.Mode().IsRegular() && info.Mode()&os.ModeNamedPipe == 0:
+	case !dir && !info.Mode().IsRegular() && (!pipe || info.Mode()&os.ModeNamedPipe == 0):
 		p.add(name, "%s is not a file", v)
+	case !dir && info.Size() > maxFile:
+		p.add(name, "%s has more than %d MiB", v, maxFile>>20)
 	}
 	return p.abs(name, v)
 }
@@ -356,7 +363,7 @@ func (p *parser) mapping(name, v string) map[string]any {
 	}
 	text := []byte(v)
 	if path, ok := strings.CutPrefix(v, "@"); ok {
-		b, err := os.ReadFile(path)
+		b, err := userfile.Read(path, maxExtraVars)
 		if err != nil {
 			p.add(name, "%v", err)
 			return nil

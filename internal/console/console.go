@@ -7,12 +7,11 @@ import (
 	"io"
 	"os"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 const (
@@ -148,7 +147,7 @@ func (c *Console) Write(b []byte) (int, error) {
 		b = b[i+1:]
 	}
 	c.keep(b)
-	c.recognise(Clean(c.part), false) // a prompt has no end of line
+	c.recognise(text.Lines(string(c.part)), false) // a prompt has no end of line
 	return n, nil
 }
 
@@ -160,7 +159,7 @@ func (c *Console) keep(b []byte) {
 }
 
 func (c *Console) line(raw []byte) {
-	line := Clean(raw)
+	line := text.Lines(string(raw))
 	if line == "" {
 		return
 	}
@@ -212,7 +211,7 @@ func (c *Console) Last() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lines := append([]string(nil), c.lines...)
-	if part := Clean(c.part); part != "" {
+	if part := text.Lines(string(c.part)); part != "" {
 		lines = append(lines, part)
 	}
 	return lines
@@ -233,19 +232,4 @@ func LastLines(file string, n int) []string {
 	_, _ = io.Copy(c, io.LimitReader(f, maxTail))
 	lines := c.Last()
 	return lines[max(0, len(lines)-n):]
-}
-
-var escape = regexp.MustCompile(`\x1b(\[[0-9;?]*[ -/]*[@-~]|[()][A-Z0-9]|[@-Z\\-_=>78c])`)
-
-// Clean makes a line of a guest fit to print: it may hold anything, terminal
-// commands above all.
-func Clean(raw []byte) string {
-	line := escape.ReplaceAllString(strings.ToValidUTF8(string(raw), "?"), "")
-	line = strings.Map(func(r rune) rune {
-		if r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, line)
-	return strings.TrimRightFunc(line, unicode.IsSpace)
 }

@@ -45,7 +45,7 @@ type Options struct {
 // Examine looks at everything and returns a finding for each.
 func Examine(ctx context.Context, o Options) []Finding {
 	findings := programs(ctx)
-	findings = append(findings, ansible(ctx), compiled(o), accelerator(ctx, o))
+	findings = append(findings, ansible(ctx), compiled(o), accelerator(ctx, o), confinement())
 	return append(findings, space("OUTPUT_DIR", o.OutputDir, outputSpace), space("CACHE_DIR", o.CacheDir, cacheSpace))
 }
 
@@ -152,6 +152,15 @@ func accelerator(ctx context.Context, o Options) Finding {
 		return Finding{"accelerator", OK, verdict.Accelerator, ""}
 	}
 	return Finding{"accelerator", Warning, "tcg, about ten times slower: " + verdict.Why, ""}
+}
+
+// confinement says whether playbooks are kept from this host's processes.
+func confinement() Finding {
+	if err := command.Unconfined(); err != nil {
+		return Finding{"confinement", Warning, "playbooks see this user's processes and what passwords their environments hold: " + err.Error(),
+			"allow user namespaces, or build with PUSH=false and push without a playbook's company"}
+	}
+	return Finding{"confinement", OK, "playbooks see no process of this host", ""}
 }
 
 func space(setting, dir string, need int64) Finding {

@@ -6,7 +6,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -263,17 +262,4 @@ func isModule(dir string) bool {
 	}
 	_, err = os.Stat(filepath.Join(dir, "ci", "dagger.gen.go"))
 	return err == nil
-}
-
-// password is the registry's, read as the host's push reads it.
-func (b *Build) password() (string, error) {
-	c := b.Config
-	if c.RegistryPassFile == "" {
-		return string(c.RegistryPass), nil
-	}
-	text, err := os.ReadFile(c.RegistryPassFile)
-	if err != nil {
-		return "", fmt.Errorf("REGISTRY_PASS_FILE: %w", err)
-	}
-	return strings.TrimRight(string(text), "\r\n"), nil
 }

@@ -56,13 +56,14 @@ func exportLayout(ctx context.Context, image *querybuilder.Selection, address ma
 
 // publish has the engine push the image; the password travels as a secret.
 func (b *Build) publish(ctx context.Context, client *dagger.Client, image *querybuilder.Selection, result *build.Result) error {
-	password, err := b.password()
+	// Read as the host's push reads it.
+	credentials, err := (&build.Build{Config: b.Config}).RegistryOptions()
 	if err != nil {
 		return err
 	}
 	q := with(image.Select("publish"), b.address()).Arg("registryInsecure", b.Config.RegistryInsecure)
 	if b.Config.RegistryUser != "" {
-		q = q.Arg("registryUser", b.Config.RegistryUser).Arg("registryPass", client.SetSecret("registry-password", password))
+		q = q.Arg("registryUser", b.Config.RegistryUser).Arg("registryPass", client.SetSecret("registry-password", credentials.Password))
 	}
 	if b.Config.CAFile != "" {
 		q = q.Arg("caFile", client.Host().File(b.Config.CAFile))

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/netgroup-polito/diskforge/internal/schedule"
+	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/workdir"
 )
 
@@ -338,6 +339,4 @@ func (f *fleet) why(e schedule.Event) string {
 }
 
 // oneLine makes a line of an error that may have several.
-func oneLine(err error) string {
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
-}
+func oneLine(err error) string { return text.Line(strings.ReplaceAll(err.Error(), "\n", "; ")) }

@@ -1,10 +1,7 @@
 package hygiene
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -12,6 +9,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/userfile"
 )
 
 // Excuse lets findings pass.
@@ -27,17 +25,9 @@ const maxAllowList = 1 << 20
 // ReadAllowList reads a YAML list of excuses, each with the keys rule, path
 // and reason. What is wrong with it is a *failure.Error that names the line.
 func ReadAllowList(path string) ([]Excuse, error) {
-	f, err := os.Open(path)
+	text, err := userfile.Read(path, maxAllowList)
 	if err != nil {
-		return nil, failure.Wrap(errors.Unwrap(err), "the allow-list "+path+" cannot be read", "check the path and its permissions")
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxAllowList+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxAllowList {
-		return nil, failure.New("the allow-list "+path+" is longer than 1 MiB", "give a YAML list of rule, path and reason")
+		return nil, failure.Wrap(err, "the allow-list cannot be read", "check the path and its permissions")
 	}
 	excuses, err := parseAllowList(text)
 	if err != nil {

@@ -63,5 +63,5 @@ func TestWhatIsWrongWithAnAllowListIsNamedWithItsLine(t *testing.T) {
 	_, err := hygiene.ReadAllowList(filepath.Join(t.TempDir(), "missing"))
 	require.ErrorContains(t, err, "no such file or directory")
 	_, err = hygiene.ReadAllowList(allowList(t, strings.Repeat("#", 1<<20+1)))
-	require.ErrorContains(t, err, "longer than 1 MiB")
+	require.ErrorContains(t, err, "longer than 1024 KiB")
 }

@@ -149,8 +149,11 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 func Mask(secrets []Secret) *strings.Replacer {
 	var values []string
 	for _, s := range secrets {
-		if value := strings.TrimSpace(s.Value); len(value) >= minSecret {
-			values = append(values, value)
+		// What is told line by line holds no secret of several as a whole.
+		for _, value := range append(strings.Split(s.Value, "\n"), s.Value) {
+			if value = strings.TrimSpace(value); len(value) >= minSecret {
+				values = append(values, value)
+			}
 		}
 	}
 	// The longest first: one may be a part of another.

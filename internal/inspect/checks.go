@@ -13,6 +13,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/disk"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Level is how a check ended.
@@ -88,29 +89,18 @@ func (s *subject) judge() {
 	for _, c := range checks {
 		right, found := c.find(s)
 		for _, f := range found {
-			s.Checks = append(s.Checks, Result{c.name, f.level, Line(f.detail)})
+			s.Checks = append(s.Checks, Result{c.name, f.level, line(f.detail)})
 		}
 		if len(found) == 0 && right != "" {
-			s.Checks = append(s.Checks, Result{c.name, OK, Line(right)})
+			s.Checks = append(s.Checks, Result{c.name, OK, line(right)})
 		}
 	}
 }
 
-const maxLine = 400 // bytes of a result
+const maxLine = 400 // characters of a result
 
-// Line makes one harmless line of a text that may repeat words of the image.
-func Line(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !strconv.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, text)
-	if len(text) > maxLine {
-		text = strings.ToValidUTF8(text[:maxLine], "") + "…"
-	}
-	return text
-}
+// line makes one line of a result, which may repeat words of the image.
+func line(detail string) string { return text.Cut(text.Line(detail), maxLine) }
 
 func checkManifest(s *subject) (string, []finding) {
 	switch types.MediaType(s.MediaType) {

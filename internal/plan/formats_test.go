@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -338,6 +339,41 @@ func TestAJobHasItsImagesSettingsAndNoOther(t *testing.T) {
 		"OUTPUT_DIR": "/scratch/out", "CACHE_DIR": "/scratch/cache", "HOME": "/scratch", "TMPDIR": "/scratch",
 	}, env)
 	assert.Equal(t, []int{14400, 28800, 43200}, []int{root.Spec.ActiveDeadlineSeconds, child.Spec.ActiveDeadlineSeconds, all[2].Spec.ActiveDeadlineSeconds}, "waiting for parents counts, too")
+}
+
+// hostile are texts that YAML 1.1, which Kubernetes reads, takes for something
+// else where they are not quoted.
+var hostile = []string{"on", "off", "yes", "n", "y", "null", "1e3", "0777", "1_000", "0x1f", "0o17", "12e03", "1.0", "2026-11-23"}
+
+func TestATextStaysTextForAReaderOfYAML11(t *testing.T) {
+	images := read(t, `
+defaults: {git: {url: "https://example.org/p.git", branch: main}, playbook: p.yml, base: {url: "https://example.org/n.img", checksum: "file:https://example.org/SHA256SUMS"}}
+images:
+  - {name: "on", tags: ["`+strings.Join(hostile, `", "`)+`"], vm-user: "yes"}
+  - {name: "123", tags: "no"}
+  - {name: "1e5", tags: "1e5"}
+`)
+	var out bytes.Buffer
+	require.NoError(t, plan.Kubernetes(&out, deploy.Job, plan.Decide(images, missing(images), plan.Options{}), target, ""))
+	reader := exec.Command("python3", "-c", `import json, sys, yaml
+for job in yaml.safe_load_all(sys.stdin):
+    pod = job["spec"]["template"]["spec"]
+    for c in pod["initContainers"] + pod["containers"]:
+        for e in c.get("env", []): print(json.dumps(e.get("value", "")))
+        for a in c.get("command", []): print(json.dumps(a))
+    for v in list(job["metadata"]["labels"].values()) + list(job["metadata"]["annotations"].values()): print(json.dumps(v))`)
+	reader.Stdin = &out
+	read, err := reader.Output()
+	require.NoError(t, err, "python3 with PyYAML, which Ansible brings, reads YAML 1.1")
+	for line := range strings.Lines(string(read)) {
+		assert.True(t, strings.HasPrefix(line, `"`), "%s is no text", line)
+	}
+	for _, text := range []string{"on", "123", "1e5", "no", "yes"} {
+		assert.Contains(t, string(read), "\""+text+"\"\n")
+	}
+	for _, tag := range hostile[1:] {
+		assert.Contains(t, string(read), ":"+tag+"\"\n")
+	}
 }
 
 func TestAJobsResourcesFitItsGuest(t *testing.T) {

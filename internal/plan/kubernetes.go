@@ -235,7 +235,7 @@ func (j *job) wait(e Entry, parents int, pullSecret string) {
 		volumes.Content = append(volumes.Content, volume)
 	}
 	j.set(base, "name", "base")
-	put(base, "command", sequence(text("diskforge"), text("base")))
+	put(base, "command", sequence(scalar("diskforge"), scalar("base")))
 	put(base, "env", env)
 	put(base, "volumeMounts", mounts)
 	init.Content = slices.Insert(init.Content, 0, base)
@@ -253,7 +253,7 @@ func (j *job) further(pod, push *yaml.Node, e Entry, t Target) {
 		c := unalias(push)
 		j.set(c, "name", fmt.Sprintf("push-%d", i+2))
 		further := unalias(command)
-		further.Content = append(further.Content, text(t.repository(e.Name)+":"+tag))
+		further.Content = append(further.Content, scalar(t.repository(e.Name)+":"+tag))
 		put(c, "command", further)
 		init.Content = append(init.Content, c)
 	}
@@ -321,7 +321,7 @@ func (j *job) named(n *yaml.Node, list, name string) *yaml.Node {
 }
 
 // set gives a key a text.
-func (j *job) set(n *yaml.Node, key, value string) { put(n, key, text(value)) }
+func (j *job) set(n *yaml.Node, key, value string) { put(n, key, scalar(value)) }
 
 // put gives a key of a mapping a value, in its place or at the end.
 func put(n *yaml.Node, key string, value *yaml.Node) {
@@ -331,7 +331,7 @@ func put(n *yaml.Node, key string, value *yaml.Node) {
 			return
 		}
 	}
-	n.Content = append(n.Content, text(key), value)
+	n.Content = append(n.Content, scalar(key), value)
 }
 
 // lookup returns the value of a key of a mapping, or nil.
@@ -344,10 +344,15 @@ func lookup(n *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// text is a scalar that is text to every reader: the encoder puts it into
-// quotes where it must.
-func text(value string) *yaml.Node {
-	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
+// scalar is one that is text to every reader. The encoder of Go's values,
+// unlike that of nodes, also quotes what YAML 1.1, which Kubernetes reads,
+// takes for a boolean or a number: on, n, 0o17.
+func scalar(value string) *yaml.Node {
+	n := &yaml.Node{}
+	if err := n.Encode(value); err != nil {
+		panic(err) // a text has no form that cannot be encoded
+	}
+	return n
 }
 
 // sequence is a list of items.
@@ -359,7 +364,7 @@ func sequence(items ...*yaml.Node) *yaml.Node {
 func mapping(pairs ...string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	for _, p := range pairs {
-		n.Content = append(n.Content, text(p))
+		n.Content = append(n.Content, scalar(p))
 	}
 	return n
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Action is what is to be done for an image.
@@ -147,7 +148,7 @@ func (d *decision) alone(i int) {
 	}
 	switch old := d.tooOld(i, f.Found); {
 	case f.Err != nil:
-		e.Action, e.Why = Blocked, line(f.Err.Error())
+		e.Action, e.Why = Blocked, text.Line(f.Err.Error())
 	case f.Found == nil && !image.Wanted:
 		e.Action, e.Why = undecided, absent(f)
 	case f.Found == nil:
@@ -170,7 +171,7 @@ func (e Entry) missingTags() []string {
 
 func absent(f Facts) string {
 	if f.Absent != "" {
-		return line(f.Absent)
+		return text.Line(f.Absent)
 	}
 	return "not built yet"
 }
@@ -247,6 +248,3 @@ func (d *decision) settle(i int) {
 		e.Why += "; others start from it"
 	}
 }
-
-// line makes one line of a text.
-func line(text string) string { return strings.Join(strings.Fields(text), " ") }

@@ -7,6 +7,8 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // width is what a table may take, in columns, where its names allow it.
@@ -33,7 +35,7 @@ func Text(w io.Writer, entries []Entry) error {
 	for _, e := range entries {
 		row(strconv.Itoa(e.Level), string(e.Action), e.Name, e.origin(), e.Why)
 		for _, note := range e.Notes {
-			row("", "", "", "", line(note))
+			row("", "", "", "", text.Line(note))
 		}
 	}
 	b.WriteString(Summary(entries) + "\n")

@@ -39,7 +39,7 @@ func (s Source) Check(ctx context.Context, extraVars map[string]any, report prog
 	}
 	defer os.Remove(vars)
 	out, err := command.Output(ctx, command.Cmd{
-		Program: "ansible-playbook", Dir: s.Root, Env: command.Env(s.Env()...),
+		Program: "ansible-playbook", Dir: s.Root, Env: command.Env(s.Env()...), Confined: true,
 		Args: []string{"--list-hosts", "--inventory", GuestAlias + ",", "--extra-vars", "@" + vars, filepath.Join(s.Root, filepath.FromSlash(s.File))},
 	})
 	if err != nil {
@@ -229,7 +229,7 @@ func (s Source) install(ctx context.Context, report progress.Reporter) error {
 				continue
 			}
 			args := []string{kind.name, "install", "-r", file, "-p", s.beside("galaxy", kind.name+"s")}
-			err := command.Run(ctx, command.Cmd{Program: "ansible-galaxy", Args: args, Dir: s.Root,
+			err := command.Run(ctx, command.Cmd{Program: "ansible-galaxy", Args: args, Dir: s.Root, Confined: true,
 				Env: command.Env(append(gitVariables(), s.Env()...)...)})
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

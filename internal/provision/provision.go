@@ -252,7 +252,7 @@ func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 	}()
 	debug := b.log("packer-debug.log")
 	err := command.Run(ctx, command.Cmd{
-		Program: b.opts.Tools.Packer, Dir: filepath.Dir(b.opts.Output),
+		Program: b.opts.Tools.Packer, Dir: filepath.Dir(b.opts.Output), Confined: true,
 		Args:   []string{"build", "-color=false", "-var-file=" + b.path("vars.pkrvars.json"), b.path("packer")},
 		Env:    b.environment(debug),
 		Stdout: &b.events,

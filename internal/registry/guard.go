@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // guard stands between go-containerregistry and the network. Every request
@@ -133,31 +135,22 @@ func (g *guard) hide(secrets ...string) {
 	}
 }
 
-// maxMessage bounds what we repeat of a registry's words, in bytes.
+// maxMessage bounds what we repeat of a registry's words, in characters.
 const maxMessage = 300
 
-// clean makes one harmless line of an error or of a registry's words: secrets,
-// queries of URLs (which may be signed) and control characters are left out.
-func (g *guard) clean(text string) string {
-	text, _, _ = strings.Cut(text, "\n")
+// clean makes one harmless line of an error or of a registry's words, without
+// secrets and queries of URLs, which may be signed.
+func (g *guard) clean(said string) string {
+	said, _, _ = strings.Cut(said, "\n")
 	g.mu.Lock()
 	secrets := slices.Collect(maps.Keys(g.secrets))
 	g.mu.Unlock()
 	// The longest first: a password may be a part of a token.
 	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
 	for _, s := range secrets {
-		text = strings.ReplaceAll(text, s, "***")
-		text = strings.ReplaceAll(text, url.QueryEscape(s), "***")
+		said = strings.ReplaceAll(said, s, "***")
+		said = strings.ReplaceAll(said, url.QueryEscape(s), "***")
 	}
-	text = query.ReplaceAllString(text, "")
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, text)
-	if len(text) > maxMessage {
-		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
-	}
-	return strings.TrimSpace(text)
+	said = query.ReplaceAllString(said, "")
+	return text.Cut(text.Line(said), maxMessage)
 }

@@ -9,10 +9,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
-	"github.com/charmbracelet/x/ansi"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // What a field may hold where its tags say nothing.
@@ -100,9 +99,7 @@ func limit(tag reflect.StructTag, name string, otherwise int) int {
 	return otherwise
 }
 
-// cleanText makes a guest's text fit to be shown: valid UTF-8, no terminal's
-// escape sequences, and a mark in the place of every other control character,
-// those that turn the reading direction among them (CVE-2021-42574).
+// cleanText makes a guest's text fit to be shown and stored.
 func cleanText(s string, limit int) string {
 	const generous = 8 // bytes a character: escape sequences take room, too
 	cut := len(s) > generous*limit
@@ -112,25 +109,11 @@ func cleanText(s string, limit int) string {
 			s = s[:len(s)-1]
 		}
 	}
-	s = ansi.Strip(strings.ToValidUTF8(s, string(utf8.RuneError)))
-	s = strings.ToValidUTF8(s, string(utf8.RuneError)) // Strip works on bytes
-	s = strings.TrimSpace(strings.Map(visible, s))
+	s = strings.TrimSpace(text.Lines(s))
 	if runes := []rune(s); len(runes) > limit || cut {
 		s = string(runes[:min(len(runes), limit-1)]) + "…"
 	}
 	return s
-}
-
-func visible(r rune) rune {
-	switch {
-	case r == '\n':
-		return r
-	case r == '\t' || r == '\r':
-		return ' '
-	case unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r):
-		return utf8.RuneError
-	}
-	return r
 }
 
 // pictures returns those that are what they say.

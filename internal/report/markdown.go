@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -58,7 +59,7 @@ func (r *Report) markdownFailure(b *bytes.Buffer) {
 		b.WriteString("<pre>\n")
 		for _, line := range why[1:min(len(why), summaryRows)] {
 			// An empty line would not end the block, but reads like its end.
-			fmt.Fprintln(b, html.EscapeString(oneLine(line)))
+			fmt.Fprintln(b, html.EscapeString(text.Cut(text.Line(line), summaryText)))
 		}
 		b.WriteString("</pre>\n\n")
 	}
@@ -158,15 +159,8 @@ func markdownTable(b *bytes.Buffer, head []string, rows [][]string) {
 var special = regexp.MustCompile("[\\\\`*_\\[\\]<>()#|~:@&$!.]")
 
 // markdown returns text that is shown as it is.
-func markdown(s string) string { return special.ReplaceAllString(oneLine(s), `\$0`) }
-
-// oneLine makes a line of a text, and cuts it.
-func oneLine(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
-	if runes := []rune(s); len(runes) > summaryText {
-		s = string(runes[:summaryText-1]) + "…"
-	}
-	return s
+func markdown(s string) string {
+	return special.ReplaceAllString(text.Cut(text.Line(s), summaryText), `\$0`)
 }
 
 // blocks draws a bar in text.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
+	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -67,7 +68,7 @@ func (t *terminal) line(parts ...string) {
 
 // whole writes a line that people copy: it is not cut.
 func (t *terminal) whole(name, value string) {
-	fmt.Fprintf(&t.text, "  %s%s\n", t.paint(dim, pad(name, 9)), oneLine(value))
+	fmt.Fprintf(&t.text, "  %s%s\n", t.paint(dim, pad(name, 9)), text.Cut(text.Line(value), summaryText))
 }
 
 func (t *terminal) field(name, value string) { t.line("  ", t.paint(dim, pad(name, 9)), value) }
@@ -87,7 +88,7 @@ func (t *terminal) outcome(r *Report) {
 	if len(why) > 0 {
 		t.reason(why[0])
 		for _, line := range why[1:min(len(why), 1+terminalEvidence)] {
-			t.line("    ", line)
+			t.line("  | ", line)
 		}
 	}
 	if r.Image.Reference != "" {
@@ -97,7 +98,7 @@ func (t *terminal) outcome(r *Report) {
 
 // reason wraps the line that says what is wrong and how to mend it.
 func (t *terminal) reason(why string) {
-	lines := strings.Split(ansi.Wrap(oneLine(why), t.width-2, ""), "\n")
+	lines := strings.Split(ansi.Wrap(text.Cut(text.Line(why), summaryText), t.width-2, ""), "\n")
 	for _, line := range lines[:min(len(lines), terminalReason)] {
 		t.line("  ", t.paint(red, line))
 	}

@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/charmbracelet/x/ansi"
 	"golang.org/x/term"
@@ -87,17 +86,7 @@ func bar(done, total int64) string {
 
 // clip cuts a line to the terminal's width in columns, of which some
 // characters take two: a wrapped line could not be cleared again.
-func clip(line string, width int) string { return ansi.Truncate(printable(line), width, "…") }
-
-// printable keeps control characters of guests out of the terminal.
-func printable(line string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return -1
-		}
-		return r
-	}, line)
-}
+func clip(line string, width int) string { return ansi.Truncate(line, width, "…") }
 
 // pad fills up a text to a width in columns.
 func pad(text string, width int) string {

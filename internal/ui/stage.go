@@ -48,6 +48,7 @@ const plainEvery = 5 * time.Second
 
 // Activity names what is going on where there is no measure.
 func (s *Stage) Activity(what string) {
+	what = s.ui.say(what)
 	s.ui.mu.Lock()
 	defer s.ui.mu.Unlock()
 	if what == s.activity {
@@ -59,11 +60,12 @@ func (s *Stage) Activity(what string) {
 
 // Warn tells something that the user should know and that stops nothing.
 func (s *Stage) Warn(message string) {
-	s.ui.print(func() { s.ui.log.Warn(message, "stage", s.name) })
+	s.ui.print(func() { s.ui.log.Warn(s.ui.say(message), "stage", s.name) })
 }
 
 // End ends the stage: with what came out, or with the error that stopped it.
 func (s *Stage) End(result string, err error) {
+	result = s.ui.say(result)
 	s.ui.print(func() {
 		s.ui.stages = slices.DeleteFunc(s.ui.stages, func(other *Stage) bool { return other == s })
 		if s.ui.image && s.ui.screen != nil {

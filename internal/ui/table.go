@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/charmbracelet/x/ansi"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Table shows many images at once. On a terminal it lives: the images that are
@@ -51,12 +53,12 @@ var marks = []struct{ state, mark string }{
 func (u *UI) Table(images []string) *Table {
 	t := &Table{ui: u, began: time.Now()}
 	for _, name := range images {
-		view := &UI{shared: u.shared, image: true, log: u.log.With("image", name)}
+		view := &UI{shared: u.shared, image: true, log: u.log.With("image", text.Line(name))}
 		if !u.json {
-			view.log = u.log.WithPrefix(printable(name))
+			view.log = u.log.WithPrefix(text.Line(name))
 		}
 		t.rows = append(t.rows, &row{name: name, state: waiting, view: view})
-		t.width = max(t.width, ansi.StringWidth(printable(name)))
+		t.width = max(t.width, ansi.StringWidth(text.Line(name)))
 	}
 	u.print(func() { u.table = t })
 	return t
@@ -92,7 +94,7 @@ func (t *Table) Set(image, state, why string) {
 			r.state, r.changed = state, time.Now()
 			defer r.line()
 		}
-		r.why = why
+		r.why = r.view.say(why)
 	})
 }
 
@@ -195,7 +197,7 @@ func (t *Table) text(r *row, mark string) string {
 	if took > 0 {
 		elapsed = Duration(took)
 	}
-	return fmt.Sprintf("%s %s  %-10s %11s  %s", mark, pad(printable(r.name), t.width), what, elapsed, printable(why))
+	return fmt.Sprintf("%s %s  %-10s %11s  %s", mark, pad(text.Line(r.name), t.width), what, elapsed, why)
 }
 
 func mark(state string) string {

@@ -164,7 +164,7 @@ func TestControlCharactersOfGuestsDoNotReachTheTerminal(t *testing.T) {
 	table.Set("a", "failed", "red\x1b[31m\u009b2J\nnext")
 	table.Close()
 	u.Close()
-	term.shows(t, `^✗ a  failed +red\[31m2Jnext
+	term.shows(t, `^✗ a  failed +red�2J next
 1 image: 1 failed`)
 }
 

@@ -10,12 +10,14 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/charmbracelet/log"
 	"golang.org/x/term"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // UI shows stages: the command's own, or those of one image of a Table. Its
@@ -25,6 +27,18 @@ type UI struct {
 	log    *log.Logger
 	image  bool // whether it is a row of a table
 	stages []*Stage
+	secret atomic.Pointer[strings.Replacer] // what must not be told, or nil
+}
+
+// Mask has secrets replaced in all that this view tells from now on.
+func (u *UI) Mask(secrets *strings.Replacer) { u.secret.Store(secrets) }
+
+// say is a text as it may be told: in one line, harmless, without secrets.
+func (u *UI) say(what string) string {
+	if secrets := u.secret.Load(); secrets != nil {
+		what = secrets.Replace(what)
+	}
+	return text.Line(what)
 }
 
 // shared is what all views write to.
@@ -119,12 +133,20 @@ func (s *shared) live(width, height int, spin string) []string {
 
 // Info tells something that belongs to no stage.
 func (u *UI) Info(message string, keyvals ...any) {
-	u.print(func() { u.log.Info(message, keyvals...) })
+	u.print(func() { u.log.Info(u.say(message), keyvals...) })
 }
 
 // Warn tells something that the user should know and that stops nothing.
 func (u *UI) Warn(message string, keyvals ...any) {
-	u.print(func() { u.log.Warn(message, keyvals...) })
+	u.print(func() { u.log.Warn(u.say(message), keyvals...) })
+}
+
+// evidence are the lines of a text as they may be told, each as it is indented.
+func (u *UI) evidence(what string) []string {
+	if secrets := u.secret.Load(); secrets != nil {
+		what = secrets.Replace(what)
+	}
+	return strings.Split(text.Lines(what), "\n")
 }
 
 // Fail tells why the command failed: one line, then the evidence, where the
@@ -132,22 +154,30 @@ func (u *UI) Warn(message string, keyvals ...any) {
 func (u *UI) Fail(err error) {
 	f, detailed := failure.In(err)
 	u.print(func() {
+		var lines []string
+		if detailed {
+			for _, line := range f.Lines {
+				lines = append(lines, u.evidence(line)...)
+			}
+		}
 		if u.json {
 			keyvals := []any{}
 			if detailed {
-				keyvals = append(keyvals, "lines", f.Lines, "log", f.Log, "try", f.Try)
+				keyvals = append(keyvals, "lines", lines, "log", f.Log, "try", u.say(f.Try))
 			}
-			u.log.Error(err.Error(), keyvals...)
+			u.log.Error(strings.Join(u.evidence(err.Error()), "\n"), keyvals...)
 			return
 		}
-		for line := range strings.Lines(err.Error()) {
-			fmt.Fprintf(u.out, "diskforge: %s\n", strings.TrimRight(line, "\n"))
+		for _, line := range u.evidence(err.Error()) {
+			fmt.Fprintf(u.out, "diskforge: %s\n", line)
 		}
 		if !detailed {
 			return
 		}
-		for _, line := range f.Lines {
-			fmt.Fprintf(u.out, "    %s\n", line)
+		// Behind the bar no line of a guest's is a command to a CI system, as
+		// one that begins with :: is.
+		for _, line := range lines {
+			fmt.Fprintf(u.out, "  | %s\n", line)
 		}
 		if f.Log != "" {
 			fmt.Fprintf(u.out, "  log: %s\n", f.Log)

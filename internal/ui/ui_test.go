@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -57,7 +58,36 @@ func TestAFailureShowsOneLineThenTheEvidence(t *testing.T) {
 	u := ui.New(&out, false)
 	u.Fail(fmt.Errorf("provision: %w", &failure.Error{What: "task failed", Try: "mend it", Lines: []string{"fatal: x"}, Log: "/log"}))
 	u.Close()
-	assert.Equal(t, "diskforge: provision: task failed: mend it\n    fatal: x\n  log: /log\n", out.String())
+	assert.Equal(t, "diskforge: provision: task failed: mend it\n  | fatal: x\n  log: /log\n", out.String())
+}
+
+// hostile is what a task, a file or a registry may call itself.
+const hostile = "esc \x1b]0;pwned\a\x1b[2J\u009b31m\u202e\n::error::forged\r\n  ::add-mask::x\u2028::warning::y"
+
+func TestNothingThatOthersWroteForgesALineOrMovesTheCursor(t *testing.T) {
+	for _, asJSON := range []bool{false, true} {
+		var out bytes.Buffer
+		u := ui.New(&out, asJSON)
+		u.Mask(strings.NewReplacer("pass-word", "***"))
+		s := u.Stage("provision")
+		s.Activity(hostile + "pass-word")
+		s.Warn(hostile)
+		s.End(hostile, nil)
+		u.Info(hostile)
+		u.Warn(hostile)
+		table := u.Table([]string{"image" + hostile})
+		table.Set("image"+hostile, "failed", hostile)
+		table.Close()
+		u.Fail(&failure.Error{What: hostile, Try: hostile, Lines: []string{hostile, "::error::pass-word"}})
+		u.Close()
+		assert.NotContains(t, out.String(), "pass-word")
+		assert.Contains(t, out.String(), "***")
+		for line := range strings.Lines(out.String()) {
+			line = strings.TrimSuffix(line, "\n")
+			assert.NotRegexp(t, `^\s*(::|##\[)`, line)
+			assert.Equal(t, text.Lines(line), line, "%q", line)
+		}
+	}
 }
 
 func TestATerminalShowsALiveBarAndKeepsTheResult(t *testing.T) {

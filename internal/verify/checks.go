@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // loginUser shows that the name and the uid of the seed's user were free:
@@ -167,7 +169,7 @@ func allUnitsRun(out string) (string, error) {
 	case state == "starting":
 		return "", fmt.Errorf("the guest's boot has not ended after five minutes; still waiting: %s", joined(rest))
 	case strings.TrimSpace(rest) == "":
-		return "", fmt.Errorf("systemd says %q", oneLine(out))
+		return "", fmt.Errorf("systemd says %q", text.Line(out))
 	}
 	var failed []string
 	for line := range strings.Lines(rest) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/boot"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // answer is what `cloud-init status` printed, and how it ended.
@@ -68,7 +69,7 @@ func (m *machine) cloudInit(a answer) found {
 func (m *machine) keepWarnings(out string) (string, error) {
 	for line := range strings.Lines(out) {
 		if _, message, found := strings.Cut(line, "[WARNING]: "); found {
-			m.warnings = append(m.warnings, oneLine(message))
+			m.warnings = append(m.warnings, text.Line(message))
 		}
 	}
 	return "", nil
@@ -81,12 +82,12 @@ var crownLabsErrors = regexp.MustCompile(`mounts: \[\] (is too short|should be n
 // crownLabsSchema judges what `cloud-init schema --system` says about CrownLabs'
 // seed: nothing but the two is allowed.
 func crownLabsSchema(out string) (string, error) {
-	_, said, wrong := strings.Cut(oneLine(out), "Cloud config schema errors: ")
+	_, said, wrong := strings.Cut(text.Line(out), "Cloud config schema errors: ")
 	if !wrong {
 		if strings.Contains(out, "Valid schema") {
 			return "nothing to say", nil
 		}
-		return "", fmt.Errorf("it cannot be asked: %s", oneLine(out))
+		return "", fmt.Errorf("it cannot be asked: %s", text.Line(out))
 	}
 	said, _, _ = strings.Cut(said, "Cloud config schema deprecations:")
 	said, _, _ = strings.Cut(said, "Error: Invalid schema")
@@ -137,7 +138,7 @@ func (s cloudInitStatus) warnings(allowed []string) []string {
 	for level, messages := range s.Recoverable {
 		for _, m := range messages {
 			if !slices.ContainsFunc(allowed, func(part string) bool { return strings.Contains(m, part) }) {
-				all = append(all, level+": "+oneLine(m))
+				all = append(all, level+": "+text.Line(m))
 			}
 		}
 	}
@@ -149,10 +150,10 @@ func (s cloudInitStatus) warnings(allowed []string) []string {
 // warnings but the allowed ones.
 func (s cloudInitStatus) verdict(allowed []string) (string, error) {
 	if s.Status != "done" || len(s.Errors) > 0 {
-		return "", fmt.Errorf("it ended with status %s: %s", s.name(), oneLine(strings.Join(append(s.Errors, s.Detail), "; ")))
+		return "", fmt.Errorf("it ended with status %s: %s", s.name(), text.Line(strings.Join(append(s.Errors, s.Detail), "; ")))
 	}
 	if w := s.warnings(allowed); len(w) > 0 {
 		return "", fmt.Errorf("it ended with warnings: %s", strings.Join(w, "; "))
 	}
-	return s.name() + ", " + oneLine(s.Detail), nil
+	return s.name() + ", " + text.Line(s.Detail), nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/netgroup-polito/diskforge/internal/rfb"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 const (
@@ -216,7 +217,7 @@ func checkPage(html []byte) error {
 		return errors.New("the page is not noVNC's")
 	}
 	if m := reference.FindSubmatch(html); m != nil {
-		return fmt.Errorf("the page refers to %s, which is not found behind a path prefix: refer to it relatively", oneLine(string(m[1][:min(len(m[1]), 100)])))
+		return fmt.Errorf("the page refers to %s, which is not found behind a path prefix: refer to it relatively", text.Line(string(m[1][:min(len(m[1]), 100)])))
 	}
 	return nil
 }
@@ -331,7 +332,7 @@ func (s *prefixed) get(ctx context.Context, at *url.URL) ([]byte, *url.URL, erro
 	case http.StatusNotFound:
 		return nil, nil, fmt.Errorf("%s: %w", name, errNotFound)
 	default:
-		return nil, nil, fmt.Errorf("%s: %s", name, oneLine(response.Status))
+		return nil, nil, fmt.Errorf("%s: %s", name, text.Line(response.Status))
 	}
 	content, err := io.ReadAll(io.LimitReader(response.Body, maxPage+1))
 	if err == nil && len(content) > maxPage {

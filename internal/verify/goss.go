@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // gossDir is in memory: nothing of goss touches the disk. /run would be too,
@@ -40,7 +42,7 @@ func (m *machine) goss(ctx context.Context, ended <-chan struct{}) found {
 	<-ended // comes with the context's end, too
 	checks, err := m.runGoss(ctx, uploaded)
 	if err != nil {
-		checks = append(checks, Check{Group: GroupPlaybook, Name: "goss", Detail: oneLine(err.Error())})
+		checks = append(checks, Check{Group: GroupPlaybook, Name: "goss", Detail: text.Line(err.Error())})
 	}
 	return found{checks: checks}
 }
@@ -103,10 +105,10 @@ func parseGoss(out []byte) ([]Check, error) {
 	checks := make([]Check, 0, len(g.Results))
 	failed := 0
 	for _, r := range g.Results {
-		name := strings.TrimSpace(fmt.Sprintf("%s %s %s", strings.ToLower(r.Type), oneLine(r.ID), r.Property))
-		detail := oneLine(r.Summary)
+		name := strings.TrimSpace(fmt.Sprintf("%s %s %s", strings.ToLower(r.Type), text.Line(r.ID), r.Property))
+		detail := text.Line(r.Summary)
 		if r.Title != "" {
-			detail = oneLine(r.Title) + ": " + detail
+			detail = text.Line(r.Title) + ": " + detail
 		}
 		// goss skips what depends on a failed check: that does not hold either,
 		// but one line about it is enough.

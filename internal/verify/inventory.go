@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // packages lists what is installed, a package a line: its state (ii is
@@ -37,7 +39,7 @@ func parsePackages(out string) []Package {
 		if len(fields) != 3 || strings.TrimSpace(fields[0]) != "ii" {
 			continue
 		}
-		p := Package{oneLine(fields[1]), oneLine(fields[2])}
+		p := Package{text.Line(fields[1]), text.Line(fields[2])}
 		if p.Name != "" && len(p.Name) <= maxField && len(p.Version) <= maxField {
 			all = append(all, p)
 		}
@@ -59,7 +61,7 @@ lsblk --noheadings --raw --output PARTTYPE | grep -qi -e c12a7328-f81f-11d2-ba4b
 
 func (m *machine) keepIdentity(out string) (string, error) {
 	for line := range strings.Lines(out) {
-		switch line = oneLine(line); line {
+		switch line = text.Line(line); line {
 		case "":
 		case "esp":
 			m.esp = true

@@ -15,6 +15,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/boot"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // machine is one boot of an overlay of the disk, and what it showed.
@@ -170,7 +171,7 @@ func (m *machine) check(name, detail string, err error) Check {
 		name = m.kind.name + ": " + name
 	}
 	if err != nil {
-		detail = oneLine(err.Error())
+		detail = text.Line(err.Error())
 	}
 	return Check{Group: GroupBoot, Name: name, OK: err == nil, Detail: detail}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/accel"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // hostname is what the seed asks for.
@@ -116,14 +117,11 @@ func Run(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	return m.result, err
 }
 
-// oneLine makes what a guest said fit for one line.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
-
 // joined puts the lines of what a guest said into one.
 func joined(s string) string {
 	var all []string
 	for line := range strings.Lines(s) {
-		if line = oneLine(line); line != "" {
+		if line = text.Line(line); line != "" {
 			all = append(all, line)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/boot"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 func TestCloudInitsStatusIsJudged(t *testing.T) {
@@ -133,7 +134,7 @@ func TestFailedChecksAreNamedWithTheirDetails(t *testing.T) {
 	f, ok := failure.In(m.verdict())
 	require.True(t, ok)
 	assert.Equal(t, "the disk boots, but 1 of 2 checks failed", f.What)
-	assert.Equal(t, []string{"machine-id: " + oneLine(assert.AnError.Error())}, f.Lines)
+	assert.Equal(t, []string{"machine-id: " + text.Line(assert.AnError.Error())}, f.Lines)
 }
 
 func TestTheMachinesDiskIsLargerByATenthAtLeast(t *testing.T) {

@@ -1,0 +1,5 @@
+package userfile
+
+import "time"
+
+func init() { pipeWait = time.Second }
