@@ -33,9 +33,8 @@ type Cmd struct {
 	// OnLine is called with each line of output, without its end; it may be nil.
 	// A line ends with \n or \r (progress meters).
 	OnLine func(line string)
-	// Survive lets the program outlive this process: it gets a session of its
-	// own and no signal when we die. The end of the context, and Stop, still
-	// end it.
+	// Survive lets the program outlive this process: it gets no signal when we
+	// die. The end of the context, and Stop, still end it.
 	Survive bool
 	// Confined is for a program that runs others' code: it sees no process but
 	// those that it starts, where the host allows that (see Unconfined), and
@@ -154,10 +153,11 @@ func Start(ctx context.Context, c Cmd) (*Process, error) {
 	if c.Stdout != nil {
 		cmd.Stdout = c.Stdout
 	}
-	// A process group of its own, so that what the program starts ends with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: death}
+	// A session, and so a process group, of its own: what the program starts ends
+	// with it, and there is no terminal at which it could ask anybody.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: death}
 	if c.Survive {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a group of its own, too
+		cmd.SysProcAttr.Pdeathsig = 0
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = c.Grace

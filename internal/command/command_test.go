@@ -101,3 +101,22 @@ func TestAProgramThatMaySurviveHasASessionOfItsOwnAndStillStops(t *testing.T) {
 	p.Stop()
 	assert.True(t, gone(strconv.Itoa(p.Pid())))
 }
+
+// script(1) gives this test a terminal: a program that asks there, as Ansible
+// does for a vault's password, would be stopped by the kernel for ever.
+func TestAProgramHasNoTerminalToAskAt(t *testing.T) {
+	const inner = "DISKFORGE_TEST_IN_TERMINAL"
+	if os.Getenv(inner) == "" {
+		cmd := exec.Command("script", "-qec", os.Args[0]+" -test.run ^"+t.Name()+"$ -test.v", "/dev/null")
+		cmd.Env = append(os.Environ(), inner+"=1")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		assert.Contains(t, string(out), "in a terminal")
+		return
+	}
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	require.NoError(t, err, "the test itself has one")
+	tty.Close()
+	t.Log("in a terminal")
+	assert.Error(t, command.Run(t.Context(), command.Cmd{Program: "sh", Args: []string{"-c", "read answer </dev/tty"}}))
+}
