@@ -209,11 +209,11 @@ images:
 	require.ErrorContains(t, err, "no pattern")
 }
 
-func TestVariablesAreKeptAsTheyAreWritten(t *testing.T) {
+func TestVariablesMeanWhatTheyMeanToAnsible(t *testing.T) {
 	i := must(t, with("vars: {big: 12345678901234567890, octal: 0o17, text: '007', no: no, date: 2026-11-23T10:00:00Z}"))[0]
 	var vars map[string]any
 	require.NoError(t, json.Unmarshal([]byte(i.Settings["EXTRA_VARS"]), &vars))
-	assert.Equal(t, map[string]any{"big": 12345678901234567890.0, "octal": 15.0, "text": "007", "no": "no", "date": "2026-11-23T10:00:00Z"}, vars)
+	assert.Equal(t, map[string]any{"big": 12345678901234567890.0, "octal": "0o17", "text": "007", "no": false, "date": "2026-11-23T10:00:00Z"}, vars)
 }
 
 func TestAChildHasTheSizeAndTheDesktopOfItsParentUnlessItSaysOtherwise(t *testing.T) {

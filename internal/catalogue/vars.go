@@ -5,6 +5,8 @@ import (
 	"maps"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/userfile"
 )
 
 // checkVars checks that Ansible can be given the variables: JSON has no keys
@@ -64,17 +66,12 @@ func (l *loader) value(n *yaml.Node, axes map[string]string, depth int) any {
 }
 
 func (l *loader) leaf(n *yaml.Node, axes map[string]string) any {
-	switch n.Tag {
-	case "!!str", "!!timestamp": // a date is what the author wrote
-		return fill(n.Value, axes)
-	case "!!null", "!!bool", "!!int", "!!float":
-		var v any
-		if n.Decode(&v) == nil {
-			if _, err := json.Marshal(v); err == nil {
-				return v
-			}
-		}
+	v, err := userfile.Scalar(n)
+	if text, ok := v.(string); ok && err == nil {
+		return fill(text, axes)
 	}
-	l.add(n.Line, "%s %q cannot be given to Ansible: write text, a number, true, false, a list or a mapping", n.Tag, n.Value)
-	return nil
+	if _, bad := json.Marshal(v); err != nil || bad != nil {
+		l.add(n.Line, "%s %q cannot be given to Ansible: write text, a number, true, false, a list or a mapping", n.Tag, n.Value)
+	}
+	return v
 }

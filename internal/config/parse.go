@@ -1,7 +1,6 @@
 package config
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -11,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/internal/digest"
 	"github.com/netgroup-polito/diskforge/internal/download"
@@ -370,19 +367,11 @@ func (p *parser) mapping(name, v string) map[string]any {
 		}
 		text = b
 	}
-	var m map[string]any
-	// The parser's message would quote values, and values may be secrets.
-	if len(text) > maxExtraVars || yaml.Unmarshal(text, &m) != nil || m == nil || !jsonable(m) {
+	m, err := userfile.Vars(text)
+	if len(text) > maxExtraVars || err != nil {
 		p.add(name, `is no mapping: give JSON or YAML, e.g. {"course": "databases"}, or @FILE`)
 	}
 	return m
-}
-
-// jsonable says whether Ansible can be given the variables: YAML's maps may
-// have keys that are not text.
-func jsonable(m map[string]any) bool {
-	_, err := json.Marshal(m)
-	return err == nil
 }
 
 func (p *parser) git(c *Config, s Settings) {
