@@ -87,7 +87,7 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 	})
 	prepare("playbook", func(ctx context.Context, p progress.Reporter) (string, error) {
 		var err error
-		if r.playbook, r.playbookInputs, err = b.resolvePlaybook(ctx, dir, p); err != nil {
+		if r.playbook, r.playbookInputs, err = b.resolvePlaybook(ctx, dir, r.controller, p); err != nil {
 			return "", err
 		}
 		if r.allow, err = b.allowed(r.playbook); err != nil {
@@ -186,11 +186,14 @@ func publicName(raw string) string {
 
 // resolvePlaybook copies what the playbook uses of its tree to dir and checks
 // that this host's Ansible can run it.
-func (b *Build) resolvePlaybook(ctx context.Context, dir string, p progress.Reporter) (source playbook.Source, uses playbook.Inputs, err error) {
+func (b *Build) resolvePlaybook(ctx context.Context, dir, controller string, p progress.Reporter) (source playbook.Source, uses playbook.Inputs, err error) {
 	if source, err = b.copyTree(ctx, dir, p); err != nil {
 		return source, uses, err
 	}
 	if uses, err = source.Inputs(ctx, b.Config.ExtraVars); err != nil {
+		return source, uses, err
+	}
+	if err = playbook.CheckForms(controller, uses); err != nil {
 		return source, uses, err
 	}
 	if err = source.Keep(uses); err != nil {
@@ -224,7 +227,7 @@ func (b *Build) PlaybookOptions() playbook.Options {
 	c := b.Config
 	return playbook.Options{
 		AnsibleDir: c.AnsibleDir, GitURL: c.GitURL, GitBranch: c.GitBranch, GitPath: c.GitPath,
-		Embedded: ansible.FS, Playbook: c.Playbook, Results: append([]string{c.OutputDir, c.CacheDir}, b.Results...),
+		Embedded: ansible.FS, Playbook: c.Playbook, Vault: c.Vault, Results: append([]string{c.OutputDir, c.CacheDir}, b.Results...),
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/download"
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/plan"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
@@ -72,6 +73,9 @@ func (a *All) learnInputs(ctx context.Context, selected []catalogue.Image, image
 	for _, one := range selected {
 		i := images[one.Name]
 		i.facts.Err = l.learn(ctx, i, images[one.From])
+		if f, ok := failure.In(i.facts.Err); ok { // the catalogue's author knows its keys
+			f.What, f.Try = keyed(f.What), keyed(f.Try)
+		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -111,6 +115,9 @@ func (l *learner) learn(ctx context.Context, i, parent *image) error {
 		return err
 	}
 	if err := l.manageable(i.config); err != nil {
+		return err
+	}
+	if err := playbook.CheckForms(l.controller, uses); err != nil {
 		return err
 	}
 	if uses.Whole != "" {

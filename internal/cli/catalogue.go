@@ -35,15 +35,12 @@ func (w *wishes) flags(c *cobra.Command) {
 
 // all reads the catalogue and puts it together with the settings.
 func (w *wishes) all(b *build.Build) (*buildall.All, error) {
-	all := &buildall.All{Settings: b.Settings, UI: b.UI, Version: b.Version, Only: w.only, Options: plan.Options{Force: w.force}}
+	all := &buildall.All{Settings: b.Settings, Config: b.Config, UI: b.UI, Version: b.Version, Only: w.only, Options: plan.Options{Force: w.force}}
 	var err error
 	if w.maxAge != "" {
 		if all.Options.MaxAge, err = config.ParseAge(w.maxAge); err != nil {
 			return nil, usageError{fmt.Errorf("--max-age: %w", err)}
 		}
-	}
-	if all.Config, err = config.Parse(all.Settings); err != nil {
-		return nil, err
 	}
 	if all.Catalogue, err = catalogue.Load(w.file); err != nil {
 		return nil, err

@@ -196,6 +196,9 @@ func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs 
 			return err
 		}
 		cfg, err := config.Parse(settings, needs...)
+		if mistakes := (config.Mistakes)(nil); errors.As(err, &mistakes) {
+			err = mistakes.For(name)
+		}
 		if err != nil {
 			return err
 		}

@@ -75,6 +75,11 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{"DISK_SIZE", "9999999999999G", "no size"},
 		{"DISK_SIZE", "100M", "out of range"},
 		{"DISK_SIZE", "2000000001", "multiple of 512"},
+		{"DISK_SIZE", "512", "out of range"},
+		{"DISK_SIZE", "10240000", "out of range"},
+		{"ANSIBLE_VAULT_PASSWORD_FILE", "/no/such/file", "no such file"},
+		{"ANSIBLE_VAULT_IDENTITY_LIST", "lab@prompt", "nobody can type one"},
+		{"ANSIBLE_VAULT_IDENTITY_LIST", "lab@/no/such/file", "no such file"},
 		{"CPUS", "0", "processors"},
 		{"BOOT_TIMEOUT", "soon", "duration"},
 		{"BUILD_USER", "root", "login name"},
@@ -103,6 +108,48 @@ func TestBadValuesAreRefused(t *testing.T) {
 			assert.NotContains(t, err.Error(), "secret")
 		}
 	}
+}
+
+// CrownLabs' former builder took these, from Packer and Docker.
+func TestWhatTheFormerBuilderTookIsUnderstoodOrNamed(t *testing.T) {
+	for size, bytes := range map[string]int64{"10240": 10 << 30, "10g": 10 << 30, "10gi": 10 << 30, "10240m": 10 << 30, "10737418240": 10 << 30, "20G": 20 << 30} {
+		c, err := from(t, map[string]string{"DISK_SIZE": size}, nil)
+		require.NoError(t, err, size)
+		assert.Equal(t, bytes, c.DiskSize, size)
+	}
+	_, err := from(t, map[string]string{"IMAGE_NAME": "harbor.example.org:8443/labs/deep/base:1"}, nil, config.NeedReference)
+	require.ErrorContains(t, err, "IMAGE_NAME: harbor.example.org:8443/labs/deep/base:1 is a whole address: set TARGET_REGISTRY=harbor.example.org:8443 REGISTRY_PREFIX=labs/deep IMAGE_NAME=base IMAGE_TAG=1")
+	_, err = from(t, map[string]string{"IMAGE_NAME": "localhost/base"}, nil, config.NeedReference)
+	require.ErrorContains(t, err, "TARGET_REGISTRY=localhost REGISTRY_PREFIX= IMAGE_NAME=base IMAGE_TAG=TAG")
+
+	account := map[string]string{"USERNAME": "me", "PASSWORD": "planted", "TARGET_REGISTRY": "harbor.example.org"}
+	environ := func(name string) (string, bool) { v, ok := account[name]; return v, ok }
+	_, err = config.Read(t.Context(), nil, environ)
+	require.ErrorContains(t, err, "rename them to REGISTRY_USER and REGISTRY_PASS")
+	assert.NotContains(t, err.Error(), "planted")
+	delete(account, "TARGET_REGISTRY") // a desktop's USERNAME is nobody's business
+	_, err = config.Read(t.Context(), nil, environ)
+	require.NoError(t, err)
+}
+
+func TestACommandRefusesNoSettingThatItDoesNotRead(t *testing.T) {
+	_, err := from(t, map[string]string{"REGISTRY_USER": "me", "CPUS": "none", "DISK_SIZE": "x"}, nil)
+	var mistakes config.Mistakes
+	require.ErrorAs(t, err, &mistakes)
+	assert.Len(t, mistakes, 3)
+	assert.NoError(t, mistakes.For("pack"))
+	assert.ErrorContains(t, mistakes.For("push"), "REGISTRY_PASS")
+	assert.NotContains(t, mistakes.For("push").Error(), "CPUS")
+}
+
+func TestVaultsAreNamedByTheirFiles(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	require.NoError(t, os.WriteFile("pw", []byte("pw"), 0o600))
+	c, err := from(t, map[string]string{"ANSIBLE_VAULT_PASSWORD_FILE": "pw", "ANSIBLE_VAULT_IDENTITY_LIST": "lab@pw, pw"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, dir+"/pw", c.Vault.PasswordFile)
+	assert.Equal(t, "lab@"+dir+"/pw,"+dir+"/pw", c.Vault.Identities)
 }
 
 func TestABuildWithoutABaseNamesTheWayOut(t *testing.T) {

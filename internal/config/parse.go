@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"os"
@@ -42,6 +43,7 @@ type Config struct {
 	GitURL, GitBranch, GitPath     string // GitURL is empty where the tree is not from git
 	Desktop                        bool
 	ExtraVars                      map[string]any
+	Vault                          playbook.Vault
 	MemoryMiB                      int
 	CPUs                           int   // 0: as many as suit the accelerator
 	DiskSize                       int64 // bytes
@@ -89,6 +91,7 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 		GitPath:          s.GitAnsiblePath,
 		Desktop:          p.bool("INSTALL_DESKTOP_ENVIRONMENT", s.InstallDesktop),
 		ExtraVars:        p.mapping("EXTRA_VARS", s.ExtraVars),
+		Vault:            playbook.Vault{PasswordFile: p.file("ANSIBLE_VAULT_PASSWORD_FILE", s.VaultPasswordFile), Identities: p.identities("ANSIBLE_VAULT_IDENTITY_LIST", s.VaultIdentities)},
 		MemoryMiB:        p.memory("MEMORY", s.Memory),
 		CPUs:             p.cpus("CPUS", s.CPUs),
 		DiskSize:         p.size("DISK_SIZE", s.DiskSize, minDiskSize, maxDiskSize),
@@ -141,6 +144,18 @@ type parser struct{ mistakes Mistakes }
 // Mistakes are all that is wrong with the settings, one line each.
 type Mistakes []string
 
+// For leaves out mistakes in settings that the command does not read.
+func (m Mistakes) For(command string) error {
+	left := slices.DeleteFunc(slices.Clone(m), func(mistake string) bool {
+		name, _, _ := strings.Cut(mistake, ":")
+		return slices.ContainsFunc(fields(), func(f Field) bool { return f.Env == name && !f.In(command) })
+	})
+	if len(left) == 0 {
+		return nil
+	}
+	return left
+}
+
 // Error joins the lines.
 func (m Mistakes) Error() string { return strings.Join(m, "\n") }
 
@@ -170,10 +185,11 @@ func (p *parser) oneOf(name, v string, allowed ...string) string {
 	return v
 }
 
-var sizeForm = regexp.MustCompile(`^([0-9]{1,12})(Ki?|Mi?|Gi?|Ti?|)B?$`)
+var sizeForm = regexp.MustCompile(`(?i)^([0-9]{1,12})(Ki?|Mi?|Gi?|Ti?|)B?$`)
 
-// ParseSize reads a size in bytes: 10G and 10Gi are GiB, 10240M is MiB, a bare
-// number is in units of bare bytes. Letters mean powers of 1024, as qemu-img's do.
+// ParseSize reads a size in bytes: 10G, 10g and 10Gi are GiB, 10240M is MiB, a
+// bare number is in units of bare bytes. Letters mean powers of 1024, as
+// qemu-img's do.
 func ParseSize(v string, bare int64) (int64, error) {
 	m := sizeForm.FindStringSubmatch(v)
 	if m == nil {
@@ -185,7 +201,7 @@ func ParseSize(v string, bare int64) (int64, error) {
 	}
 	unit := bare
 	if m[2] != "" {
-		unit = 1 << (10 * (1 + strings.IndexByte("KMGT", m[2][0])))
+		unit = 1 << (10 * (1 + strings.IndexByte("KMGT", strings.ToUpper(m[2])[0])))
 	}
 	if n > math.MaxInt64/unit {
 		return 0, fmt.Errorf("%q is larger than any disk", v)
@@ -194,7 +210,10 @@ func ParseSize(v string, bare int64) (int64, error) {
 }
 
 func (p *parser) size(name, v string, least, most int64) int64 {
-	n, err := ParseSize(v, 1)
+	n, err := ParseSize(v, mib) // as Packer reads its disk_size
+	if bytes, _ := strconv.ParseInt(v, 10, 64); bytes >= least {
+		n = bytes // no disk has so many MiB
+	}
 	switch {
 	case err != nil:
 		p.add(name, "%v", err)
@@ -351,6 +370,26 @@ func (p *parser) httpURL(name, v string) string {
 	return v
 }
 
+// identities are vaults' labels with their passwords' files, made absolute.
+func (p *parser) identities(name, v string) string {
+	if v == "" {
+		return ""
+	}
+	list := strings.Split(v, ",")
+	for i, one := range list {
+		label, file, found := strings.Cut(strings.TrimSpace(one), "@")
+		if !found {
+			label, file = "", label
+		}
+		if file == "" || file == "prompt" {
+			p.add(name, "%q asks for a password, and nobody can type one: give LABEL@FILE", one)
+			return ""
+		}
+		list[i] = strings.TrimPrefix(label+"@"+p.file(name, file), "@")
+	}
+	return strings.Join(list, ",")
+}
+
 // maxExtraVars bounds EXTRA_VARS, in bytes: it is settings, not data.
 const maxExtraVars = 1 << 20
 
@@ -421,6 +460,10 @@ func (p *parser) credentials(c Config) {
 	}
 }
 
+// wholeAddress is registry, path, name and tag in one: the first part is a host
+// if it has a dot or a port, or is localhost (as Docker has it).
+var wholeAddress = regexp.MustCompile(`^([^/]*[.:][^/]*|localhost)((?:/[^/:]+)*)/([^/:]+)(?::([^/:]+))?$`)
+
 // reference puts the image's address together. Where nothing is pushed the
 // image still gets a name, the playbook's by default, that a registry takes. A
 // build that another command pushes (left) needs the address at its start:
@@ -433,6 +476,10 @@ func (p *parser) reference(c *Config, s Settings, left bool) {
 		p.add("TARGET_REGISTRY", "is not set, but REGISTRY_PREFIX is: set TARGET_REGISTRY to push, or neither")
 	}
 	name, tag := s.ImageName, s.ImageTag
+	if m := wholeAddress.FindStringSubmatch(name); m != nil && s.TargetRegistry == "" {
+		p.add("IMAGE_NAME", "%s is a whole address: set TARGET_REGISTRY=%s REGISTRY_PREFIX=%s IMAGE_NAME=%s IMAGE_TAG=%s", name, m[1], strings.Trim(m[2], "/"), m[3], cmp.Or(m[4], tag, "TAG"))
+		return
+	}
 	if s.TargetRegistry == "" && !left {
 		if name == "" && c.Playbook == "" {
 			return // a stage of its own, on a disk or layout that has no name

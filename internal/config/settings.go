@@ -34,9 +34,12 @@ type Settings struct {
 	InstallDesktop   string `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build provision verify" kind:"bool" help:"install XFCE, served by noVNC on port 6080"`
 	ExtraVars        string `env:"EXTRA_VARS" in:"build provision verify" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
 
+	VaultPasswordFile string `env:"ANSIBLE_VAULT_PASSWORD_FILE" in:"build provision build-all plan" help:"file with the password of what ansible-vault encrypted in the playbook tree; only Ansible is given it"`
+	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
+
 	Memory       string `env:"MEMORY, default=2048" in:"build provision verify build-all plan" help:"memory of the guest in MiB"`
 	CPUs         string `env:"CPUS" in:"build provision verify build-all plan" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
-	DiskSize     string `env:"DISK_SIZE, default=10G" in:"build provision" help:"virtual size of the disk; 10G and 10Gi are GiB, 10240M is MiB"`
+	DiskSize     string `env:"DISK_SIZE, default=10G" in:"build provision" help:"virtual size of the disk: 10G, or a number of MiB"`
 	Accelerator  string `env:"ACCELERATOR, default=auto" in:"build provision sparsify verify doctor build-all plan" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
 	Architecture string `env:"ARCHITECTURE, default=amd64" in:"build provision base pack" help:"architecture of the image: amd64"`
 	BootTimeout  string `env:"BOOT_TIMEOUT" in:"build provision verify build-all plan" help:"how long a guest may take until ssh answers (default: 5m with KVM, 15m with TCG)"`
@@ -143,11 +146,27 @@ func Read(ctx context.Context, flags map[string]string, environ func(string) (st
 		}
 		return v, ok && v != ""
 	})
+	if old(lookup) {
+		return Settings{}, Mistakes{"REGISTRY_USER: is not set, but USERNAME and PASSWORD are: rename them to REGISTRY_USER and REGISTRY_PASS"}
+	}
 	var s Settings
 	if err := envconfig.ProcessWith(ctx, &envconfig.Config{Target: &s, Lookuper: lookup}); err != nil {
 		return Settings{}, fmt.Errorf("reading the settings: %w", err)
 	}
 	return s, nil
+}
+
+// old says whether the registry's account has the names that CrownLabs' former
+// builder gave it. They are not taken over: a USERNAME and a PASSWORD may be for
+// anything.
+func old(l lookuper) bool {
+	for _, name := range []string{"TARGET_REGISTRY", "USERNAME", "PASSWORD"} {
+		if _, set := l(name); !set {
+			return false
+		}
+	}
+	_, user := l("REGISTRY_USER")
+	return !user
 }
 
 // Only returns the settings with what the command does not read at its

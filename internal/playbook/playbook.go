@@ -228,7 +228,13 @@ func ValidateName(name string) error {
 // find is the path, relative to the tree, of the playbook called name.
 func find(name string, isFile func(string) bool, list func() []string) (string, error) {
 	name = path.Clean(name)
-	for _, base := range []string{name, path.Join("playbooks", name)} {
+	places := []string{name, path.Join("playbooks", name)}
+	for _, tree := range []string{"ansible/", DefaultGitPath + "/"} { // the path that it has in its repository
+		if within, found := strings.CutPrefix(name, tree); found {
+			places = append(places, within)
+		}
+	}
+	for _, base := range places {
 		for _, ext := range []string{"", ".yml", ".yaml"} {
 			if isFile(base + ext) {
 				return base + ext, nil

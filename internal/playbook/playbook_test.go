@@ -54,6 +54,7 @@ func actionable(t *testing.T, err error, words ...string) {
 func TestAPlaybookIsFoundByPathOrNameWithOrWithoutItsEnding(t *testing.T) {
 	dir := tree(t, map[string]string{"top.yml": play, "playbooks/base.yml": play, "playbooks/other.yaml": play, "deep/er/own.yml": play})
 	for name, file := range map[string]string{
+		"ansible/playbooks/base.yml": "playbooks/base.yml", "ansible/top.yml": "top.yml", "provisioning/virtual-machines/ansible/playbooks/base.yml": "playbooks/base.yml",
 		"top": "top.yml", "top.yml": "top.yml", "base": "playbooks/base.yml", "base.yml": "playbooks/base.yml", "playbooks/base": "playbooks/base.yml",
 		"playbooks/base.yml": "playbooks/base.yml", "other": "playbooks/other.yaml", "./deep/er/own": "deep/er/own.yml",
 	} {
