@@ -45,7 +45,7 @@ source "qemu" "image" {
   disk_cache = "unsafe"
 
   accelerator  = var.accelerator
-  cpu_model    = var.accelerator == "kvm" ? "host" : "qemu64"
+  cpu_model    = var.accelerator == "kvm" ? "host" : "max" # what is built for x86-64-v2 needs more than qemu64
   machine_type = "pc" # Debian's cloud kernel sees no CD on q35 (no AHCI)
   memory       = var.memory
   cpus         = var.cpus

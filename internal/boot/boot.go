@@ -39,6 +39,7 @@ type Options struct {
 	Accel     accel.Verdict // which accelerator works
 	Restrict  bool          // the guest reaches neither the host nor the world
 	Forward   []int         // further TCP ports of the guest that can be reached, see Guest.Address
+	SATA      bool          // disk and seed are SATA disks, not virtio's
 	UEFI      bool          // start with UEFI (OVMF, without Secure Boot) instead of a BIOS
 	User      string        // login user that the seed makes
 	Hostname  string        // name that the seed gives; empty means diskforge

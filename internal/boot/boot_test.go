@@ -253,6 +253,37 @@ func TestTheScreenOfAMachineIsAPicture(t *testing.T) {
 	assert.NoFileExists(t, filepath.Join(o.Dir, screenFile))
 }
 
+// What KubeVirt's converter makes (v1.9): QEMU itself says here whether it can
+// make that machine, with disks on virtio and on SATA.
+func TestQEMUMakesTheMachineThatKubeVirtAsksFor(t *testing.T) {
+	for _, sata := range []bool{false, true} {
+		dir := t.TempDir()
+		o, err := Options{Disk: "x", Format: "qcow2", Dir: dir, CPUs: 2, SATA: sata, Accel: accel.Verdict{Accelerator: accel.TCG}}.complete()
+		require.NoError(t, err)
+		for _, file := range []string{overlayFile, seedFile} {
+			format := map[string]string{overlayFile: "qcow2", seedFile: "raw"}[file]
+			out, err := exec.Command("qemu-img", "create", "-q", "-f", format, filepath.Join(dir, file), "1M").CombinedOutput()
+			require.NoError(t, err, "%s", out)
+		}
+		cmd := exec.Command(qemu, append(o.arguments(), "-S")...)
+		cmd.Dir = dir
+		cmd.Stdin = strings.NewReader(`{"execute":"qmp_capabilities"}{"execute":"query-cpus-fast"}{"execute":"query-hotpluggable-cpus"}{"execute":"query-chardev"}{"execute":"quit"}`)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		said := string(out)
+		assert.Equal(t, 2+8, strings.Count(said, `"socket-id"`), "two processors of eight are there: %s", said)
+		assert.Contains(t, said, `"label": "agent"`)
+		args := strings.Join(o.arguments(), " ")
+		assert.Contains(t, args, "-device pcie-root-port,id=port1,chassis=1,slot=1 -device virtio-net-pci-non-transitional,netdev=net,romfile=,bus=port1", "enp1s0")
+		assert.NotContains(t, args, "virtio-rng")
+	}
+}
+
+func TestEachMachineHasAUUIDOfItsOwn(t *testing.T) {
+	assert.Regexp(t, `^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`, Options{}.uuid())
+	assert.NotEqual(t, Options{}.uuid(), Options{}.uuid())
+}
+
 // An image for x86-64-v2 (RHEL 9 and its kin) must start under emulation, too:
 // QEMU's own default, qemu64, has not its instructions.
 func TestEmulationHasTheInstructionsOfTodaysDistributions(t *testing.T) {

@@ -48,6 +48,29 @@ grep -qw virtiofs /proc/filesystems || modprobe -q virtiofs
 grep -qw virtiofs /proc/filesystems || echo "the kernel $(uname -r) has no virtiofs, which shared folders need"
 `
 
+// aptSources compares what apt would fetch from, after cloud-init may have
+// written it anew, with the system's own release (os-release(5)). Archives of
+// Debian and Ubuntu, and their mirrors, end in their name.
+const aptSources = `
+command -v apt-get >/dev/null || exit 0
+. "${OS_RELEASE:-/etc/os-release}"
+apt-get indextargets --no-release-info --format '$(REPO_URI) $(RELEASE)' 2>/dev/null | sort -u | while read -r uri release; do
+	case "$uri" in
+	*/debian/ | */debian-security/) of=debian ;;
+	*/ubuntu/ | */ubuntu-ports/) of=ubuntu ;;
+	*) continue ;;
+	esac
+	case " $ID $ID_LIKE " in
+	*" $of "*) ;;
+	*) echo "apt fetches from $uri, which is $of's, on $ID"; continue ;;
+	esac
+	case "${release%%[-/]*}" in
+	"$VERSION_CODENAME" | "$UBUNTU_CODENAME" | "$DEBIAN_CODENAME" | stable | testing | unstable | sid) ;;
+	*) echo "apt fetches $release from $uri, on $VERSION_CODENAME" ;;
+	esac
+done
+`
+
 const machineID = `cat /etc/machine-id; echo "$boot $(stat -c %Y /etc/machine-id)"`
 
 // machineIDOfThisBoot tells an id that systemd made at this boot from one that

@@ -19,11 +19,25 @@ func (m *machine) further(ctx context.Context) error {
 	if err := m.join(ctx, second); err != nil {
 		return err
 	}
+	if err := m.sata(ctx); err != nil {
+		return err
+	}
 	if !m.esp {
 		m.result.Checks = append(m.result.Checks, m.check("UEFI", "not supported: the disk has no EFI system partition", nil))
 		return nil
 	}
 	return m.join(ctx, m.another(kind{name: "UEFI", uefi: true}))
+}
+
+// sata boots from SATA disks, which KubeVirt gives where neither the manifest
+// nor a preference names a bus. A kernel without a driver for them, as Debian's
+// for clouds, is a choice: instance type preferences ask for virtio.
+func (m *machine) sata(ctx context.Context) error {
+	if m.ahci {
+		return m.join(ctx, m.another(kind{name: "SATA", sata: true}))
+	}
+	m.result.Checks = append(m.result.Checks, m.check("SATA", "not supported: the kernel has no driver for it, so the manifest has to say bus: virtio or name a preference that does", nil))
+	return nil
 }
 
 // another is a machine of the same disk, whose desktop and playbook the first

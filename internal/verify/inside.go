@@ -147,6 +147,7 @@ func (m *machine) looks() []look {
 		{"sudo", sudoRules, clean("no rule without password but the seed's")},
 		{"writable by all", writable, clean("nothing that is made at boot")},
 		{"environment", environment, clean("no secret in any service's")},
+		{"apt's sources", aptSources, clean("of this release")},
 	}
 	if m.VirtualSize > 0 {
 		all = append(all, look{"root file system", "df -B1 --output=size / | tail -n 1", m.rootGrew})

@@ -50,13 +50,14 @@ func parsePackages(out string) []Package {
 	return slices.Compact(all)
 }
 
-// identity prints what no two machines may share, and whether the disk has an
-// EFI system partition.
+// identity prints what no two machines may share, and what further machines can
+// be made of the disk: with an EFI system partition, with a driver for SATA.
 const identity = `
 cat /etc/machine-id
 cut -d' ' -f1-2 /etc/ssh/ssh_host_*_key.pub 2>/dev/null
 lsblk --noheadings --raw --output PARTTYPE | grep -qi -e c12a7328-f81f-11d2-ba4b-00a0c93ec93b -e '^0xef$' && echo esp
 [ -d /sys/firmware/efi ] && echo uefi
+modinfo -n ahci >/dev/null 2>&1 && echo ahci
 :`
 
 func (m *machine) keepIdentity(out string) (string, error) {
@@ -67,6 +68,8 @@ func (m *machine) keepIdentity(out string) (string, error) {
 			m.esp = true
 		case "uefi":
 			m.uefi = true
+		case "ahci":
+			m.ahci = true
 		default:
 			m.identity = append(m.identity, line)
 		}

@@ -29,6 +29,7 @@ type machine struct {
 	identity []string // its machine-id and its ssh host keys
 	compare  []string // the first machine's, for a further one
 	esp      bool     // the disk has an EFI system partition
+	ahci     bool     // the kernel has a driver for SATA
 	uefi     bool     // it was started with UEFI
 	warnings []string // in cloud-init's log
 	finished []Moment // the end of the boot
@@ -39,6 +40,7 @@ type kind struct {
 	name      string // in the names of its checks; empty for the first machine
 	crownLabs bool   // CrownLabs' literal seed
 	uefi      bool
+	sata      bool
 }
 
 // shell runs a command in a guest, as boot.Guest.Run does.
@@ -71,7 +73,7 @@ func (m *machine) boot() boot.Options {
 		MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Accel: m.Accel,
 		Restrict: true, User: m.VMUser, Hostname: hostname, Timeout: m.Timeout, Survive: m.KeepOnError,
 		// Keys that two machines made themselves can be compared.
-		OwnHostKeys: m.Full, CrownLabs: m.kind.crownLabs, UEFI: m.kind.uefi,
+		OwnHostKeys: m.Full, CrownLabs: m.kind.crownLabs, UEFI: m.kind.uefi, SATA: m.kind.sata,
 	}
 	if m.VirtualSize > 0 {
 		o.DiskSize = m.machineSize()

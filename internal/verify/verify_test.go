@@ -155,7 +155,7 @@ func TestWhichChecksApplyFollowsFromTheOptions(t *testing.T) {
 		}
 		return all
 	}
-	always := []string{"login user", "hostname", "virtiofs", "machine-id", "ssh host keys", "authorized keys", "passwords", "sudo", "writable by all", "environment"}
+	always := []string{"login user", "hostname", "virtiofs", "machine-id", "ssh host keys", "authorized keys", "passwords", "sudo", "writable by all", "environment", "apt's sources"}
 	assert.Equal(t, append(always, "units"), names(Options{VMUser: "crownlabs", Desktop: true}, kind{}))
 	assert.Contains(t, names(Options{VMUser: "crownlabs", BuildUser: "builder"}, kind{}), "build user")
 	assert.NotContains(t, names(Options{VMUser: "crownlabs", BuildUser: "crownlabs", BakedUser: true}, kind{}), "build user")
@@ -208,6 +208,39 @@ func TestASudoRuleWithoutPasswordIsFoundHoweverItIsWritten(t *testing.T) {
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(etc, "sudoers.d/mine"), []byte(line+"\n"), 0o600))
 		assert.Equal(t, etc+"/sudoers.d/mine:1: "+line+"\n", here(t, 0, rules, "", "lab"))
+	}
+}
+
+// The sources that CrownLabs' cloud.cfg left a Debian guest with were Ubuntu's,
+// and nothing noticed. apt-get itself says here what it would fetch from.
+func TestSourcesOfAnotherReleaseAreFound(t *testing.T) {
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "apt.conf")
+	list, parts := filepath.Join(dir, "sources.list"), filepath.Join(dir, "parts")
+	require.NoError(t, os.Mkdir(parts, 0o755))
+	require.NoError(t, os.WriteFile(conf, []byte(`Dir::Etc::sourcelist "`+list+`"; Dir::Etc::sourceparts "`+parts+`";`), 0o600))
+	t.Setenv("APT_CONFIG", conf)
+	release := filepath.Join(dir, "os-release")
+	t.Setenv("OS_RELEASE", release)
+	const bookworm, mint = "ID=debian\nVERSION_CODENAME=bookworm\n", "ID=linuxmint\nID_LIKE='ubuntu debian'\nVERSION_CODENAME=wilma\nUBUNTU_CODENAME=noble\n"
+	for _, c := range []struct{ os, source, says string }{
+		{bookworm, "deb http://deb.debian.org/debian bookworm main\ndeb http://deb.debian.org/debian bookworm-updates main\ndeb http://security.debian.org/debian-security bookworm-security main", ""},
+		{bookworm, "deb https://mirror.example.org/pub/debian stable main", ""},
+		{bookworm, "deb https://download.docker.com/linux/debian/x noble stable", ""},
+		{bookworm, "deb http://archive.ubuntu.com/ubuntu bookworm main", "http://archive.ubuntu.com/ubuntu/, which is ubuntu's, on debian"},
+		{bookworm, "deb http://deb.debian.org/debian trixie main", "apt fetches trixie from http://deb.debian.org/debian/, on bookworm"},
+		{bookworm, "", ""},
+		{mint, "deb http://archive.ubuntu.com/ubuntu noble main", ""},
+		{mint, "deb http://archive.ubuntu.com/ubuntu jammy main", "apt fetches jammy"},
+	} {
+		require.NoError(t, os.WriteFile(release, []byte(c.os), 0o600))
+		require.NoError(t, os.WriteFile(list, []byte(c.source+"\n"), 0o600))
+		out := here(t, 0, aptSources)
+		if c.says == "" {
+			assert.Empty(t, out, c.source)
+		} else {
+			assert.Contains(t, out, c.says)
+		}
 	}
 }
 
@@ -418,6 +451,18 @@ func TestFurtherMachinesDifferInTheirSeedsAndFirmware(t *testing.T) {
 	assert.Empty(t, o.Forward)
 	assert.Empty(t, second.Checks)
 	assert.True(t, first.another(kind{name: "UEFI", uefi: true}).boot().UEFI)
+}
+
+func TestAKernelWithoutADriverForSATAIsANoteNotABoot(t *testing.T) {
+	m := &machine{}
+	require.NoError(t, m.sata(t.Context()))
+	require.Len(t, m.result.Checks, 1)
+	assert.True(t, m.result.Checks[0].OK)
+	assert.Contains(t, m.result.Checks[0].Detail, "bus: virtio")
+	_, _ = m.keepIdentity("esp\nahci\n0123")
+	assert.True(t, m.ahci && m.esp)
+	assert.Equal(t, []string{"0123"}, m.identity)
+	assert.True(t, m.another(kind{name: "SATA", sata: true}).boot().SATA)
 }
 
 func FuzzWhatTheGuestSays(f *testing.F) {
