@@ -11,6 +11,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -127,33 +129,51 @@ func (i *Image) readManifest(ref name.Reference) error {
 	return failure.New(fmt.Sprintf("%s is an index of indexes", i.ref), "name one image of it by its digest")
 }
 
-// Choose takes an image out of an OCI index or a Docker manifest list: the one
-// for linux/amd64, or else the first that is one.
+// Choose takes an image out of an OCI index or a Docker manifest list as nodes
+// and CDI choose it, by OS, architecture and no variant: the one for amd64, one
+// that says no platform, or one for another architecture that KubeVirt runs. An
+// index without any is refused as they refuse it.
 func Choose(raw []byte) (v1.Descriptor, *Index, error) {
 	var list v1.IndexManifest
 	if err := json.Unmarshal(raw, &list); err != nil {
 		return v1.Descriptor{}, nil, fmt.Errorf("its index: %w", err)
 	}
 	var chosen *v1.Descriptor
-	index := &Index{}
+	index, best := &Index{Platforms: []string{}}, len(platforms)
 	for _, d := range list.Manifests {
 		// BuildKit lists its attestations as if they were images.
 		if _, attestation := d.Annotations["vnd.docker.reference.type"]; attestation || !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
 			continue
 		}
-		platform := "unknown"
-		if d.Platform != nil {
-			platform = d.Platform.OS + "/" + d.Platform.Architecture
-		}
+		platform := platformOf(d)
 		index.Platforms = append(index.Platforms, platform)
-		if chosen == nil || platform == "linux/amd64" && index.Taken != platform {
-			chosen, index.Taken = &d, platform
+		if rank := slices.Index(platforms, platform); rank >= 0 && rank < best {
+			chosen, best, index.Taken = &d, rank, platform
 		}
 	}
-	if chosen == nil {
+	switch {
+	case len(index.Platforms) == 0:
 		return v1.Descriptor{}, nil, errors.New("its index lists no image")
+	case chosen == nil:
+		return v1.Descriptor{}, nil, fmt.Errorf("its index has no image for linux/amd64, linux/arm64 or linux/s390x, by which nodes and CDI choose, but for %s",
+			strings.Join(index.Platforms[:min(len(index.Platforms), 5)], ", "))
 	}
 	return *chosen, index, nil
+}
+
+// platforms are those that are taken, the best first.
+var platforms = []string{"linux/amd64", "unknown", "linux/arm64", "linux/arm64/v8", "linux/s390x"}
+
+// platformOf is OS/ARCHITECTURE[/VARIANT] of an image in an index.
+func platformOf(d v1.Descriptor) string {
+	if d.Platform == nil {
+		return "unknown"
+	}
+	platform := d.Platform.OS + "/" + d.Platform.Architecture
+	if d.Platform.Variant != "" {
+		platform += "/" + d.Platform.Variant
+	}
+	return platform
 }
 
 func (i *Image) readConfig() error {
