@@ -98,7 +98,7 @@ func reportText(r *inspect.Report) string {
 		fact("disk", "%s, %s in a file of %s, compression: %s", d.Format, ui.Size(int64(d.VirtualSize)), ui.Size(d.FileSize), d.Compression)
 	}
 	for _, known := range [][2]string{
-		{"base", strings.TrimSpace(r.Annotations["org.opencontainers.image.base.name"] + " " + r.Annotations["org.opencontainers.image.base.digest"])},
+		{"base", strings.TrimSpace(containerdisk.BaseName(r.Annotations) + " " + r.Annotations["org.opencontainers.image.base.digest"])},
 		{"built", r.Annotations[containerdisk.AnnotationBuilt]},
 		{"guest", r.Annotations[containerdisk.AnnotationGuest]},
 		{"inputs", r.Inputs},

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -79,7 +80,28 @@ const (
 	maxEntries = 16        // of a layer; a containerdisk has two
 	maxWindow  = 128 << 20 // bytes of memory that unpacking may take
 	sparseStep = 64 << 10  // bytes of zeros that become a hole
+
+	// A layer that is smaller than what it claims may unpack to 16 GiB, or to
+	// so many times its size: a disk of zeros alone does so to a thousand.
+	alwaysUnpacked = 16 << 30
+	mostInflated   = 256
 )
+
+// Inflated says whether an entry claims to be absurdly larger than the layer of
+// so many bytes that it is in: it would be unpacked for hours.
+func Inflated(h *tar.Header, layer int64) bool {
+	return h.Size > max(alwaysUnpacked, min(layer, math.MaxInt64/mostInflated)*mostInflated)
+}
+
+// Sparse says whether an entry leaves holes out (PAX, as GNU tar writes it).
+func Sparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
 
 // Extract takes the disk out of the layout in dir, into cacheDir.
 func Extract(ctx context.Context, dir string, want Want, cacheDir string, p progress.Reporter) (Extracted, error) {
@@ -156,7 +178,7 @@ func (s Stored) about() (Extracted, v1.Descriptor, string, error) {
 	if t, err := time.Parse(time.RFC3339, m.Annotations["org.opencontainers.image.created"]); err == nil {
 		x.Created = t.UTC()
 	}
-	for _, hint := range []string{m.Annotations[AnnotationGuest], m.Annotations["org.opencontainers.image.base.name"], m.Annotations["org.opencontainers.image.title"]} {
+	for _, hint := range []string{m.Annotations[AnnotationGuest], BaseName(m.Annotations), m.Annotations["org.opencontainers.image.title"]} {
 		if hint != "" {
 			x.Hints = append(x.Hints, hint)
 		}
@@ -240,7 +262,7 @@ func (x *extraction) copy(ctx context.Context, to string, p progress.Reporter) (
 	}
 	defer raw.Close()
 	in := &contextReader{ctx, progress.Reader(raw, x.layer.Size, p)}
-	sum, err := takeDisk(in, out)
+	sum, err := takeDisk(in, x.layer.Size, out)
 	if err == nil {
 		// To the end of the layer, where its digest is checked.
 		_, err = io.Copy(io.Discard, in)
@@ -251,8 +273,8 @@ func (x *extraction) copy(ctx context.Context, to string, p progress.Reporter) (
 	return sum, errors.Join(err, out.Close())
 }
 
-// takeDisk unpacks a layer and writes the disk in it.
-func takeDisk(layer io.Reader, out *os.File) (string, error) {
+// takeDisk unpacks a layer of a size and writes the disk in it.
+func takeDisk(layer io.Reader, size int64, out *os.File) (string, error) {
 	unpacked, end, err := unpack(layer)
 	if err != nil {
 		return "", err
@@ -274,6 +296,8 @@ func takeDisk(layer io.Reader, out *os.File) (string, error) {
 		switch {
 		case err != nil:
 			return "", err
+		case isDisk && Inflated(h, size):
+			return "", fmt.Errorf("its layer of %d bytes claims to hold a disk of %d GiB", size, h.Size>>30)
 		case isDisk && sum != "":
 			return "", fmt.Errorf("there is a second file in its disk/: %q", h.Name)
 		case isDisk:

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/zstd"
@@ -195,6 +196,46 @@ func TestOtherPeoplesLayersAreRead(t *testing.T) {
 		assert.True(t, bytes.Equal(disk, content), what)
 		assert.True(t, got.Created.IsZero())
 		assert.Empty(t, got.Hints)
+	}
+}
+
+// sparse is a layer as GNU tar -S writes it with PAX headers, of a disk of so
+// many bytes that begins with head.
+func sparse(t testing.TB, head []byte, size int64) []byte {
+	records := ""
+	for _, r := range [][2]string{{"GNU.sparse.major", "1"}, {"GNU.sparse.minor", "0"}, {"GNU.sparse.name", "disk/disk.img"}, {"GNU.sparse.realsize", fmt.Sprint(size)}} {
+		n := len(r[0]) + len(r[1]) + 3
+		n += len(fmt.Sprint(n + 2))
+		records += fmt.Sprintf("%d %s=%s\n", n, r[0], r[1])
+	}
+	segments := fmt.Appendf(nil, "1\n0\n%d\n", len(head))
+	body := append(append(segments, make([]byte, 512-len(segments))...), head...)
+	layer := tarOf(t, file{name: "x", kind: tar.TypeReg, body: []byte(records)}, file{name: "disk/disk.img", kind: tar.TypeReg, body: body})
+	layer[156] = tar.TypeXHeader
+	sum := 0
+	copy(layer[148:], "        ")
+	for _, b := range layer[:512] {
+		sum += int(b)
+	}
+	copy(layer[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return layer
+}
+
+func TestASparseLayerIsReadAndOneThatClaimsTerabytesIsNot(t *testing.T) {
+	head := smallDisk(t)[:512]
+	got, err := stored(sparse(t, head, 1<<20), "").Extract(t.Context(), containerdisk.Want{}, t.TempDir(), progress.Discard)
+	require.NoError(t, err)
+	assert.EqualValues(t, 1<<20, got.Size)
+
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, _ = z.Write(tarOf(t, file{name: "disk/disk.img", kind: tar.TypeReg, body: head, size: 50 << 30}))
+	require.NoError(t, z.Close())
+	for what, layer := range map[string][]byte{"sparse": sparse(t, head, 2<<40), "gzip": packed.Bytes()} {
+		begun := time.Now()
+		_, err := stored(layer, "").Extract(t.Context(), containerdisk.Want{}, t.TempDir(), progress.Discard)
+		require.ErrorContains(t, err, "claims to hold a disk of", what)
+		assert.Less(t, time.Since(begun), 10*time.Second, what)
 	}
 }
 

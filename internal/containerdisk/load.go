@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
@@ -61,6 +62,9 @@ func LayoutHint(dir, otherwise string) string {
 	entries, err := os.ReadDir(dir)
 	if err != nil || isLayout(dir) {
 		return otherwise
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "manifest.json")); err == nil {
+		return fmt.Sprintf("skopeo copy dir:%s oci:NEW makes a layout of it", dir)
 	}
 	var found []string
 	for _, e := range entries {
@@ -116,9 +120,21 @@ func load(dir string) (*Layout, error) {
 		Digest:     desc.Digest.String(),
 		Layer:      Layer{layer.desc.Digest.String(), layer.desc.Size, string(layer.desc.MediaType)},
 		DiskDigest: disk,
-		Reference:  desc.Annotations[annotationReference],
+		Reference:  reference(desc.Annotations),
 		Verified:   disk != "" && desc.Annotations[AnnotationVerified] == disk,
 	}, nil
+}
+
+// reference is where an image was meant to go: layouts of earlier releases have
+// the whole reference for the tag.
+func reference(annotations map[string]string) string {
+	if whole := annotations[annotationName]; whole != "" {
+		return whole
+	}
+	if old := annotations[annotationTag]; strings.Contains(old, "/") {
+		return old
+	}
+	return ""
 }
 
 // readIndex reads index.json of a directory that says that it is a layout.

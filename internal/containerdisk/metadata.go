@@ -1,12 +1,14 @@
 package containerdisk
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"regexp"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -32,8 +34,24 @@ const (
 	// the disk that was booted.
 	AnnotationVerified = "io.github.netgroup-polito.diskforge.verified"
 
-	annotationReference = "org.opencontainers.image.ref.name"
+	// AnnotationBase is a manifest annotation: the name of what the image was
+	// built on, where that is no image but a file (org.opencontainers.image.base.name
+	// is an image's reference).
+	AnnotationBase = "io.github.netgroup-polito.diskforge.base.name"
+
+	annotationBase = "org.opencontainers.image.base.name"
+	// annotationTag and annotationName stand on the manifest's descriptor, too:
+	// the tag, by which oras and skopeo take an image out of a layout, and the
+	// whole reference, as containerd and BuildKit write it.
+	annotationTag  = "org.opencontainers.image.ref.name"
+	annotationName = "io.containerd.image.name"
 )
+
+// BaseName is the name of what an image with these annotations was built on, or
+// empty.
+func BaseName(annotations map[string]string) string {
+	return cmp.Or(annotations[annotationBase], annotations[AnnotationBase])
+}
 
 // Metadata is what an image says about itself besides its disk. No field is
 // read from the clock: the same disk and the same metadata make the same
@@ -144,7 +162,7 @@ func (m Metadata) standard() map[string]string {
 	set := map[string]string{"created": m.created().Format(time.RFC3339)}
 	for key, value := range map[string]string{
 		"title": m.Title, "version": m.Version, "source": m.Source, "revision": m.Revision,
-		"base.name": m.BaseName, "base.digest": m.BaseDigest,
+		"base.name": m.baseImage(), "base.digest": m.BaseDigest,
 	} {
 		if value != "" {
 			set[key] = value
@@ -157,11 +175,22 @@ func (m Metadata) standard() map[string]string {
 	return named
 }
 
+// baseImage is the base's name where that is an image's reference.
+func (m Metadata) baseImage() string {
+	if _, err := name.ParseReference(m.BaseName, name.StrictValidation); err != nil {
+		return ""
+	}
+	return m.BaseName
+}
+
 func (m Metadata) annotations(diskDigest string) map[string]string {
 	all := make(map[string]string, len(m.Annotations)+8)
 	maps.Copy(all, m.Annotations)
 	maps.Copy(all, m.standard())
 	all[AnnotationDisk] = diskDigest
+	if m.BaseName != "" && m.baseImage() == "" {
+		all[AnnotationBase] = m.BaseName
+	}
 	return all
 }
 
@@ -183,7 +212,10 @@ func (m Metadata) config(diffID v1.Hash) v1.ConfigFile {
 func (m Metadata) indexAnnotations() map[string]string {
 	all := map[string]string{}
 	if m.Reference != "" {
-		all[annotationReference] = m.Reference
+		all[annotationName] = m.Reference
+		if tag, err := name.NewTag(m.Reference, name.StrictValidation); err == nil {
+			all[annotationTag] = tag.TagStr()
+		}
 	}
 	if m.VerifiedDisk != "" {
 		all[AnnotationVerified] = m.VerifiedDisk

@@ -13,7 +13,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sys/unix"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -24,7 +24,7 @@ import (
 type Layer struct {
 	Digest    string // "sha256:…"
 	Size      int64  // bytes
-	MediaType string // OCI: plain tar, or tar+zstd
+	MediaType string // OCI: plain tar, or tar+gzip
 }
 
 // Result says what Pack made.
@@ -116,7 +116,7 @@ func (s *source) writeLayer(ctx context.Context, w *layoutWriter, p progress.Rep
 		}
 		err = s.writeTar(ctx, io.MultiWriter(content, blob), disk, p)
 	} else {
-		l.mediaType, stored = types.OCILayerZStd, newDigester()
+		l.mediaType, stored = types.OCILayer, newDigester()
 		defer stored.stop()
 		err = s.writeCompressed(ctx, io.MultiWriter(stored, blob), content, disk, p)
 	}
@@ -127,16 +127,15 @@ func (s *source) writeLayer(ctx context.Context, w *layoutWriter, p progress.Rep
 	return l, w.keepBlob(blob, l.digest)
 }
 
-// writeCompressed writes the tar through zstd to w, and uncompressed to
-// content. Level and concurrency are fixed, as the digest depends on them.
+// writeCompressed writes the tar through gzip to w, and uncompressed to content.
+// CDI's importer cannot read layers of zstd (issue 4277). The level is fixed, as
+// the digest depends on it.
 func (s *source) writeCompressed(ctx context.Context, w, content, disk io.Writer, p progress.Reporter) error {
-	z, err := zstd.NewWriter(w,
-		zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(4<<20))
+	z, err := gzip.NewWriterLevel(w, gzip.DefaultCompression)
 	if err != nil {
 		return err
 	}
 	if err := s.writeTar(ctx, io.MultiWriter(content, z), disk, p); err != nil {
-		z.Reset(nil) // ends its goroutines without a write
 		return err
 	}
 	return z.Close()

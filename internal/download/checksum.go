@@ -3,16 +3,18 @@ package download
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"net/url"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf16"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/httpclient"
 )
 
 // The algorithms that are taken.
@@ -85,7 +87,7 @@ func parseListName(name string) (Checksum, error) {
 		return Checksum{}, failure.New("\"file:\" needs a path or URL behind it", checksumForms)
 	}
 	u, ok := remote(name)
-	if ok && u.Scheme == "http" && !loopback(u) {
+	if ok && u.Scheme == "http" && !httpclient.Loopback(u.Hostname()) {
 		return Checksum{}, failure.New("a checksum file over plain http proves nothing: "+redact(name), "use https, or write the digest itself")
 	}
 	if !ok && strings.Contains(name, "://") && !strings.HasPrefix(name, "file://") {
@@ -101,11 +103,6 @@ func remote(name string) (*url.URL, bool) {
 		return nil, false
 	}
 	return u, true
-}
-
-func loopback(u *url.URL) bool {
-	ip := net.ParseIP(u.Hostname())
-	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // redact returns a URL for people: without password and without the query,
@@ -124,15 +121,36 @@ func redact(name string) string {
 }
 
 // The lines of a list: "DIGEST  NAME" or "DIGEST *NAME" (GNU), with a
-// backslash before it where the name is escaped, and "SHA256 (NAME) = DIGEST".
+// backslash before it where the name is escaped and whatever blanks between,
+// and "SHA256 (NAME) = DIGEST" (BSD), which openssl writes as
+// "SHA2-256(NAME)= DIGEST".
 var (
-	gnuLine = regexp.MustCompile(`^\\?([0-9A-Fa-f]+) [ *](.+)$`)
-	bsdLine = regexp.MustCompile(`^([A-Za-z0-9-]+) \((.+)\) = ([0-9A-Fa-f]+)$`)
+	gnuLine = regexp.MustCompile(`^\\?([0-9A-Fa-f]{32,128})[ \t]+\*?(.+)$`)
+	bsdLine = regexp.MustCompile(`^([A-Za-z0-9/-]+) ?\((.+)\) ?= ?([0-9A-Fa-f]+)$`)
 )
+
+// text takes the byte order mark away, and decodes what PowerShell writes.
+func text(list []byte) []byte {
+	var order binary.ByteOrder
+	switch {
+	case bytes.HasPrefix(list, []byte("\xff\xfe")):
+		order = binary.LittleEndian
+	case bytes.HasPrefix(list, []byte("\xfe\xff")):
+		order = binary.BigEndian
+	default:
+		return bytes.TrimPrefix(list, []byte("\xef\xbb\xbf"))
+	}
+	units := make([]uint16, len(list)/2-1)
+	for i := range units {
+		units[i] = order.Uint16(list[2*i+2:])
+	}
+	return []byte(string(utf16.Decode(units)))
+}
 
 // parseList returns the digest that the list has for the file called name:
 // the strongest, if there are several. A list may also be a bare digest.
 func parseList(list []byte, name string) (Checksum, error) {
+	list = text(list)
 	if bare := strings.TrimSpace(string(list)); len(bare) == digits[SHA256] || len(bare) == digits[SHA512] {
 		if c, err := ParseChecksum(bare); err == nil && c.File == "" {
 			return c, nil
@@ -171,7 +189,7 @@ func strongest(found map[string][]string, name string, others []string) (Checksu
 		return Checksum{}, failure.New("it has only an md5 or sha1 digest of "+name, checksumForms)
 	}
 	if len(others) == 0 {
-		return Checksum{}, failure.New("it is no list of digests", "check its URL")
+		return Checksum{}, failure.New("it is no list of digests", "its lines must be DIGEST NAME or SHA256 (NAME) = DIGEST; or write the digest itself into ISO_CHECKSUM")
 	}
 	few := strings.Join(others[:min(3, len(others))], ", ")
 	return Checksum{}, failure.New(fmt.Sprintf("it has no entry for %s (but for %s …)", name, few), "check the file's name in ISO_URL")
@@ -197,7 +215,8 @@ func parseLine(line string) (name, digest string) {
 	}
 	digest = strings.ToLower(m[3])
 	// SHA3-256 and SHA512/256 digests are as long as a SHA-256 one.
-	if strings.ToLower(strings.ReplaceAll(m[1], "-", "")) != algorithm(digest) {
+	kind := strings.ReplaceAll(strings.ToLower(m[1]), "sha2-", "sha")
+	if strings.ReplaceAll(kind, "-", "") != algorithm(digest) {
 		digest = ""
 	}
 	return m[2], digest

@@ -3,24 +3,21 @@ package download
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
 const (
 	defaultBackoff = time.Second
-	defaultStall   = time.Minute
 	maxPause       = 30 * time.Second
 	maxRetryAfter  = 2 * time.Minute
 	maxTries       = 6       // in a row, without minGain more bytes
@@ -30,35 +27,12 @@ const (
 // newClient makes a client that takes its proxy from the environment and
 // trusts CAFile besides the host's authorities.
 func newClient(o Options) (*http.Client, error) {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.DisableCompression = true // the checksum is of the bytes as published
-	t.ResponseHeaderTimeout = o.stall()
-	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.CAFile != "" {
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		pem, err := os.ReadFile(o.CAFile)
-		if err != nil {
-			return nil, failure.New(err.Error(), "check CA_FILE")
-		}
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, failure.New("CA_FILE "+o.CAFile+" holds no certificate", "give a PEM file")
-		}
-		t.TLSClientConfig.RootCAs = pool
+	t, err := httpclient.New(httpclient.Options{CAFile: o.CAFile, Idle: o.Stall})
+	if err != nil {
+		return nil, err
 	}
-	return &http.Client{
-		Transport:     t,
-		CheckRedirect: func(_ *http.Request, via []*http.Request) error { return tooManyRedirects(via) },
-	}, nil
-}
-
-func tooManyRedirects(via []*http.Request) error {
-	if len(via) >= 10 {
-		return permanentError{errors.New("more than 10 redirects")}
-	}
-	return nil
+	// The transport counts redirects.
+	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return nil }}, nil
 }
 
 // permanentError is an error that another attempt would not mend.
@@ -75,19 +49,8 @@ type busyError struct {
 func (b busyError) Error() string { return "the server answers " + b.status }
 
 // get asks for u and returns a successful answer (200 or 206), whose body the
-// caller closes. A body that stays silent for too long ends with an error.
-func (o Options) get(ctx context.Context, client *http.Client, u *url.URL, header http.Header) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := request(ctx, client, u, header)
-	if err != nil {
-		cancel(nil)
-		return nil, err
-	}
-	resp.Body = &watched{resp.Body, ctx, cancel, o.stall()}
-	return resp, nil
-}
-
-func request(ctx context.Context, client *http.Client, u *url.URL, header http.Header) (*http.Response, error) {
+// caller closes.
+func get(ctx context.Context, client *http.Client, u *url.URL, header http.Header) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, permanentError{errors.New("the URL cannot be asked for")}
@@ -117,10 +80,13 @@ func classify(ctx context.Context, err error) error {
 	}
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
+	var proxy *httpclient.ProxyError
 	switch {
+	case errors.As(err, &proxy):
+		return permanentError{failure.New(proxy.Error(), proxy.Advice())}
 	case errors.As(err, &cert):
 		return permanentError{failure.Wrap(err, "its certificate is not trusted", "set CA_FILE to the authority's certificate")}
-	case errors.As(err, &dns) && dns.IsNotFound, errors.Is(err, http.ErrSchemeMismatch):
+	case errors.As(err, &dns) && dns.IsNotFound, errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, httpclient.ErrRedirects):
 		return permanentError{err}
 	}
 	return err
@@ -197,35 +163,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	}
-}
-
-func (o Options) stall() time.Duration {
-	if o.Stall == 0 {
-		return defaultStall
-	}
-	return o.Stall
-}
-
-// watched is a body that cancels its request when it stays silent for longer
-// than limit, which ends the Read that waits for it.
-type watched struct {
-	io.ReadCloser
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	limit  time.Duration
-}
-
-func (w *watched) Read(b []byte) (int, error) {
-	timer := time.AfterFunc(w.limit, func() { w.cancel(fmt.Errorf("the server was silent for %s", w.limit)) })
-	defer timer.Stop()
-	n, err := w.ReadCloser.Read(b)
-	if err != nil && err != io.EOF && w.ctx.Err() != nil {
-		err = context.Cause(w.ctx)
-	}
-	return n, err
-}
-
-func (w *watched) Close() error {
-	w.cancel(nil)
-	return w.ReadCloser.Close()
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -27,8 +28,11 @@ type Options struct {
 	// Backoff is the pause before the second attempt; it doubles with every
 	// further one. Zero means 1 s.
 	Backoff time.Duration
-	// Stall is how long a server may be silent. Zero means 60 s.
+	// Stall is how long a server may get nowhere. Zero means 60 s.
 	Stall time.Duration
+	// Most is how many bytes a file may have whose server does not say its
+	// size. Zero means 64 GiB.
+	Most int64
 }
 
 // File is a file whose checksum was right.
@@ -186,15 +190,15 @@ func readList(ctx context.Context, client *http.Client, list string, o Options, 
 		return readBounded(f)
 	}
 	strict := *client
-	strict.CheckRedirect = func(req *http.Request, via []*http.Request) error {
-		if req.URL.Scheme == "http" && !loopback(req.URL) {
+	strict.CheckRedirect = func(req *http.Request, _ []*http.Request) error {
+		if req.URL.Scheme == "http" && !httpclient.Loopback(req.URL.Hostname()) {
 			return permanentError{errPlainList}
 		}
-		return tooManyRedirects(via)
+		return nil
 	}
 	var content []byte
 	err := o.retry(ctx, redact(list), to, func() (int64, error) {
-		resp, err := o.get(ctx, &strict, u, http.Header{})
+		resp, err := get(ctx, &strict, u, http.Header{})
 		if err != nil {
 			return 0, err
 		}

@@ -323,7 +323,49 @@ func TestASilentServerIsLeftAndAskedAgain(t *testing.T) {
 	})
 	f, err := download.Fetch(t.Context(), m.url(), sum256(content), o, seen)
 	got(t, f, err)
-	assert.Contains(t, seen.warnings[0], "silent for 100ms")
+	assert.Contains(t, seen.warnings[0], "by only 10 bytes in 100ms")
+}
+
+func TestAServerOfAByteNowAndThenIsGivenUp(t *testing.T) {
+	m, o := newMirror(t), options(t)
+	o.Stall = 50 * time.Millisecond
+	m.fail = first(100, func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			_, _ = w.Write(content[:1])
+			w.(http.Flusher).Flush()
+			time.Sleep(time.Millisecond)
+		}
+	})
+	for _, sum := range []download.Checksum{sum256(content), {File: m.url()}} {
+		_, err := download.Fetch(t.Context(), m.url(), sum, o, progress.Discard)
+		require.ErrorContains(t, err, "gave up after 6 attempts")
+	}
+}
+
+func TestAFileWithoutAnEndIsNotKept(t *testing.T) {
+	m, o := newMirror(t), options(t)
+	o.Most = 3 * mib
+	m.fail = first(100, func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			_, _ = w.Write(content)
+			w.(http.Flusher).Flush()
+		}
+	})
+	_, err := download.Fetch(t.Context(), m.url(), sum256(content), o, progress.Discard)
+	require.ErrorContains(t, err, "does not say how large the file is")
+	assert.Equal(t, 1, m.count())
+	assert.Empty(t, tree(t, o.CacheDir))
+}
+
+func TestRedirectsInCirclesAreFinal(t *testing.T) {
+	m, o := newMirror(t), options(t)
+	m.fail = func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		http.Redirect(w, r, r.URL.Path, http.StatusFound)
+		return true
+	}
+	_, err := download.Fetch(t.Context(), m.url(), sum256(content), o, progress.Discard)
+	require.ErrorContains(t, err, "redirects")
+	assert.LessOrEqual(t, m.count(), 11)
 }
 
 func TestAFullDiskIsFoundBeforeTheDownloadAndLeavesNothing(t *testing.T) {
@@ -395,7 +437,7 @@ func TestAnUnknownAuthorityIsNamedAndCAFileMendsIt(t *testing.T) {
 	got(t, f, err)
 	o.CAFile = write(t, "ca.pem", []byte("no certificate"))
 	_, err = download.Fetch(t.Context(), m.url(), sum256(content), o, progress.Discard)
-	require.ErrorContains(t, err, "holds no certificate")
+	require.ErrorContains(t, err, "has no certificate in it")
 	o.CAFile = filepath.Join(t.TempDir(), "missing")
 	_, err = download.Fetch(t.Context(), m.url(), sum256(content), o, progress.Discard)
 	require.ErrorContains(t, err, "no such file")

@@ -26,6 +26,12 @@ func TestEveryFormatOfAListIsRead(t *testing.T) {
 		"bare":           a64 + "\n",
 		"twice the same": a64 + "  disk.qcow2\n" + a64 + " *disk.qcow2\n",
 		"md5 besides":    strings.Repeat("c", 32) + "  disk.qcow2\n" + a64 + "  disk.qcow2\n",
+		"one blank":      a64 + " disk.qcow2\n",
+		"a tab":          a64 + "\tdisk.qcow2\n",
+		"a mark":         "\xef\xbb\xbf" + a64 + "  disk.qcow2\n",
+		"UTF-16":         utf16le(a64 + "  disk.qcow2\r\n"),
+		"openssl":        "SHA256(disk.qcow2)= " + a64 + "\n",
+		"openssl 3":      "SHA2-256(disk.qcow2)= " + a64 + "\n",
 		"SHA3 besides":   "SHA3-256 (disk.qcow2) = " + b64 + "\nSHA256 (disk.qcow2) = " + a64,
 	} {
 		got, err := parseList([]byte(list), "disk.qcow2")
@@ -37,14 +43,26 @@ func TestEveryFormatOfAListIsRead(t *testing.T) {
 	assert.Equal(t, Checksum{Algorithm: SHA512, Hex: a128}, got, "the strongest")
 }
 
+// utf16le is how PowerShell writes a text.
+func utf16le(text string) string {
+	b := []byte("\xff\xfe")
+	for _, r := range text {
+		b = append(b, byte(r), 0)
+	}
+	return string(b)
+}
+
 func TestAListWithoutTheDigestIsRefusedWithItsReason(t *testing.T) {
 	for list, want := range map[string]string{
-		"":                           "no list of digests",
-		"<html>404</html>":           "no list of digests",
-		b64 + "  other.qcow2":        "no entry for disk.qcow2 (but for other.qcow2 …)",
-		b64 + "  not-disk.qcow2":     "no entry for disk.qcow2",
-		a64[:40] + "  disk.qcow2":    "only an md5 or sha1",
-		"MD5 (disk.qcow2) = " + "ab": "only an md5 or sha1",
+		"":                                 "no list of digests",
+		"<html>404</html>":                 "no list of digests",
+		b64 + "  other.qcow2":              "no entry for disk.qcow2 (but for other.qcow2 …)",
+		b64 + "  not-disk.qcow2":           "no entry for disk.qcow2",
+		a64 + "  disk-15.6.qcow2":          "but for disk-15.6.qcow2",
+		"be careful":                       "no list of digests",
+		"SHA2-512/256(disk.qcow2)= " + a64: "only an md5 or sha1",
+		a64[:40] + "  disk.qcow2":          "only an md5 or sha1",
+		"MD5 (disk.qcow2) = " + "ab":       "only an md5 or sha1",
 		a64 + "  disk.qcow2\n" + b64 + "  disk.qcow2": "different digests",
 		strings.Repeat("x", 1<<20):                    "too long",
 	} {
@@ -58,7 +76,7 @@ func FuzzParseList(f *testing.F) {
 	f.Add(a64)
 	f.Fuzz(func(t *testing.T, list string) {
 		c, err := parseList([]byte(list), "disk.qcow2")
-		if err == nil && (len(c.Hex) != digits[c.Algorithm] || !strings.Contains(strings.ToLower(list), c.Hex)) {
+		if err == nil && (len(c.Hex) != digits[c.Algorithm] || !strings.Contains(strings.ToLower(string(text([]byte(list)))), c.Hex)) {
 			t.Fatalf("%+v is not in the list", c)
 		}
 	})

@@ -1,6 +1,7 @@
 package download
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -139,7 +140,7 @@ func (t *transfer) restart() error {
 
 // attempt asks once for what is missing.
 func (t *transfer) attempt(ctx context.Context) error {
-	resp, err := t.options.get(ctx, t.client, t.src.url, t.rangeHeader())
+	resp, err := get(ctx, t.client, t.src.url, t.rangeHeader())
 	if err != nil {
 		return err
 	}
@@ -216,6 +217,9 @@ func (t *transfer) receive(body io.Reader, total int64) error {
 		}
 		t.hashes.Write(b[:n])
 		t.size += int64(n)
+		if total == 0 && t.size > t.options.most() {
+			return permanentError{t.endless()}
+		}
 		t.to.Bytes(t.size, total)
 		if readErr == io.EOF {
 			return nil
@@ -224,6 +228,16 @@ func (t *transfer) receive(body io.Reader, total int64) error {
 			return readErr
 		}
 	}
+}
+
+const defaultMost = 64 << 30 // bytes
+
+func (o Options) most() int64 { return cmp.Or(o.Most, defaultMost) }
+
+// endless throws away what a server sends that does not come to an end.
+func (t *transfer) endless() error {
+	err := failure.New(fmt.Sprintf("the server does not say how large the file is, and has sent %d MiB of it", t.size>>20), "check the URL")
+	return errors.Join(err, t.restart())
 }
 
 // commit brings the file to stable storage and gives it its name.

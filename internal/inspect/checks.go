@@ -57,7 +57,8 @@ func found(level Level, format string, args ...any) []finding {
 }
 
 // checks are the rules of a containerdisk. Where no source is named it is
-// KubeVirt's pkg/container-disk and CDI's pkg/importer/transport.go.
+// KubeVirt's pkg/container-disk (1.9) and CDI's pkg/importer/transport.go (1.66).
+// A rule that holds for some releases only names them.
 var checks = []check{
 	{"manifest", checkManifest},
 	{"index", checkIndex},
@@ -116,8 +117,14 @@ func checkIndex(s *subject) (string, []finding) {
 	if s.Index == nil {
 		return "", nil
 	}
-	return "", found(Note, "the reference names %d images (%s); this is the one for %s, no other was inspected",
+	all := found(Note, "the reference names %d images (%s); this is the one for %s, no other was inspected",
 		len(s.Index.Platforms), strings.Join(s.Index.Platforms, ", "), s.Index.Taken)
+	os, architecture, _ := strings.Cut(s.Index.Taken, "/")
+	architecture, _, _ = strings.Cut(architecture, "/")
+	if architecture != "" && (os != s.Config.OS || architecture != s.Config.Architecture) {
+		all = append(all, found(Error, "the index says that it is for %s, its config says %s/%s: nodes and CDI choose by the one and check the other", s.Index.Taken, s.Config.OS, s.Config.Architecture)...)
+	}
+	return "", all
 }
 
 func checkConfig(s *subject) (string, []finding) {
@@ -146,9 +153,9 @@ func checkPlatform(s *subject) (string, []finding) {
 	switch a := s.Config.Architecture; {
 	case containerdisk.Architecture(a):
 	case a == "":
-		all = append(all, found(Warning, "architecture is not set")...)
+		all = append(all, found(Error, "architecture is not set: CDI 1.63 and later refuse it where one is asked for")...)
 	case containerdisk.OtherName(a) != "":
-		all = append(all, found(Warning, "architecture is %q; images call it %s", a, containerdisk.OtherName(a))...)
+		all = append(all, found(Error, "architecture is %q, and images call it %s: CDI 1.63 and later refuse it where one is asked for", a, containerdisk.OtherName(a))...)
 	default:
 		all = append(all, found(Error, "architecture is %q: KubeVirt runs amd64, arm64 and s390x", a)...)
 	}
@@ -182,6 +189,9 @@ func checkLayers(s *subject) (string, []finding) {
 		case strings.Contains(string(t), "docker"):
 			all = append(all, found(Warning, "the layer is in Docker's format, not OCI's; KubeVirt and CDI take both")...)
 		}
+		if l.Compression == zstandard {
+			all = append(all, found(Error, "the layer is compressed with zstd, which nodes unpack and CDI up to 1.66 cannot read (its issue 4277); gzip and plain layers are read by all")...)
+		}
 	}
 	return fmt.Sprintf("one, of type %s", s.layers[0].MediaType), all
 }
@@ -193,6 +203,9 @@ func checkContent(s *subject) (string, []finding) {
 		if l.err != nil {
 			all = append(all, found(Error, "layer %s cannot be unpacked: %v", l.Digest, l.err)...)
 			continue
+		}
+		if i := slices.IndexFunc(l.entries, func(e Entry) bool { return e.sparse }); i >= 0 {
+			all = append(all, found(Warning, "%q leaves holes out (GNU.sparse): nodes and CDI read that, few other programs do", l.entries[i].Name)...)
 		}
 		if s.configErr == nil && n < len(s.config.RootFS.DiffIDs) {
 			if want := s.config.RootFS.DiffIDs[n].String(); l.diffID != want {
@@ -218,6 +231,7 @@ func checkNames(s *subject) (string, []finding) {
 				all = append(all, found(Error, "%q leads out of the image", e.Name)...)
 			case strings.HasPrefix(e.Name, "/"):
 				all = append(all, found(Error, "%q begins with a slash: CDI does not find it", e.Name)...)
+			case s.tree.atRoot:
 			case e.Type != "directory" && strings.HasPrefix(relative, diskDir) && !strings.HasPrefix(relative, diskDir+"/"):
 				all = append(all, found(Error, "CDI takes %q for the disk, as its name begins with %q", e.Name, diskDir)...)
 			}
@@ -243,6 +257,8 @@ func checkOneDisk(s *subject) (string, []finding) {
 		return "", found(Error, "%s is a directory, not a disk", name)
 	case e.Type != "file":
 		return "", found(Error, "%s is a %s, not a regular file", name, e.Type)
+	case s.tree.atRoot:
+		return "", found(Warning, "%q lies at the root, not in %s/: KubeVirt 1.9 and later take that as an image volume, earlier releases and CDI do not", name, diskDir)
 	}
 	return name, nil
 }
@@ -300,7 +316,7 @@ func checkOwner(s *subject) (string, []finding) {
 			all = append(all, found(Warning, "%q is %s, %d:%d; %s, %d:%d is usual", name, e.Mode, e.UID, e.GID, mode, qemu, qemu)...)
 		}
 	}
-	if _, ok := s.tree.paths[diskDir]; !ok && len(s.tree.disks) > 0 {
+	if _, ok := s.tree.paths[diskDir]; !ok && len(s.tree.disks) > 0 && !s.tree.atRoot {
 		all = found(Warning, "there is no entry for %s/, so that its mode is left to who unpacks it", diskDir)
 	}
 	unusual(diskDir, "0555")
@@ -457,13 +473,17 @@ func orNone(s string) string {
 	return s
 }
 
-// hintPrefix begins the variables that CDI makes labels of (pkg/importer/util.go).
-const hintPrefix = "INSTANCETYPE_KUBEVIRT_IO_"
+// What CDI makes labels of (pkg/importer/util.go): every variable with labelMark
+// in it. hintPrefix begins those that KubeVirt knows.
+const (
+	labelMark  = "KUBEVIRT_IO_"
+	hintPrefix = "INSTANCETYPE_" + labelMark
+)
 
 func hints(env []string) map[string]string {
 	var all map[string]string
 	for _, e := range env {
-		if key, value, _ := strings.Cut(e, "="); strings.HasPrefix(key, hintPrefix) {
+		if key, value, ok := strings.Cut(e, "="); ok && strings.Contains(key, labelMark) {
 			if all == nil {
 				all = map[string]string{}
 			}
@@ -471,6 +491,19 @@ func hints(env []string) map[string]string {
 		}
 	}
 	return all
+}
+
+// labelKey is what Kubernetes takes as the key of a label, with a prefix.
+var labelKey = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*/[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+
+// label is the key of the label that CDI makes of a variable.
+func label(variable string) string {
+	before, after, _ := strings.Cut(variable, labelMark)
+	prefix := strings.ReplaceAll(strings.TrimSuffix(before, "_"), "_", ".")
+	if prefix != "" {
+		prefix += "."
+	}
+	return strings.ToLower(prefix + "kubevirt.io/" + strings.ReplaceAll(after, "_", "-"))
 }
 
 func checkHints(s *subject) (string, []finding) {
@@ -483,11 +516,13 @@ func checkHints(s *subject) (string, []finding) {
 	var right []string
 	for key, value := range s.Config.Hints {
 		switch {
-		case !containerdisk.LabelValue(value):
+		case value != "" && !containerdisk.LabelValue(value):
 			all = append(all, found(Error, "%s is %q, which cannot be a label's value: CDI's import fails", key, value)...)
+		case !labelKey.MatchString(label(key)):
+			all = append(all, found(Error, "%s would be the label %q, which cannot be: CDI's import fails", key, label(key))...)
 		case !slices.Contains(known, key):
-			all = append(all, found(Warning, "%s is a variable that KubeVirt does not know", key)...)
-		case s.Config.Hints[strings.TrimSuffix(key, "_KIND")] == "":
+			all = append(all, found(Warning, "%s is a variable that KubeVirt does not know; CDI makes a label of it", key)...)
+		case strings.HasSuffix(key, "_KIND") && s.Config.Hints[strings.TrimSuffix(key, "_KIND")] == "":
 			all = append(all, found(Warning, "%s says a kind, but there is no name", key)...)
 		}
 		right = append(right, value)
@@ -502,10 +537,11 @@ const annotationCreated = "org.opencontainers.image.created"
 func checkAnnotations(s *subject) (string, []finding) {
 	var all []finding
 	for _, key := range []string{"containers.bootc", "ostree.bootable"} {
-		_, annotated := s.Annotations[key]
-		_, labelled := s.config.Config.Labels[key]
-		if annotated || labelled {
-			all = append(all, found(Error, "%s marks a bootable container, which this is not", key)...)
+		switch {
+		case s.config.Config.Labels[key] == "1":
+			all = append(all, found(Error, "the label %s=1 marks a bootable container: CDI after 1.66 refuses it", key)...)
+		case s.Annotations[key] == "1":
+			all = append(all, found(Warning, "the annotation %s=1 marks a bootable container; CDI looks at labels only", key)...)
 		}
 	}
 	created, ok := s.Annotations[annotationCreated]

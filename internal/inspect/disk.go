@@ -32,6 +32,9 @@ func (s *subject) lookAtDisk(ctx context.Context) error {
 		return nil
 	}
 	s.content = s.layers[on.layer].disk
+	if s.tree.atRoot {
+		s.content = s.layers[on.layer].root
+	}
 	if s.content.ReaderAt == nil || s.content.name != s.tree.disks[0] {
 		return nil // it is no file, or not the only one
 	}
@@ -115,7 +118,7 @@ func (r *recorder) ReadAt(p []byte, offset int64) (int, error) {
 	n, err := r.from.ReadAt(p, offset)
 	if n > 0 {
 		if _, err := r.to.WriteAt(p[:n], offset); err != nil {
-			return 0, err
+			return 0, ours{err}
 		}
 	}
 	if errors.Is(err, disk.ErrNotRead) {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -247,4 +248,26 @@ func archiveOf(t testing.TB, from, prefix string) string {
 	require.NoError(t, w.Close())
 	require.NoError(t, f.Close())
 	return out
+}
+
+// sparse is a layer as GNU tar -S writes it with PAX headers, of a disk of so
+// many bytes that begins with head.
+func sparse(t testing.TB, head []byte, size int64) []byte {
+	t.Helper()
+	records := ""
+	for _, r := range [][2]string{{"GNU.sparse.major", "1"}, {"GNU.sparse.minor", "0"}, {"GNU.sparse.name", "disk/disk.img"}, {"GNU.sparse.realsize", fmt.Sprint(size)}} {
+		n := len(r[0]) + len(r[1]) + 3
+		records += fmt.Sprintf("%d %s=%s\n", n+len(fmt.Sprint(n+2)), r[0], r[1])
+	}
+	segments := fmt.Appendf(nil, "1\n0\n%d\n", len(head))
+	body := append(append(segments, make([]byte, 512-len(segments))...), head...)
+	layer := archived(t, file("x", []byte(records)), file("disk/disk.img", body))
+	layer[156] = tar.TypeXHeader
+	sum := 0
+	copy(layer[148:], "        ")
+	for _, b := range layer[:512] {
+		sum += int(b)
+	}
+	copy(layer[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return append(archived(t, dir("disk/"))[:512], layer...)
 }

@@ -174,6 +174,28 @@ func TestSparseEntriesAreNoDisks(t *testing.T) {
 	assert.Contains(t, detail, "sparse")
 }
 
+func TestALayerThatClaimsTerabytesIsRefusedAtOnce(t *testing.T) {
+	huge := file("disk/disk.img", nil).Header
+	huge.Size = 50 << 30
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	require.NoError(t, tar.NewWriter(w).WriteHeader(&huge))
+	_, err := io.CopyN(w, zeros{}, 64*mib)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	for _, l := range []stored{plainLayer(sparse(t, rawDisk()[:512], 2<<40)), gzipLayer(t, sparse(t, rawDisk()[:512], 2<<40)), {nil, b.Bytes(), types.OCILayer}} {
+		begun := time.Now()
+		level, detail := says(t, inspected(t, contract(l)), "layer content")
+		assert.Equal(t, inspect.Error, level)
+		assert.Contains(t, detail, "unpacks to more than any disk needs")
+		assert.Less(t, time.Since(begun), 10*time.Second)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
 // bomb is a layer of a few KiB whose archive claims and unpacks to n bytes.
 func bomb(t *testing.T, n int64, pack func(io.Writer) io.WriteCloser) []byte {
 	var b bytes.Buffer

@@ -7,6 +7,7 @@ package inspect
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -68,7 +69,8 @@ type Entry struct {
 	Mode    string    `json:"mode"` // octal
 	ModTime time.Time `json:"mtime"`
 
-	mode int64
+	mode   int64
+	sparse bool
 }
 
 // Disk is the disk in the image.
@@ -110,6 +112,9 @@ var (
 // ctx; what is wrong with the image stands in the report.
 func Layout(ctx context.Context, path string, p progress.Reporter) (*Report, error) {
 	i, err := openLayout(path)
+	if f, ok := failure.In(err); ok {
+		return nil, failure.New(path+" cannot be inspected: "+f.What, f.Try)
+	}
 	if err != nil {
 		return nil, failure.Wrap(err, path+" cannot be inspected", containerdisk.LayoutHint(path, "name an OCI layout, or a tar archive of one"))
 	}
@@ -166,7 +171,7 @@ func (i *image) inspect(ctx context.Context, l limits, p progress.Reporter) (*Re
 	}}
 	temp, err := os.MkdirTemp("", "diskforge-inspect-")
 	if err != nil {
-		return nil, failure.Wrap(err, "cannot make a temporary directory", "")
+		return nil, failure.Wrap(err, "cannot make a temporary directory", "set TMPDIR to a folder that may be written to")
 	}
 	defer s.clear()
 	s.temp = temp
@@ -178,7 +183,11 @@ func (i *image) inspect(ctx context.Context, l limits, p progress.Reporter) (*Re
 		if _, ok := failure.In(err); ok {
 			return nil, err
 		}
-		return nil, failure.Wrap(err, i.reference+" cannot be inspected", "")
+		try := ""
+		if errors.As(err, new(ours)) {
+			try = "make room in " + os.TempDir() + ", or set TMPDIR to a folder with some"
+		}
+		return nil, failure.Wrap(err, i.reference+" cannot be inspected", try)
 	}
 	s.judge()
 	s.BytesRead = i.read()

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"context"
 	"encoding/json"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/inspect"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/tmpfs"
 )
 
 func TestWhatDiskforgePacksKeepsEveryRule(t *testing.T) {
@@ -62,6 +64,18 @@ func TestTheReportSurvivesJSON(t *testing.T) {
 	assert.Equal(t, "0444", again.Layers[0].Entries[1].Mode)
 }
 
+const hint = "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE"
+
+func labelled(m made, key, value string) made {
+	m.config.Config.Labels = map[string]string{key: value}
+	return m
+}
+
+func hinted(m made, env string) made {
+	m.config.Config.Env = []string{env}
+	return m
+}
+
 func TestOtherPeoplesImagesAreReadRightly(t *testing.T) {
 	qcow2, raw := qcow2Disk(t, "-c"), rawDisk()
 	docker := func(l stored) stored { l.mediaType = types.DockerLayer; return l }
@@ -77,7 +91,11 @@ func TestOtherPeoplesImagesAreReadRightly(t *testing.T) {
 		warned      []string
 	}{
 		"a gzip layer":       {contract(gzipLayer(t, archived(t, usual...))), "disk/disk.img", "gzip", nil},
-		"a zstd layer":       {contract(zstdLayer(t, archived(t, usual...))), "disk/disk.img", "zstd", nil},
+		"a sparse entry":     {contract(plainLayer(sparse(t, raw[:512], 8*mib))), "disk/disk.img", "none", []string{"layer content", "compression"}},
+		"a packed sparse":    {contract(gzipLayer(t, sparse(t, raw[:512], 8*mib))), "disk/disk.img", "gzip", []string{"layer content"}},
+		"a file at the root": {contract(gzipLayer(t, archived(t, file("disk.img", raw)))), "disk.img", "gzip", []string{"one disk"}},
+		"bootc=0":            {labelled(contract(gzipLayer(t, archived(t, usual...))), "containers.bootc", "0"), "disk/disk.img", "gzip", nil},
+		"an empty hint":      {hinted(contract(gzipLayer(t, archived(t, usual...))), hint+"="), "disk/disk.img", "gzip", nil},
 		"a plain raw disk":   {contract(plainLayer(archived(t, usual...))), "disk/disk.img", "none", []string{"compression"}},
 		"a leading ./":       {contract(gzipLayer(t, archived(t, dir("./"), dir("./disk/"), file("./disk/disk.img", raw)))), "disk/disk.img", "gzip", nil},
 		"no folder's entry":  {contract(gzipLayer(t, archived(t, file("disk/disk.img", raw)))), "disk/disk.img", "gzip", []string{"owner and modes"}},
@@ -155,15 +173,18 @@ func TestEveryBrokenRuleIsFound(t *testing.T) {
 		"no diffID":                {change(func(m *made) { m.config.RootFS.DiffIDs = nil }), "config", inspect.Error, "lists 0 layers"},
 		"windows":                  {change(func(m *made) { m.config.OS = "windows" }), "platform", inspect.Error, "windows"},
 		"no os":                    {change(func(m *made) { m.config.OS = "" }), "platform", inspect.Warning, "os is not set"},
-		"x86_64":                   {change(func(m *made) { m.config.Architecture = "x86_64" }), "platform", inspect.Warning, "amd64"},
+		"x86_64":                   {change(func(m *made) { m.config.Architecture = "x86_64" }), "platform", inspect.Error, "images call it amd64"},
 		"mips":                     {change(func(m *made) { m.config.Architecture = "mips" }), "platform", inspect.Error, "KubeVirt runs"},
-		"no architecture":          {change(func(m *made) { m.config.Architecture = "" }), "platform", inspect.Warning, "not set"},
+		"no architecture":          {change(func(m *made) { m.config.Architecture = "" }), "platform", inspect.Error, "architecture is not set"},
 		"no date":                  {change(func(m *made) { m.annotations = nil }), "annotations", inspect.Warning, "created is missing"},
 		"a date of no form":        {change(func(m *made) { m.annotations["org.opencontainers.image.created"] = "today" }), "annotations", inspect.Warning, "RFC 3339"},
-		"bootc":                    {change(func(m *made) { m.annotations["containers.bootc"] = "1" }), "annotations", inspect.Error, "containers.bootc"},
+		"bootc":                    {change(func(m *made) { m.annotations["containers.bootc"] = "1" }), "annotations", inspect.Warning, "labels only"},
+		"a layer of zstd":          {contract(zstdLayer(t, good(t, rawDisk()).raw)), "layers", inspect.Error, "CDI up to 1.66"},
 		"ostree":                   {change(func(m *made) { m.config.Config.Labels = map[string]string{"ostree.bootable": "1"} }), "annotations", inspect.Error, "ostree.bootable"},
 		"a hint that is no label":  {env("INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE=a b"), "instance type hints", inspect.Error, "label"},
 		"a hint that is unknown":   {env("INSTANCETYPE_KUBEVIRT_IO_DEFAULT_SIZE=a"), "instance type hints", inspect.Warning, "does not know"},
+		"another variable":         {env("FOO_KUBEVIRT_IO_BAR=a b"), "instance type hints", inspect.Error, "FOO_KUBEVIRT_IO_BAR"},
+		"a variable for no label":  {env("KUBEVIRT_IO_=a"), "instance type hints", inspect.Error, "kubevirt.io/"},
 		"a kind without a name":    {env("INSTANCETYPE_KUBEVIRT_IO_DEFAULT_INSTANCETYPE_KIND=a"), "instance type hints", inspect.Warning, "no name"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -204,6 +225,50 @@ func TestOfSeveralImagesTheOneForAmd64IsTaken(t *testing.T) {
 	assert.Equal(t, inspect.Note, level)
 	assert.Contains(t, detail, "linux/arm64, linux/amd64")
 	assert.Contains(t, detail, "this is the one for linux/amd64")
+}
+
+func TestAnIndexIsChosenFromAsNodesAndCDIDo(t *testing.T) {
+	disk := qcow2Disk(t, "-c")
+	of := func(os, architecture, variant string) made {
+		m := contract(good(t, disk))
+		m.platform = &v1.Platform{OS: os, Architecture: architecture, Variant: variant}
+		return m
+	}
+	for _, m := range []made{of("plan9", "mips", ""), of("linux", "amd64", "v3"), of("linux", "x86_64", "")} {
+		_, err := inspect.Layout(t.Context(), layout(t, m), progress.Discard)
+		require.ErrorContains(t, err, "by which nodes and CDI choose")
+	}
+	r, err := inspect.Layout(t.Context(), layout(t, of("linux", "amd64", "v3"), of("linux", "arm64", "")), progress.Discard)
+	require.NoError(t, err)
+	level, detail := says(t, r, "index")
+	assert.Equal(t, inspect.Error, level, "the config is amd64's: %s", detail)
+	unknown := contract(good(t, disk))
+	r, err = inspect.Layout(t.Context(), layout(t, of("linux", "arm64", ""), unknown), progress.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, "unknown", r.Index.Taken)
+}
+
+func TestImagesOfOtherToolsComeWithTheWayToALayout(t *testing.T) {
+	d := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(d, "manifest.json"), []byte("[]"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(d, "version"), []byte("Directory Transport Version: 1.1\n"), 0o600))
+	_, err := inspect.Layout(t.Context(), d, progress.Discard)
+	require.ErrorContains(t, err, "skopeo copy dir:"+d+" oci:NEW")
+	saved := archiveOf(t, d, "")
+	_, err = inspect.Layout(t.Context(), saved, progress.Discard)
+	require.ErrorContains(t, err, "skopeo copy docker-archive:"+saved+" oci:NEW")
+}
+
+func TestAFullTMPDIRIsNotTheImagesFault(t *testing.T) {
+	full := tmpfs.Mount(t, "1m")
+	t.Setenv("TMPDIR", full)
+	noise := make([]byte, 8*mib)
+	copy(noise, rawDisk()[:512])
+	_, _ = rand.NewChaCha8([32]byte{3}).Read(noise[512:])
+	raw := archived(t, dir("disk/"), file("disk/disk.img", noise))
+	_, err := inspect.Layout(t.Context(), layout(t, contract(gzipLayer(t, raw))), progress.Discard)
+	require.ErrorContains(t, err, "no space left on device")
+	require.ErrorContains(t, err, "set TMPDIR")
 }
 
 func TestWhatIsNoLayoutIsNamed(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
@@ -45,8 +46,8 @@ var (
 type layer struct {
 	Layer
 	entries []Entry
-	// disk is the first regular file in disk/.
-	disk content
+	// disk is the first regular file in disk/, root the first outside of folders.
+	disk, root content
 	// diffID is the digest of the unpacked layer, where all of it was read.
 	diffID string
 	// err is why its archive cannot be read to its end.
@@ -83,12 +84,17 @@ func (s *subject) readLayer(ctx context.Context, d v1.Descriptor, p progress.Rep
 		if err != nil || !errors.Is(l.err, errManyEntries) {
 			return l, err
 		}
-		l.WholeRead, l.err, l.entries, l.disk = fmt.Sprintf("it has more than %d entries", s.limits.parts), nil, nil, content{}
+		l.WholeRead, l.err, l.entries, l.disk, l.root = fmt.Sprintf("it has more than %d entries", s.limits.parts), nil, nil, content{}, content{}
 	}
 	err = s.stream(ctx, l, b, p)
 	l.list()
 	return l, err
 }
+
+// ours is an error of this host, of which an image is not guilty.
+type ours struct{ error }
+
+func (o ours) Unwrap() error { return o.error }
 
 func compression(head []byte) string {
 	switch {
@@ -111,6 +117,9 @@ func (s *subject) readParts(ctx context.Context, l *layer, b blob) error {
 	})
 	l.list()
 	l.diffID = l.Digest // as nothing is packed
+	if errors.As(l.err, new(ours)) {
+		return l.err
+	}
 	if from.err != nil || s.image.remote {
 		return from.err
 	}
@@ -135,6 +144,9 @@ func (s *subject) stream(ctx context.Context, l *layer, b blob, p progress.Repor
 	head, _ := packed.Peek(4)
 	l.Compression = compression(head)
 	l.err = s.unpack(ctx, l, packed)
+	if errors.As(l.err, new(ours)) {
+		return l.err
+	}
 	return from.err
 }
 
@@ -192,19 +204,36 @@ func (s *subject) walk(ctx context.Context, l *layer, in *tar.Reader, most int, 
 			continue // it names no file
 		}
 		l.entries = append(l.entries, entry(h))
-		if h.Typeflag != tar.TypeReg || sparse(h) || l.disk.ReaderAt != nil || path.Dir(clean(h.Name)) != diskDir {
+		if (l.Compression != plain || containerdisk.Sparse(h)) && (containerdisk.Inflated(h, l.Size) || h.Size > s.limits.unpacked) {
+			return errUnpacked
+		}
+		to := s.place(l, h)
+		if to == nil || to.ReaderAt != nil {
 			continue
 		}
-		l.disk = content{name: clean(h.Name), size: h.Size}
-		if at == nil {
-			l.disk.ReaderAt, err = s.keep(in, h.Size)
+		*to = content{name: clean(h.Name), size: h.Size}
+		if at == nil || containerdisk.Sparse(h) {
+			to.ReaderAt, err = s.keep(in, h.Size)
 		} else {
-			l.disk.ReaderAt, err = at(h)
+			to.ReaderAt, err = at(h)
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// place is where the content of a file belongs that may be the disk. At the root
+// it must be the only file of the image.
+func (s *subject) place(l *layer, h *tar.Header) *content {
+	switch dir := path.Dir(clean(h.Name)); {
+	case h.Typeflag != tar.TypeReg:
+	case dir == diskDir:
+		return &l.disk
+	case dir == "." && len(s.manifest.Layers) == 1:
+		return &l.root
+	}
+	return nil
 }
 
 // count takes an entry off the limits, so that what is remembered stays small.
@@ -223,14 +252,30 @@ func (s *subject) count(h *tar.Header, full bool) error {
 // keep writes the beginning of a disk into a temporary file.
 func (s *subject) keep(in io.Reader, size int64) (io.ReaderAt, error) {
 	if len(s.temporary) > maxContent {
-		return nil, fmt.Errorf("more than %d layers have a disk in them", maxContent)
+		return nil, fmt.Errorf("more than %d files may be the disk", maxContent)
 	}
 	f, err := s.create("kept")
 	if err != nil {
 		return nil, err
 	}
-	n, err := io.Copy(f, io.LimitReader(in, s.limits.kept))
+	n, err := io.Copy(temporary{f}, io.LimitReader(in, s.limits.kept))
 	return &kept{f, n, size}, err
+}
+
+// temporary is a file of ours, whose errors are not the image's.
+type temporary struct{ file *os.File }
+
+// Write implements io.Writer.
+func (t temporary) Write(p []byte) (int, error) {
+	n, err := t.file.Write(p)
+	return n, mine(err)
+}
+
+func mine(err error) error {
+	if err != nil {
+		err = ours{err}
+	}
+	return err
 }
 
 // create makes a temporary file that is gone when the inspection ends.
@@ -239,7 +284,7 @@ func (s *subject) create(name string) (*os.File, error) {
 	if err == nil {
 		s.temporary = append(s.temporary, f)
 	}
-	return f, err
+	return f, mine(err)
 }
 
 // kept is a file of size bytes of which only the beginning was kept.
@@ -261,20 +306,6 @@ const diskDir = "disk" // where KubeVirt and CDI look
 // clean is a name without what may stand around it: "./disk/" is "disk".
 func clean(name string) string { return strings.TrimPrefix(path.Clean("/"+name), "/") }
 
-// sparse says whether an entry leaves out holes. Programs read such entries
-// differently, and none that makes images writes them.
-func sparse(h *tar.Header) bool {
-	if h.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for key := range h.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}
-
 // entryTypes are the words for the kinds of entries.
 var entryTypes = map[byte]string{
 	tar.TypeReg: "file", tar.TypeDir: "directory", tar.TypeSymlink: "symbolic link", tar.TypeLink: "hard link",
@@ -284,11 +315,11 @@ var entryTypes = map[byte]string{
 func entry(h *tar.Header) Entry {
 	e := Entry{
 		Name: h.Name, Type: entryTypes[h.Typeflag], Link: h.Linkname, Size: h.Size, UID: h.Uid, GID: h.Gid,
-		Mode: fmt.Sprintf("%04o", h.Mode&0o7777), ModTime: h.ModTime.UTC(), mode: h.Mode & 0o7777,
+		Mode: fmt.Sprintf("%04o", h.Mode&0o7777), ModTime: h.ModTime.UTC(), mode: h.Mode & 0o7777, sparse: containerdisk.Sparse(h),
 	}
 	switch {
-	case sparse(h):
-		e.Type = "sparse file"
+	case h.Typeflag == tar.TypeGNUSparse: // containerd refuses it
+		e.Type = "sparse file of GNU's old format"
 	case e.Type == "":
 		e.Type = fmt.Sprintf("entry of type %q", h.Typeflag)
 	}

@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 )
 
@@ -76,6 +78,11 @@ func openLayout(path string) (*image, error) {
 // readLayout follows index.json to the manifest and the config.
 func (i *image) readLayout(f files) error {
 	if _, err := f.open("oci-layout"); err != nil {
+		if _, archived := f.(*archive); archived {
+			if _, other := f.open("manifest.json"); other == nil {
+				return failure.New("it is an archive of docker save, not an OCI layout", fmt.Sprintf("skopeo copy docker-archive:%s oci:NEW makes a layout of it", i.reference))
+			}
+		}
 		return fmt.Errorf("it is no OCI image layout: %w", err)
 	}
 	raw, err := readAll(f, "index.json")
@@ -272,7 +279,7 @@ func scan(f *os.File) (*archive, error) {
 			return nil, fmt.Errorf("it is no tar archive that can be read: %w", err)
 		}
 		name := path.Clean(h.Name)
-		if _, known := a.stored[name]; known || h.Typeflag != tar.TypeReg || sparse(h) {
+		if _, known := a.stored[name]; known || h.Typeflag != tar.TypeReg || containerdisk.Sparse(h) {
 			continue
 		}
 		at, err := whole.Seek(0, io.SeekCurrent)

@@ -16,6 +16,8 @@ type tree struct {
 	// again are paths in disk/ that are written more than once: who unpacks
 	// takes the last, CDI the first.
 	again []string
+	// atRoot says that the disk is the only file of the image, outside of disk/.
+	atRoot bool
 	// deleted says that a layer deletes what a lower one has in disk/.
 	deleted bool
 }
@@ -59,6 +61,9 @@ func overlay(layers []*layer) tree {
 	}
 	t.disks = slices.Compact(slices.Sorted(slices.Values(t.disks)))
 	slices.Sort(t.others)
+	if len(t.disks) == 0 && len(t.others) == 1 && !strings.Contains(t.others[0], "/") && t.paths[t.others[0]].Type == "file" {
+		t.disks, t.others, t.atRoot = t.others, nil, true
+	}
 	return t
 }
 

@@ -170,11 +170,45 @@ func (r repository) fetchFailed(ctx context.Context, err error) error {
 		return e
 	}
 	e.What = fmt.Sprintf("the playbooks' repository %s cannot be read", r.url)
-	if len(lines) > 0 {
-		e.What += ": " + lines[len(lines)-1]
+	reason, try := gitReason(lines)
+	if reason != "" {
+		e.What += ": " + reason
 	}
-	e.Try = "is GIT_ANSIBLE_URL right, the host reachable, and may git's credential helpers read it?"
+	e.Try = try
 	return e
+}
+
+// gitReasons are lines of git and ssh that say what is wrong, wherever they
+// stand, with what to do about it.
+var gitReasons = []struct{ says, try string }{
+	{"dubious ownership", "if you trust it: git config --global --add safe.directory with the folder that git names"},
+	{"Host key verification failed", "put the host's key into known_hosts: ssh-keyscan shows it, compare it with what its owner says"},
+	{"Permission denied", "give ssh (its agent or ~/.ssh) a key that may read it"},
+	{"Authentication failed", "give git's credential helpers a login that may read it"},
+	{"could not read Username", "give git's credential helpers a login that may read it"},
+}
+
+// gitNoise stands behind the reason, or before it, and is none.
+var gitNoise = regexp.MustCompile(`^$|Could not read from remote repository|^Please make sure you have|^and the repository exists|^[Ww]arning: |^@|^hint: `)
+
+// gitReason finds the line that says why git failed: its last ones never do.
+func gitReason(lines []string) (reason, try string) {
+	bare := func(line string) string {
+		return strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(line), "fatal: "), "remote: ")
+	}
+	for _, known := range gitReasons {
+		for _, line := range lines {
+			if strings.Contains(line, known.says) {
+				return bare(line), known.try
+			}
+		}
+	}
+	for _, line := range lines {
+		if line = bare(line); !gitNoise.MatchString(line) {
+			return line, "is GIT_ANSIBLE_URL right, and the host reachable?"
+		}
+	}
+	return "", "is GIT_ANSIBLE_URL right, the host reachable, and may git's credential helpers read it?"
 }
 
 // checkout writes the files of the path, and of no other directory.

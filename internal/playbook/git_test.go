@@ -2,7 +2,9 @@ package playbook_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -90,7 +93,7 @@ func TestAGitSourceThatIsNotThereIsNamed(t *testing.T) {
 	_, err = resolve(t, playbook.Options{GitURL: url, GitPath: "README", Playbook: "base"})
 	actionable(t, err, "no directory")
 	_, err = resolve(t, playbook.Options{GitURL: "file:///no/such/repository", Playbook: "base"})
-	actionable(t, err, "cannot be read")
+	actionable(t, err, "cannot be read: '/no/such/repository' does not appear to be a git repository")
 	_, err = resolve(t, playbook.Options{GitURL: url, Playbook: "missing"})
 	actionable(t, err, "there are base")
 }
@@ -103,9 +106,48 @@ func TestAServerThatRefusesOrIsNotThereIsNamedAndNothingIsAsked(t *testing.T) {
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
 	_, err = resolve(t, playbook.Options{GitURL: strings.Replace(gone.URL, "http:", "https:", 1) + "/x.git", Playbook: "base"})
-	actionable(t, err, "cannot be read")
+	actionable(t, err, "cannot be read: unable to access")
 	_, err = resolve(t, playbook.Options{GitURL: strings.Replace(gone.URL, "http:", "ssh:", 1) + "/x.git", Playbook: "base"})
-	actionable(t, err, "cannot be read")
+	actionable(t, err, "Connection refused")
+	_, err = resolve(t, playbook.Options{GitURL: "ssh://git@" + unknownHost(t) + "/x.git", Playbook: "base"})
+	actionable(t, err, "Host key verification failed", "known_hosts")
+}
+
+// unknownHost is an ssh server whose key nobody knows.
+func unknownHost(t *testing.T) string {
+	_, key, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
+	signer, err := ssh.NewSignerFromKey(key)
+	require.NoError(t, err)
+	config := &ssh.ServerConfig{NoClientAuth: true}
+	config.AddHostKey(signer)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _, _, _ = ssh.NewServerConn(conn, config); conn.Close() }()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestARepositoryOfSomebodyElseIsNamedAsSuch(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("giving files to somebody else needs root")
+	}
+	url, _, _ := repository(t)
+	dir := strings.TrimPrefix(url, "file://")
+	require.NoError(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, 12345, 12345))
+	}))
+	t.Setenv("HOME", t.TempDir())
+	_, err := resolve(t, playbook.Options{GitURL: url, Playbook: "base"})
+	actionable(t, err, "detected dubious ownership", "safe.directory")
 }
 
 func TestHooksAndHelpersOfARepositoryDoNotRun(t *testing.T) {

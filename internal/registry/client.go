@@ -2,12 +2,14 @@ package registry
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -16,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -24,11 +27,12 @@ type client struct {
 	repo      name.Repository
 	purpose   purpose
 	auth      authn.Authenticator
-	user      string // for messages; empty without a login
+	user      string       // for messages; empty without a login
+	noLogin   *configError // why there is none, or nil
 	userAgent string
 	later     string // what to do when the registry is better again
 	guard     *guard
-	http      *http.Transport
+	http      *httpclient.Transport
 	backoff   time.Duration
 }
 
@@ -38,6 +42,8 @@ type purpose struct {
 	right     string // what somebody who may not do it asks for
 	missing   string // what to do where the repository is not there
 	where     string // what to check where the registry is not there
+	// public says that everybody may do it somewhere: no login is needed.
+	public bool
 	// patient is what waits for a registry that is starting: hours of building
 	// may come before it. Somebody who asks waits for the answer.
 	patient bool
@@ -52,7 +58,8 @@ var (
 		patient: true,
 	}
 	reading = purpose{
-		doing: "reading from", do: "read from",
+		public: true,
+		doing:  "reading from", do: "read from",
 		right:   "ask for the right to read there, or check the reference",
 		missing: "check the reference",
 		where:   "check the reference",
@@ -74,17 +81,19 @@ func newClient(ctx context.Context, repo name.Repository, what purpose, o Option
 }
 
 // newClientOn makes a client that shares a network with others.
-func newClientOn(ctx context.Context, network *http.Transport, repo name.Repository, what purpose, o Options) (*client, error) {
+func newClientOn(ctx context.Context, network *httpclient.Transport, repo name.Repository, what purpose, o Options) (*client, error) {
 	login, err := o.login(ctx, repo)
-	if err != nil {
+	var config *configError
+	if err != nil && !(what.public && errors.As(err, &config)) {
 		return nil, err
 	}
 	c := &client{
-		repo: repo, purpose: what, user: login.Username, userAgent: o.UserAgent, http: network, backoff: o.backoff,
+		repo: repo, purpose: what, user: login.Username, noLogin: config, userAgent: o.UserAgent, http: network, backoff: o.backoff,
 		guard: newGuard(network, repo.RegistryStr(), o.Insecure, login),
 		auth:  authn.Anonymous,
 		later: "try again later",
 	}
+	c.guard.trusts = func(host string) bool { return loggedIn(ctx, host) }
 	if login != (authn.AuthConfig{}) {
 		c.auth = authn.FromConfig(login)
 	}
@@ -120,41 +129,75 @@ func (o Options) login(ctx context.Context, repo name.Repository) (authn.AuthCon
 	case o.Password != "":
 		return authn.AuthConfig{}, failure.New("a registry password is set without a user", "set REGISTRY_USER")
 	}
-	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, repo)
+	login, err := dockerLogin(ctx, repo.Registry)
 	if err != nil {
-		return authn.AuthConfig{}, failure.Wrap(err, "cannot read the Docker config's credentials", "run docker login, or set REGISTRY_USER and REGISTRY_PASS")
+		return authn.AuthConfig{}, &configError{dockerProblem(err, repo.RegistryStr())}
+	}
+	return login, nil
+}
+
+// dockerLogin asks the Docker config and its credential helpers.
+func dockerLogin(ctx context.Context, registry name.Registry) (authn.AuthConfig, error) {
+	auth, err := authn.Resolve(ctx, authn.DefaultKeychain, registry)
+	if err != nil {
+		return authn.AuthConfig{}, err
 	}
 	login, err := authn.Authorization(ctx, auth)
 	if err != nil {
-		return authn.AuthConfig{}, failure.Wrap(err, "cannot read the Docker config's credentials", "run docker login, or set REGISTRY_USER and REGISTRY_PASS")
+		return authn.AuthConfig{}, err
 	}
 	return *login, nil
 }
 
-func (o Options) network() (*http.Transport, error) {
-	t := remote.DefaultTransport.(*http.Transport).Clone()
-	t.ResponseHeaderTimeout = answerTimeout
-	t.WriteBufferSize = 256 << 10 // the default sends a layer in calls of 4 KiB
-	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.dial != nil {
-		t.DialContext = o.dial
-	}
-	if o.CAFile == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(o.CAFile)
+// loggedIn says whether the Docker config has a login for the host.
+func loggedIn(ctx context.Context, host string) bool {
+	registry, err := name.NewRegistry(host)
 	if err != nil {
-		return nil, failure.Wrap(err, "cannot read CA_FILE", "")
+		return false
 	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool()
+	login, err := dockerLogin(ctx, registry)
+	return err == nil && login != authn.AuthConfig{}
+}
+
+// configError is the error of a Docker config out of which no login comes.
+// What everybody may read needs none.
+type configError struct{ problem *failure.Error }
+
+func (c *configError) Error() string { return c.problem.Error() }
+
+func (c *configError) Unwrap() error { return c.problem }
+
+// dockerProblem names the file and the key that give no login.
+func dockerProblem(err error, registry string) *failure.Error {
+	const instead = ", or set REGISTRY_USER and REGISTRY_PASS"
+	dir := os.Getenv("DOCKER_CONFIG")
+	if home, homeErr := os.UserHomeDir(); dir == "" && homeErr == nil {
+		dir = filepath.Join(home, ".docker")
 	}
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, failure.New("CA_FILE "+o.CAFile+" has no certificate in it", "it must be in PEM form (BEGIN CERTIFICATE)")
+	file := filepath.Join(dir, "config.json")
+	var config struct {
+		CredsStore  string            `json:"credsStore"`
+		CredHelpers map[string]string `json:"credHelpers"`
 	}
-	t.TLSClientConfig.RootCAs = roots
-	return t, nil
+	if text, readErr := os.ReadFile(file); readErr == nil {
+		_ = json.Unmarshal(text, &config)
+	}
+	key, helper := "credsStore", config.CredsStore
+	if own := config.CredHelpers[registry]; own != "" {
+		key, helper = "credHelpers", own
+	}
+	if helper == "" {
+		return failure.Wrap(err, "the login for "+registry+" in "+file+" cannot be read", "mend that file"+instead)
+	}
+	program := "docker-credential-" + helper
+	if _, missing := exec.LookPath(program); missing != nil {
+		return failure.New(fmt.Sprintf("%s in %s names %s, which is not installed", key, file, program), "take that key out of the file, or install the program"+instead)
+	}
+	return failure.Wrap(err, fmt.Sprintf("%s, which %s in %s names, gives no login for %s", program, key, file, registry), "mend it, or take that key out of the file"+instead)
+}
+
+func (o Options) network() (*httpclient.Transport, error) {
+	return httpclient.New(httpclient.Options{CAFile: o.CAFile, Idle: o.idle, Think: answerTimeout, Dial: o.dial})
 }
 
 // remote returns the options of go-containerregistry. Its retries are off: they
@@ -204,7 +247,8 @@ func (c *client) try(ctx context.Context, p progress.Reporter, do func() error) 
 
 // attempts is how often, in all, something is tried that fails so.
 func (c *client) attempts(err error) int {
-	if c.nobody(err) && !c.purpose.patient {
+	var stalled *httpclient.IdleError
+	if (c.nobody(err) || errors.As(err, &stalled)) && !c.purpose.patient {
 		return hastyAttempts
 	}
 	return patientAttempts

@@ -105,7 +105,7 @@ func (s *Session) deleteImage(ctx context.Context, ref name.Reference, digest st
 	if err != nil {
 		return err
 	}
-	return w.delete(ctx, "/v2/"+repo.RepositoryStr()+"/manifests/"+digest, func(answer *transport.Error) *failure.Error {
+	err = w.delete(ctx, "/v2/"+repo.RepositoryStr()+"/manifests/"+digest, func(answer *transport.Error) *failure.Error {
 		if answer.StatusCode != http.StatusMethodNotAllowed && answer.StatusCode != http.StatusBadRequest {
 			return nil
 		}
@@ -118,6 +118,39 @@ func (s *Session) deleteImage(ctx context.Context, ref name.Reference, digest st
 		f.Err = ErrNoDeletion
 		return f
 	})
+	if err != nil {
+		return err
+	}
+	return w.gone(ctx, digest, entries)
+}
+
+// gone looks whether a deleted image is gone, and takes away the tags that the
+// registry has left: go-containerregistry's own drops the digest alone.
+func (w *way) gone(ctx context.Context, digest string, entries []Entry) error {
+	refs := []name.Reference{w.repo.Digest(digest)}
+	for _, e := range entries {
+		if e.Digest == digest {
+			for _, tag := range w.named(e.Tags) {
+				refs = append(refs, tag)
+			}
+		}
+	}
+	for _, ref := range refs {
+		left, err := w.manifest(ctx, ref)
+		if tag, ok := ref.(name.Tag); ok && left != nil && left.Digest.String() == digest {
+			err = w.delete(ctx, "/v2/"+w.repo.RepositoryStr()+"/manifests/"+tag.TagStr(), func(*transport.Error) *failure.Error { return nil })
+			if err == nil {
+				left, err = w.manifest(ctx, ref)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if left != nil && left.Digest.String() == digest {
+			return failure.New(fmt.Sprintf("registry %s said that it has deleted %s, and has it still", w.repo.RegistryStr(), ref), "its log says more; some delete only when they collect garbage")
+		}
+	}
+	return nil
 }
 
 // delete asks for a deletion; what is gone already is deleted. Special explains

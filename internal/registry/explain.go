@@ -17,6 +17,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/httpclient"
 )
 
 // query is the query of a URL inside a text.
@@ -36,8 +37,12 @@ func transient(err error) bool {
 	}
 	var dns *net.DNSError
 	var alert tls.AlertError
+	var proxy *httpclient.ProxyError
 	switch {
 	case errors.As(broken, &dns) && dns.IsNotFound,
+		errors.As(broken, &proxy),
+		errors.Is(broken, httpclient.ErrRedirects),
+		errors.Is(broken, httpclient.ErrPrivate),
 		errors.As(broken, &alert),
 		errors.Is(broken, http.ErrSchemeMismatch),
 		errors.Is(broken, containerdisk.ErrDamaged):
@@ -53,6 +58,8 @@ var contested = []transport.ErrorCode{transport.DigestInvalidErrorCode, transpor
 
 func transientAnswer(answer *transport.Error) bool {
 	switch code := answer.StatusCode; {
+	case quota(answer):
+		return false
 	case code == http.StatusBadRequest:
 		// What we sent was checked while it was read: the registry is writing
 		// the same blob for somebody else.
@@ -122,6 +129,10 @@ func (c *client) explain(err error, tries int) error {
 
 func (c *client) diagnose(err error) *failure.Error {
 	registry := c.repo.RegistryStr()
+	var handOver *handOverError
+	if errors.As(err, &handOver) {
+		return failure.New(handOver.Error(), "nothing was sent; where that host may know it, say so by docker login "+handOver.to)
+	}
 	if plain := refused(err); plain != nil {
 		return failure.New(fmt.Sprintf("%s %s: %v", c.purpose.doing, registry, plain),
 			"everybody on the way could read it; use https, or allow it with REGISTRY_INSECURE=true")
@@ -133,12 +144,15 @@ func (c *client) diagnose(err error) *failure.Error {
 		return c.diagnoseAnswer(answer)
 	}
 	var broken *url.Error
+	var proxy *httpclient.ProxyError
 	errors.As(err, &broken)
 	switch {
 	case errors.Is(err, containerdisk.ErrDamaged):
 		return failure.New(c.guard.clean(containerdisk.ErrDamaged.Error()+", so nothing was published"), "pack it again")
 	case broken == nil:
 		return failure.New(fmt.Sprintf("cannot %s %s: %s", c.purpose.do, c.repo, c.guard.clean(err.Error())), "")
+	case errors.As(broken, &proxy):
+		return failure.New(fmt.Sprintf("registry %s cannot be reached: %v", registry, proxy), proxy.Advice())
 	case errors.Is(broken, http.ErrSchemeMismatch):
 		return failure.New("registry "+registry+" speaks plain HTTP, not https", "switch its TLS on, or allow that with REGISTRY_INSECURE=true")
 	}
@@ -146,6 +160,9 @@ func (c *client) diagnose(err error) *failure.Error {
 	var connection *net.OpError
 	if errors.As(broken, &connection) && connection.Op == "dial" {
 		return failure.New(fmt.Sprintf("registry %s cannot be reached: %s", registry, cause), c.purpose.where+" and the network")
+	}
+	if !transient(err) {
+		return failure.New(fmt.Sprintf("cannot %s %s: %s", c.purpose.do, c.repo, cause), c.purpose.where)
 	}
 	return failure.New(fmt.Sprintf("the connection to registry %s broke: %s", registry, cause), c.later)
 }
@@ -162,18 +179,40 @@ func (c *client) distrust(err error) *failure.Error {
 	return failure.New(fmt.Sprintf("the certificate of registry %s is not valid: %s", registry, c.guard.clean(certificate.Err.Error())), "")
 }
 
-// diagnoseAnswer explains an answer of the registry or of its token service.
+// What registries say, each with a code of its own: Harbor's and Quay's quota is
+// a 403, Google's immutable tag a MANIFEST_INVALID.
+var (
+	quotaWords     = regexp.MustCompile(`(?i)quota|storage limit|exceed`)
+	immutableWords = regexp.MustCompile(`(?i)immutable|cannot be overwritten|is locked`)
+)
+
+// says whether one of the registry's words matches.
+func says(answer *transport.Error, words *regexp.Regexp) bool {
+	return slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool { return words.MatchString(d.Message) })
+}
+
+// quota says whether there is no room for an image.
+func quota(answer *transport.Error) bool {
+	return answer.StatusCode == http.StatusInsufficientStorage || answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests && says(answer, quotaWords)
+}
+
+// diagnoseAnswer explains an answer of the registry or of its token service: by
+// its words where they say more than the status.
 func (c *client) diagnoseAnswer(answer *transport.Error) *failure.Error {
 	registry, repository := c.repo.RegistryStr(), c.repo.RepositoryStr()
 	status := fmt.Sprintf(" (%d%s)", answer.StatusCode, c.words(answer))
+	tag, manifest := wanted(answer)
+	switch sent := manifest && answer.Request.Method == http.MethodPut; {
+	case quota(answer):
+		return failure.New(fmt.Sprintf("the quota for %s/%s is full%s", registry, repository, status), "delete images there or ask for more")
+	case sent && says(answer, immutableWords):
+		return failure.New(fmt.Sprintf("tag %s of %s/%s is there and may not be changed%s", tag, registry, repository, status), "use a new IMAGE_TAG")
+	case sent && (answer.StatusCode == http.StatusUnsupportedMediaType || code(answer) == transport.ManifestInvalidErrorCode):
+		return failure.New(fmt.Sprintf("registry %s refuses the manifest of an OCI image for %s%s", registry, repository, status), "it needs a release that takes OCI images")
+	}
 	switch answer.StatusCode {
 	case http.StatusUnauthorized:
-		if c.user == "" {
-			return failure.New(fmt.Sprintf("registry %s wants a login for %s%s", registry, repository, status),
-				"set REGISTRY_USER and REGISTRY_PASS, or run docker login "+registry)
-		}
-		return failure.New(fmt.Sprintf("registry %s refuses user %q for %s%s", registry, c.user, repository, status),
-			"check REGISTRY_USER and REGISTRY_PASS")
+		return c.unauthorized(status)
 	case http.StatusForbidden:
 		return failure.New(fmt.Sprintf("registry %s does not let %s %s %s%s", registry, c.who(), c.purpose.do, repository, status), c.purpose.right)
 	case http.StatusNotFound:
@@ -185,23 +224,52 @@ func (c *client) diagnoseAnswer(answer *transport.Error) *failure.Error {
 		return failure.New(fmt.Sprintf("registry %s does not take a layer of this size for %s%s", registry, repository, status),
 			"raise the body size that the proxy in front of it takes")
 	}
-	return failure.New(fmt.Sprintf("registry %s failed for %s: %s%s", registry, repository, http.StatusText(answer.StatusCode), status), c.later)
+	failed := failure.New(fmt.Sprintf("registry %s failed for %s: %s%s", registry, repository, http.StatusText(answer.StatusCode), status), c.later)
+	if !transientAnswer(answer) {
+		failed.Try = "its log says more"
+	}
+	return failed
+}
+
+func (c *client) unauthorized(status string) *failure.Error {
+	registry, repository := c.repo.RegistryStr(), c.repo.RepositoryStr()
+	if c.user != "" {
+		return failure.New(fmt.Sprintf("registry %s refuses user %q for %s%s", registry, c.user, repository, status), "check REGISTRY_USER and REGISTRY_PASS")
+	}
+	what := fmt.Sprintf("registry %s wants a login for %s%s", registry, repository, status)
+	if c.noLogin != nil {
+		return failure.New(what+", and "+c.noLogin.problem.What, c.noLogin.problem.Try)
+	}
+	return failure.New(what, "set REGISTRY_USER and REGISTRY_PASS, or run docker login "+registry)
+}
+
+func code(answer *transport.Error) transport.ErrorCode {
+	if len(answer.Errors) == 0 {
+		return ""
+	}
+	return answer.Errors[0].Code
+}
+
+// wanted is the tag or digest whose manifest a request was for.
+func wanted(answer *transport.Error) (ref string, manifest bool) {
+	if answer.Request == nil {
+		return "", false
+	}
+	_, ref, manifest = strings.Cut(answer.Request.URL.Path, "/manifests/")
+	return ref, manifest
 }
 
 // sought names what a registry answers that it has not. Some say so of what is
 // private, too.
 func sought(answer *transport.Error, repository string) string {
-	if answer.Request == nil {
-		return repository
-	}
-	_, wanted, found := strings.Cut(answer.Request.URL.Path, "/manifests/")
+	ref, manifest := wanted(answer)
 	switch {
-	case !found:
+	case !manifest:
 		return repository
-	case digestPattern.MatchString(wanted):
-		return fmt.Sprintf("image %s of %s, or it is private", wanted, repository)
+	case digestPattern.MatchString(ref):
+		return fmt.Sprintf("image %s of %s, or it is private", ref, repository)
 	}
-	return fmt.Sprintf("tag %s of %s, or it is private", wanted, repository)
+	return fmt.Sprintf("tag %s of %s, or it is private", ref, repository)
 }
 
 func (c *client) who() string {

@@ -10,6 +10,9 @@ import (
 // Quick makes the pauses between tries short.
 func (o Options) Quick() Options { o.backoff = time.Millisecond; return o }
 
+// Hasty gives a request that gets nowhere up soon.
+func (o Options) Hasty() Options { o.idle = 300 * time.Millisecond; return o }
+
 // Through connects by dial, so that names need not exist.
 func (o Options) Through(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Options {
 	o.dial = dial
@@ -43,3 +46,6 @@ func Next(page, header string) (*url.URL, error) {
 	}
 	return follow(at, at, nextLink([]string{header}))
 }
+
+// MayKnow says whether a registry's token service may be given the login.
+func MayKnow(registry, realm string) bool { return (&guard{registry: registry}).mayKnow(realm) }

@@ -112,15 +112,23 @@ func (w *way) find(ctx context.Context, tags []name.Tag, inputs string) (Found, 
 // manifests reads the manifests of tags; one that is not there is nil.
 func (w *way) manifests(ctx context.Context, tags []name.Tag) ([]*remote.Descriptor, error) {
 	all := make([]*remote.Descriptor, len(tags))
+	return all, w.each(ctx, tags, func(i int, d *remote.Descriptor) error { all[i] = d; return nil })
+}
+
+// each gives out the manifests of tags, some at a time.
+func (w *way) each(ctx context.Context, tags []name.Tag, use func(i int, d *remote.Descriptor) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for i, tag := range tags {
-		group.Go(func() (err error) {
-			all[i], err = w.manifest(ctx, tag)
-			return err
+		group.Go(func() error {
+			d, err := w.manifest(ctx, tag)
+			if err != nil {
+				return err
+			}
+			return use(i, d)
 		})
 	}
-	return all, group.Wait()
+	return group.Wait()
 }
 
 // parseImage reads a manifest that is an image's, not an index's.
@@ -258,7 +266,12 @@ func (s *Session) Tag(ctx context.Context, ref string, tags ...string) error {
 		return failure.New(fmt.Sprintf("registry %s has no %s", image.Context().RegistryStr(), ref), "build it again")
 	}
 	for _, tag := range w.named(tags) {
-		err := w.do(ctx, func(signed http.RoundTripper) error { return remote.Tag(tag, d, w.over(ctx, signed)...) })
+		err := w.do(ctx, func(signed http.RoundTripper) error {
+			if err := remote.Tag(tag, d, w.over(ctx, signed)...); err != nil {
+				return err
+			}
+			return w.confirm(ctx, tag, d.Digest.String(), w.over(ctx, signed))
+		})
 		if err != nil {
 			return err
 		}

@@ -225,7 +225,7 @@ func TestAHostileListOfTagsIsLeft(t *testing.T) {
 		"no end":       {func(*http.Request) (string, string) { return `{}`, fmt.Sprintf(`<?n=%d>; rel="next"`, pages.Add(1)) }, "does not come to the end"},
 		"another host": {func(*http.Request) (string, string) { return `{}`, `<http://169.254.169.254/v2/x>; rel="next"` }, "another host, 169.254.169.254"},
 		"no URL":       {func(*http.Request) (string, string) { return `{}`, `<http://[>; rel="next"` }, "no URL"},
-		"a huge page":  {func(*http.Request) (string, string) { return `{"tags":["` + strings.Repeat("a", 5<<20) + `"]}`, "" }, "larger than 4 MiB"},
+		"a huge page":  {func(*http.Request) (string, string) { return `{"tags":["` + strings.Repeat("a", 5<<20) + `"]}`, "" }, "more than 4 MiB"},
 		"no JSON":      {func(*http.Request) (string, string) { return `<html>`, "" }, "no list"},
 		"no tags":      {func(*http.Request) (string, string) { return `{"tags":["\u001b[2J"]}`, "" }, "cannot be"},
 	} {

@@ -198,7 +198,7 @@ func TestARefreshTokenDoesNotFollowARedirectToAnotherHost(t *testing.T) {
 		return challenge("https://registry.example/token")(w, r) || away(path("/token"), 307, "https://other.example")(w, r)
 	})
 	s.options.Username, s.options.Password = "", ""
-	failed(t, dir, remoteRef, s.options, "registry.example wants a token to be sent to other.example")
+	failed(t, dir, remoteRef, s.options, "registry.example wants the login to be sent to other.example")
 	for _, request := range s.seen() {
 		assert.NotContains(t, request, "other.example")
 	}

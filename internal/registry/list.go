@@ -43,7 +43,8 @@ type Entry struct {
 func (e Entry) Ours() bool { return e.Disk != "" }
 
 var listing = purpose{
-	doing: "listing", do: "list",
+	public: true,
+	doing:  "listing", do: "list",
 	right:   "ask for the right, or name the repositories themselves",
 	missing: "it has no such list: name the repositories themselves",
 	where:   "check TARGET_REGISTRY",
@@ -185,36 +186,50 @@ func (s *Session) Entries(ctx context.Context, repository string) ([]Entry, erro
 		return nil, err
 	}
 	slices.Sort(names)
-	manifests, err := w.manifests(ctx, w.named(slices.Compact(names)))
+	return w.entries(ctx, host+"/"+path, slices.Compact(names))
+}
+
+// entries reads the images of tags and brings the tags of one digest together.
+// Of a manifest only what an Entry tells is kept.
+func (w *way) entries(ctx context.Context, repository string, tags []string) ([]Entry, error) {
+	read := make([]listed, len(tags))
+	err := w.each(ctx, w.named(tags), func(i int, d *remote.Descriptor) (err error) {
+		if d != nil { // else it was deleted meanwhile
+			read[i], err = entry(w.repo.Tag(tags[i]), d)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	return w.entries(ctx, host+"/"+path, slices.Compact(names), manifests)
-}
-
-// entries brings tags of one digest together.
-func (w *way) entries(ctx context.Context, repository string, tags []string, manifests []*remote.Descriptor) ([]Entry, error) {
 	at := map[string]int{}
 	all := []Entry{}
-	for i, d := range manifests {
-		if d == nil {
-			continue // deleted meanwhile
+	for i, e := range read {
+		if e.Digest == "" {
+			continue
 		}
-		digest := d.Digest.String()
-		if known, ok := at[digest]; ok {
+		if known, ok := at[e.Digest]; ok {
 			all[known].Tags = append(all[known].Tags, tags[i])
 			continue
 		}
-		e, err := w.entry(ctx, d)
-		if err != nil {
-			return nil, err
+		if e.dated != nil {
+			if e.Built, err = w.created(ctx, *e.dated); err != nil {
+				return nil, err
+			}
 		}
-		e.Repository, e.Digest, e.Tags = repository, digest, []string{tags[i]}
-		at[digest] = len(all)
-		all = append(all, e)
+		e.Repository, e.Tags = repository, []string{tags[i]}
+		at[e.Digest] = len(all)
+		all = append(all, e.Entry)
 	}
 	slices.SortStableFunc(all, func(a, b Entry) int { return b.Built.Compare(a.Built) })
 	return all, nil
+}
+
+// listed is an entry, with the config that has its date where the manifest has
+// none.
+type listed struct {
+	Entry
+	dated *v1.Descriptor
 }
 
 // manifest is what images and indexes have in common.
@@ -227,8 +242,8 @@ type manifest struct {
 
 // entry reads what a manifest tells. One that is nothing that we know tells
 // only its own size.
-func (w *way) entry(ctx context.Context, d *remote.Descriptor) (Entry, error) {
-	e := Entry{Size: int64(len(d.Manifest))}
+func entry(tag name.Tag, d *remote.Descriptor) (listed, error) {
+	e := listed{Entry: Entry{Size: int64(len(d.Manifest)), Digest: d.Digest.String()}}
 	var m manifest
 	if json.Unmarshal(d.Manifest, &m) != nil {
 		return e, nil
@@ -240,6 +255,9 @@ func (w *way) entry(ctx context.Context, d *remote.Descriptor) (Entry, error) {
 	for _, blob := range blobs {
 		e.Size += max(0, blob.Size)
 	}
+	if n := len(m.Manifests); n > mostParts {
+		return e, failure.New(fmt.Sprintf("%s is an index of %d images, which is absurd", tag, n), "")
+	}
 	for _, part := range m.Manifests {
 		e.Parts = append(e.Parts, part.Digest.String())
 	}
@@ -248,12 +266,10 @@ func (w *way) entry(ctx context.Context, d *remote.Descriptor) (Entry, error) {
 	if e.Built = moment(a[containerdisk.AnnotationBuilt]); e.Built.IsZero() {
 		e.Built = moment(a["org.opencontainers.image.created"])
 	}
-	if !e.Built.IsZero() || m.Config == nil || m.Config.Digest == (v1.Hash{}) {
-		return e, nil
+	if e.Built.IsZero() && m.Config != nil && m.Config.Digest != (v1.Hash{}) {
+		e.dated = &v1.Descriptor{Size: m.Config.Size, Digest: m.Config.Digest}
 	}
-	var err error
-	e.Built, err = w.created(ctx, *m.Config)
-	return e, err
+	return e, nil
 }
 
 // clean leaves an annotation out that is no digest: it goes to a terminal.
@@ -261,7 +277,7 @@ func clean(digest string) string {
 	if !digestPattern.MatchString(digest) {
 		return ""
 	}
-	return digest
+	return strings.Clone(digest) // without the manifest that it stands in
 }
 
 // created reads when an image was made from its config, as most images that
@@ -271,7 +287,7 @@ func (w *way) created(ctx context.Context, config v1.Descriptor) (time.Time, err
 	var c struct {
 		Created string `json:"created"`
 	}
-	if config.Size > maxPage {
+	if config.Size > maxJSON {
 		return time.Time{}, nil
 	}
 	_, err := w.look(ctx, func(signed http.RoundTripper) error {
@@ -284,7 +300,7 @@ func (w *way) created(ctx context.Context, config v1.Descriptor) (time.Time, err
 			return err
 		}
 		defer content.Close()
-		text, err := io.ReadAll(io.LimitReader(content, maxPage))
+		text, err := io.ReadAll(io.LimitReader(content, maxJSON))
 		_ = json.Unmarshal(text, &c)
 		return err
 	})

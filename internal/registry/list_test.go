@@ -286,6 +286,8 @@ func harbor(repositories []string, deleted *[]string) func(http.ResponseWriter, 
 			return refuse(400, "UNSUPPORTED")
 		case r.Method == http.MethodDelete:
 			*deleted = append(*deleted, path)
+		case deleted != nil && strings.Contains(path, "/manifests/") && slices.ContainsFunc(*deleted, func(d string) bool { return strings.HasPrefix(d, "/v2/") }):
+			return refuse(404, "MANIFEST_UNKNOWN") // with all its tags
 		default:
 			return false
 		}

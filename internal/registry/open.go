@@ -10,11 +10,10 @@ import (
 	"hash"
 	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -28,10 +27,6 @@ import (
 const (
 	maxJSON  = 4 << 20 // bytes of a manifest or config; registries refuse larger ones
 	maxDepth = 3       // of indexes within indexes
-
-	// A transfer may take patience and, beyond that, the time of a slow line.
-	patience = time.Minute
-	slowLine = 64 << 10 // bytes a second
 )
 
 // ErrNoRanges is the error of a blob of which the registry gives no parts.
@@ -101,7 +96,7 @@ func (i *Image) BytesRead() int64 { return i.meter.read.Load() }
 
 func (i *Image) connect() error {
 	signed, err := i.c.signed(i.ctx, i.meter, transport.PullScope)
-	i.http = &http.Client{Transport: signed, CheckRedirect: checkRedirect}
+	i.http = &http.Client{Transport: signed}
 	return err
 }
 
@@ -120,9 +115,6 @@ func (i *Image) readManifest(ref name.Reference) error {
 		if err != nil {
 			return err
 		}
-		if len(got.Manifest) > maxJSON {
-			return failure.New(fmt.Sprintf("the manifest of %s has %d bytes, which is absurd", ref, len(got.Manifest)), "")
-		}
 		if !got.MediaType.IsIndex() {
 			i.Digest, i.MediaType, i.Manifest = got.Digest.String(), string(got.MediaType), got.Manifest
 			return nil
@@ -137,33 +129,51 @@ func (i *Image) readManifest(ref name.Reference) error {
 	return failure.New(fmt.Sprintf("%s is an index of indexes", i.ref), "name one image of it by its digest")
 }
 
-// Choose takes an image out of an OCI index or a Docker manifest list: the one
-// for linux/amd64, or else the first that is one.
+// Choose takes an image out of an OCI index or a Docker manifest list as nodes
+// and CDI choose it, by OS, architecture and no variant: the one for amd64, one
+// that says no platform, or one for another architecture that KubeVirt runs. An
+// index without any is refused as they refuse it.
 func Choose(raw []byte) (v1.Descriptor, *Index, error) {
 	var list v1.IndexManifest
 	if err := json.Unmarshal(raw, &list); err != nil {
 		return v1.Descriptor{}, nil, fmt.Errorf("its index: %w", err)
 	}
 	var chosen *v1.Descriptor
-	index := &Index{}
+	index, best := &Index{Platforms: []string{}}, len(platforms)
 	for _, d := range list.Manifests {
 		// BuildKit lists its attestations as if they were images.
 		if _, attestation := d.Annotations["vnd.docker.reference.type"]; attestation || !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
 			continue
 		}
-		platform := "unknown"
-		if d.Platform != nil {
-			platform = d.Platform.OS + "/" + d.Platform.Architecture
-		}
+		platform := platformOf(d)
 		index.Platforms = append(index.Platforms, platform)
-		if chosen == nil || platform == "linux/amd64" && index.Taken != platform {
-			chosen, index.Taken = &d, platform
+		if rank := slices.Index(platforms, platform); rank >= 0 && rank < best {
+			chosen, best, index.Taken = &d, rank, platform
 		}
 	}
-	if chosen == nil {
+	switch {
+	case len(index.Platforms) == 0:
 		return v1.Descriptor{}, nil, errors.New("its index lists no image")
+	case chosen == nil:
+		return v1.Descriptor{}, nil, fmt.Errorf("its index has no image for linux/amd64, linux/arm64 or linux/s390x, by which nodes and CDI choose, but for %s",
+			strings.Join(index.Platforms[:min(len(index.Platforms), 5)], ", "))
 	}
 	return *chosen, index, nil
+}
+
+// platforms are those that are taken, the best first.
+var platforms = []string{"linux/amd64", "unknown", "linux/arm64", "linux/arm64/v8", "linux/s390x"}
+
+// platformOf is OS/ARCHITECTURE[/VARIANT] of an image in an index.
+func platformOf(d v1.Descriptor) string {
+	if d.Platform == nil {
+		return "unknown"
+	}
+	platform := d.Platform.OS + "/" + d.Platform.Architecture
+	if d.Platform.Variant != "" {
+		platform += "/" + d.Platform.Variant
+	}
+	return platform
 }
 
 func (i *Image) readConfig() error {
@@ -239,11 +249,10 @@ func (b *Blob) ReadAt(p []byte, offset int64) (int, error) {
 // part reads exactly len(p) bytes from offset.
 func (b *Blob) part(p []byte, offset int64) error {
 	last := offset + int64(len(p)) - 1
-	resp, cancel, err := b.request(int64(len(p)), fmt.Sprintf("bytes=%d-%d", offset, last))
+	resp, err := b.request(fmt.Sprintf("bytes=%d-%d", offset, last))
 	if err != nil {
 		return err
 	}
-	defer cancel()
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusPartialContent {
 		return failure.Wrap(ErrNoRanges, "cannot read a part of the layer", "")
@@ -253,8 +262,10 @@ func (b *Blob) part(p []byte, offset int64) error {
 		return failure.New(fmt.Sprintf("registry %s answers with another part of blob %s (%q, %d bytes) than it was asked for (%q)",
 			b.image.c.repo.RegistryStr(), b.desc.Digest, b.image.c.guard.clean(said), resp.ContentLength, right), "")
 	}
-	_, err = io.ReadFull(resp.Body, p)
-	return broken(err)
+	if _, err = io.ReadFull(resp.Body, p); err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = broken(io.ErrUnexpectedEOF)
+	}
+	return err
 }
 
 // Open reads the whole blob. Its last bytes are not given out where it has
@@ -272,45 +283,43 @@ func (b *Blob) get() (io.ReadCloser, error) {
 	if b.desc.Digest.Algorithm != "sha256" {
 		return nil, failure.New(fmt.Sprintf("blob %s has no sha256 as its digest", b.desc.Digest), "")
 	}
-	resp, cancel, err := b.request(b.desc.Size, "")
+	resp, err := b.request("")
 	if err != nil {
 		return nil, err
 	}
-	return &checked{blob: b, body: resp.Body, cancel: cancel, hash: sha256.New()}, nil
+	return &checked{blob: b, body: resp.Body, hash: sha256.New()}, nil
 }
 
-// request asks for the blob or a range of it, of size bytes, within a time
-// that even a slow line keeps.
-func (b *Blob) request(size int64, byteRange string) (*http.Response, context.CancelFunc, error) {
-	ctx, cancel := context.WithTimeout(b.image.ctx, patience+time.Duration(size/slowLine)*time.Second)
+// request asks for the blob or a range of it.
+func (b *Blob) request(byteRange string) (*http.Response, error) {
 	repo := b.image.c.repo
 	blob := url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr() + "/blobs/" + b.desc.Digest.String()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, blob.String(), nil)
-	if err == nil {
-		if byteRange != "" {
-			req.Header.Set("Range", byteRange)
-		}
-		var resp *http.Response
-		if resp, err = b.image.http.Do(req); err == nil {
-			if err = transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err == nil {
-				return resp, cancel, nil
-			}
-			resp.Body.Close()
-		}
+	req, err := http.NewRequestWithContext(b.image.ctx, http.MethodGet, blob.String(), nil)
+	if err != nil {
+		return nil, err
 	}
-	cancel()
-	return nil, nil, err
+	if byteRange != "" {
+		req.Header.Set("Range", byteRange)
+	}
+	resp, err := b.image.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
 }
 
 // checked reads a blob to its end and checks it there.
 type checked struct {
-	blob   *Blob
-	body   io.ReadCloser
-	cancel context.CancelFunc
-	hash   hash.Hash
-	done   int64
-	err    error // how it ended
-	cause  error // of err, where the connection broke
+	blob  *Blob
+	body  io.ReadCloser
+	hash  hash.Hash
+	done  int64
+	err   error // how it ended
+	cause error // of err, where the connection broke
 }
 
 // Read implements io.Reader.
@@ -328,7 +337,7 @@ func (c *checked) Read(p []byte) (int, error) {
 	case c.done >= c.blob.desc.Size:
 		n, c.err = 0, failure.New(fmt.Sprintf("registry %s gives another blob than %s", c.blob.image.c.repo.RegistryStr(), c.blob.desc.Digest), "push the image again")
 	case err == io.EOF:
-		c.err = c.explain(io.ErrUnexpectedEOF)
+		c.err = c.explain(broken(io.ErrUnexpectedEOF))
 	case err != nil:
 		c.err = c.explain(err)
 	}
@@ -343,44 +352,16 @@ func (c *checked) explain(err error) error {
 	if ctx := c.blob.image.ctx; ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	c.cause = broken(err)
+	c.cause = err
 	return c.blob.image.c.explain(c.cause, 1)
 }
 
 // Close implements io.Closer.
-func (c *checked) Close() error {
-	defer c.cancel()
-	return c.body.Close()
-}
+func (c *checked) Close() error { return c.body.Close() }
 
 // broken makes the error of a body one of the connection, as the errors of
 // requests are.
-func broken(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &url.Error{Op: "Get", Err: err}
-}
-
-// checkRedirect keeps a registry from sending us to services of our own
-// network by address (a cloud's metadata), as go-containerregistry does.
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return errors.New("stopped after 10 redirects")
-	}
-	from, to := via[0].URL.Hostname(), req.URL.Hostname()
-	if to != from && private(to) && !private(from) && !loopback(from) {
-		return fmt.Errorf("a redirect from %s to the private address %s is not followed", from, to)
-	}
-	return nil
-}
-
-// private says whether a host is an address that is not one of the Internet.
-func private(host string) bool {
-	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	addr = addr.Unmap()
-	return err == nil && (addr.IsPrivate() || addr.IsLinkLocalUnicast() || addr.IsUnspecified() || addr.IsLoopback())
-}
+func broken(err error) error { return &url.Error{Op: "Get", Err: err} }
 
 // meter counts the bytes of the bodies that come through it.
 type meter struct {

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -34,6 +35,7 @@ type Options struct {
 
 	dial    func(ctx context.Context, network, addr string) (net.Conn, error) // for tests
 	backoff time.Duration                                                     // for tests
+	idle    time.Duration                                                     // for tests
 }
 
 const (
@@ -72,7 +74,15 @@ func Push(ctx context.Context, layoutDir, ref string, o Options, p progress.Repo
 	c.later = fmt.Sprintf("later, diskforge push %s %s sends what is missing", layoutDir, ref)
 	err = c.try(ctx, p, func() error {
 		p.Activity("pushing to " + ref)
-		return c.write(ctx, tag, observed{layout.Image, p})
+		signed, err := c.signed(ctx, c.guard, transport.PushScope)
+		if err != nil {
+			return err
+		}
+		options := append(c.remote(ctx), remote.WithTransport(signed))
+		if err := c.write(ctx, tag, observed{layout.Image, p}, options); err != nil {
+			return err
+		}
+		return c.confirm(ctx, tag, layout.Digest, options)
 	})
 	if err != nil {
 		return "", err
@@ -83,8 +93,8 @@ func Push(ctx context.Context, layoutDir, ref string, o Options, p progress.Repo
 
 // write sends what the registry has not. It asks for every blob: one may be
 // lost though the manifest is there, with which the library would be content.
-func (c *client) write(ctx context.Context, tag name.Tag, image v1.Image) error {
-	pusher, err := remote.NewPusher(c.remote(ctx)...)
+func (c *client) write(ctx context.Context, tag name.Tag, image v1.Image, o []remote.Option) error {
+	pusher, err := remote.NewPusher(o...)
 	if err != nil {
 		return err
 	}
@@ -102,6 +112,41 @@ func (c *client) write(ctx context.Context, tag name.Tag, image v1.Image) error 
 		}
 	}
 	return pusher.Push(ctx, tag, image)
+}
+
+// looks is how often a registry is asked for what it has taken: some need a
+// moment.
+const looks = 3
+
+// confirm asks for what was sent, as whoever pulls it will. A tag that somebody
+// else has moved meanwhile is his; the image must be there all the same. Who may
+// push and not pull has the registry's word alone.
+func (c *client) confirm(ctx context.Context, tag name.Tag, digest string, o []remote.Option) error {
+	var ref name.Reference = tag
+	for look := 1; ; look++ {
+		stored, err := remote.Get(ref, o...)
+		answer := answered(err)
+		switch {
+		case err == nil && stored.Digest.String() == digest:
+			return nil
+		case err == nil:
+			ref = c.repo.Digest(digest)
+			continue
+		case answer == nil:
+			return err
+		case answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden:
+			return nil
+		case answer.StatusCode != http.StatusNotFound:
+			return err
+		case look >= looks:
+			return failure.New(fmt.Sprintf("registry %s said that it has taken %s, and has it not", c.repo.RegistryStr(), ref), "its log says more")
+		}
+		select {
+		case <-time.After(time.Duration(look) * c.backoff):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // CheckAccess asks the registry, before a long build, whether the credentials

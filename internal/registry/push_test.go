@@ -107,7 +107,8 @@ func TestAPushedImageComesBackAsItWas(t *testing.T) {
 	assert.Equal(t, made.Layer.Size, w.done)
 	assert.Equal(t, made.Layer.Size, w.total)
 	requests := s.seen()
-	assert.Equal(t, "PUT "+s.host()+" /v2/lab/ubuntu/manifests/v1", requests[len(requests)-1], "the manifest goes last")
+	assert.Equal(t, []string{"PUT " + s.host() + " /v2/lab/ubuntu/manifests/v1", "GET " + s.host() + " /v2/lab/ubuntu/manifests/v1"}, requests[len(requests)-2:],
+		"the manifest goes last, and is asked for")
 
 	layer, digest := pulled(t, s.ref(), registry.Options{})
 	assert.Equal(t, made.Digest, digest)
@@ -130,7 +131,7 @@ func TestWhatIsThereAlreadyIsNotSentAgain(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, first, second)
 	asked := s.seen()
-	require.Len(t, asked, 4)
+	require.Len(t, asked, 5)
 	assert.Equal(t, []string{"GET " + s.host() + " /v2/", "HEAD " + s.host() + " /v2/lab/ubuntu/manifests/v1"}, []string{asked[0], asked[3]})
 	for _, blob := range asked[1:3] {
 		assert.Contains(t, blob, "HEAD "+s.host()+" /v2/lab/ubuntu/blobs/sha256:")
@@ -420,7 +421,7 @@ func TestTheDockerConfigAndItsHelpersAreAsked(t *testing.T) {
 	require.NoError(t, err)
 
 	write(filepath.Join(config, "config.json"), `{"credHelpers":{"`+s.host()+`":"missing"}}`, 0o600)
-	failed(t, dir, s.ref(), registry.Options{}.Quick(), "Docker config's credentials")
+	failed(t, dir, s.ref(), registry.Options{}.Quick(), "credHelpers in "+filepath.Join(config, "config.json")+" names docker-credential-missing, which is not installed")
 }
 
 func TestAccessIsCheckedWithoutLeavingAnything(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/httpclient"
 )
 
 // label is one part of a host name.
@@ -144,7 +145,7 @@ func parseAny(ref string, insecure bool, what string) (name.Reference, error) {
 
 // nameOptions are those of go-containerregistry for names at a registry.
 func nameOptions(host string, insecure bool) []name.Option {
-	if insecure || loopback(hostname(host)) {
+	if insecure || httpclient.Loopback(hostname(host)) {
 		return []name.Option{name.Insecure} // tries https first
 	}
 	return nil
@@ -228,13 +229,4 @@ func hostname(hostport string) string {
 		return host
 	}
 	return strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
-}
-
-// loopback says whether a host is this machine: 127.0.0.0/8, ::1 or localhost.
-func loopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -28,8 +29,8 @@ const (
 	// What a list may have at most. They stop a registry that never ends; no
 	// real one comes near.
 	mostPages = 1000
-	maxPage   = 4 << 20 // bytes
 	mostNames = 100_000
+	mostParts = 1000 // images of an index
 )
 
 // ghcr is GitHub's registry, which has no list of repositories, deletes nothing
@@ -42,7 +43,7 @@ const ghcr = "ghcr.io"
 // *failure.Error, except for the cause of a context.
 type Session struct {
 	options Options
-	network *http.Transport
+	network *httpclient.Transport
 
 	mu   sync.Mutex
 	ways map[string]*way
@@ -220,10 +221,7 @@ func (w *way) page(ctx context.Context, signed http.RoundTripper, at *url.URL) (
 	if err := transport.CheckError(resp, http.StatusOK); err != nil {
 		return nil, "", err
 	}
-	page, err = io.ReadAll(io.LimitReader(resp.Body, maxPage+1))
-	if err == nil && len(page) > maxPage {
-		err = fmt.Errorf("a page of its list is larger than %d MiB", maxPage>>20)
-	}
+	page, err = io.ReadAll(resp.Body)
 	return page, nextLink(resp.Header.Values("Link")), err
 }
 
@@ -231,11 +229,8 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 
 // stay follows redirects within one host.
 func stay(req *http.Request, via []*http.Request) error {
-	switch {
-	case req.URL.Host != via[0].URL.Host:
+	if req.URL.Host != via[0].URL.Host {
 		return fmt.Errorf("the list is said to be at another host, %s", req.URL.Host)
-	case len(via) >= 10:
-		return errors.New("it redirects in circles")
 	}
 	return nil
 }
