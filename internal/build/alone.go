@@ -65,7 +65,7 @@ func (b *Build) describe(ctx context.Context, r ready, made provisioned, out str
 	return workdir.Sidecar{
 		Digest: digest, Trimmed: made.Trimmed, BaseName: m.BaseName, BaseDigest: m.BaseDigest, Source: m.Source, Revision: m.Revision,
 		Created: m.Created, Architecture: m.Architecture, Title: m.Title, Version: m.Version,
-		Inputs: m.Annotations[containerdisk.AnnotationInputs], Built: made.Built, Guest: m.Preference,
+		Inputs: m.Annotations[containerdisk.AnnotationInputs], Built: made.Built, Guest: r.base.distribution(),
 	}, err
 }
 
@@ -184,8 +184,7 @@ func (b *Build) PackTo(ctx context.Context, disk, layout string) (string, error)
 	if known.IsVerified() {
 		m.VerifiedDisk = known.Digest
 	}
-	hint(&m, known.Guest)
-	packed, err := b.pack(ctx, disk, layout, m)
+	packed, err := b.pack(ctx, disk, layout, known.Guest, m)
 	return layoutReference(layout, packed.Digest), err
 }
 

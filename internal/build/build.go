@@ -182,7 +182,7 @@ func (b *Build) publish(ctx context.Context, image finished, r ready) (Result, e
 	layout := Layout(b.Config.OutputDir, b.Config.ImageName)
 	m := b.metadata(r, image.built)
 	m.VerifiedDisk = image.digest
-	packed, err := b.pack(ctx, image.path, layout, m)
+	packed, err := b.pack(ctx, image.path, layout, r.base.distribution(), m)
 	if err != nil {
 		return Result{}, err
 	}
@@ -332,8 +332,11 @@ func left(work string) (l disk.Left) {
 }
 
 // pack writes the disk as an OCI layout, which is there when it was inspected.
-func (b *Build) pack(ctx context.Context, path, layout string, m containerdisk.Metadata) (packed containerdisk.Result, err error) {
+func (b *Build) pack(ctx context.Context, path, layout, distribution string, m containerdisk.Metadata) (packed containerdisk.Result, err error) {
 	if err := os.MkdirAll(filepath.Dir(layout), 0o755); err != nil {
+		return packed, err
+	}
+	if err := b.hint(&m, path, distribution); err != nil {
 		return packed, err
 	}
 	m.Accept = func(ctx context.Context, dir string) error { return b.inspect(ctx, dir, layout) }

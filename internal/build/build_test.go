@@ -16,6 +16,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	image "github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/download"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
@@ -150,7 +151,7 @@ func TestEveryInputOfADiskChangesItsDigest(t *testing.T) {
 func TestAnImageTellsWhatItWasMadeFrom(t *testing.T) {
 	b, _ := newBuild(t)
 	m := b.metadata(aReady(), time.Unix(1750000000, 5).In(time.FixedZone("", 3600)))
-	assert.Equal(t, "debian", m.Preference)
+	assert.Equal(t, "debian", aReady().base.distribution())
 	assert.Equal(t, "course", m.Title)
 	assert.Equal(t, "abc", m.Revision)
 	assert.Equal(t, time.Unix(1700000000, 0), m.Created)
@@ -158,6 +159,32 @@ func TestAnImageTellsWhatItWasMadeFrom(t *testing.T) {
 	assert.Equal(t, b.imageInputs("sha256:base", "sha256:playbook", "2.14.18"), m.Annotations[containerdisk.AnnotationInputs])
 	t.Setenv("SOURCE_DATE_EPOCH", "1600000000")
 	assert.Equal(t, time.Unix(1600000000, 0), b.metadata(aReady(), time.Time{}).Created)
+}
+
+// An image with a hint for UEFI and a disk for a BIOS ended at the UEFI shell.
+func TestTheHintsFitTheDisksFirmware(t *testing.T) {
+	bios := filepath.Join(t.TempDir(), "bios.raw")
+	require.NoError(t, os.WriteFile(bios, append([]byte{0xeb, 0x63}, append(make([]byte, 508), 0x55, 0xaa)...), 0o600))
+	require.NoError(t, os.Truncate(bios, 1<<20))
+	for _, c := range []struct{ distribution, instanceType, preference, hints string }{
+		{"debian", "", "", "u1.medium linux"}, // debian means UEFI
+		{"ubuntu", "", "", "u1.medium ubuntu"},
+		{"", "", "", " "},
+		{"debian", "none", "none", " "},
+		{"debian", "o1.small", "fedora", "o1.small fedora"},
+		{"", "", "ubuntu", " ubuntu"},
+	} {
+		b, _ := newBuild(t)
+		b.Config.InstanceType, b.Config.Preference = c.instanceType, c.preference
+		var m containerdisk.Metadata
+		require.NoError(t, b.hint(&m, bios, c.distribution))
+		assert.Equal(t, c.hints, m.InstanceType+" "+m.Preference, c)
+	}
+	uefi, both := image.Firmware{UEFI: true}, image.Firmware{BIOS: true, UEFI: true}
+	assert.Equal(t, "debian", containerdisk.PreferenceFor("debian", both))
+	assert.Equal(t, "ubuntu", containerdisk.PreferenceFor("ubuntu", both))
+	assert.Equal(t, "linux.efi", containerdisk.PreferenceFor("ubuntu", uefi))
+	assert.Equal(t, "linux", containerdisk.PreferenceFor("nixos", both))
 }
 
 func TestABasesNameTellsNeitherPasswordsNorPaths(t *testing.T) {
@@ -235,6 +262,7 @@ func TestAFailedVerifyTakesTheMarkOfAnEarlierOneAway(t *testing.T) {
 func TestWhatIsKnownOfADiskGoesIntoItsImage(t *testing.T) {
 	b, _ := newBuild(t)
 	disk := aDisk(t)
+	b.Config.InstanceType = "none"
 	known, err := workdir.ReadSidecar(t.Context(), disk, progress.Discard)
 	require.NoError(t, err)
 	known.Verified, known.Revision, known.Guest, known.Built = known.Digest, "abc", "debian", time.Unix(1750000000, 0)

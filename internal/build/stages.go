@@ -132,8 +132,6 @@ func (b *Build) metadata(r ready, built time.Time) containerdisk.Metadata {
 		Reference:   b.Config.Reference,
 	}
 	if r.base.Known {
-		family, _, _ := strings.Cut(r.base.Guest.Name, " ")
-		hint(&m, strings.ToLower(family))
 		m.Annotations[containerdisk.AnnotationGuest] = r.base.Guest.Name
 	}
 	return m
@@ -151,12 +149,37 @@ func annotations(inputs string, built time.Time) map[string]string {
 	return set
 }
 
-// hint names the instance type and the preference of KubeVirt's common
-// instance types (kubevirt/common-instancetypes) that suit a distribution.
-func hint(m *containerdisk.Metadata, distribution string) {
-	if distribution != "" {
-		m.InstanceType, m.Preference = "u1.medium", distribution
+// hint names the instance type and the preference of KubeVirt's common instance
+// types for a disk of a distribution ("debian", or empty where that is not
+// known): the settings', or what the disk's firmware can be started with.
+func (b *Build) hint(m *containerdisk.Metadata, path, distribution string) error {
+	const none = "none"
+	m.InstanceType, m.Preference = b.Config.InstanceType, b.Config.Preference
+	if m.InstanceType == "" && distribution != "" {
+		m.InstanceType = "u1.medium"
 	}
+	if m.Preference == "" && distribution != "" {
+		firmware, err := disk.FirmwareOf(path)
+		if err != nil {
+			return fmt.Errorf("looking for the disk's firmware: %w", err)
+		}
+		m.Preference = containerdisk.PreferenceFor(distribution, firmware)
+	}
+	for _, hint := range []*string{&m.InstanceType, &m.Preference} {
+		if *hint == none {
+			*hint = ""
+		}
+	}
+	return nil
+}
+
+// distribution is that of the base, in lower case, or empty.
+func (o origin) distribution() string {
+	if !o.Known {
+		return ""
+	}
+	family, _, _ := strings.Cut(o.Guest.Name, " ")
+	return strings.ToLower(family)
 }
 
 // created is SOURCE_DATE_EPOCH (reproducible-builds.org) where it is set, else

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/digest"
 	"github.com/netgroup-polito/diskforge/internal/download"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
@@ -57,6 +58,7 @@ type Config struct {
 	Reference                      string // registry/prefix/name:tag, empty where nothing is pushed
 	Push                           bool   // upload what a build packs for Reference
 	ImageName, ImageTag            string
+	InstanceType, Preference       string // hints; none, or empty for those that suit the disk
 	ImageInputs                    string // empty, or what the input digest must be
 	RegistryUser                   string
 	RegistryPass                   Secret
@@ -106,6 +108,8 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 		Compression:      p.oneOf("QCOW2_COMPRESSION", s.QCOW2Compression, "zstd", "zlib", "none"),
 		ImageName:        s.ImageName,
 		ImageTag:         s.ImageTag,
+		InstanceType:     p.label("INSTANCE_TYPE", s.InstanceType),
+		Preference:       p.label("PREFERENCE", s.Preference),
 		ImageInputs:      p.digest("IMAGE_INPUTS", s.ImageInputs),
 		RegistryUser:     s.RegistryUser,
 		RegistryPass:     s.RegistryPass,
@@ -326,6 +330,14 @@ func (p *parser) cacheDir(v string) string {
 		return ""
 	}
 	return filepath.Join(dir, "diskforge")
+}
+
+// label is a hint, which becomes a label's value.
+func (p *parser) label(name, v string) string {
+	if v != "" && !containerdisk.LabelValue(v) {
+		p.add(name, "%q is no name of Kubernetes: give e.g. u1.medium, ubuntu or none", v)
+	}
+	return v
 }
 
 func (p *parser) digest(name, v string) string {

@@ -57,6 +57,8 @@ type Settings struct {
 	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images build-all plan" help:"project or path in the registry"`
 	ImageName        string `env:"IMAGE_NAME" in:"build pack push" help:"name of the image (default where nothing is pushed: the playbook's)"`
 	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" help:"tag of the image; use a new one for each build"`
+	InstanceType     string `env:"INSTANCE_TYPE" in:"build pack" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
+	Preference       string `env:"PREFERENCE" in:"build pack" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
 	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" help:"input digest that the image must have, as diskforge plan tells it; another is refused before anything is built"`
 	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect images build-all plan" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
 	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect images build-all plan" help:"password of REGISTRY_USER, in the environment only"`

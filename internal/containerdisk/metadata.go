@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/netgroup-polito/diskforge/internal/disk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
 
@@ -107,6 +108,38 @@ func OtherName(name string) string { return otherNames[name] }
 // LabelValue says whether Kubernetes takes the text as the value of a label:
 // instance type hints become some.
 func LabelValue(s string) bool { return labelValue.MatchString(s) }
+
+// Preferences of KubeVirt's common instance types, by the firmware with which
+// they start a machine (kubevirt/common-instancetypes, preferences/): those that
+// are built on linux-efi or name components/efi, and those built on linux.
+var (
+	uefiPreferences = regexp.MustCompile(`^(?:debian|linux\.efi|oraclelinux|rhel\.10|windows\.(?:11|2k22|2k25)(?:\.virtio)?)$`)
+	biosPreferences = regexp.MustCompile(`^(?:linux|linux\.virtiotransitional|ubuntu|fedora|alpine|cirros|centos\.stream\d+|opensuse\.\w+|rhel\.[789]|sles)$`)
+)
+
+// PreferenceStarts says whether a machine with the preference starts from a disk
+// with the firmware, as far as the preference is known.
+func PreferenceStarts(preference string, f disk.Firmware) (starts, known bool) {
+	switch {
+	case uefiPreferences.MatchString(preference):
+		return f.UEFI, true
+	case biosPreferences.MatchString(preference):
+		return f.BIOS, true
+	}
+	return true, false
+}
+
+// PreferenceFor is the preference for a distribution ("debian") whose disk has
+// the firmware: the distribution's own where that starts, else the general one.
+func PreferenceFor(distribution string, f disk.Firmware) string {
+	if starts, known := PreferenceStarts(distribution, f); known && starts {
+		return distribution
+	}
+	if !f.BIOS && f.UEFI {
+		return "linux.efi"
+	}
+	return "linux"
+}
 
 func (m Metadata) validate() error {
 	if !Architecture(m.Architecture) {

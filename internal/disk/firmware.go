@@ -11,9 +11,11 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/lima-vm/go-qcow2reader/image/qcow2"
+	qcow2log "github.com/lima-vm/go-qcow2reader/log"
 )
 
 func init() {
+	qcow2log.SetWarnFunc(nil) // an image's state is a fact of Look, not a line for people
 	qcow2.SetDecompressor(qcow2.CompressionTypeZstd, func(r io.Reader) (io.ReadCloser, error) {
 		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxCluster))
 		if err != nil {
@@ -26,6 +28,10 @@ func init() {
 // maxCluster is the largest cluster of a qcow2 image, in bytes
 // (QEMU's docs/interop/qcow2.txt, cluster_bits).
 const maxCluster = 2 << 20
+
+// maxL1 is how many entries a first table may have that needs less: the library
+// reads them all.
+const maxL1 = 4096
 
 // Firmware is what a disk can be started by.
 type Firmware struct {
@@ -69,6 +75,9 @@ func (i Image) Firmware(r io.ReaderAt) (f Firmware, err error) {
 	}
 	guest := io.ReaderAt(r)
 	if i.Format == FormatQCOW2 {
+		if uint64(i.header.l1Size) > max(maxL1, 2*i.VirtualSize/uint64(i.ClusterSize*i.ClusterSize/8)) {
+			return f, errors.New("the image's first table is larger than its disk")
+		}
 		image, err := qcow2.Open(r, nil)
 		if err != nil {
 			return f, fmt.Errorf("reading the image: %w", err)

@@ -527,6 +527,11 @@ func checkHints(s *subject) (string, []finding) {
 		}
 		right = append(right, value)
 	}
+	if f, prefers := s.looked.firmware, s.Config.Hints[preference]; f != nil && *f != (disk.Firmware{}) {
+		if starts, known := containerdisk.PreferenceStarts(prefers, *f); known && !starts {
+			all = append(all, found(Error, "the preference %s does not start this disk, which has %s: common-instancetypes gives it another firmware", prefers, f)...)
+		}
+	}
 	slices.Sort(right)
 	slices.SortFunc(all, func(a, b finding) int { return strings.Compare(a.detail, b.detail) })
 	return strings.Join(right, ", "), all

@@ -15,8 +15,9 @@ type looked struct {
 	disk.Image
 	tables    disk.Tables
 	tablesErr error
-	qemu      string // what qemu-img said against it, or empty
-	notAsked  string // why qemu-img was not asked, or empty
+	firmware  *disk.Firmware // nil where it cannot be told
+	qemu      string         // what qemu-img said against it, or empty
+	notAsked  string         // why qemu-img was not asked, or empty
 }
 
 // maxDiskFile is the largest file that is a disk of at most 2 TiB, in bytes.
@@ -58,6 +59,11 @@ func (s *subject) look(ctx context.Context, seen *source, file *os.File) error {
 	usable := i.Damage == nil && !i.Absurd() && s.content.size <= maxDiskFile
 	if usable && i.Format == disk.FormatQCOW2 {
 		s.looked.tables, s.looked.tablesErr = i.Tables(ctx, seen, s.limits.tables)
+	}
+	if usable {
+		if f, err := i.Firmware(seen); err == nil {
+			s.looked.firmware = &f
+		}
 	}
 	if seen.err != nil || ctx.Err() != nil {
 		return seen.err
@@ -103,6 +109,9 @@ func (s *subject) describeDisk() *Disk {
 	}
 	if i.Format == "" {
 		d.Format = i.Other
+	}
+	if s.looked.firmware != nil {
+		d.Firmware = s.looked.firmware.String()
 	}
 	return d
 }

@@ -39,7 +39,7 @@ func qemuImg(t testing.TB, args ...string) {
 func rawDisk() []byte {
 	b := make([]byte, 8*mib)
 	copy(b[446:], []byte{0x80, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0})
-	b[510], b[511] = 0x55, 0xaa
+	b[0], b[510], b[511] = 0xeb, 0x55, 0xaa // boot code
 	copy(b[mib:], strings.Repeat("the guest's own data\n", 3*mib/21))
 	_, _ = rand.NewChaCha8([32]byte{}).Read(b[5*mib : 5*mib+mib/2])
 	return b

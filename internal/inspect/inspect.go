@@ -85,6 +85,7 @@ type Disk struct {
 	ExternalData bool   `json:"externalData,omitempty"`
 	Encrypted    bool   `json:"encrypted,omitempty"`
 	Snapshots    int    `json:"snapshots,omitempty"`
+	Firmware     string `json:"firmware,omitempty"` // that it can be started by, where that could be read
 	// TablesRead of Tables mapping tables of the second level were read.
 	TablesRead int `json:"tablesRead"`
 	Tables     int `json:"tables"`

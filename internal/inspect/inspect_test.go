@@ -183,6 +183,7 @@ func TestEveryBrokenRuleIsFound(t *testing.T) {
 		"ostree":                   {change(func(m *made) { m.config.Config.Labels = map[string]string{"ostree.bootable": "1"} }), "annotations", inspect.Error, "ostree.bootable"},
 		"a hint that is no label":  {env("INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE=a b"), "instance type hints", inspect.Error, "label"},
 		"a hint that is unknown":   {env("INSTANCETYPE_KUBEVIRT_IO_DEFAULT_SIZE=a"), "instance type hints", inspect.Warning, "does not know"},
+		"a hint for UEFI":          {env("INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE=debian"), "instance type hints", inspect.Error, "the preference debian does not start this disk, which has BIOS"},
 		"another variable":         {env("FOO_KUBEVIRT_IO_BAR=a b"), "instance type hints", inspect.Error, "FOO_KUBEVIRT_IO_BAR"},
 		"a variable for no label":  {env("KUBEVIRT_IO_=a"), "instance type hints", inspect.Error, "kubevirt.io/"},
 		"a kind without a name":    {env("INSTANCETYPE_KUBEVIRT_IO_DEFAULT_INSTANCETYPE_KIND=a"), "instance type hints", inspect.Warning, "no name"},
