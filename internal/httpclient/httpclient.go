@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -111,9 +112,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	asking := newWatch(ctx, cancel, t.idle)
 	req = req.Clone(ctx)
-	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &sent{req.Body, asking, t.think}
-	}
+	t.watchBody(req, asking)
 	asking.run()
 	resp, err := t.http.RoundTrip(req)
 	asking.finish()
@@ -129,6 +128,27 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &received{resp.Body, newWatch(ctx, cancel, t.idle)}
 	return resp, nil
+}
+
+// watchBody watches the body of a request, of which net/http gets another where a
+// connection has died. A PUT without one ends an upload, and is thought about.
+func (t *Transport) watchBody(req *http.Request, w *watch) {
+	if req.Body == nil || req.Body == http.NoBody {
+		if req.Method == http.MethodPut {
+			w.grant(t.think)
+		}
+		return
+	}
+	req.Body = &sent{req.Body, w, t.think}
+	if again := req.GetBody; again != nil {
+		req.GetBody = func() (io.ReadCloser, error) {
+			body, err := again()
+			if err != nil {
+				return nil, err
+			}
+			return &sent{body, w, t.think}, nil
+		}
+	}
 }
 
 func closeBody(req *http.Request) {

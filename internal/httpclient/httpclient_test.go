@@ -123,6 +123,24 @@ func TestASteadyServerMayTakeItsTime(t *testing.T) {
 	assert.Len(t, b, 5*len(part))
 }
 
+func TestAServerMayThinkAboutWhatItWasSent(t *testing.T) {
+	to := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		time.Sleep(3 * idle)
+	})
+	transport, err := httpclient.New(httpclient.Options{Idle: idle, Think: 20 * idle})
+	require.NoError(t, err)
+	t.Cleanup(transport.CloseIdleConnections)
+	c := &http.Client{Transport: transport}
+	_, err = do(c, http.MethodPut, to, nil) // the end of an upload
+	require.NoError(t, err)
+	_, err = do(c, http.MethodPatch, to, strings.NewReader("body"))
+	require.NoError(t, err)
+	_, err = do(c, http.MethodGet, to, nil)
+	var stalled *httpclient.IdleError
+	require.ErrorAs(t, err, &stalled)
+}
+
 func TestARedirectInCirclesEndsForEveryMethod(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodPut, http.MethodDelete} {
 		var asked atomic.Int32

@@ -151,6 +151,8 @@ func (c *client) diagnose(err error) *failure.Error {
 		return failure.New(c.guard.clean(containerdisk.ErrDamaged.Error()+", so nothing was published"), "pack it again")
 	case broken == nil:
 		return failure.New(fmt.Sprintf("cannot %s %s: %s", c.purpose.do, c.repo, c.guard.clean(err.Error())), "")
+	case errors.Is(broken, httpclient.ErrPrivate):
+		return failure.New(fmt.Sprintf("registry %s sends us to %s: %v", registry, hostOf(broken.URL), httpclient.ErrPrivate), "")
 	case errors.As(broken, &proxy):
 		return failure.New(fmt.Sprintf("registry %s cannot be reached: %v", registry, proxy), proxy.Advice())
 	case errors.Is(broken, http.ErrSchemeMismatch):
@@ -165,6 +167,15 @@ func (c *client) diagnose(err error) *failure.Error {
 		return failure.New(fmt.Sprintf("cannot %s %s: %s", c.purpose.do, c.repo, cause), c.purpose.where)
 	}
 	return failure.New(fmt.Sprintf("the connection to registry %s broke: %s", registry, cause), c.later)
+}
+
+// hostOf is a URL's host, as its path and query may hold secrets.
+func hostOf(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "another host"
+	}
+	return u.Host
 }
 
 func (c *client) distrust(err error) *failure.Error {
