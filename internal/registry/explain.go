@@ -131,7 +131,7 @@ func (c *client) diagnose(err error) *failure.Error {
 	registry := c.repo.RegistryStr()
 	var handOver *handOverError
 	if errors.As(err, &handOver) {
-		return failure.New(handOver.Error(), "nothing was sent; where that host may know it, say so by docker login "+handOver.to)
+		return failure.New(handOver.Error(), "nothing was sent: name the registry by the name that it has for itself, or say by docker login "+handOver.to+" that this host may know it")
 	}
 	if plain := refused(err); plain != nil {
 		return failure.New(fmt.Sprintf("%s %s: %v", c.purpose.doing, registry, plain),
