@@ -108,6 +108,8 @@ func checkStatus(resp *http.Response) error {
 	}
 }
 
+const tryLater = "try again later"
+
 // retry repeats try, with growing pauses, until it succeeds or failed for
 // good. try returns how far it came; getting on starts the count anew.
 func (o Options) retry(ctx context.Context, name string, to progress.Reporter, try func() (int64, error)) error {
@@ -127,7 +129,7 @@ func (o Options) retry(ctx context.Context, name string, to progress.Reporter, t
 			best, failed = got, 0
 		}
 		if failed++; failed == maxTries {
-			return failure.Wrap(err, fmt.Sprintf("%s: gave up after %d attempts", name, maxTries), "try again later: what has arrived is kept")
+			return failure.Wrap(err, fmt.Sprintf("%s: gave up after %d attempts", name, maxTries), tryLater)
 		}
 		pause := o.pause(failed, err)
 		to.Warn(fmt.Sprintf("%s: %v; trying again in %s", name, err, pause))

@@ -176,6 +176,25 @@ func TestABrokenConnectionGoesOnWhereItBroke(t *testing.T) {
 	}
 }
 
+func TestWhatIsKeptOfADownloadIsSaidAndNothingElse(t *testing.T) {
+	for kept, header := range map[bool]map[string]string{true: {"ETag": `"v1"`}, false: nil} {
+		m := newMirror(t)
+		m.fail = func(n int, w http.ResponseWriter, _ *http.Request) bool {
+			if n > 1 {
+				w.WriteHeader(http.StatusBadGateway)
+				return true
+			}
+			cutAfter(w, 2*mib, header)
+			return true
+		}
+		o := options(t)
+		_, err := download.Fetch(t.Context(), m.url(), sum256(content), o, progress.Discard)
+		require.ErrorContains(t, err, "try again later")
+		assert.Equal(t, kept, strings.Contains(err.Error(), "what has arrived is kept"))
+		assert.Equal(t, kept, len(tree(t, o.CacheDir)) > 0)
+	}
+}
+
 func TestAServerThatBreaksOftenButGetsOnIsNotGivenUp(t *testing.T) {
 	m := newMirror(t)
 	m.fail = func(n int, w http.ResponseWriter, r *http.Request) bool {

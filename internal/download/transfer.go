@@ -92,6 +92,9 @@ func (t *transfer) give(err error) error {
 		return err
 	}
 	_ = t.file.Truncate(t.size) // gives the reserved space back
+	if f, ok := failure.In(err); ok && f.Try == tryLater {
+		f.Try += ": what has arrived is kept"
+	}
 	return err
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/report"
 )
 
@@ -185,9 +186,10 @@ func contract(t *testing.T, image v1.Image) {
 	require.NoError(t, err)
 	require.Len(t, manifest.Layers, 1)
 	assert.Equal(t, "application/vnd.oci.image.layer.v1.tar", string(manifest.Layers[0].MediaType))
-	for _, key := range []string{"created", "title", "version", "revision", "base.name", "base.digest"} {
+	for _, key := range []string{"created", "title", "version", "revision", "base.digest"} {
 		assert.NotEmpty(t, manifest.Annotations["org.opencontainers.image."+key], key)
 	}
+	assert.NotEmpty(t, containerdisk.BaseName(manifest.Annotations))
 	layers, err := image.Layers()
 	require.NoError(t, err)
 	layer, err := layers[0].Uncompressed()

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -65,8 +66,8 @@ func New(o Options) (*Transport, error) {
 	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 		return refusal(answer)
 	}
-	if t.DialContext = o.Dial; o.Dial == nil {
-		t.DialContext = dial
+	if t.DialContext = dial; o.Dial != nil {
+		t.DialContext = o.Dial.checked
 	}
 	if o.CAFile != "" {
 		roots, err := authorities(o.CAFile)
@@ -111,9 +112,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	asking := newWatch(ctx, cancel, t.idle)
 	req = req.Clone(ctx)
-	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &sent{req.Body, asking, t.think}
-	}
+	t.watchBody(req, asking)
 	asking.run()
 	resp, err := t.http.RoundTrip(req)
 	asking.finish()
@@ -129,6 +128,27 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &received{resp.Body, newWatch(ctx, cancel, t.idle)}
 	return resp, nil
+}
+
+// watchBody watches the body of a request, of which net/http gets another where a
+// connection has died. A PUT without one ends an upload, and is thought about.
+func (t *Transport) watchBody(req *http.Request, w *watch) {
+	if req.Body == nil || req.Body == http.NoBody {
+		if req.Method == http.MethodPut {
+			w.grant(t.think)
+		}
+		return
+	}
+	req.Body = &sent{req.Body, w, t.think}
+	if again := req.GetBody; again != nil {
+		req.GetBody = func() (io.ReadCloser, error) {
+			body, err := again()
+			if err != nil {
+				return nil, err
+			}
+			return &sent{body, w, t.think}, nil
+		}
+	}
 }
 
 func closeBody(req *http.Request) {
@@ -210,9 +230,14 @@ func Public(ctx context.Context, host string) context.Context {
 	return context.WithValue(ctx, publicHost{}, host)
 }
 
+func mustBePublic(ctx context.Context, addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	return err == nil && ctx.Value(publicHost{}) == host
+}
+
 func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	d := net.Dialer{Timeout: 30 * time.Second}
-	if host, _, err := net.SplitHostPort(addr); err == nil && ctx.Value(publicHost{}) == host {
+	if mustBePublic(ctx, addr) {
 		d.Control = func(_, resolved string, _ syscall.RawConn) error {
 			if ip, _, err := net.SplitHostPort(resolved); err != nil || Private(ip) {
 				return ErrPrivate
@@ -221,4 +246,17 @@ func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 		}
 	}
 	return d.DialContext(ctx, network, addr)
+}
+
+// checked is d that keeps no connection to a private address which must not be one.
+func (d Dial) checked(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := d(ctx, network, addr)
+	if err != nil || !mustBePublic(ctx, addr) {
+		return conn, err
+	}
+	if ip, _, err := net.SplitHostPort(conn.RemoteAddr().String()); err != nil || Private(ip) {
+		conn.Close()
+		return nil, ErrPrivate
+	}
+	return conn, nil
 }

@@ -21,7 +21,9 @@ import (
 const idle = 300 * time.Millisecond
 
 // client follows every redirect, as go-containerregistry's does.
-func client(t *testing.T) *http.Client {
+func client(t *testing.T) *http.Client { return patient(t, idle) }
+
+func patient(t *testing.T, idle time.Duration) *http.Client {
 	transport, err := httpclient.New(httpclient.Options{Idle: idle})
 	require.NoError(t, err)
 	t.Cleanup(transport.CloseIdleConnections)
@@ -95,18 +97,16 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func TestWhoReadsSlowlyIsNotTakenForTheServer(t *testing.T) {
 	content := bytes.Repeat([]byte("x"), 4<<20)
 	to := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(content) })
-	resp, err := client(t).Get(to)
+	resp, err := patient(t, 4*idle).Get(to)
 	require.NoError(t, err)
 	defer resp.Body.Close()
-	got := 0
-	for b := make([]byte, 1<<20); ; {
-		n, err := io.ReadFull(resp.Body, b)
-		if got += n; err != nil {
+	for b := make([]byte, len(content)/5); ; {
+		if _, err = io.ReadFull(resp.Body, b); err != nil {
 			break
 		}
-		time.Sleep(idle / 2)
+		time.Sleep(idle) // longer than 4 * idle in all
 	}
-	assert.Equal(t, len(content), got)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF, "the rest of a division, and no other end")
 }
 
 func TestASteadyServerMayTakeItsTime(t *testing.T) {
@@ -115,12 +115,30 @@ func TestASteadyServerMayTakeItsTime(t *testing.T) {
 		for range 5 {
 			_, _ = w.Write(part)
 			_ = http.NewResponseController(w).Flush()
-			time.Sleep(idle / 2)
+			time.Sleep(idle)
 		}
 	})
-	b, err := do(client(t), http.MethodGet, to, nil)
+	b, err := do(patient(t, 4*idle), http.MethodGet, to, nil) // longer than 4 * idle in all
 	require.NoError(t, err)
 	assert.Len(t, b, 5*len(part))
+}
+
+func TestAServerMayThinkAboutWhatItWasSent(t *testing.T) {
+	to := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		time.Sleep(3 * idle)
+	})
+	transport, err := httpclient.New(httpclient.Options{Idle: idle, Think: 20 * idle})
+	require.NoError(t, err)
+	t.Cleanup(transport.CloseIdleConnections)
+	c := &http.Client{Transport: transport}
+	_, err = do(c, http.MethodPut, to, nil) // the end of an upload
+	require.NoError(t, err)
+	_, err = do(c, http.MethodPatch, to, strings.NewReader("body"))
+	require.NoError(t, err)
+	_, err = do(c, http.MethodGet, to, nil)
+	var stalled *httpclient.IdleError
+	require.ErrorAs(t, err, &stalled)
 }
 
 func TestARedirectInCirclesEndsForEveryMethod(t *testing.T) {

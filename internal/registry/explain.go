@@ -131,7 +131,7 @@ func (c *client) diagnose(err error) *failure.Error {
 	registry := c.repo.RegistryStr()
 	var handOver *handOverError
 	if errors.As(err, &handOver) {
-		return failure.New(handOver.Error(), "nothing was sent; where that host may know it, say so by docker login "+handOver.to)
+		return failure.New(handOver.Error(), "nothing was sent: name the registry by the name that it has for itself, or say by docker login "+handOver.to+" that this host may know it")
 	}
 	if plain := refused(err); plain != nil {
 		return failure.New(fmt.Sprintf("%s %s: %v", c.purpose.doing, registry, plain),
@@ -151,6 +151,8 @@ func (c *client) diagnose(err error) *failure.Error {
 		return failure.New(c.guard.clean(containerdisk.ErrDamaged.Error()+", so nothing was published"), "pack it again")
 	case broken == nil:
 		return failure.New(fmt.Sprintf("cannot %s %s: %s", c.purpose.do, c.repo, c.guard.clean(err.Error())), "")
+	case errors.Is(broken, httpclient.ErrPrivate):
+		return failure.New(fmt.Sprintf("registry %s sends us to %s: %v", registry, hostOf(broken.URL), httpclient.ErrPrivate), "")
 	case errors.As(broken, &proxy):
 		return failure.New(fmt.Sprintf("registry %s cannot be reached: %v", registry, proxy), proxy.Advice())
 	case errors.Is(broken, http.ErrSchemeMismatch):
@@ -165,6 +167,15 @@ func (c *client) diagnose(err error) *failure.Error {
 		return failure.New(fmt.Sprintf("cannot %s %s: %s", c.purpose.do, c.repo, cause), c.purpose.where)
 	}
 	return failure.New(fmt.Sprintf("the connection to registry %s broke: %s", registry, cause), c.later)
+}
+
+// hostOf is a URL's host, as its path and query may hold secrets.
+func hostOf(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "another host"
+	}
+	return u.Host
 }
 
 func (c *client) distrust(err error) *failure.Error {

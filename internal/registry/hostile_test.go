@@ -2,10 +2,12 @@ package registry_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -218,6 +220,33 @@ func TestALoginGoesToATokenServiceOfTheSameDomainOnly(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"auths":{"other.example":{"auth":"`+auth+`"}}}`), 0o600))
 	_, err := registry.Push(t.Context(), dir, remoteRef, s.options, progress.Discard)
 	require.NoError(t, err)
+}
+
+// onTheInternet is a connection that says so.
+type onTheInternet struct{ net.Conn }
+
+func (onTheInternet) RemoteAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443}
+}
+
+func TestARegistryOnTheInternetLeadsToNoNameOfAPrivateAddress(t *testing.T) {
+	dir, _, _ := packed(t, 1)
+	s := newRemoteServer(t, away(method("PATCH"), 307, "https://other.example"))
+	_, err := registry.Push(t.Context(), dir, remoteRef, s.options, progress.Discard)
+	require.NoError(t, err, "a registry in the private network may lead to others there")
+
+	s = newRemoteServer(t, away(method("PATCH"), 307, "https://other.example"))
+	public := s.options.Through(func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := s.dial(ctx, network, addr)
+		if err == nil && addr == "registry.example:443" {
+			conn = onTheInternet{conn}
+		}
+		return conn, err
+	})
+	failed(t, dir, remoteRef, public, "sends us to other.example: its name stands for a private address")
+	for _, request := range s.seen() {
+		assert.NotContains(t, request, "other.example")
+	}
 }
 
 func TestTheDomainOfARegistryIsItsOwn(t *testing.T) {
