@@ -43,7 +43,7 @@ func (b *Build) provision(ctx context.Context, r ready, out, work string, backin
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, DiskSize: c.DiskSize,
 		BuildUser: c.BuildUser, VMUser: c.VMUser, BakeUser: c.BakeUser, Desktop: c.Desktop, ExtraVars: c.ExtraVars,
 		AptMirror: c.AptMirror, CAFile: c.CAFile, HTTPProxy: c.HTTPProxy, HTTPSProxy: c.HTTPSProxy, NoProxy: c.NoProxy,
-		PackerLog: c.PackerLog, KeepOnError: b.KeepOnError, SSHTimeout: b.bootTimeout(r.accel),
+		Mask: b.mask(), PackerLog: c.PackerLog, KeepOnError: b.KeepOnError, SSHTimeout: b.bootTimeout(r.accel),
 	}, p)
 	made := provisioned{Trimmed: result.Trimmed, Overlay: backing && r.base.Format == disk.FormatQCOW2, Tasks: tasks(result.Tasks), Built: time.Now().UTC().Truncate(time.Second)}
 	b.phases(began, result.Timings)

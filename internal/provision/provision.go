@@ -4,11 +4,13 @@
 package provision
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -23,6 +25,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/tools"
 )
 
@@ -59,6 +62,9 @@ type Options struct {
 	AptMirror                      string // handed to the playbook as apt_mirror
 	CAFile                         string // PEM, trusted by the guest during the build
 	HTTPProxy, HTTPSProxy, NoProxy string // for the guest, during the build
+
+	// Mask replaces secrets in the logs; it may be nil.
+	Mask *strings.Replacer
 
 	PackerLog   bool          // keep Packer's debug log
 	KeepOnError bool          // after a failed task the guest stays up until ctx ends
@@ -241,6 +247,7 @@ func (b *build) result() Result {
 func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	b.events.secrets = b.opts.Mask
 	b.events.start(report, b.keptUp(report))
 	watch := console.Watch(b.log("console.log"), first(ctx.Done(), b.events.connected), report)
 	go func() {
@@ -269,8 +276,37 @@ func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 	}
 	if !b.opts.PackerLog {
 		_ = os.Remove(debug)
+	} else if errMask := b.maskLog(debug); errMask != nil {
+		_ = os.Remove(debug)
+		report.Warn(fmt.Sprintf("Packer's debug log is deleted, because secrets could not be taken out of it: %v", errMask))
 	}
 	return err
+}
+
+// maskLog takes secrets and escape sequences out of a log that Packer wrote.
+func (b *build) maskLog(name string) error {
+	from, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return atomicfile.Write(name, 0o600, func(to io.Writer) error {
+		lines := bufio.NewScanner(from)
+		lines.Buffer(nil, 16*maxEvent)
+		for lines.Scan() {
+			line := lines.Text()
+			if b.opts.Mask != nil {
+				line = b.opts.Mask.Replace(line)
+			}
+			if _, err := fmt.Fprintln(to, text.Lines(line)); err != nil {
+				return err
+			}
+		}
+		return lines.Err()
+	})
 }
 
 // bootError is a boot that the console says will never succeed.
