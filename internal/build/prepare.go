@@ -30,7 +30,7 @@ type ready struct {
 	playbook       playbook.Source
 	controller     string // version of ansible-core
 	playbookInputs playbook.Inputs
-	allow          []hygiene.Excuse
+	policy         hygiene.Policy
 }
 
 // origin is the base image.
@@ -90,7 +90,7 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 		if r.playbook, r.playbookInputs, err = b.resolvePlaybook(ctx, dir, r.controller, p); err != nil {
 			return "", err
 		}
-		if r.allow, err = b.allowed(r.playbook); err != nil {
+		if r.policy, err = b.policy(r.playbook); err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("%s of %s, which uses %s", r.playbook.File, short(r.playbook.Revision), r.playbookInputs), nil
@@ -205,12 +205,12 @@ func (b *Build) resolvePlaybook(ctx context.Context, dir, controller string, p p
 	return source, uses, source.Check(ctx, b.Config.ExtraVars, p)
 }
 
-// allowed are the findings that the hygiene gate excuses: HYGIENE_ALLOW's, or
-// what the playbook tree has.
-func (b *Build) allowed(p playbook.Source) ([]hygiene.Excuse, error) {
+// policy is what the hygiene gate excuses and looks for besides: HYGIENE_ALLOW's,
+// or what the playbook tree has.
+func (b *Build) policy(p playbook.Source) (hygiene.Policy, error) {
 	file := first(b.Config.HygieneAllow, p.Allow)
 	if file == "" {
-		return nil, nil
+		return hygiene.Policy{}, nil
 	}
 	return hygiene.ReadAllowList(file)
 }

@@ -90,7 +90,7 @@ func (b *Build) verify(ctx context.Context, r ready, path, work string, p progre
 		Disk: path, Format: info.Format, VirtualSize: info.VirtualSize, Dir: work,
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: r.accel,
 		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop, Full: b.Full,
-		Checks: r.playbook.Checks, Goss: r.tools.Goss,
+		Excused: r.policy.Reason, Checks: r.playbook.Checks, Goss: r.tools.Goss,
 		KeepOnError: b.KeepOnError, Timeout: b.bootTimeout(r.accel),
 	}, p)
 	if err != nil {

@@ -13,18 +13,19 @@ import (
 func FuzzAllowList(f *testing.F) {
 	f.Add([]byte("- rule: logs\n  path: /var/log/**\n  reason: read by the course\n"))
 	f.Add([]byte("- &a [*a]\n"))
+	f.Add([]byte("- rule: ours\n  demands: x\n  find: [{what: x, paths: [/a/**], holds: (?m)^a}]\n"))
 	f.Add([]byte("- {rule: logs, path: '[', reason: x}\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		list, err := parseAllowList(text)
+		list, err := parsePolicy(text, rules)
 		if err != nil {
 			return
 		}
-		for _, e := range list {
+		for _, e := range list.Excuses {
 			if e.Rule == "" || e.Path == "" || e.Reason == "" {
 				t.Fatalf("an excuse without rule, path or reason was taken: %+v", e)
 			}
 		}
-		excuse([]Finding{{Rule: "logs", Path: "/var/log/a"}}, list, progress.Discard)
+		excuse([]Finding{{Rule: "logs", Path: "/var/log/a"}}, list.Excuses, progress.Discard)
 	})
 }
 
@@ -63,7 +64,7 @@ func FuzzArchive(f *testing.F) {
 		tr := newTree(Options{BuildUser: "packer"}, progress.Discard)
 		_ = (&disk{limit: 1 << 20}).untar(bytes.NewReader(archive), tr)
 		for _, r := range rules {
-			r.check(tr)
+			r.apply(tr)
 		}
 		for path := range tr.entries {
 			if !strings.HasPrefix(path, "/") || strings.Contains(path+"/", "/../") {

@@ -59,7 +59,7 @@ type Options struct {
 	BuildUser string // the account that the build worked as; empty if none
 	BakedUser bool   // it stays, with its password locked (BAKE_USER)
 	Secrets   []Secret
-	Allow     []Excuse
+	Policy    Policy // the site's
 
 	LibguestfsEnv []string // see accel.Verdict
 }
@@ -128,19 +128,19 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 		return Result{}, err
 	}
 	masked := Mask(o.Secrets)
-	r := Result{Rules: Rules(), Files: t.files, Bytes: t.bytes, Method: method, FileSystems: systems}
-	for _, rule := range rules {
+	r := Result{Rules: named(t.rules), Files: t.files, Bytes: t.bytes, Method: method, FileSystems: systems}
+	for _, rule := range t.rules {
 		if ctx.Err() != nil {
 			return Result{}, context.Cause(ctx)
 		}
-		found := rule.check(t)
+		found := rule.apply(t)
 		sort.SliceStable(found, func(i, j int) bool { return found[i].Path < found[j].Path })
 		for _, f := range found {
 			f.Rule, f.Path = rule.Name, masked.Replace(f.Path)
 			r.Findings = append(r.Findings, f)
 		}
 	}
-	excuse(r.Findings, o.Allow, p)
+	excuse(r.Findings, o.Policy.Excuses, p)
 	return r, verdict(r.Unexcused())
 }
 
