@@ -38,7 +38,6 @@ import (
 	"slices"
 	"sort"
 	"strings"
-	"syscall"
 
 	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -267,7 +266,7 @@ func (d *disk) unpack(ctx context.Context, o Options) error {
 	default:
 		err = fmt.Errorf("the hygiene gate reads qcow2 and raw disks, not %q", o.Format)
 	}
-	if errors.Is(err, syscall.ENOSPC) || full(err) {
+	if command.DiskFull(err) {
 		return failure.New("no space left in "+filepath.Dir(d.dir)+" to look into the disk", "free some, or choose another directory")
 	}
 	if err != nil {
@@ -279,9 +278,4 @@ func (d *disk) unpack(ctx context.Context, o Options) error {
 	}
 	d.size, d.limit = st.Size(), 4*st.Size()+1<<30
 	return nil
-}
-
-// full says whether a program's last words tell of a full file system.
-func full(err error) bool {
-	return strings.Contains(strings.Join(command.Tail(err), "\n"), syscall.ENOSPC.Error())
 }

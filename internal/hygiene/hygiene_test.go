@@ -18,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/tmpfs"
 )
 
 // options are those of a build as "packer"; what the gate unpacks goes to a
@@ -149,6 +150,14 @@ func TestWhoNeedsNoPasswordIsNamedAndTheImagesOwnUserToldApart(t *testing.T) {
 		"nopasswd: /etc/sudoers.d/90-cloud-init-users: the cloud image's own rule for its login user, who becomes root without a password: ubuntu ALL=(ALL) NOPASSWD:ALL",
 		"nopasswd: /etc/sudoers.d/number: lets somebody become root without a password: #1000 ALL=(ALL) NOPASSWD: ALL",
 	}, all)
+}
+
+func TestAFullDiskIsNamedWithItsFolder(t *testing.T) {
+	disk := qcow2(t, rawDisk(t, with(map[string]file{"/opt/big": {strings.Repeat("x", 4*mib), 0}})))
+	o := options(t, disk)
+	o.Dir = tmpfs.Mount(t, "1M")
+	_, err := hygiene.Scan(t.Context(), o, progress.Discard)
+	require.ErrorContains(t, err, "no space left in "+o.Dir+" to look into the disk")
 }
 
 func TestAMachineIDThatWasNeverMadeMaySaySo(t *testing.T) {
