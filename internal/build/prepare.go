@@ -20,6 +20,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/tools"
+	"github.com/netgroup-polito/diskforge/internal/workdir"
 )
 
 // ready is what the stages need besides their input.
@@ -105,15 +106,24 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 }
 
 func (b *Build) accelerator(ctx context.Context, p progress.Reporter) (accel.Verdict, error) {
+	if err := workdir.Cache(b.Config.CacheDir); err != nil {
+		return accel.Verdict{}, err
+	}
 	return accel.Choose(ctx, b.Config.Accelerator, b.Config.CacheDir, p)
 }
 
 func (b *Build) tools(ctx context.Context, p progress.Reporter) (tools.Set, error) {
+	if err := workdir.Cache(b.Config.CacheDir); err != nil {
+		return tools.Set{}, err
+	}
 	return tools.Ensure(ctx, tools.Options{CacheDir: filepath.Join(b.Config.CacheDir, "tools")}, p)
 }
 
 // base makes or fetches the base image.
 func (b *Build) base(ctx context.Context, controller string, p progress.Reporter) (origin, error) {
+	if err := workdir.Cache(b.Config.CacheDir); err != nil {
+		return origin{}, err
+	}
 	if b.Config.BaseFromPackages {
 		image, err := b.makeBase(ctx, controller, p)
 		if err != nil {
