@@ -19,6 +19,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/provision"
 	"github.com/netgroup-polito/diskforge/internal/tools"
 	"github.com/netgroup-polito/diskforge/internal/workdir"
 )
@@ -53,6 +54,9 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 	var r ready
 	var err error
 	if r.controller, err = playbook.ControllerVersion(ctx); err != nil {
+		return r, err
+	}
+	if err := provision.CheckSSH(ctx); err != nil {
 		return r, err
 	}
 	// The first failure is told; what it stopped is not.

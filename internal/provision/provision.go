@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -189,11 +190,10 @@ func newBuild(opts Options) (*build, error) {
 	}
 	b.forsaken()
 	if !plainPath.MatchString(b.run) {
-		b.run, err = os.MkdirTemp("", tempPrefix)
-		if err == nil {
-			err = os.WriteFile(b.log(runNote), []byte(b.run), 0o600)
+		if b.run, err = shortTemp(os.TempDir(), "/tmp", "/var/tmp"); err != nil {
+			return nil, err
 		}
-		if err != nil {
+		if err := os.WriteFile(b.log(runNote), []byte(b.run), 0o600); err != nil {
 			return nil, failure.Wrap(err, "making a temporary directory", "")
 		}
 	}
@@ -204,6 +204,40 @@ const (
 	tempPrefix = "diskforge-"
 	runNote    = "run.path" // where the run directory is, if not in the work directory
 )
+
+// shortTemp makes a directory in the first of the parents in which its path is
+// plain, so that Packer's plugins and ssh can make their sockets there.
+func shortTemp(parents ...string) (string, error) {
+	var why []string
+	for _, parent := range parents {
+		dir, err := os.MkdirTemp(parent, tempPrefix)
+		switch {
+		case err != nil:
+			why = append(why, err.Error())
+		case plainPath.MatchString(dir):
+			return dir, nil
+		default:
+			_ = os.Remove(dir)
+			why = append(why, dir+" is too long for the name of a socket, or not plain")
+		}
+	}
+	return "", failure.New("there is no folder for Packer's and ssh's sockets: "+strings.Join(why, "; "), "set TMPDIR to a short path")
+}
+
+// CheckSSH says what would stop Ansible, which reaches the guest with it.
+func CheckSSH(ctx context.Context) error {
+	err := command.Run(ctx, command.Cmd{Program: "ssh", Args: []string{"-V"}})
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return context.Cause(ctx)
+	case strings.Contains(strings.Join(command.Tail(err), "\n"), "No user exists for uid"):
+		return failure.New(fmt.Sprintf("ssh refuses to run: the user id %d has no entry in /etc/passwd", os.Getuid()),
+			fmt.Sprintf("add one when the container starts (echo build:x:%d:0::$HOME:/bin/sh >>/etc/passwd, which must be writable), or run as a user that has one", os.Getuid()))
+	case errors.Is(err, exec.ErrNotFound):
+		return failure.Wrap(err, "ssh is not installed", "apt-get install openssh-client")
+	}
+	return failure.Wrap(err, "ssh does not run", "apt-get install --reinstall openssh-client")
+}
 
 // forsaken removes the temporary directory of a run that was killed: it holds
 // the build's key and its variables. The note is in a directory of ours, and
