@@ -81,7 +81,7 @@ func (m *Diskforge) Build(
 	// Provision as vm-user and keep the account, its password locked, for playbooks that write into its home.
 	// +optional
 	bakeUser bool,
-	// The file that excuses findings of the hygiene gate, with reasons (default: tests/PLAYBOOK.allow.yaml in the playbook tree).
+	// The file that excuses findings of the hygiene gate, with reasons, and may add rules (default: tests/PLAYBOOK.allow.yaml in the playbook tree).
 	// +optional
 	hygieneAllow *dagger.File,
 	// How unused blocks are left out: auto, trim or none (default: auto). The toolbox has no virt-sparsify.
@@ -152,7 +152,7 @@ func (m *Diskforge) Verify(
 	// The login user of the virtual machines (default: crownlabs).
 	// +optional
 	vmUser string,
-	// The file that excuses findings of the hygiene gate, with reasons (default: tests/PLAYBOOK.allow.yaml in the playbook tree).
+	// The file that excuses findings of the hygiene gate, with reasons, and may add rules (default: tests/PLAYBOOK.allow.yaml in the playbook tree).
 	// +optional
 	hygieneAllow *dagger.File,
 	// The disk holds vm-user's account.

@@ -18,7 +18,11 @@ import (
 // same file at once.
 func Write(name string, mode os.FileMode, write func(io.Writer) error) (err error) {
 	temp := name + ".part"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC|syscall.O_NOFOLLOW, mode)
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|syscall.O_NOFOLLOW, mode)
+	if err == nil && !Ours(f) {
+		f.Close()
+		f, err = Replace(temp, mode)
+	}
 	if err != nil {
 		return err
 	}
@@ -27,7 +31,9 @@ func Write(name string, mode os.FileMode, write func(io.Writer) error) (err erro
 			os.Remove(temp)
 		}
 	}()
-	err = write(f)
+	if err = f.Truncate(0); err == nil {
+		err = write(f)
+	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
@@ -35,6 +41,26 @@ func Write(name string, mode os.FileMode, write func(io.Writer) error) (err erro
 		return err
 	}
 	return Sync(filepath.Dir(name))
+}
+
+// Ours says whether an open file is a regular one that belongs to us and has
+// one name. Another's would keep its owner and mode under the name that it is
+// given, and he could write to it.
+func Ours(f *os.File) bool {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	return int(st.Uid) == os.Geteuid() && st.Nlink == 1
+}
+
+// Replace makes a new file in the place of one that is not ours.
+func Replace(name string, mode os.FileMode) (*os.File, error) {
+	if err := os.Remove(name); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, mode)
 }
 
 // Sync makes a file's content, or the names in a directory, survive a crash.

@@ -53,6 +53,19 @@ func TestWhatAKilledProcessLeftIsTakenOver(t *testing.T) {
 	assert.Equal(t, "new", string(got))
 }
 
+func TestAFileThatIsNotOursAloneIsReplacedAndNotWrittenTo(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "file")
+	victim := name + ".victim"
+	require.NoError(t, os.WriteFile(victim, []byte("mine"), 0o600))
+	require.NoError(t, os.Link(victim, name+".part"))
+	require.NoError(t, atomicfile.Write(name, 0o644, text("new")))
+	for file, want := range map[string]string{victim: "mine", name: "new"} {
+		got, err := os.ReadFile(file)
+		require.NoError(t, err)
+		assert.Equal(t, want, string(got))
+	}
+}
+
 func TestASymbolicLinkInThePlaceOfTheTemporaryFileIsNotFollowed(t *testing.T) {
 	dir := t.TempDir()
 	victim := filepath.Join(dir, "victim")

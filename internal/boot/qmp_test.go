@@ -2,6 +2,7 @@ package boot
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -68,3 +69,20 @@ func TestACallersEndIsNotWaitedOut(t *testing.T) {
 	_, err := m.execute(ctx, "query-status", nil)
 	require.ErrorIs(t, err, stop)
 }
+
+func FuzzQMP(f *testing.F) {
+	f.Add([]byte(`{"QMP": {}} {"return": {}, "id": 1} {"return": "TCP[HOST_FORWARD]  12 127.0.0.1 40001 10.0.2.15 22 0 0\\r\\n", "id": 2}`))
+	f.Add([]byte(`{"return": {}, "id": 9} {"return": {}, "id": 9} {"return": {}, "id": 9} {"return": {}, "id": 9}`))
+	f.Fuzz(func(t *testing.T, said []byte) {
+		m := newMonitor(io.NopCloser(bytes.NewReader(said)), discard{})
+		ports, err := m.forwardedPorts(t.Context(), []int{22})
+		if err == nil && (ports[22] < 1 || ports[22] > 65535) {
+			t.Fatalf("the port is %d", ports[22])
+		}
+	})
+}
+
+type discard struct{}
+
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+func (discard) Close() error                { return nil }

@@ -157,7 +157,7 @@ func (b *Build) prepareVerify(ctx context.Context, dir *workdir.Dir) (ready, err
 		})
 	}
 	if err == nil {
-		r.allow, err = b.allowed(r.playbook)
+		r.policy, err = b.policy(r.playbook)
 	}
 	if err != nil || r.playbook.Checks == "" {
 		return r, err

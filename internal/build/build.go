@@ -165,7 +165,7 @@ func (b *Build) disk(ctx context.Context, dir *workdir.Dir, r ready) (finished, 
 // verifyStep boots the disk, where an earlier run has not.
 func (b *Build) verifyStep(ctx context.Context, dir *workdir.Dir, r ready, sparse made[disk.SparsifyResult]) error {
 	verified, err := resume(ctx, b, dir, step[verify.Result]{
-		name: stageVerify, inputs: b.verifyInputs(sparse.digest, r.playbook.Checks), output: sparse.output,
+		name: stageVerify, inputs: b.verifyInputs(sparse.digest, r.playbook.Checks, r.policy), output: sparse.output,
 		run: func(ctx context.Context, disk string, p progress.Reporter) (verify.Result, error) {
 			return b.verify(ctx, r, disk, dir.Path("logs", stageVerify), p)
 		},

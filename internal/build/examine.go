@@ -56,7 +56,7 @@ func (b *Build) hygiene(ctx context.Context, r ready, path, scratch string) erro
 		}
 		found, err := hygiene.Scan(ctx, hygiene.Options{
 			Disk: path, Format: info.Format, Dir: scratch, BuildUser: b.builder(), BakedUser: b.Config.BakeUser,
-			Secrets: secrets, Allow: r.allow, LibguestfsEnv: r.accel.LibguestfsEnv(),
+			Secrets: secrets, Policy: r.policy, LibguestfsEnv: r.accel.LibguestfsEnv(),
 		}, p)
 		b.cleanDisk(found)
 		return fmt.Sprintf("%d rules, %d files", len(found.Rules), found.Files), err

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/tools"
 	"github.com/netgroup-polito/diskforge/packer"
 )
@@ -94,15 +95,16 @@ func (b *Build) sparsifyInputs(in made[provisioned]) string {
 	return inputs(map[string]any{"disk": in.digest, "method": b.Config.Sparsify, "compression": b.Config.Compression, "trimmed": in.result.Trimmed})
 }
 
-// verifyInputs is the digest of what is verified and by which checks.
-func (b *Build) verifyInputs(disk, checks string) string {
+// verifyInputs is the digest of what is verified and by which checks
+// and excuses.
+func (b *Build) verifyInputs(disk, checks string, policy hygiene.Policy) string {
 	c := b.Config
 	content, err := os.ReadFile(checks)
 	if err != nil && checks != "" {
 		return "" // never equal to a recorded one: verify will say what is wrong
 	}
 	return inputs(map[string]any{
-		"disk": disk, "checks": content, "version": b.Version,
+		"disk": disk, "checks": content, "excuses": policy.Excuses, "version": b.Version,
 		"buildUser": c.BuildUser, "vmUser": c.VMUser, "bakeUser": c.BakeUser,
 	})
 }

@@ -19,7 +19,9 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/provision"
 	"github.com/netgroup-polito/diskforge/internal/tools"
+	"github.com/netgroup-polito/diskforge/internal/workdir"
 )
 
 // ready is what the stages need besides their input.
@@ -30,7 +32,7 @@ type ready struct {
 	playbook       playbook.Source
 	controller     string // version of ansible-core
 	playbookInputs playbook.Inputs
-	allow          []hygiene.Excuse
+	policy         hygiene.Policy
 }
 
 // origin is the base image.
@@ -52,6 +54,9 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 	var r ready
 	var err error
 	if r.controller, err = playbook.ControllerVersion(ctx); err != nil {
+		return r, err
+	}
+	if err := provision.CheckSSH(ctx); err != nil {
 		return r, err
 	}
 	// The first failure is told; what it stopped is not.
@@ -90,7 +95,7 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 		if r.playbook, r.playbookInputs, err = b.resolvePlaybook(ctx, dir, r.controller, p); err != nil {
 			return "", err
 		}
-		if r.allow, err = b.allowed(r.playbook); err != nil {
+		if r.policy, err = b.policy(r.playbook); err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("%s of %s, which uses %s", r.playbook.File, short(r.playbook.Revision), r.playbookInputs), nil
@@ -105,15 +110,24 @@ func (b *Build) prepare(ctx context.Context, dir string) (ready, error) {
 }
 
 func (b *Build) accelerator(ctx context.Context, p progress.Reporter) (accel.Verdict, error) {
+	if err := workdir.Cache(b.Config.CacheDir); err != nil {
+		return accel.Verdict{}, err
+	}
 	return accel.Choose(ctx, b.Config.Accelerator, b.Config.CacheDir, p)
 }
 
 func (b *Build) tools(ctx context.Context, p progress.Reporter) (tools.Set, error) {
+	if err := workdir.Cache(b.Config.CacheDir); err != nil {
+		return tools.Set{}, err
+	}
 	return tools.Ensure(ctx, tools.Options{CacheDir: filepath.Join(b.Config.CacheDir, "tools")}, p)
 }
 
 // base makes or fetches the base image.
 func (b *Build) base(ctx context.Context, controller string, p progress.Reporter) (origin, error) {
+	if err := workdir.Cache(b.Config.CacheDir); err != nil {
+		return origin{}, err
+	}
 	if b.Config.BaseFromPackages {
 		image, err := b.makeBase(ctx, controller, p)
 		if err != nil {
@@ -205,12 +219,12 @@ func (b *Build) resolvePlaybook(ctx context.Context, dir, controller string, p p
 	return source, uses, source.Check(ctx, b.Config.ExtraVars, p)
 }
 
-// allowed are the findings that the hygiene gate excuses: HYGIENE_ALLOW's, or
-// what the playbook tree has.
-func (b *Build) allowed(p playbook.Source) ([]hygiene.Excuse, error) {
+// policy is what the hygiene gate excuses and looks for besides: HYGIENE_ALLOW's,
+// or what the playbook tree has.
+func (b *Build) policy(p playbook.Source) (hygiene.Policy, error) {
 	file := first(b.Config.HygieneAllow, p.Allow)
 	if file == "" {
-		return nil, nil
+		return hygiene.Policy{}, nil
 	}
 	return hygiene.ReadAllowList(file)
 }

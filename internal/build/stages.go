@@ -43,7 +43,7 @@ func (b *Build) provision(ctx context.Context, r ready, out, work string, backin
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, DiskSize: c.DiskSize,
 		BuildUser: c.BuildUser, VMUser: c.VMUser, BakeUser: c.BakeUser, Desktop: c.Desktop, ExtraVars: c.ExtraVars,
 		AptMirror: c.AptMirror, CAFile: c.CAFile, HTTPProxy: c.HTTPProxy, HTTPSProxy: c.HTTPSProxy, NoProxy: c.NoProxy,
-		PackerLog: c.PackerLog, KeepOnError: b.KeepOnError, SSHTimeout: b.bootTimeout(r.accel),
+		Mask: b.mask(), PackerLog: c.PackerLog, KeepOnError: b.KeepOnError, SSHTimeout: b.bootTimeout(r.accel),
 	}, p)
 	made := provisioned{Trimmed: result.Trimmed, Overlay: backing && r.base.Format == disk.FormatQCOW2, Tasks: tasks(result.Tasks), Built: time.Now().UTC().Truncate(time.Second)}
 	b.phases(began, result.Timings)
@@ -90,7 +90,7 @@ func (b *Build) verify(ctx context.Context, r ready, path, work string, p progre
 		Disk: path, Format: info.Format, VirtualSize: info.VirtualSize, Dir: work,
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: r.accel,
 		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop, Full: b.Full,
-		Checks: r.playbook.Checks, Goss: r.tools.Goss,
+		Excused: r.policy.Reason, Checks: r.playbook.Checks, Goss: r.tools.Goss,
 		KeepOnError: b.KeepOnError, Timeout: b.bootTimeout(r.accel),
 	}, p)
 	if err != nil {

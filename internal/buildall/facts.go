@@ -25,6 +25,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/schedule"
+	"github.com/netgroup-polito/diskforge/internal/workdir"
 )
 
 // learn fills in the facts of all images: first their input digests, parents
@@ -65,6 +66,9 @@ func common(selected []catalogue.Image, images map[string]*image) error {
 func (a *All) learnInputs(ctx context.Context, selected []catalogue.Image, images map[string]*image, p progress.Reporter) error {
 	controller, err := playbook.ControllerVersion(ctx)
 	if err != nil {
+		return err
+	}
+	if err := workdir.Cache(a.Config.CacheDir); err != nil {
 		return err
 	}
 	l := &learner{controller: controller, trees: playbook.Trees{Dir: filepath.Join(a.Config.CacheDir, "playbooks")}, lists: map[string]resolved{}, p: p}

@@ -24,7 +24,7 @@ import (
 )
 
 // Exit codes, besides 0. A shell's own convention for signals is followed:
-// 130 after Ctrl-C, 143 after SIGTERM.
+// 129 after SIGHUP, 130 after Ctrl-C, 143 after SIGTERM.
 const (
 	exitFailed = 1
 	exitUsage  = 2 // bad settings or arguments; nothing was started
@@ -54,18 +54,27 @@ func Main(args []string, stdout, stderr io.Writer) int {
 type interrupted struct{ os.Signal }
 
 func (i interrupted) Error() string {
-	if i.Signal == os.Interrupt {
+	switch i.Signal {
+	case os.Interrupt:
 		return "stopped by Ctrl-C (SIGINT)"
+	case syscall.SIGHUP:
+		return "stopped by SIGHUP: the terminal is closed"
 	}
 	return "stopped by SIGTERM" // there is no other, see withSignals
 }
 
-// withSignals returns a context that Ctrl-C and SIGTERM end. A second signal
-// is not caught: it ends the program at once.
+// withSignals returns a context that Ctrl-C, SIGTERM and, unless nohup has it
+// ignored, SIGHUP end. A second signal is not caught: it ends the program at
+// once. Nobody's reading of our output ends it, so that it may clean up.
 func withSignals(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	// Writing then fails like elsewhere; ignored, it would be for children, too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	go func() {
 		select {
 		case s := <-signals:

@@ -67,6 +67,7 @@ func TestASignalIsNamedAsPeopleKnowIt(t *testing.T) {
 	}{
 		syscall.SIGTERM: {143, "stopped by SIGTERM\n"},
 		syscall.SIGINT:  {130, "stopped by Ctrl-C (SIGINT)\n"},
+		syscall.SIGHUP:  {129, "stopped by SIGHUP: the terminal is closed\n"},
 	} {
 		silent := silence(t)
 		var stderr strings.Builder

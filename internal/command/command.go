@@ -228,6 +228,19 @@ func Tail(err error) []string {
 	return nil
 }
 
+// DiskFull says whether err is that of a full file system or quota, or of a
+// program whose last words tell of one.
+func DiskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || SaysDiskFull(strings.Join(Tail(err), "\n"))
+}
+
+// SaysDiskFull says whether a program's words tell of a full file system or
+// quota: C's and Go's differ in their capitals.
+func SaysDiskFull(words string) bool {
+	words = strings.ToLower(words)
+	return strings.Contains(words, syscall.ENOSPC.Error()) || strings.Contains(words, syscall.EDQUOT.Error())
+}
+
 // lineWriter splits what is written into lines, keeps the last ones and hands
 // each to onLine.
 type lineWriter struct {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -95,6 +96,10 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{"EXTRA_VARS", "[1, 2]", "mapping"},
 		{"EXTRA_VARS", "{1: {2: 3}}", "mapping"},
 		{"EXTRA_VARS", "@/no/such/file", "no such file"},
+		{"EXTRA_VARS", "@/dev/zero", "/dev/zero is no file"},
+		{"CA_FILE", "/dev/zero", "/dev/zero is not a file"},
+		{"REGISTRY_PASS_FILE", "/dev/zero", "/dev/zero is not a file"},
+		{"HYGIENE_ALLOW", fifo(t), "is not a file"},
 		{"REGISTRY_USER", "me", "REGISTRY_PASS"},
 		{"REGISTRY_PASS", "x", "REGISTRY_USER"},
 		{"GIT_ANSIBLE_URL", "ext::sh -c id", "GIT_ANSIBLE_URL"},
@@ -150,6 +155,14 @@ func TestVaultsAreNamedByTheirFiles(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, dir+"/pw", c.Vault.PasswordFile)
 	assert.Equal(t, "lab@"+dir+"/pw,"+dir+"/pw", c.Vault.Identities)
+}
+
+// fifo is a pipe that nobody writes to.
+func fifo(t *testing.T) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "fifo")
+	require.NoError(t, syscall.Mkfifo(name, 0o600))
+	return name
 }
 
 func TestABuildWithoutABaseNamesTheWayOut(t *testing.T) {

@@ -48,7 +48,7 @@ type Settings struct {
 	VMUser    string `env:"VM_USER, default=crownlabs" in:"build provision verify" help:"login user of the virtual machines; cloud-init makes it where they run"`
 	BakeUser  string `env:"BAKE_USER, default=false" in:"build provision verify" kind:"bool" help:"provision as VM_USER and keep the account, its password locked, for playbooks that write into its home"`
 
-	HygieneAllow string `env:"HYGIENE_ALLOW" in:"build verify" help:"file that excuses findings of the hygiene gate, with reasons (default: tests/PLAYBOOK.allow.yaml in the playbook tree)"`
+	HygieneAllow string `env:"HYGIENE_ALLOW" in:"build verify" help:"file that excuses findings of the hygiene gate, with reasons, and may add rules (default: tests/PLAYBOOK.allow.yaml in the playbook tree)"`
 
 	Sparsify         string `env:"SPARSIFY, default=auto" in:"build provision sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
 	QCOW2Compression string `env:"QCOW2_COMPRESSION, default=zstd" in:"build provision sparsify" help:"compression of the disk: zstd, zlib (Longhorn needs it) or none"`

@@ -27,7 +27,15 @@ func create(name string) (*output, error) {
 	if err != nil {
 		return nil, fmt.Errorf("creating the output: %w", err)
 	}
-	if err := lock(f, temp); err != nil {
+	err = lock(f, temp)
+	if err == nil && !atomicfile.Ours(f) {
+		f.Close()
+		if f, err = atomicfile.Replace(temp, 0o644); err != nil {
+			return nil, fmt.Errorf("creating the output: %w", err)
+		}
+		err = lock(f, temp)
+	}
+	if err != nil {
 		f.Close()
 		return nil, failure.Wrap(err, "another process is writing "+name, "wait for it, or choose another output")
 	}

@@ -74,11 +74,6 @@ func BuildNeeds(p BuildPlan) []Need {
 	return needs
 }
 
-// CheckSpace checks that need bytes are free in dir, or where dir will be made.
-func CheckSpace(dir string, need int64, what string) error {
-	return CheckNeeds([]Need{{Dir: dir, Bytes: need, What: what, Setting: "OUTPUT_DIR"}})
-}
-
 // CheckNeeds checks all needs at once: those on the same filesystem add up.
 // The error names every filesystem that is too small.
 func CheckNeeds(needs []Need) error {

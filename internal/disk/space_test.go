@@ -28,8 +28,8 @@ func TestNeedsOnOneFilesystemAddUp(t *testing.T) {
 
 func TestTooLittleSpaceIsToldWithNumbersAndTheSetting(t *testing.T) {
 	dir := tmpfs.Mount(t, "1g")
-	require.NoError(t, disk.CheckSpace(dir, gib, "the disk"))
-	err := disk.CheckSpace(filepath.Join(dir, "not", "there", "yet"), 3*gib/2, "the disk")
+	require.NoError(t, disk.CheckNeeds([]disk.Need{{Dir: dir, Bytes: gib, What: "the disk", Setting: "OUTPUT_DIR"}}))
+	err := disk.CheckNeeds([]disk.Need{{Dir: filepath.Join(dir, "not", "there", "yet"), Bytes: 3 * gib / 2, What: "the disk", Setting: "OUTPUT_DIR"}})
 	require.EqualError(t, err, dir+" has 1.0 GiB free, but about 1.5 GiB are needed (the disk 1.5 GiB): "+
 		"free some there, or set OUTPUT_DIR to a directory on a larger disk")
 }

@@ -248,7 +248,7 @@ func explain(ctx context.Context, err error, dir string) error {
 	}
 	tail := strings.Join(command.Tail(err), "\n")
 	switch {
-	case strings.Contains(tail, "No space left on device"):
+	case command.DiskFull(err):
 		return failure.Wrap(err, "no space left in "+dir, "free some there, or set OUTPUT_DIR to a larger disk")
 	case strings.Contains(tail, "Failed to get"):
 		return failure.Wrap(err, "the disk is in use by another process", "power the virtual machine off first")

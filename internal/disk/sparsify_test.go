@@ -191,6 +191,27 @@ func TestWhatAKilledRunLeftIsTakenOver(t *testing.T) {
 	qemuImg(t, "check", "-f", "qcow2", out)
 }
 
+func TestWhatAStrangerLeftIsNotTakenOver(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("giving a file to somebody else needs root")
+	}
+	out := filepath.Join(t.TempDir(), "out.qcow2")
+	theirs, err := os.OpenFile(out+".part", os.O_CREATE|os.O_RDWR, 0o666)
+	require.NoError(t, err)
+	defer theirs.Close()
+	require.NoError(t, theirs.Chown(65534, 65534))
+	require.NoError(t, theirs.Chmod(0o666))
+	_, err = disk.Sparsify(t.Context(), qcow2Disk(t), out, trimmed(disk.Zstd), progress.Discard)
+	require.NoError(t, err)
+	info, err := os.Stat(out)
+	require.NoError(t, err)
+	assert.Equal(t, uint32(0), info.Sys().(*syscall.Stat_t).Uid)
+	assert.Zero(t, info.Mode().Perm()&0o022)
+	still, err := theirs.Stat()
+	require.NoError(t, err)
+	assert.Zero(t, still.Size(), "nothing was written to the stranger's file")
+}
+
 func TestTwoRunsDoNotWriteOneOutput(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	other, err := os.Create(out + ".part")

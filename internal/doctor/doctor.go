@@ -5,7 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/netgroup-polito/diskforge/internal/accel"
 	"github.com/netgroup-polito/diskforge/internal/base"
@@ -14,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/provision"
 	"github.com/netgroup-polito/diskforge/internal/tools"
 )
 
@@ -45,7 +50,7 @@ type Options struct {
 // Examine looks at everything and returns a finding for each.
 func Examine(ctx context.Context, o Options) []Finding {
 	findings := programs(ctx)
-	findings = append(findings, ansible(ctx), compiled(o), accelerator(ctx, o), confinement())
+	findings = append(findings, ssh(ctx), ansible(ctx), compiled(o), accelerator(ctx, o), confinement())
 	return append(findings, space("OUTPUT_DIR", o.OutputDir, outputSpace), space("CACHE_DIR", o.CacheDir, cacheSpace))
 }
 
@@ -77,7 +82,6 @@ var needed = []program{
 	{"qemu-system-x86_64", "qemu-system-x86", []string{"--version"}, ""},
 	{"qemu-img", "qemu-utils", []string{"--version"}, ""},
 	{"xorriso", "xorriso", []string{"--version"}, ""},
-	{"ssh", "openssh-client", []string{"-V"}, ""},
 	{"git", "git", []string{"--version"}, "playbooks from git"},
 	{"go", "golang (1.26 or newer: https://go.dev/dl/)", []string{"version"}, "compiling Packer and its plugins the first time"},
 	{"mmdebstrap", "mmdebstrap", []string{"--version"}, "base images from Debian packages"},
@@ -116,6 +120,14 @@ func (p program) look(ctx context.Context) Finding {
 		return Finding{p.name, Missing, err.Error(), "apt-get install --reinstall " + p.pkg}
 	}
 	return Finding{p.name, OK, first, ""}
+}
+
+// ssh is asked as a build does: it takes a user with a name.
+func ssh(ctx context.Context) Finding {
+	if err := provision.CheckSSH(ctx); err != nil {
+		return broken("ssh", err, "")
+	}
+	return program{"ssh", "openssh-client", []string{"-V"}, ""}.look(ctx)
 }
 
 // ansible says which guests this host's Ansible can manage.
@@ -164,10 +176,34 @@ func confinement() Finding {
 }
 
 func space(setting, dir string, need int64) Finding {
-	if err := disk.CheckSpace(dir, need, "a build"); err != nil {
+	if err := writable(dir); err != nil {
+		return Finding{setting, Missing, err.Error(), "set " + setting + " to a folder that this user may write to"}
+	}
+	if err := disk.CheckNeeds([]disk.Need{{Dir: dir, Bytes: need, What: "a build", Setting: setting}}); err != nil {
 		return broken(setting, err, "")
 	}
 	return Finding{setting, OK, dir, ""}
+}
+
+// writable says whether a folder can be written to, or be made where it is
+// missing. Nothing is made.
+func writable(dir string) error {
+	for at := dir; ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		switch {
+		case errors.Is(err, os.ErrNotExist) && at != filepath.Dir(at):
+			continue
+		case err != nil:
+			return err
+		case !info.IsDir():
+			return fmt.Errorf("%s is no folder", at)
+		case unix.Access(at, unix.W_OK|unix.X_OK) == nil:
+			return nil
+		case at == dir:
+			return fmt.Errorf("%s cannot be written to by user %d", dir, os.Geteuid())
+		}
+		return fmt.Errorf("%s cannot be made: user %d may not write to %s", dir, os.Geteuid(), at)
+	}
 }
 
 func broken(name string, err error, mend string) Finding {

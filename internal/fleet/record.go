@@ -44,13 +44,20 @@ func (f *fleet) load(e Entry) (record, bool) {
 	if err != nil {
 		return record{}, false
 	}
-	var r record
-	if err := json.Unmarshal(text, &r); err != nil {
+	r, usable, err := parseRecord(text, e)
+	if err != nil {
 		f.to.Warn(e.Name, "its record is unreadable: "+err.Error())
-		return record{}, false
+	}
+	return r, usable
+}
+
+// parseRecord reads a record, and says whether the entry could use it.
+func parseRecord(text []byte, e Entry) (r record, usable bool, err error) {
+	if err := json.Unmarshal(text, &r); err != nil {
+		return record{}, false, err
 	}
 	same := r.Image == e.Name && e.Inputs != "" && r.Inputs == e.Inputs && digest.Valid(r.Result.Digest)
-	return r, same && !r.Time.Before(e.NotBefore) && r.Result.Digest != e.Known.Digest
+	return r, same && !r.Time.Before(e.NotBefore) && r.Result.Digest != e.Known.Digest, nil
 }
 
 func writeJSON(name string, mode os.FileMode, v any) error {

@@ -2,7 +2,9 @@ package hygiene_test
 
 import (
 	"encoding/base64"
+	"encoding/pem"
 	"io/fs"
+	"os/exec"
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/hygiene"
@@ -72,6 +74,28 @@ var defects = []defect{
 	{"credentials", "/home/somebody/.git-credentials", file{"https://me:x@git.example\n", 0o600}},
 	{"credentials", "/home/somebody/.aws/credentials", file{"[default]\naws_secret_access_key = x\n", 0o600}},
 	{"credentials", "/home/somebody/.kube/config", file{"users:\n- name: a\n  user:\n    token: x\n", 0o600}},
+	{"credentials", "/root/.config/gh/hosts.yml", file{"github.com:\n    oauth_token: gho_0000000000000000000000000000000000aa\n", 0o600}},
+	{"credentials", "/opt/app/.env", file{"AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI0000000000000000000EXAMPLEKEY\n", 0}},
+	{"credentials", "/etc/NetworkManager/system-connections/campus.nmconnection", file{"[wifi-security]\npsk=campus-wifi-secret\n", 0o600}},
+	{"credentials", "/etc/netplan/70-wifi.yaml", file{"network:\n  wifis:\n    w:\n      access-points: {campus: {password: \"campus-wifi-secret\"}}\n", 0o600}},
+	{"machine-identity", "/etc/iscsi/initiatorname.iscsi", file{"InitiatorName=iqn.1993-08.org.debian:01:5b5f2d1c9e7\n", 0o600}},
+	{"machine-identity", "/etc/nvme/hostid", file{"0e6a5a3e-1111-2222-3333-444455556666\n", 0}},
+	{"machine-identity", "/var/lib/docker/engine-id", file{"0e6a5a3e-1111-2222-3333-444455556666", 0o600}},
+	{"machine-identity", "/etc/wireguard/wg0.conf", file{"[Interface]\nPrivateKey = QPVQ5Y0m0000000000000000000000000000000000A=\nAddress = 10.0.0.2/24\n", 0o600}},
+	{"machine-identity", "/etc/wireguard/private", file{"QPVQ5Y0m0000000000000000000000000000000000A=\n", 0o600}},
+	{"machine-identity", "/var/lib/tailscale/tailscaled.state", file{`{"_machinekey":"cHJpdmtleTowMTIz"}`, 0o600}},
+	{"machine-identity", "/var/lib/zerotier-one/identity.secret", file{"a1b2c3d4e5:0:pub:secretsecretsecret", 0o600}},
+	{"machine-identity", "/etc/salt/minion_id", file{"minion7\n", 0}},
+	{"machine-identity", "/var/lib/rancher/k3s/server/token", file{"K10abcdef::server:0123456789abcdef", 0o600}},
+	// Docker's is a JSON Web Key, so two rules find it.
+	{"machine-identity", "/etc/docker/key.json", file{jwk, 0o600}},
+	{"private-keys", "/etc/docker/key.json", file{jwk, 0o600}},
+	{"private-keys", "/home/ops/.ssh/id.ppk", file{"PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\nPrivate-Lines: 1\nAAAAIEx\nPrivate-MAC: 00\n", 0o600}},
+	{"private-keys", "/opt/pkcs1.der", file{der("genrsa", "-traditional", "1024"), 0o600}},
+	{"private-keys", "/opt/pkcs8.der", file{der("genpkey", "-algorithm", "ed25519"), 0o600}},
+	{"private-keys", "/opt/sec1.der", file{der("ecparam", "-name", "prime256v1", "-genkey", "-noout"), 0o600}},
+	{"private-keys", "/opt/encrypted.p8", file{der("genpkey", "-algorithm", "ed25519", "-aes256", "-pass", "pass:word"), 0o600}},
+	{"private-keys", "/opt/server.p12", file{pkcs12(), 0o600}},
 	{"private-keys", "/etc/ssl/private/ssl-cert-snakeoil.key", file{privateKey, 0o640}},
 	{"private-keys", "/opt/service.json", file{`{"private_key": "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7` + `"}`, 0}},
 	{"private-keys", "/opt/encrypted.pem", file{"-----BEGIN RSA PRIVATE KEY-----\r\nProc-Type: 4,ENCRYPTED\r\n", 0}},
@@ -83,6 +107,29 @@ var defects = []defect{
 	{"nopasswd", "/etc/sudoers.d/authenticate", file{"Defaults:me env_reset, ! authenticate\n", 0o440}},
 	{"nopasswd", "/etc/sudoers.d/exempt", file{"Defaults exempt_group = sudo\n", 0o440}},
 	{"nopasswd", "/etc/sudoers.d/90-cloud-init-users", file{"me ALL=(ALL) NOPASSWD:ALL\n", 0o440}},
+}
+
+const jwk = `{"crv":"P-256","d":"bm90LWEtcmVhbC1rZXktYnV0LWxvbmctZW5vdWdoLTEyMzQ","kid":"ABCD:EFGH","kty":"EC","x":"eA","y":"eQ"}`
+
+// der is a key that openssl makes, without its PEM armour.
+func der(args ...string) string {
+	armoured, err := exec.Command("openssl", args...).Output()
+	if err != nil {
+		panic(err)
+	}
+	block, _ := pem.Decode(armoured)
+	return string(block.Bytes)
+}
+
+// pkcs12 is a store that openssl makes of a key and its certificate.
+func pkcs12() string {
+	store, err := exec.Command("sh", "-c", `d=$(mktemp -d) && cd "$d" &&
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout k -out c -subj /CN=x -days 1 2>/dev/null &&
+openssl pkcs12 -export -inkey k -in c -passout pass: && rm -r "$d"`).Output()
+	if err != nil {
+		panic(err)
+	}
+	return string(store)
 }
 
 // planted is the clean tree with all defects.

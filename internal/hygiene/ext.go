@@ -430,7 +430,7 @@ func (v *extVolume) blockSize(ctx context.Context) (int64, error) {
 		}
 		return err
 	})
-	if err == nil && size == 0 {
+	if err == nil && (size <= 0 || size > maxBlock) {
 		err = v.damaged("it has no block size")
 	}
 	return size, err
@@ -438,25 +438,42 @@ func (v *extVolume) blockSize(ctx context.Context) (int64, error) {
 
 func (v *extVolume) extents(ctx context.Context, e extEntry, raw io.ReaderAt, block int64) ([]io.Reader, error) {
 	var parts []io.Reader
-	left := v.size
 	err := v.debugfs(ctx, []string{fmt.Sprintf("dump_extents -l <%d>", e.inode)}, func(out *bufio.Reader) error {
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			m := extent.FindStringSubmatch(lines.Text())
-			if m == nil || strings.Contains(m[3], "Uninit") {
-				continue
-			}
-			start, errStart := strconv.ParseInt(m[1], 10, 48)
-			count, errCount := strconv.ParseInt(m[2], 10, 32)
-			if err := errors.Join(errStart, errCount); err != nil {
-				return err
-			}
-			if left -= count * block; count == 0 || left < 0 || start*block > v.size-count*block {
-				return v.damaged(e.path + " is longer than the disk")
-			}
-			parts = append(parts, io.NewSectionReader(raw, v.start+start*block, count*block))
+		all, err := v.parseExtents(out, e, block)
+		for _, x := range all {
+			parts = append(parts, io.NewSectionReader(raw, v.start+x.start, x.length))
 		}
-		return lines.Err()
+		return err
 	})
 	return parts, err
 }
+
+// span is a part of a volume, in bytes.
+type span struct{ start, length int64 }
+
+// parseExtents reads debugfs' list of a file's extents, in blocks of at most
+// maxBlock bytes.
+func (v *extVolume) parseExtents(list io.Reader, e extEntry, block int64) ([]span, error) {
+	var all []span
+	left := v.size
+	lines := bufio.NewScanner(list)
+	for lines.Scan() {
+		m := extent.FindStringSubmatch(lines.Text())
+		if m == nil || strings.Contains(m[3], "Uninit") {
+			continue
+		}
+		start, errStart := strconv.ParseInt(m[1], 10, 47)
+		count, errCount := strconv.ParseInt(m[2], 10, 32)
+		if err := errors.Join(errStart, errCount); err != nil {
+			return nil, err
+		}
+		if left -= count * block; count == 0 || left < 0 || start*block > v.size-count*block {
+			return nil, v.damaged(e.path + " is longer than the disk")
+		}
+		all = append(all, span{start * block, count * block})
+	}
+	return all, lines.Err()
+}
+
+// maxBlock is the largest block of ext4, in bytes.
+const maxBlock = 64 << 10

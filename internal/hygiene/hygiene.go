@@ -38,7 +38,6 @@ import (
 	"slices"
 	"sort"
 	"strings"
-	"syscall"
 
 	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -59,7 +58,7 @@ type Options struct {
 	BuildUser string // the account that the build worked as; empty if none
 	BakedUser bool   // it stays, with its password locked (BAKE_USER)
 	Secrets   []Secret
-	Allow     []Excuse
+	Policy    Policy // the site's
 
 	LibguestfsEnv []string // see accel.Verdict
 }
@@ -128,19 +127,19 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 		return Result{}, err
 	}
 	masked := Mask(o.Secrets)
-	r := Result{Rules: Rules(), Files: t.files, Bytes: t.bytes, Method: method, FileSystems: systems}
-	for _, rule := range rules {
+	r := Result{Rules: named(t.rules), Files: t.files, Bytes: t.bytes, Method: method, FileSystems: systems}
+	for _, rule := range t.rules {
 		if ctx.Err() != nil {
 			return Result{}, context.Cause(ctx)
 		}
-		found := rule.check(t)
+		found := rule.apply(t)
 		sort.SliceStable(found, func(i, j int) bool { return found[i].Path < found[j].Path })
 		for _, f := range found {
 			f.Rule, f.Path = rule.Name, masked.Replace(f.Path)
 			r.Findings = append(r.Findings, f)
 		}
 	}
-	excuse(r.Findings, o.Allow, p)
+	excuse(r.Findings, o.Policy.Excuses, p)
 	return r, verdict(r.Unexcused())
 }
 
@@ -267,7 +266,7 @@ func (d *disk) unpack(ctx context.Context, o Options) error {
 	default:
 		err = fmt.Errorf("the hygiene gate reads qcow2 and raw disks, not %q", o.Format)
 	}
-	if errors.Is(err, syscall.ENOSPC) || full(err) {
+	if command.DiskFull(err) {
 		return failure.New("no space left in "+filepath.Dir(d.dir)+" to look into the disk", "free some, or choose another directory")
 	}
 	if err != nil {
@@ -279,9 +278,4 @@ func (d *disk) unpack(ctx context.Context, o Options) error {
 	}
 	d.size, d.limit = st.Size(), 4*st.Size()+1<<30
 	return nil
-}
-
-// full says whether a program's last words tell of a full file system.
-func full(err error) bool {
-	return strings.Contains(strings.Join(command.Tail(err), "\n"), syscall.ENOSPC.Error())
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/tmpfs"
 )
 
 // options are those of a build as "packer"; what the gate unpacks goes to a
@@ -118,7 +119,7 @@ func TestAnExcuseLetsItsFindingPassAndAnIdleOneIsTold(t *testing.T) {
 		"/etc/ssl/private/ssl-cert-snakeoil.key": {privateKey, 0o640},
 		"/var/log/wtmp":                          {"boot", 0},
 	})))
-	o.Allow = []hygiene.Excuse{
+	o.Policy.Excuses = []hygiene.Excuse{
 		{Rule: "private-keys", Path: "/etc/ssl/private/*.key", Reason: "made anew at first boot"},
 		{Rule: "logs", Path: "/var/log/*/wtmp", Reason: "mistyped"},
 	}
@@ -130,6 +131,33 @@ func TestAnExcuseLetsItsFindingPassAndAnIdleOneIsTold(t *testing.T) {
 	assert.Equal(t, "logs", r.Unexcused()[0].Rule)
 	assert.Equal(t, "made anew at first boot", r.Findings[1].Excused)
 	assert.Equal(t, []string{"the allow-list excuses /var/log/*/wtmp for logs, but there is no such finding"}, said.warnings)
+}
+
+func TestWhoNeedsNoPasswordIsNamedAndTheImagesOwnUserToldApart(t *testing.T) {
+	r, err := scan(t, rawDisk(t, with(map[string]file{
+		"/etc/sudoers":                       {"# NOPASSWD\n%sudo   ALL=(ALL:ALL) NOPASSWD:ALL\n", 0o440},
+		"/etc/sudoers.d/number":              {"#1000 ALL=(ALL) NOPASSWD: ALL\n", 0o440},
+		"/etc/sudoers.d/90-cloud-init-users": {"# User rules for ubuntu\nubuntu ALL=(ALL) NOPASSWD:ALL\n", 0o440},
+		"/etc/cloud/cloud.cfg":               {"system_info:\n  distro: ubuntu\n  default_user:\n    # the login user\n    name: ubuntu\n    lock_passwd: True\n", 0},
+	})))
+	require.Error(t, err)
+	var all []string
+	for _, f := range r.Findings {
+		all = append(all, f.String())
+	}
+	assert.Equal(t, []string{
+		"nopasswd: /etc/sudoers: lets somebody become root without a password: %sudo ALL=(ALL:ALL) NOPASSWD:ALL",
+		"nopasswd: /etc/sudoers.d/90-cloud-init-users: the cloud image's own rule for its login user, who becomes root without a password: ubuntu ALL=(ALL) NOPASSWD:ALL",
+		"nopasswd: /etc/sudoers.d/number: lets somebody become root without a password: #1000 ALL=(ALL) NOPASSWD: ALL",
+	}, all)
+}
+
+func TestAFullDiskIsNamedWithItsFolder(t *testing.T) {
+	disk := qcow2(t, rawDisk(t, with(map[string]file{"/opt/big": {strings.Repeat("x", 4*mib), 0}})))
+	o := options(t, disk)
+	o.Dir = tmpfs.Mount(t, "1M")
+	_, err := hygiene.Scan(t.Context(), o, progress.Discard)
+	require.ErrorContains(t, err, "no space left in "+o.Dir+" to look into the disk")
 }
 
 func TestAMachineIDThatWasNeverMadeMaySaySo(t *testing.T) {
@@ -222,7 +250,7 @@ func TestFilesThatNoFstabMountsDoNotPass(t *testing.T) {
 	assert.Equal(t, []string{"unmounted partition 2"}, found(r))
 
 	o := options(t, disk)
-	o.Allow = []hygiene.Excuse{{Rule: "unmounted", Path: "partition 2", Reason: "home.mount mounts it"}}
+	o.Policy.Excuses = []hygiene.Excuse{{Rule: "unmounted", Path: "partition 2", Reason: "home.mount mounts it"}}
 	_, err = hygiene.Scan(t.Context(), o, progress.Discard)
 	require.NoError(t, err)
 

@@ -1,6 +1,7 @@
 package hygiene
 
 import (
+	_ "embed"
 	"fmt"
 	"path"
 	"regexp"
@@ -14,16 +15,57 @@ type Rule struct {
 	Demands string // what it demands, in one line
 }
 
-// rule is a Rule with its means: the files that it reads, and what it finds
-// in the tree. A finding's own Rule is filled in by the caller.
+// rule is a Rule with its means. A finding's own Rule is filled in by the
+// caller.
 type rule struct {
 	Rule
+	looks []look
+	code
+}
+
+// code is what data cannot say: the files that it reads, and what it finds in
+// the tree.
+type code struct {
 	reads []pattern
 	check func(*tree) []Finding
 }
 
-// Rules are all rules in the order in which they are applied.
-func Rules() []Rule {
+// look finds entries by their paths.
+type look struct {
+	what    string // the finding's detail
+	paths   []pattern
+	content bool           // only files that are not empty
+	holds   *regexp.Regexp // only files whose content matches, or nil
+}
+
+// codes are what rules do besides their looks, by the rules' names.
+var codes = map[string]code{
+	"build-user":      {append(accountFiles, sudoers...), buildUser},
+	"password-hash":   {accountFiles, passwordHash},
+	"authorized-keys": {authorizedKeyFiles, authorizedKeys},
+	"private-keys":    {packageLists, privateKeys},
+	"build-secrets":   {nil, buildSecrets},
+	"world-writable":  {nil, worldWritable},
+	"nopasswd":        {append(globs(cloudConfig), sudoers...), nopasswd},
+	"unmounted":       {globs("/etc/fstab"), unmounted},
+}
+
+//go:embed rules.yaml
+var builtIn []byte
+
+// rules are those of every image.
+var rules = func() []rule {
+	policy, err := parsePolicy(builtIn, nil)
+	if err != nil {
+		panic(err) // embedded at compile time
+	}
+	return policy.rules
+}()
+
+// Rules are the rules of every image in the order in which they are applied.
+func Rules() []Rule { return named(rules) }
+
+func named(rules []rule) []Rule {
 	var all []Rule
 	for _, r := range rules {
 		all = append(all, r.Rule)
@@ -31,63 +73,40 @@ func Rules() []Rule {
 	return all
 }
 
-var rules = []rule{
-	{Rule{"build-user", "the build's account is gone with all its traces, or locked and without a password where it is to stay"}, append(accountFiles, sudoers...), buildUser},
-	{Rule{"password-hash", "no account can log in with a password, or without one"}, accountFiles, passwordHash},
-	{Rule{"authorized-keys", "no ssh key is accepted from anybody"}, authorizedKeyFiles, authorizedKeys},
-	{Rule{"ssh-host-keys", "the ssh server has no host keys: each machine makes its own"}, nil,
-		present("a host key, which every machine made of this disk would share", "/etc/ssh/ssh_host_*_key*", "/etc/dropbear/dropbear_*_host_key")},
-	{Rule{"machine-id", "the machine-id is empty: each machine makes its own"}, machineIDFiles, machineID},
-	{Rule{"random-seed", "no random seed and no credential secret is saved: each machine makes its own (an EFI system partition is not looked into for one)"}, nil,
-		present("every machine made of this disk would share it", "/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/urandom/random-seed", "/boot/loader/random-seed", "/boot/efi/loader/random-seed")},
-	{Rule{"cloud-init-state", "cloud-init has no memory of an instance: the next boot is a first boot"}, nil,
-		both(present("what cloud-init keeps of the machine that built this disk", "/var/lib/cloud/instance", "/var/lib/cloud/instances/*", "/var/lib/cloud/data/*", "/var/lib/cloud/sem/*"),
-			content("a seed, which would configure every machine made of this disk", "/var/lib/cloud/seed/**"))},
-	{Rule{"network-state", "no lease, network card or generated network setting of the build is left"}, networkFiles, networkState},
-	{Rule{"package-caches", "no package lists and no downloaded packages are left"}, nil,
-		content("a package cache, which is old where the disk is used", "/var/lib/apt/lists/**", "/var/cache/apt/archives/**/*.deb", "/var/cache/dnf/**", "/var/cache/yum/**")},
-	{Rule{"logs", "the logs are empty"}, nil, content("a log of the build", "/var/log/**")},
-	{Rule{"shell-history", "no history of commands is left"}, nil,
-		content("what somebody typed", "/**/.bash_history", "/**/.zsh_history", "/**/.ash_history", "/**/.sh_history", "/**/.history", "/**/.python_history", "/**/.node_repl_history", "/**/.mysql_history", "/**/.psql_history", "/**/.sqlite_history", "/**/fish_history", "/**/.lesshst", "/**/.viminfo", "/**/.wget-hsts")},
-	{Rule{"temporary-files", "/tmp and /var/tmp are empty"}, nil, temporaryFiles},
-	{Rule{"build-settings", "nothing is left of what diskforge itself put into the guest: proxies, its certificate authority, Ansible's files"}, globs("/etc/environment"), buildSettings},
-	{Rule{"credentials", "no credentials for registries, repositories, clouds or clusters are stored"}, credentialFiles(), storedCredentials},
-	{Rule{"private-keys", "no file holds a private key, those that packages ship to everybody excepted, and no partition that is searched as blocks (vfat, swap)"}, packageLists, privateKeys},
-	{Rule{"build-secrets", "no secret of this build is on the disk, plain or in base64, in a file or in a freed block"}, nil, buildSecrets},
-	{Rule{"world-writable", "not everybody may write a file, or a directory without the sticky bit"}, nil, worldWritable},
-	{Rule{"nopasswd", "sudo asks everybody for a password"}, sudoers, nopasswd},
-	{Rule{"unmounted", "/etc/fstab mounts every file system with files: elsewhere no rule about a path knows them"}, globs("/etc/fstab"), unmounted},
+// reading are the files whose content the rule wants to see.
+func (r rule) reading(file string) bool {
+	for _, l := range r.looks {
+		if l.holds != nil && matchAny(l.paths, file) {
+			return true
+		}
+	}
+	return matchAny(r.reads, file)
 }
 
-// present finds entries that must not be there.
-func present(detail string, texts ...string) func(*tree) []Finding {
-	list := globs(texts...)
-	return func(t *tree) []Finding {
-		var found []Finding
-		for _, e := range t.matching(list...) {
+// apply is what the rule finds.
+func (r rule) apply(t *tree) []Finding {
+	var found []Finding
+	known := map[string]bool{}
+	for _, l := range r.looks {
+		for _, e := range t.matching(l.paths...) {
+			if known[e.path] || (l.content || l.holds != nil) && !e.regular() {
+				continue
+			}
+			detail := l.what
+			switch {
+			case l.holds != nil && !l.holds.Match(t.kept[e.path]), l.content && e.size == 0:
+				continue
+			case l.content:
+				detail = fmt.Sprintf("%s (%d bytes)", l.what, e.size)
+			}
+			known[e.path] = true
 			found = append(found, Finding{Path: e.path, Detail: detail})
 		}
-		return found
 	}
-}
-
-// content finds files that must be empty.
-func content(detail string, texts ...string) func(*tree) []Finding {
-	list := globs(texts...)
-	return func(t *tree) []Finding {
-		var found []Finding
-		for _, e := range t.matching(list...) {
-			if e.regular() && e.size > 0 {
-				found = append(found, Finding{Path: e.path, Detail: fmt.Sprintf("%s (%d bytes)", detail, e.size)})
-			}
-		}
-		return found
+	if r.check != nil {
+		found = append(found, r.check(t)...)
 	}
-}
-
-// both is what either check finds.
-func both(one, other func(*tree) []Finding) func(*tree) []Finding {
-	return func(t *tree) []Finding { return append(one(t), other(t)...) }
+	return found
 }
 
 // The files that name accounts, with the copies that the tools make.
@@ -178,103 +197,6 @@ func authorizedKeys(t *tree) []Finding {
 	return found
 }
 
-var machineIDFiles = globs("/etc/machine-id", "/var/lib/dbus/machine-id")
-
-func machineID(t *tree) []Finding {
-	var found []Finding
-	for _, e := range t.matching(machineIDFiles...) {
-		// systemd's machine-id(5): "uninitialized" means that none was made yet.
-		if lines := t.lines(e.path); e.regular() && len(lines) > 0 && lines[0] != "uninitialized" {
-			found = append(found, Finding{Path: e.path, Detail: "has an id, which every machine made of this disk would share: it has to be empty"})
-		}
-	}
-	return found
-}
-
-var (
-	networkLeftovers = both(
-		content("a lease of the build's network", "/var/lib/dhcp/*", "/var/lib/dhclient/*", "/var/lib/dhcpcd/*.lease*", "/var/lib/NetworkManager/*.lease", "/var/lib/systemd/network/**"),
-		present("written for the machine that built this disk", "/var/lib/NetworkManager/secret_key",
-			"/etc/udev/rules.d/70-persistent-net.rules", "/etc/udev/rules.d/75-persistent-net-generator.rules",
-			"/etc/netplan/50-cloud-init.yaml", "/etc/network/interfaces.d/50-cloud-init*", "/etc/systemd/network/10-cloud-init-*", "/etc/NetworkManager/system-connections/cloud-init-*"))
-	networkFiles = globs("/etc/netplan/*", "/etc/network/interfaces", "/etc/network/interfaces.d/*", "/etc/systemd/network/*", "/etc/sysconfig/network-scripts/ifcfg-*", "/etc/NetworkManager/system-connections/*")
-	macAddress   = regexp.MustCompile(`(?i)(?:macaddress|hwaddr|mac-address|hwaddress|MACAddress)["']?\s*[:= ]\s*(?:ether\s+)?["']?(?:[0-9a-f]{2}:){5}[0-9a-f]{2}`)
-)
-
-func networkState(t *tree) []Finding {
-	found := networkLeftovers(t)
-	named := map[string]bool{}
-	for _, f := range found {
-		named[f.Path] = true
-	}
-	for _, e := range t.matching(networkFiles...) {
-		if !named[e.path] && slices.ContainsFunc(t.lines(e.path), macAddress.MatchString) {
-			found = append(found, Finding{Path: e.path, Detail: "names a network card by its MAC address"})
-		}
-	}
-	return found
-}
-
-func temporaryFiles(t *tree) []Finding {
-	var found []Finding
-	for _, e := range t.matching(globs("/tmp/*", "/var/tmp/*")...) {
-		found = append(found, Finding{Path: e.path, Detail: "a temporary file of the build"})
-	}
-	return found
-}
-
-var settingFiles = present("part of diskforge's build, not of the image", "/etc/apt/apt.conf.d/00diskforge-build", "/usr/local/share/ca-certificates/diskforge-build.crt", "/**/.ansible")
-
-func buildSettings(t *tree) []Finding {
-	found := settingFiles(t)
-	if strings.Contains(string(t.kept["/etc/environment"]), "# diskforge build begin") {
-		found = append(found, Finding{Path: "/etc/environment", Detail: "holds the build's proxies"})
-	}
-	return found
-}
-
-// credential is a kind of file that can hold one.
-type credential struct {
-	globs []pattern
-	holds *regexp.Regexp // what tells that it does
-	what  string
-}
-
-var anything = regexp.MustCompile(`\S`)
-
-var credentials = []credential{
-	{globs("/**/.docker/config.json", "/**/.dockercfg", "/**/containers/auth.json", "/var/lib/kubelet/config.json", "/**/helm/registry/config.json"),
-		regexp.MustCompile(`"(?:auth|password|identitytoken|registrytoken)"\s*:\s*"[^"]`), "a registry's credentials"},
-	{globs("/**/.netrc", "/etc/apt/auth.conf", "/etc/apt/auth.conf.d/*"), regexp.MustCompile(`\bpassword\s+\S`), "passwords of servers"},
-	{globs("/**/.git-credentials", "/**/git/credentials"), regexp.MustCompile(`://\S+@`), "git's credentials"},
-	{globs("/**/.aws/credentials"), regexp.MustCompile(`(?i)(?:secret_access_key|session_token)\s*=\s*\S`), "a cloud's credentials"},
-	{globs("/**/gcloud/credentials.db", "/**/gcloud/application_default_credentials.json", "/**/.azure/msal_token_cache*", "/**/.azure/accessTokens.json"), anything, "a cloud's credentials"},
-	{globs("/**/.kube/config", "/etc/kubernetes/*.conf", "/etc/rancher/*/*.yaml"), regexp.MustCompile(`(?m)^[\s-]*(?:token|client-key-data|password)\s*:\s*\S`), "a cluster's credentials"},
-	{globs("/**/.npmrc"), regexp.MustCompile(`(?:_authToken|_password|_auth)\s*=\s*\S`), "a package registry's credentials"},
-	{globs("/**/.pypirc"), regexp.MustCompile(`(?m)^\s*password\s*[:=]\s*\S`), "a package registry's credentials"},
-	{globs("/**/.pgpass", "/**/.vault-token", "/**/.gnupg/private-keys-v1.d/*"), anything, "a credential"},
-}
-
-func credentialFiles() []pattern {
-	var all []pattern
-	for _, c := range credentials {
-		all = append(all, c.globs...)
-	}
-	return all
-}
-
-func storedCredentials(t *tree) []Finding {
-	var found []Finding
-	for _, c := range credentials {
-		for _, e := range t.matching(c.globs...) {
-			if c.holds.Match(t.kept[e.path]) {
-				found = append(found, Finding{Path: e.path, Detail: "holds " + c.what})
-			}
-		}
-	}
-	return found
-}
-
 // packageLists name the files that Debian's packages ship. Those are known to
 // everybody, and a key among them is a sample or a test: no leftover of a build.
 var packageLists = globs("/var/lib/dpkg/info/*.md5sums")
@@ -282,7 +204,9 @@ var packageLists = globs("/var/lib/dpkg/info/*.md5sums")
 // samples are the keys that other distributions ship likewise, whose databases
 // of packages we do not read: in documentation, in the help of cloud-init's
 // modules, in GnuTLS' test of itself.
-var samples = globs("/usr/share/doc/**", "/usr/lib/python3*/site-packages/cloudinit/config/**", "/usr/lib64/libgnutls.so*")
+var samples = globs("/usr/share/doc/**", "/usr/lib/python3*/site-packages/cloudinit/config/**", "/usr/lib64/libgnutls.so*",
+	// Stores of certificates in a form that may hold keys, too.
+	"/etc/ssl/certs/java/cacerts", "/etc/pki/**/cacerts", "/usr/lib/jvm/**/cacerts")
 
 func privateKeys(t *tree) []Finding {
 	var keys []string
@@ -366,14 +290,37 @@ func worldWritable(t *tree) []Finding {
 	return found
 }
 
-// noPassword matches the three ways of sudoers(5) to ask for no password.
-var noPassword = regexp.MustCompile(`NOPASSWD|!\s*authenticate\b|\bexempt_group\s*=`)
+var (
+	// noPassword matches the three ways of sudoers(5) to ask for no password.
+	noPassword = regexp.MustCompile(`NOPASSWD|!\s*authenticate\b|\bexempt_group\s*=`)
+	// sudoComment begins one, but for a user's number: #1000 ALL=….
+	sudoComment = regexp.MustCompile(`^\s*#(?:[^0-9]|$)`)
+	// ownUser is the login user that a cloud image's cloud-init makes by itself.
+	ownUser = regexp.MustCompile(`(?m)^[ \t]+default_user:[ \t]*\n(?:[ \t]+\S.*\n)*?[ \t]+name:[ \t]*["']?([a-z_][a-z0-9_-]*)`)
+)
 
+const cloudConfig = "/etc/cloud/cloud.cfg"
+
+// nopasswd tells what the cloud image brings for its login user, and what its
+// cloud-init writes at each first boot, from what a build left.
 func nopasswd(t *tree) []Finding {
+	own := ""
+	if m := ownUser.FindSubmatch(t.kept[cloudConfig]); m != nil {
+		own = string(m[1])
+	}
 	var found []Finding
 	for _, e := range t.matching(sudoers...) {
-		if slices.ContainsFunc(t.lines(e.path), noPassword.MatchString) {
-			found = append(found, Finding{Path: e.path, Detail: "lets somebody become root without a password (NOPASSWD, !authenticate or exempt_group)"})
+		for line := range strings.Lines(string(t.kept[e.path])) {
+			if sudoComment.MatchString(line) || !noPassword.MatchString(line) {
+				continue
+			}
+			line = strings.Join(strings.Fields(line), " ")
+			detail := "lets somebody become root without a password: " + line
+			if who, _, _ := strings.Cut(line, " "); own != "" && who == own {
+				detail = "the cloud image's own rule for its login user, who becomes root without a password: " + line
+			}
+			found = append(found, Finding{Path: e.path, Detail: detail})
+			break
 		}
 	}
 	return found

@@ -95,6 +95,9 @@ func (s *search) in(r io.Reader) (hits, error) {
 			return found, err
 		}
 		text := s.buffer[:fill+n]
+		if end && fill == 0 {
+			found.key = isKeyFile(text) // all of it
+		}
 		s.words.each(text, func(word, at int) { s.note(&found, text, word, at) })
 		if end {
 			return found, nil

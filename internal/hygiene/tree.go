@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 
@@ -46,6 +47,7 @@ const (
 // tree is all that the rules look at.
 type tree struct {
 	Options
+	rules    []rule
 	p        progress.Reporter
 	entries  map[string]entry
 	kept     map[string][]byte // content of files that a rule reads
@@ -61,7 +63,7 @@ type tree struct {
 
 func newTree(o Options, p progress.Reporter) *tree {
 	return &tree{
-		Options: o, p: p,
+		Options: o, p: p, rules: append(slices.Clone(rules), o.Policy.rules...),
 		entries: map[string]entry{}, kept: map[string][]byte{}, hits: map[string]hits{},
 		search: newSearch(o.Secrets, p),
 	}
@@ -84,7 +86,7 @@ func (t *tree) add(e entry, content io.Reader) error {
 
 func (t *tree) look(e entry, content io.Reader) error {
 	var keep *head
-	if wanted(e.path) {
+	if t.wanted(e.path) {
 		keep = &head{}
 		content = io.TeeReader(content, keep)
 	}
@@ -118,7 +120,7 @@ func (t *tree) link(e entry, first string) error {
 	switch e.size = of.size; {
 	case kept:
 		t.kept[e.path] = content
-	case wanted(e.path) && (e.size > 0 || !known):
+	case t.wanted(e.path) && (e.size > 0 || !known):
 		return failure.New(fmt.Sprintf("%s cannot be looked into: it is a hard link, and libguestfs sends the content with its other name %s", e.path, first),
 			"make it a file of its own in the playbook")
 	}
@@ -135,15 +137,8 @@ func (h *head) Write(b []byte) (int, error) {
 }
 
 // wanted says whether a rule reads the file's content.
-func wanted(file string) bool {
-	for _, r := range rules {
-		for _, glob := range r.reads {
-			if glob.match(file) {
-				return true
-			}
-		}
-	}
-	return false
+func (t *tree) wanted(file string) bool {
+	return slices.ContainsFunc(t.rules, func(r rule) bool { return r.reading(file) })
 }
 
 // lines are the lines of a file that is kept, without comments and blanks.

@@ -91,6 +91,20 @@ func (d *disk) partitions(ctx context.Context) ([]volume, error) {
 		}
 		return nil, nil
 	}
+	found, err := parseTable(out.Bytes(), d.size)
+	if err != nil {
+		return nil, err
+	}
+	for i := range found {
+		if found[i], err = d.probe(ctx, found[i]); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// parseTable reads sfdisk's answer about a disk of so many bytes.
+func parseTable(answer []byte, size int64) ([]volume, error) {
 	var said struct {
 		Table struct {
 			SectorSize int64
@@ -102,14 +116,14 @@ func (d *disk) partitions(ctx context.Context) ([]volume, error) {
 			}
 		} `json:"partitiontable"`
 	}
-	if err := json.Unmarshal(out.Bytes(), &said); err != nil {
+	if err := json.Unmarshal(answer, &said); err != nil {
 		return nil, fmt.Errorf("reading the answer of sfdisk: %w", err)
 	}
 	if len(said.Table.Partitions) > maxPartitions {
 		return nil, damaged("the disk", "it has more than 128 partitions")
 	}
 	unit := said.Table.SectorSize
-	if unit == 0 {
+	if unit <= 0 {
 		unit = 512
 	}
 	var volumes []volume
@@ -119,14 +133,10 @@ func (d *disk) partitions(ctx context.Context) ([]volume, error) {
 			continue
 		}
 		n, err := strconv.Atoi(strings.TrimPrefix(p.Node, rawName))
-		if err != nil || p.Start < 0 || p.Size <= 0 || p.Start > d.size/unit || p.Size > d.size/unit-p.Start {
+		if err != nil || p.Start < 0 || p.Size <= 0 || p.Start > size/unit || p.Size > size/unit-p.Start {
 			return nil, damaged("the partition table", p.Node+" lies outside the disk")
 		}
-		v, err := d.probe(ctx, volume{partition: n, start: p.Start * unit, size: p.Size * unit, partUUID: strings.ToLower(p.UUID), partLabel: p.Name})
-		if err != nil {
-			return nil, err
-		}
-		volumes = append(volumes, v)
+		volumes = append(volumes, volume{partition: n, start: p.Start * unit, size: p.Size * unit, partUUID: strings.ToLower(p.UUID), partLabel: p.Name})
 	}
 	return volumes, nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Task is one task of the playbook.
@@ -40,9 +41,11 @@ type events struct {
 	now     func() time.Time
 	report  progress.Reporter
 	keptUp  func(port string)
-	log     io.WriteCloser // all lines
-	ansible io.WriteCloser // Ansible's lines
+	secrets *strings.Replacer // what the logs must not hold, or nil
+	log     io.WriteCloser    // all lines
+	ansible io.WriteCloser    // Ansible's lines
 	part    []byte
+	named   string // the beginning of a task's line whose name holds line breaks
 
 	phase     phase
 	since     time.Time // when the phase began
@@ -129,22 +132,47 @@ func (e *events) Write(b []byte) (int, error) {
 var prefix = regexp.MustCompile(`^(?:==>|-->|   ) qemu\.image: ?`)
 
 // line takes one line of Packer's output.
-func (e *events) line(text string) {
+func (e *events) line(said string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	text = strings.TrimRight(text, "\r\n ")
-	fmt.Fprintln(e.log, text)
-	text = prefix.ReplaceAllString(text, "")
-	if e.phaseLine(text) {
+	if e.secrets != nil {
+		said = e.secrets.Replace(said)
+	}
+	said = text.Lines(said)
+	fmt.Fprintln(e.log, said)
+	said = prefix.ReplaceAllString(said, "")
+	if e.phaseLine(said) {
 		return
 	}
 	switch e.phase {
 	case configuring:
-		fmt.Fprintln(e.ansible, text)
-		e.ansibleLine(text)
+		fmt.Fprintln(e.ansible, said)
+		e.ansibleLine(e.whole(said))
 	case cleaning, halting:
-		e.cleanLine(text)
+		e.cleanLine(said)
 	}
+}
+
+// maxName bounds the lines of a task's name, in bytes.
+const maxName = 4 << 10
+
+var (
+	taskBegins = regexp.MustCompile(`^(?:TASK|RUNNING HANDLER) \[`)
+	taskEnds   = regexp.MustCompile(`\] \*+$`)
+)
+
+// whole puts the line of a task together whose name holds line breaks: Ansible
+// writes them as they are. Until then it is empty.
+func (e *events) whole(said string) string {
+	if e.named == "" && (!taskBegins.MatchString(said) || taskEnds.MatchString(said)) {
+		return said
+	}
+	e.named = strings.TrimSpace(e.named + " " + said)
+	if !taskEnds.MatchString(said) && len(e.named) < maxName {
+		return ""
+	}
+	said, e.named = e.named, ""
+	return said
 }
 
 // portLine names the host's port that leads to the guest's ssh.

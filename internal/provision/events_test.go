@@ -12,8 +12,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // recorded feeds recorded output of Packer, a second a line, to a build.
@@ -63,6 +65,61 @@ func TestAGoodBuildIsRead(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(ansible), "PLAY RECAP")
 	assert.NotContains(t, string(ansible), "qemu.image")
+}
+
+// hostile are tasks as nobody means well with them.
+const hostile = `- hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - name: "<script>alert('xss-task')</script> | @everyone"
+      ansible.builtin.debug: {msg: "the secret is {{ password }}"}
+    - name: "esc \e]0;pwned\a\e[2J\u009b31m\u202e end"
+      ansible.builtin.debug:
+    - name: "newline\n::error::injected"
+      ansible.builtin.debug:
+    - name: "{{ password }}"
+      ansible.builtin.fail: {msg: "with {{ password }}\n::error::told"}
+`
+
+func TestTasksOfAHostilePlaybookAreAllThereAndHarmless(t *testing.T) {
+	b := quiet(t)
+	b.events.secrets = strings.NewReplacer("hunter2222", "***")
+	b.events.begin(configuring, "")
+	site := filepath.Join(t.TempDir(), "site.yml")
+	require.NoError(t, os.WriteFile(site, []byte(hostile), 0o644))
+	err := command.Run(t.Context(), command.Cmd{
+		Program: "ansible-playbook", Args: []string{"-i", "localhost,", "-e", "password=hunter2222", site},
+		Env: command.Env("ANSIBLE_NOCOLOR=1", "ANSIBLE_CALLBACK_RESULT_FORMAT=json", "ANSIBLE_DISPLAY_FAILED_STDERR=0", "LC_ALL=C.UTF-8"), Stdout: &b.events,
+	})
+	require.Error(t, err)
+	var names []string
+	for _, task := range b.result().Tasks {
+		names = append(names, task.Name)
+	}
+	assert.Equal(t, []string{"<script>alert('xss-task')</script> | @everyone", "esc \ufffd31m\ufffd end", "newline ::error::injected", "***"}, names)
+	require.True(t, b.result().Tasks[3].Failed)
+	assert.Equal(t, "with ***", b.result().Tasks[3].Message)
+	for _, log := range []string{"packer.log", "ansible.log"} {
+		written, err := os.ReadFile(b.log(log))
+		require.NoError(t, err)
+		assert.NotContains(t, string(written), "hunter2222")
+		for line := range strings.Lines(string(written)) {
+			assert.Equal(t, text.Lines(line), strings.TrimSuffix(line, "\n"), "%q", line)
+		}
+	}
+}
+
+func TestPackersDebugLogHoldsNoSecretAndNoEscapeSequence(t *testing.T) {
+	b := quiet(t)
+	b.opts.Mask = strings.NewReplacer("hunter2222", "***")
+	log := filepath.Join(t.TempDir(), "debug.log")
+	require.NoError(t, b.maskLog(log), "there is none where Packer did not start")
+	require.NoError(t, os.WriteFile(log, []byte("ui: hunter2222\n\x1b[2Jlast"), 0o600))
+	require.NoError(t, b.maskLog(log))
+	written, err := os.ReadFile(log)
+	require.NoError(t, err)
+	assert.Equal(t, "ui: ***\nlast\n", string(written))
 }
 
 func TestAFailedTaskIsReadWithItsMessageAndItsCommandsLastLines(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/console"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
@@ -54,7 +55,7 @@ func (b *build) taskFailed(task *Task, err error) error {
 		e.Try = "the end of its console is in " + b.log("console.log")
 	case strings.Contains(all, "ansible.module_utils.six.moves"):
 		e.Try = "this host's Ansible is too old for the guest's Python: build on Debian 13, in the toolbox, or from an older guest"
-	case strings.Contains(all, "No space left on device"):
+	case command.SaysDiskFull(all):
 		e.Try = "the guest's disk is full: raise DISK_SIZE"
 	case strings.Contains(all, "Cannot allocate memory") || strings.Contains(all, "MemoryError"):
 		e.Try = "the guest's memory is full: raise MEMORY"

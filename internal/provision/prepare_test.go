@@ -2,6 +2,7 @@ package provision
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -212,9 +213,12 @@ func TestProcessesOfThisBuildAreEndedWhereverTheyHideAndNoOthers(t *testing.T) {
 }
 
 func TestWhatAKilledRunLeftInTheTemporaryDirectoryIsRemovedByTheNext(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
-	opts := good(t)
+	short, err := os.MkdirTemp("", "t") // t.TempDir is too long for sockets
+	require.NoError(t, err)
+	defer os.RemoveAll(short)
+	opts, elsewhere := good(t), t.TempDir()
 	opts.WorkDir = filepath.Join(opts.WorkDir, "with, odd characters")
+	t.Setenv("TMPDIR", short)
 	killed, err := newBuild(opts) // and never closed
 	require.NoError(t, err)
 	require.NoError(t, killed.prepare())
@@ -229,8 +233,29 @@ func TestWhatAKilledRunLeftInTheTemporaryDirectoryIsRemovedByTheNext(t *testing.
 	require.NoError(t, err)
 	assert.Empty(t, left)
 
-	elsewhere := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(opts.WorkDir, runNote), []byte(elsewhere), 0o600))
 	prepared(t, opts)
 	assert.DirExists(t, elsewhere, "nothing else is removed")
+}
+
+func TestALongTMPDIRIsLeftForAShorterFolder(t *testing.T) {
+	long := filepath.Join(t.TempDir(), strings.Repeat("jenkins-workspace-", 8))
+	require.NoError(t, os.MkdirAll(long, 0o700))
+	t.Setenv("TMPDIR", long)
+	b, err := newBuild(Options{WorkDir: filepath.Join(long, "work"), Output: filepath.Join(long, "disk.qcow2"), Base: "base.qcow2"})
+	require.NoError(t, err)
+	defer b.close()
+	// The longest names: a socket of ssh's while it is made, one of a plugin's.
+	for _, socket := range []string{b.path("control", strings.Repeat("0", 10)+"."+strings.Repeat("x", 16)), b.path("tmp", "plugin"+strings.Repeat("0", 20))} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(socket), 0o700))
+		l, err := net.Listen("unix", socket)
+		require.NoError(t, err, socket)
+		l.Close()
+	}
+	_, err = shortTemp(long, filepath.Join(long, "gone"))
+	require.ErrorContains(t, err, "is too long for the name of a socket")
+	require.ErrorContains(t, err, "set TMPDIR to a short path")
+	left, err := os.ReadDir(long)
+	require.NoError(t, err)
+	assert.Len(t, left, 1, "only the work directory")
 }

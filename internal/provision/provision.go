@@ -4,12 +4,15 @@
 package provision
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -23,6 +26,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/tools"
 )
 
@@ -59,6 +63,9 @@ type Options struct {
 	AptMirror                      string // handed to the playbook as apt_mirror
 	CAFile                         string // PEM, trusted by the guest during the build
 	HTTPProxy, HTTPSProxy, NoProxy string // for the guest, during the build
+
+	// Mask replaces secrets in the logs; it may be nil.
+	Mask *strings.Replacer
 
 	PackerLog   bool          // keep Packer's debug log
 	KeepOnError bool          // after a failed task the guest stays up until ctx ends
@@ -183,11 +190,10 @@ func newBuild(opts Options) (*build, error) {
 	}
 	b.forsaken()
 	if !plainPath.MatchString(b.run) {
-		b.run, err = os.MkdirTemp("", tempPrefix)
-		if err == nil {
-			err = os.WriteFile(b.log(runNote), []byte(b.run), 0o600)
+		if b.run, err = shortTemp(os.TempDir(), "/tmp", "/var/tmp"); err != nil {
+			return nil, err
 		}
-		if err != nil {
+		if err := os.WriteFile(b.log(runNote), []byte(b.run), 0o600); err != nil {
 			return nil, failure.Wrap(err, "making a temporary directory", "")
 		}
 	}
@@ -198,6 +204,40 @@ const (
 	tempPrefix = "diskforge-"
 	runNote    = "run.path" // where the run directory is, if not in the work directory
 )
+
+// shortTemp makes a directory in the first of the parents in which its path is
+// plain, so that Packer's plugins and ssh can make their sockets there.
+func shortTemp(parents ...string) (string, error) {
+	var why []string
+	for _, parent := range parents {
+		dir, err := os.MkdirTemp(parent, tempPrefix)
+		switch {
+		case err != nil:
+			why = append(why, err.Error())
+		case plainPath.MatchString(dir):
+			return dir, nil
+		default:
+			_ = os.Remove(dir)
+			why = append(why, dir+" is too long for the name of a socket, or not plain")
+		}
+	}
+	return "", failure.New("there is no folder for Packer's and ssh's sockets: "+strings.Join(why, "; "), "set TMPDIR to a short path")
+}
+
+// CheckSSH says what would stop Ansible, which reaches the guest with it.
+func CheckSSH(ctx context.Context) error {
+	err := command.Run(ctx, command.Cmd{Program: "ssh", Args: []string{"-V"}})
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return context.Cause(ctx)
+	case strings.Contains(strings.Join(command.Tail(err), "\n"), "No user exists for uid"):
+		return failure.New(fmt.Sprintf("ssh refuses to run: the user id %d has no entry in /etc/passwd", os.Getuid()),
+			fmt.Sprintf("add one when the container starts (echo build:x:%d:0::$HOME:/bin/sh >>/etc/passwd, which must be writable), or run as a user that has one", os.Getuid()))
+	case errors.Is(err, exec.ErrNotFound):
+		return failure.Wrap(err, "ssh is not installed", "apt-get install openssh-client")
+	}
+	return failure.Wrap(err, "ssh does not run", "apt-get install --reinstall openssh-client")
+}
 
 // forsaken removes the temporary directory of a run that was killed: it holds
 // the build's key and its variables. The note is in a directory of ours, and
@@ -241,6 +281,7 @@ func (b *build) result() Result {
 func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	b.events.secrets = b.opts.Mask
 	b.events.start(report, b.keptUp(report))
 	watch := console.Watch(b.log("console.log"), first(ctx.Done(), b.events.connected), report)
 	go func() {
@@ -269,8 +310,37 @@ func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 	}
 	if !b.opts.PackerLog {
 		_ = os.Remove(debug)
+	} else if errMask := b.maskLog(debug); errMask != nil {
+		_ = os.Remove(debug)
+		report.Warn(fmt.Sprintf("Packer's debug log is deleted, because secrets could not be taken out of it: %v", errMask))
 	}
 	return err
+}
+
+// maskLog takes secrets and escape sequences out of a log that Packer wrote.
+func (b *build) maskLog(name string) error {
+	from, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return atomicfile.Write(name, 0o600, func(to io.Writer) error {
+		lines := bufio.NewScanner(from)
+		lines.Buffer(nil, 16*maxEvent)
+		for lines.Scan() {
+			line := lines.Text()
+			if b.opts.Mask != nil {
+				line = b.opts.Mask.Replace(line)
+			}
+			if _, err := fmt.Fprintln(to, text.Lines(line)); err != nil {
+				return err
+			}
+		}
+		return lines.Err()
+	})
 }
 
 // bootError is a boot that the console says will never succeed.

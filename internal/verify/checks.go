@@ -123,9 +123,10 @@ func (m *machine) passwordsScript() string {
 }
 
 // sudoRules: cloud-init adds the seed's rule to a file that may hold others.
-// sudoers(5) has three ways to ask for no password.
+// sudoers(5) has three ways to ask for no password, and #1000 is no comment but
+// a user.
 const sudoRules = `
-grep -rsnE -e '(^|[^[:alnum:]_])NOPASSWD([^[:alnum:]_]|$)' -e '![[:space:]]*authenticate' -e 'exempt_group[[:space:]]*=' /etc/sudoers /etc/sudoers.d | grep -v '^[^:]*:[0-9]*:[[:space:]]*#' |
+grep -rsnE -e '(^|[^[:alnum:]_])NOPASSWD([^[:alnum:]_]|$)' -e '![[:space:]]*authenticate' -e 'exempt_group[[:space:]]*=' /etc/sudoers /etc/sudoers.d | grep -vE '^[^:]*:[0-9]*:[[:space:]]*#([^0-9]|$)' |
 	awk -v user="$2" -F: '{ rule = $0; sub(/^[^:]*:[0-9]*:/, "", rule); split(rule, word, /[ \t]+/)
 		if (!($1 == "/etc/sudoers.d/90-cloud-init-users" && word[1] == user)) print $1 ":" $2 ": " rule }'
 :`

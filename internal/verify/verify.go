@@ -40,6 +40,10 @@ type Options struct {
 	// EFI system partition.
 	Full bool
 
+	// Excused says why a finding of a rule of the hygiene gate may be in a file
+	// of the image; it may be nil.
+	Excused func(rule, path string) (reason string)
+
 	Checks string // file of goss checks, or empty
 	Goss   string // goss program for the guest (static, amd64); needed with Checks
 

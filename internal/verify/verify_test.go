@@ -204,7 +204,7 @@ func TestASudoRuleWithoutPasswordIsFoundHoweverItIsWritten(t *testing.T) {
 	}
 	assert.Empty(t, here(t, 0, rules, "", "lab"))
 	for _, line := range []string{
-		"Defaults !authenticate", "Defaults:lab env_reset, ! authenticate", "Defaults\texempt_group = sudo", "other ALL=NOPASSWD: ALL",
+		"Defaults !authenticate", "Defaults:lab env_reset, ! authenticate", "Defaults\texempt_group = sudo", "other ALL=NOPASSWD: ALL", "#1000 ALL=NOPASSWD: ALL",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(etc, "sudoers.d/mine"), []byte(line+"\n"), 0o600))
 		assert.Equal(t, etc+"/sudoers.d/mine:1: "+line+"\n", here(t, 0, rules, "", "lab"))
@@ -242,6 +242,25 @@ func TestSourcesOfAnotherReleaseAreFound(t *testing.T) {
 			assert.Contains(t, out, c.says)
 		}
 	}
+}
+
+func TestAnExcuseOfTheHygieneGateCountsInTheGuest(t *testing.T) {
+	m := &machine{Options: Options{Excused: func(rule, path string) string {
+		if rule == "nopasswd" && path == "/etc/sudoers" || rule == "password-hash" && path == "/etc/shadow" {
+			return "the course's way"
+		}
+		return ""
+	}}}
+	sudo := m.excusable("nopasswd", "", "none")
+	detail, err := sudo("/etc/sudoers:27: %sudo ALL=(ALL:ALL) NOPASSWD:ALL\n")
+	require.NoError(t, err)
+	assert.Equal(t, "none; /etc/sudoers is excused: the course's way", detail)
+	_, err = sudo("/etc/sudoers:27: %sudo ALL=(ALL) NOPASSWD:ALL\n/etc/sudoers.d/x:1: x ALL=NOPASSWD: ALL\n")
+	require.EqualError(t, err, "/etc/sudoers.d/x:1: x ALL=NOPASSWD: ALL")
+	_, err = m.excusable("password-hash", "/etc/shadow", "none")("root has a password\n")
+	require.NoError(t, err)
+	_, err = (&machine{}).excusable("nopasswd", "", "none")("/etc/sudoers:27: x\n")
+	require.Error(t, err)
 }
 
 func TestSecretsInAnEnvironmentAreNamedAndNotShown(t *testing.T) {

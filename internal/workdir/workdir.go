@@ -33,7 +33,7 @@ func Open(path string) (*Dir, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, failure.New(err.Error(), tryOther)
 	}
-	if err := checkParents(path); err != nil {
+	if err := (place{"the work directory", tryOther}).checkParents(path); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {

@@ -114,6 +114,38 @@ func TestAGroupThatOthersAreInMayNotWriteAbove(t *testing.T) {
 	open(t, filepath.Join(parent, "work"))
 }
 
+func TestACacheThatOthersCouldFillIsRefused(t *testing.T) {
+	asRoot(t)
+	parent := t.TempDir()
+	cache := filepath.Join(parent, "deep", "cache")
+	require.NoError(t, workdir.Cache(cache))
+	require.NoError(t, workdir.Cache(cache), "it is there")
+	require.NoError(t, os.MkdirAll(filepath.Join(cache, "tools"), 0o755))
+	link := filepath.Join(parent, "link")
+	require.NoError(t, os.Symlink(cache, link))
+	require.NoError(t, workdir.Cache(link), "a link of ours to a folder of ours")
+	refused := func(dir, words string) {
+		t.Helper()
+		err := workdir.Cache(dir)
+		require.ErrorContains(t, err, words)
+		require.ErrorContains(t, err, "set CACHE_DIR to a folder of your own")
+	}
+	require.NoError(t, os.Chmod(cache, 0o1777))
+	refused(cache, "others may write to "+cache)
+	refused(link, "others may write to "+link)
+	require.NoError(t, os.Chmod(cache, 0o755))
+	require.NoError(t, os.Chown(cache, 65534, 65534))
+	refused(cache, "belongs to user 65534")
+	require.NoError(t, os.Chown(cache, 0, 0))
+	require.NoError(t, os.Chmod(filepath.Dir(cache), 0o777))
+	refused(cache, "others may write to "+filepath.Dir(cache))
+	require.NoError(t, os.Chmod(filepath.Dir(cache), 0o755))
+	file := filepath.Join(parent, "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	refused(file, "is no folder")
+	refused(filepath.Join(file, "below"), "not a directory")
+}
+
 func TestInAPodTheVolumesModeIsAccepted(t *testing.T) {
 	parent := filepath.Join(t.TempDir(), "emptydir")
 	require.NoError(t, os.Mkdir(parent, 0o700))

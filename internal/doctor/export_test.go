@@ -1,0 +1,7 @@
+package doctor
+
+// What the tests ask for alone.
+var (
+	SSH      = ssh
+	Writable = writable
+)
