@@ -368,6 +368,10 @@ func TestTheSecretsOfABuildAreEverythingThatMayBeOne(t *testing.T) {
 		"course": "databases", "db_password": "course-word", "rootPassword": 12345678, "api": map[string]any{"token": "nested-word", "url": "https://example.org"},
 		"secrets": []any{map[string]any{"name": "listed-word"}}, "keyboard_layout": "italian", "bypass_proxy": "yes-please", "ssh_key": "ssh-ed25519 AAAA public",
 	}
+	vault, program := filepath.Join(t.TempDir(), "vault"), filepath.Join(t.TempDir(), "program")
+	require.NoError(t, os.WriteFile(vault, []byte("vault-word\n"), 0o600))
+	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o700))
+	b.Config.Vault = playbook.Vault{PasswordFile: vault, Identities: "x@" + program}
 	secrets, err := b.secrets()
 	require.NoError(t, err)
 	var values []string
@@ -376,7 +380,7 @@ func TestTheSecretsOfABuildAreEverythingThatMayBeOne(t *testing.T) {
 		assert.NotContains(t, s.Name, "-word")
 	}
 	assert.ElementsMatch(t, []string{
-		"registry-word", "proxy-word", "git-word", "list-word", "signed-word", "course-word", "12345678", "nested-word", "listed-word",
+		"registry-word", "proxy-word", "git-word", "list-word", "signed-word", "course-word", "12345678", "nested-word", "listed-word", "vault-word",
 	}, values)
 }
 

@@ -29,6 +29,9 @@ func (b *Build) secrets() ([]hygiene.Secret, error) {
 	for name, value := range c.ExtraVars {
 		variableSecrets(found, name, value, false)
 	}
+	for i, password := range c.Vault.Passwords() {
+		found[fmt.Sprintf("a vault's password (%d)", i+1)] = password
+	}
 	var all []hygiene.Secret
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		if found[name] != "" {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/userfile"
 )
 
 // Where the playbooks come from when only one of GitURL and GitBranch is set,
@@ -65,6 +66,30 @@ type Source struct {
 type Vault struct {
 	PasswordFile string // absolute path, or ""
 	Identities   string // LABEL@FILE, separated by commas, or ""
+}
+
+// Passwords are the passwords that stand in the vaults' files. A file that can be
+// executed is asked by Ansible, and tells nothing here.
+func (v Vault) Passwords() []string {
+	files := []string{v.PasswordFile}
+	for one := range strings.SplitSeq(v.Identities, ",") {
+		_, file, found := strings.Cut(one, "@")
+		if !found {
+			file = one
+		}
+		files = append(files, file)
+	}
+	var all []string
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 != 0 {
+			continue
+		}
+		if b, err := userfile.Read(file, 1<<16); err == nil {
+			all = append(all, strings.TrimSpace(string(b)))
+		}
+	}
+	return all
 }
 
 // Resolve copies the tree to opts.Dir and finds the playbook in it. Errors
