@@ -216,7 +216,16 @@ func TestAFailedTaskIsNamedAndNothingIsPublished(t *testing.T) {
 	env := fromPackages(out, tree(t, `
 - hosts: all
   gather_facts: false
+  become: true
   tasks:
+    - name: The original's variables are the text that its playbooks compare with
+      ansible.builtin.assert:
+        that: ["crownlabs_mode == 'true'", "install_desktop_environment == 'false'"]
+    - name: The processor has what is built for x86-64-v2
+      ansible.builtin.command: grep -qw sse4_2 /proc/cpuinfo
+    - name: An ordinary user can be become, which takes acl
+      ansible.builtin.setup: {gather_subset: ["!all", "!min", user]}
+      become_user: daemon
     - name: Install the course's database
       ansible.builtin.command: sh -c "echo no such database >&2; exit 7"
 `))

@@ -55,6 +55,9 @@ identity() {
   # Stopping the service saves the seed: only then is it gone for good.
   systemctl stop systemd-random-seed.service 2>/dev/null || true
   rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret
+  # Docker, iSCSI and NVMe make theirs at the next start.
+  rm -f /etc/docker/key.json /var/lib/docker/engine-id /etc/nvme/hostid /etc/nvme/hostnqn
+  [ ! -e /etc/iscsi/initiatorname.iscsi ] || echo GenerateName=yes >/etc/iscsi/initiatorname.iscsi
   rm -f /var/lib/dhcp/*.leases /var/lib/dhclient/* /var/lib/NetworkManager/*.lease /var/lib/NetworkManager/secret_key
 }
 
