@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/peak"
 	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
 )
 
@@ -63,12 +63,13 @@ func BenchmarkAnUnchangedCatalogue(b *testing.B) {
 func BenchmarkPlanningAThousandImages(b *testing.B) {
 	s := newCourse(b, 1000)
 	b.ReportAllocs()
+	require.NoError(b, peak.Reset())
 	for b.Loop() {
 		entries, err := s.all(nil).Plan(b.Context())
 		require.NoError(b, err)
 		require.Len(b, entries, 1000)
 	}
-	var used syscall.Rusage
-	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &used))
-	b.ReportMetric(float64(used.Maxrss)/1024, "MiB-peak")
+	mib, err := peak.MiB()
+	require.NoError(b, err)
+	b.ReportMetric(mib, "MiB-peak")
 }

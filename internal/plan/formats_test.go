@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/deploy"
 	"github.com/netgroup-polito/diskforge/internal/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/peak"
 	"github.com/netgroup-polito/diskforge/internal/plan"
 )
 
@@ -585,7 +585,7 @@ func TestATemplateThatLacksAPartIsNamed(t *testing.T) {
 }
 
 // BenchmarkAThousandImages decides on a thousand images and writes the plan
-// in each format. The figure is memory that the process has taken in all.
+// in each format.
 func BenchmarkAThousandImages(b *testing.B) {
 	entries := many(b, 99)
 	images := make([]catalogue.Image, len(entries))
@@ -600,12 +600,13 @@ func BenchmarkAThousandImages(b *testing.B) {
 		"kubernetes":    func(entries []plan.Entry) error { return plan.Kubernetes(io.Discard, deploy.Job, entries, target, "") },
 	} {
 		b.Run(name, func(b *testing.B) {
+			require.NoError(b, peak.Reset())
 			for b.Loop() {
 				require.NoError(b, write(plan.Decide(images, facts, plan.Options{Now: now, MaxAge: 1})))
 			}
-			var used syscall.Rusage
-			require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &used))
-			b.ReportMetric(float64(used.Maxrss)/1024, "MiB-peak")
+			mib, err := peak.MiB()
+			require.NoError(b, err)
+			b.ReportMetric(mib, "MiB-peak")
 		})
 	}
 }

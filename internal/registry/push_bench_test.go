@@ -2,14 +2,15 @@ package registry_test
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/peak"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
@@ -54,22 +56,29 @@ func TestMain(m *testing.M) {
 	if !ok {
 		os.Exit(m.Run())
 	}
-	if err := work(os.Args[1:]); err != nil {
+	err := work(os.Args[1:])
+	mib, errPeak := peak.MiB()
+	if err = errors.Join(err, errPeak); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	fmt.Println(mib)
 }
 
 // measured does the work in a process and returns how long it took and the
-// peak of its resident memory in MiB.
+// peak of its resident memory in MiB, which the process prints.
 func measured(b *testing.B, work string, arguments ...string) (seconds, peak float64) {
 	c := exec.Command(os.Args[0], arguments...)
 	c.Env = append(os.Environ(), workVariable+"="+work, "DOCKER_CONFIG="+b.TempDir())
 	start := time.Now()
-	out, err := c.CombinedOutput()
+	var said bytes.Buffer
+	c.Stderr = &said
+	out, err := c.Output()
 	seconds = time.Since(start).Seconds()
+	require.NoError(b, err, "%s", said.String())
+	_, err = fmt.Sscan(string(out), &peak)
 	require.NoError(b, err, "%s", out)
-	return seconds, float64(c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) / 1024
+	return seconds, peak
 }
 
 // benchDisk makes a compressed qcow2 with data behind its last cluster up to
