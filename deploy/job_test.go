@@ -183,6 +183,7 @@ func TestAJobThatIsFilledInHasGoodSettings(t *testing.T) {
 func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
 	jobs, entries := rendered(t)
 	require.Len(t, jobs, len(entries))
+	require.Len(t, jobs, 11)
 	parents := 0
 	for i, j := range jobs {
 		init := j.Spec.Template.Spec.InitContainers
@@ -208,7 +209,7 @@ func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
 			assert.Equal(t, 4*time.Hour, fetches.BaseTimeout, "as long as its parent may take")
 		}
 		assert.True(t, c.BakeUser)
-		assert.Equal(t, strings.HasSuffix(entries[i].Name, "-desktop"), c.Desktop)
+		assert.Equal(t, strings.HasSuffix(entries[i].Name, "-desktop"), c.Desktop, entries[i].Name)
 		assert.Equal(t, 4096, c.MemoryMiB)
 		push := j.Spec.Template.Spec.Containers[0]
 		assert.Equal(t, "/scratch/out/"+entries[i].Name, push.command(push.filled(nil))[2])
@@ -226,7 +227,7 @@ func TestOnlyTheContainersThatPushSeeTheSecretOfARenderedJob(t *testing.T) {
 			}
 			assert.Equal(t, []mount{{"scratch", "/scratch", false}}, c.VolumeMounts)
 		}
-		assert.Len(t, spec.Containers[0].VolumeMounts, 2)
+		assert.Len(t, spec.Containers[0].VolumeMounts, 3)
 	}
 }
 
@@ -273,12 +274,28 @@ func TestOnlyTheContainerThatPushesSeesTheSecret(t *testing.T) {
 	}
 }
 
-func TestAllThatTheBuildWritesLiesOnTheVolume(t *testing.T) {
+// writable says whether a volume is mounted there that the container may write to.
+func (c container) writable(folder string) bool {
+	return slices.ContainsFunc(c.VolumeMounts, func(m mount) bool { return !m.ReadOnly && strings.HasPrefix(folder+"/", m.MountPath+"/") })
+}
+
+func TestAllThatAContainerWritesLiesOnAVolumeThatItMayWriteTo(t *testing.T) {
+	all, _ := rendered(t)
+	var template manifest
+	require.NoError(t, yaml.Unmarshal(deploy.Job, &template))
+	for _, j := range append(all, template) {
+		spec := j.Spec.Template.Spec
+		for _, c := range append(spec.InitContainers, spec.Containers...) {
+			env := c.filled(nil)
+			for _, name := range []string{"OUTPUT_DIR", "CACHE_DIR", "HOME", "TMPDIR"} {
+				if folder, ok := env[name]; ok || name == "TMPDIR" {
+					assert.True(t, c.writable(folder), "%s: %s=%s", c.Name, name, folder)
+				}
+			}
+		}
+	}
 	build, push := job(t)
 	env := build.filled(nil)
-	for _, name := range []string{"OUTPUT_DIR", "CACHE_DIR", "HOME", "TMPDIR"} {
-		assert.True(t, strings.HasPrefix(env[name]+"/", build.VolumeMounts[0].MountPath+"/"), name)
-	}
 	assert.Equal(t, env["OUTPUT_DIR"]+"/ubuntu", push.command(map[string]string{"IMAGE_NAME": "ubuntu"})[2], "what build wrote is what is pushed")
 }
 

@@ -56,11 +56,25 @@ type image struct {
 	fixed map[string]string
 }
 
+// everywhere are the command's settings that hold on any host that builds the
+// images. The others are about this host, or are the images' own.
+var everywhere = []string{"ACCELERATOR", "BOOT_TIMEOUT", "CPUS", "REGISTRY_INSECURE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+
 // Target is the registry that the images go to.
 func (a *All) Target() plan.Target {
+	host := map[string]string{}
+	for _, f := range config.Fields() {
+		if v := f.Value(a.Settings); slices.Contains(everywhere, f.Env) && v != f.Default {
+			host[f.Env] = v
+		}
+	}
+	if !a.Config.RegistryInsecure {
+		delete(host, "REGISTRY_INSECURE")
+	}
 	return plan.Target{
 		Registry: cmp.Or(a.Settings.TargetRegistry, a.Catalogue.Registry),
 		Prefix:   cmp.Or(a.Settings.RegistryPrefix, a.Catalogue.Prefix),
+		Host:     host,
 	}
 }
 

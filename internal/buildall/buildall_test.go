@@ -458,3 +458,13 @@ func TestWhatStartsFromAnImageHasItsSizeUnlessItSaysOtherwise(t *testing.T) {
 	require.EqualError(t, err, filepath.Join(s.dir, "catalogue.yaml")+":7: image below: size 20479M is less than its parent lab's 20G: give 20G or more, or leave size out")
 	require.ErrorAs(t, err, new(catalogue.Mistakes))
 }
+
+func TestWhatTheControllersAnsibleHasNoMoreIsBlockedInThePlan(t *testing.T) {
+	s := newListed(t)
+	s.write("playbooks/roles/course/tasks/main.yml", "- ansible.builtin.debug: {msg: hello}\n- include: other.yml\n")
+	s.write("playbooks/roles/course/tasks/other.yml", "- ansible.builtin.debug: {msg: hello}\n")
+	planned := s.planned()
+	assert.Equal(t, plan.Build, planned["debian"].Action)
+	assert.Equal(t, plan.Blocked, planned["lab"].Action)
+	assert.Contains(t, planned["lab"].Why, "ansible-core 2.18.1 has no include any more (roles/course/tasks/main.yml:2)")
+}

@@ -118,7 +118,7 @@ func (l *learner) learn(ctx context.Context, i, parent *image) error {
 	if err != nil {
 		return err
 	}
-	if err := l.manageable(i.config); err != nil {
+	if err := errors.Join(l.manageable(i.config), playbook.CheckForms(l.controller, uses)); err != nil {
 		return err
 	}
 	if err := playbook.CheckForms(l.controller, uses); err != nil {

@@ -105,8 +105,10 @@ func (a *app) plan() *cobra.Command {
 		`Say what build-all would build, why, and in which order: those of a level start from
 those of the levels before. The formats are text, json, github-matrix (for the
 workflow catalogue.yml) and kubernetes: a Job for each image, of which each waits
-until the registry has its parent. The input digests depend on
-the version of Ansible: plan in the image, or the toolbox, that will build.`,
+until the registry has its parent. ACCELERATOR, CPUS, BOOT_TIMEOUT, the proxies and,
+for Jobs, REGISTRY_INSECURE and CA_FILE hold there, too; without ACCELERATOR=tcg a
+Job asks for KVM. The input digests depend on the version of Ansible: plan in the
+image, or the toolbox, that will build.`,
 		cobra.NoArgs, nil,
 		func(c *cobra.Command, _ []string, b *build.Build) error {
 			b.Settings = b.Settings.Only("plan")
@@ -121,8 +123,11 @@ the version of Ansible: plan in the image, or the toolbox, that will build.`,
 			if err != nil {
 				return err
 			}
-			if err := all.Target().Check(); err != nil && elsewhere(format) {
-				return usageError{fmt.Errorf("--format %s: %w", format, err)}
+			target := all.Target()
+			if elsewhere(format) {
+				if target, err = trusting(target, b.Config.CAFile); err != nil {
+					return usageError{fmt.Errorf("--format %s: %w", format, err)}
+				}
 			}
 			entries, err := all.Plan(c.Context())
 			if err != nil {
@@ -132,7 +137,7 @@ the version of Ansible: plan in the image, or the toolbox, that will build.`,
 			if elsewhere(format) {
 				to = a.exact
 			}
-			if err := write(to, entries, all.Target()); err != nil {
+			if err := write(to, entries, target); err != nil {
 				return err
 			}
 			return buildall.Failed(entries)
@@ -141,6 +146,18 @@ the version of Ansible: plan in the image, or the toolbox, that will build.`,
 	c.Flags().StringVar(&format, "format", "text", "text, json (what --json gives, too), github-matrix or kubernetes")
 	c.Flags().StringVar(&pullSecret, "pull-secret", "", "for kubernetes: secret with username and password by which children fetch their parents, in a container that runs no playbook")
 	return c
+}
+
+// trusting is the target with the authorities of CA_FILE, checked.
+func trusting(t plan.Target, caFile string) (plan.Target, error) {
+	if caFile != "" {
+		text, err := os.ReadFile(caFile)
+		if err != nil {
+			return t, fmt.Errorf("CA_FILE: %w", err)
+		}
+		t.CA = string(text)
+	}
+	return t, t.Check()
 }
 
 // elsewhere says whether a plan in the format is carried out by other hosts.

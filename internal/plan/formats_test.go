@@ -7,10 +7,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -206,21 +208,24 @@ func TestAFolderOfTheCheckoutIsNamedAsTheWorkflowSeesIt(t *testing.T) {
 type manifest struct {
 	Kind     string
 	Metadata struct {
-		Name                string
+		GenerateName        string `yaml:"generateName"`
 		Labels, Annotations map[string]string
 	}
 	Spec struct {
-		ActiveDeadlineSeconds int `yaml:"activeDeadlineSeconds"`
-		Template              struct {
-			Metadata struct{ Labels map[string]string }
+		Template struct {
+			Metadata struct{ Labels, Annotations map[string]string }
 			Spec     struct {
-				InitContainers []container `yaml:"initContainers"`
-				Containers     []container
-				Volumes        []map[string]any
+				ActiveDeadlineSeconds int         `yaml:"activeDeadlineSeconds"`
+				InitContainers        []container `yaml:"initContainers"`
+				Containers            []container
+				Volumes               []map[string]any
 			}
 		}
 	}
 }
+
+// deadline is how long a pod of the Job may run, in seconds.
+func (m manifest) deadline() int { return m.Spec.Template.Spec.ActiveDeadlineSeconds }
 
 type container struct {
 	Name      string
@@ -292,15 +297,24 @@ func jobsBy(t testing.TB, entries []plan.Entry, secret string) (all []manifest, 
 	t.Helper()
 	var out bytes.Buffer
 	require.NoError(t, plan.Kubernetes(&out, deploy.Job, entries, target, secret))
-	d := yaml.NewDecoder(bytes.NewReader(out.Bytes()))
-	for {
-		var m manifest
-		err := d.Decode(&m)
-		if errors.Is(err, io.EOF) {
-			return all, out.String()
+	return slices.Collect(decoded(t, out.Bytes())), out.String()
+}
+
+// decoded are the Jobs of a stream.
+func decoded(t testing.TB, stream []byte) iter.Seq[manifest] {
+	t.Helper()
+	return func(yield func(manifest) bool) {
+		for d := yaml.NewDecoder(bytes.NewReader(stream)); ; {
+			var m manifest
+			err := d.Decode(&m)
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			require.NoError(t, err)
+			if !yield(m) {
+				return
+			}
 		}
-		require.NoError(t, err)
-		all = append(all, m)
 	}
 }
 
@@ -338,7 +352,7 @@ func TestAJobHasItsImagesSettingsAndNoOther(t *testing.T) {
 		"TARGET_REGISTRY": "harbor.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "netlab", "IMAGE_TAG": "2026-11-23",
 		"OUTPUT_DIR": "/scratch/out", "CACHE_DIR": "/scratch/cache", "HOME": "/scratch", "TMPDIR": "/scratch",
 	}, env)
-	assert.Equal(t, []int{14400, 28800, 43200}, []int{root.Spec.ActiveDeadlineSeconds, child.Spec.ActiveDeadlineSeconds, all[2].Spec.ActiveDeadlineSeconds}, "waiting for parents counts, too")
+	assert.Equal(t, []int{14400, 28800, 43200}, []int{root.deadline(), child.deadline(), all[2].deadline()}, "waiting for parents counts, too")
 }
 
 // hostile are texts that YAML 1.1, which Kubernetes reads, takes for something
@@ -394,11 +408,12 @@ func TestAJobsResourcesFitItsGuest(t *testing.T) {
 
 	all, _ := jobs(t, planned(t))
 	build := all[1].container(t, "build")
-	assert.Equal(t, map[string]string{"cpu": "2", "memory": "6144Mi", "ephemeral-storage": "31Gi"}, build.Resources.Requests)
+	assert.Equal(t, map[string]string{"cpu": "1", "memory": "6144Mi", "ephemeral-storage": "31Gi"}, build.Resources.Requests, "CPUS is more than small nodes have")
 	assert.Equal(t, "64Gi", build.Resources.Limits["ephemeral-storage"])
-	assert.Equal(t, "64Gi", all[1].container(t, "base").Resources.Limits["ephemeral-storage"])
-	assert.Equal(t, "64Gi", all[1].container(t, "push").Resources.Limits["ephemeral-storage"])
+	assert.Equal(t, template.Spec.Template.Spec.Containers[0].Resources, all[1].container(t, "base").Resources)
+	assert.Equal(t, template.Spec.Template.Spec.Containers[0].Resources, all[1].container(t, "push").Resources)
 	assert.Contains(t, all[1].Spec.Template.Spec.Volumes, map[string]any{"name": "scratch", "emptyDir": map[string]any{"sizeLimit": "62Gi"}})
+	assert.Contains(t, all[1].Spec.Template.Spec.Volumes, map[string]any{"name": "tmp", "emptyDir": map[string]any{"sizeLimit": "1Gi"}})
 }
 
 func TestFurtherTagsArePushedBeforeTheOneThatChildrenWaitFor(t *testing.T) {
@@ -439,7 +454,7 @@ func TestNoContainerThatRunsPlaybooksHasAPassword(t *testing.T) {
 				assert.Equal(t, []string{"registry-read-only", "scratch", "pull"}, c.secrets(), "it may pull, and not push")
 				assert.Equal(t, "/registry/password", c.env()["REGISTRY_PASS_FILE"])
 			default:
-				assert.Equal(t, []string{"diskforge-registry", "scratch", "registry"}, c.secrets())
+				assert.Equal(t, []string{"diskforge-registry", "scratch", "tmp", "registry"}, c.secrets())
 			}
 		}
 		if i > 0 {
@@ -447,7 +462,7 @@ func TestNoContainerThatRunsPlaybooksHasAPassword(t *testing.T) {
 			assert.Equal(t, "pull", volume["name"])
 			assert.Equal(t, "registry-read-only", volume["secret"].(map[string]any)["secretName"])
 		} else {
-			assert.Len(t, spec.Volumes, 2)
+			assert.Len(t, spec.Volumes, 3)
 		}
 	}
 }
@@ -467,22 +482,67 @@ func TestAParentThatThereIsIsNamedByItsDigest(t *testing.T) {
 	}
 }
 
-// jobForm is what Kubernetes takes as a Job's name, so that its pods can be
-// labelled with it.
-var jobForm = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+// prefixForm is what Kubernetes takes as the beginning of a Job's name, so that
+// its pods can be labelled with the whole.
+var prefixForm = regexp.MustCompile(`^[a-z0-9][-a-z0-9]{0,56}-$`)
 
-func TestNamesOfJobsAreGoodAndUnique(t *testing.T) {
+func TestNamesOfJobsAreGoodAndAnewForEachRun(t *testing.T) {
 	long := strings.Repeat("a", 45) + "." + strings.Repeat("b", 60)
 	images := read(t, fmt.Sprintf("defaults: {tags: '1', base: {url: 'https://x/y', checksum: 'file:https://x/y'}, playbook: p}\nimages: [{name: a.b}, {name: a-b}, {name: a_b}, {name: %s-1}, {name: %s-2}]", long, long))
-	all, _ := jobs(t, plan.Decide(images, missing(images), plan.Options{}))
-	seen := map[string]bool{}
+	all, text := jobs(t, plan.Decide(images, missing(images), plan.Options{}))
+	require.Len(t, all, 5)
 	for _, j := range all {
-		assert.Regexp(t, jobForm, j.Metadata.Name)
+		assert.Regexp(t, prefixForm, j.Metadata.GenerateName)
 		assert.LessOrEqual(t, len(j.Metadata.Labels["diskforge/image"]), 63)
-		assert.False(t, seen[j.Metadata.Name], j.Metadata.Name)
-		seen[j.Metadata.Name] = true
 	}
-	assert.Len(t, seen, 5)
+	assert.NotRegexp(t, `(?m)^  name:`, text, "a second Job of that name would be refused while the first is there")
+}
+
+func TestWhatThePlannersSettingsSayOfAnyHostHoldsInEveryJob(t *testing.T) {
+	with := plan.Target{Registry: target.Registry, Prefix: target.Prefix, CA: "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", Host: map[string]string{
+		"ACCELERATOR": "tcg", "REGISTRY_INSECURE": "true", "HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "10.0.0.0/8", "CPUS": "8",
+	}}
+	var out bytes.Buffer
+	require.NoError(t, plan.Kubernetes(&out, deploy.Job, planned(t), with, "registry-read-only"))
+	for j := range decoded(t, out.Bytes()) {
+		spec := j.Spec.Template.Spec
+		for _, c := range append(spec.InitContainers, spec.Containers...) {
+			env := c.env()
+			assert.Equal(t, []string{"true", "http://proxy:3128", "10.0.0.0/8", "/ca/ca.pem"}, []string{env["REGISTRY_INSECURE"], env["HTTPS_PROXY"], env["NO_PROXY"], env["CA_FILE"]}, c.Name)
+			assert.Contains(t, c.secrets(), "ca")
+		}
+		build := j.container(t, "build")
+		assert.Equal(t, "tcg", build.env()["ACCELERATOR"])
+		assert.NotContains(t, build.Resources.Limits, "devices.kubevirt.io/kvm", "a node without KVM has none to give")
+		assert.Equal(t, map[string]string{"ubuntu-desktop": "8", "netlab": "2", "netlab_2.exam": "8"}[j.Metadata.Labels["diskforge/image"]], build.env()["CPUS"], "an image's own setting wins")
+		assert.Equal(t, with.CA, j.Spec.Template.Metadata.Annotations["diskforge/ca"])
+		assert.Contains(t, spec.Volumes, map[string]any{"name": "ca", "downwardAPI": map[string]any{"items": []any{
+			map[string]any{"path": "ca.pem", "fieldRef": map[string]any{"fieldPath": "metadata.annotations['diskforge/ca']"}},
+		}}})
+	}
+	golden(t, "jobs-elsewhere.yaml", out.String())
+
+	out.Reset()
+	require.ErrorContains(t, plan.GitHubMatrix(&out, planned(t), with, "/checkout"), "leave out REGISTRY_INSECURE and CA_FILE")
+	with.CA = ""
+	delete(with.Host, "REGISTRY_INSECURE")
+	require.NoError(t, plan.GitHubMatrix(&out, planned(t), with, "/checkout"))
+	assert.Contains(t, out.String(), `"settings":{"accelerator":"tcg",`)
+	assert.Contains(t, out.String(), `"https-proxy":"http://proxy:3128"`)
+}
+
+func TestASecretOfThePlannersSettingsGoesIntoNoPlan(t *testing.T) {
+	for says, with := range map[string]plan.Target{
+		"HTTPS_PROXY names a user":    {Host: map[string]string{"HTTPS_PROXY": "http://me:hidden-word@proxy:3128"}},
+		"CA_FILE holds a private key": {CA: "-----BEGIN PRIVATE KEY-----\nhidden-word"},
+		"CA_FILE has 300 KiB":         {CA: strings.Repeat("hidden-word\n", 300<<10/12)},
+	} {
+		with.Registry = target.Registry
+		var out bytes.Buffer
+		err := plan.Kubernetes(&out, deploy.Job, planned(t), with, "")
+		require.ErrorContains(t, err, says)
+		assert.NotContains(t, err.Error()+out.String(), "hidden-word")
+	}
 }
 
 func TestATableSaysWhatEachImageStartsFrom(t *testing.T) {

@@ -53,6 +53,9 @@ func GitHubMatrix(w io.Writer, entries []Entry, t Target, checkout string) error
 	if err := t.Check(); err != nil {
 		return err
 	}
+	if t.Host["REGISTRY_INSECURE"] != "" || t.CA != "" {
+		return failure.New("GitHub's runners reach a registry by https and with the usual authorities only", "leave out REGISTRY_INSECURE and CA_FILE, or use --format kubernetes")
+	}
 	build, byName := builds(entries)
 	bad := refusals{all: len(build)}
 	m := matrixPlan{Levels: []matrixLevel{}, Tags: []matrixTags{}}
@@ -106,7 +109,7 @@ func (r *refusals) workflow(e, parent Entry, t Target, checkout string) map[stri
 		with["tag"] = e.Tags[0]
 		with["further-tags"] = strings.Join(e.Tags[1:], " ")
 	}
-	for name, value := range e.Settings {
+	for name, value := range t.settings(e) {
 		switch input, ok := inputs[name]; {
 		case name == "BASE_FROM_PACKAGES": // that is what build.yml does without a URL
 		case name == "ANSIBLE_DIR":

@@ -1,8 +1,6 @@
 package plan
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"maps"
@@ -56,7 +54,8 @@ func Kubernetes(w io.Writer, template []byte, entries []Entry, t Target, pullSec
 		}
 		j := job{root: unalias(plain)}
 		j.fill(e, byName[e.From], t)
-		j.wait(e, waits[e.Name], pullSecret)
+		j.wait(e, waits[e.Name], t, pullSecret)
+		j.trust(t.CA)
 		if j.err != nil {
 			return j.err
 		}
@@ -108,23 +107,38 @@ func (j *job) fill(e, parent Entry, t Target) {
 	if j.err != nil {
 		return
 	}
-	env := maps.Clone(e.Settings)
+	env := t.settings(e)
 	address := map[string]string{"TARGET_REGISTRY": t.Registry, "REGISTRY_PREFIX": t.Prefix, "IMAGE_NAME": e.Name, "IMAGE_TAG": e.Tags[0]}
 	maps.Copy(env, address)
 	if e.From != "" {
 		env["ISO_URL"], env["ISO_CHECKSUM"] = t.from(parent)
 	}
-	j.size(pod, build, push, e, env)
+	j.size(pod, build, e, env)
+	if env["ACCELERATOR"] == "tcg" {
+		remove(j.at(build, "resources", "limits"), "devices.kubevirt.io/kvm")
+	}
 	j.environment(build, env, true)
+	maps.Copy(address, t.reach())
 	j.environment(push, address, false)
 	j.further(pod, push, e, t)
 	j.label(e, t)
 }
 
+// reach are the settings by which any container finds the registry.
+func (t Target) reach() map[string]string {
+	all := map[string]string{}
+	for _, name := range []string{"REGISTRY_INSECURE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		if v, ok := t.Host[name]; ok {
+			all[name] = v
+		}
+	}
+	return all
+}
+
 // deadline gives a child the time that its parents may take, too, and returns
 // that of one image.
 func (j *job) deadline(waits int) time.Duration {
-	n := j.at(j.root, "spec", "activeDeadlineSeconds")
+	n := j.at(j.root, "spec", "template", "spec", "activeDeadlineSeconds")
 	if j.err != nil {
 		return 0
 	}
@@ -138,10 +152,7 @@ func (j *job) deadline(waits int) time.Duration {
 
 // size makes the guest, the container and the volume fit each other, as
 // deploy/README.md says under "Size".
-func (j *job) size(pod, build, push *yaml.Node, e Entry, env map[string]string) {
-	if cpus := env["CPUS"]; cpus != "" {
-		j.set(j.at(build, "resources", "requests"), "cpu", cpus)
-	}
+func (j *job) size(pod, build *yaml.Node, e Entry, env map[string]string) {
 	if e.memoryMiB > 0 {
 		env["MEMORY"] = strconv.Itoa(e.memoryMiB)
 		for _, kind := range []string{"requests", "limits"} {
@@ -153,8 +164,8 @@ func (j *job) size(pod, build, push *yaml.Node, e Entry, env map[string]string) 
 	}
 	volume := 3*ceil(e.diskSize, gib) + 2
 	for _, v := range j.at(pod, "volumes").Content {
-		if scratch := lookup(v, "emptyDir"); scratch != nil {
-			j.set(scratch, "sizeLimit", fmt.Sprintf("%dGi", volume))
+		if name := lookup(v, "name"); name != nil && name.Value == "scratch" {
+			j.set(j.at(v, "emptyDir"), "sizeLimit", fmt.Sprintf("%dGi", volume))
 		}
 	}
 	env["DISK_SIZE"] = strconv.FormatInt(e.diskSize, 10)
@@ -162,9 +173,7 @@ func (j *job) size(pod, build, push *yaml.Node, e Entry, env map[string]string) 
 		env["DISK_SIZE"] = strconv.FormatInt(e.diskSize/gib, 10) + "G"
 	}
 	j.set(j.at(build, "resources", "requests"), "ephemeral-storage", fmt.Sprintf("%dGi", ceil(volume, 2)))
-	for _, container := range []*yaml.Node{build, push} {
-		j.set(j.at(container, "resources", "limits"), "ephemeral-storage", fmt.Sprintf("%dGi", volume+2))
-	}
+	j.set(j.at(build, "resources", "limits"), "ephemeral-storage", fmt.Sprintf("%dGi", volume+2))
 }
 
 func ceil(n, unit int64) int64 { return (n + unit - 1) / unit }
@@ -208,7 +217,7 @@ func escape(value string) string { return strings.ReplaceAll(value, "$", "$$") }
 // as so many parents may take, and fetch its disk: the one that builds finds it
 // in the cache. But for that, and for whose password it has, it is as the one
 // that pushes.
-func (j *job) wait(e Entry, parents int, pullSecret string) {
+func (j *job) wait(e Entry, parents int, t Target, pullSecret string) {
 	each := j.deadline(parents)
 	if e.From == "" {
 		return
@@ -222,6 +231,10 @@ func (j *job) wait(e Entry, parents int, pullSecret string) {
 	}
 	if parents > 0 {
 		env.Content = append(env.Content, mapping("name", "BASE_TIMEOUT", "value", (each*time.Duration(parents)).String()))
+	}
+	reach := t.reach()
+	for _, name := range slices.Sorted(maps.Keys(reach)) {
+		env.Content = append(env.Content, mapping("name", name, "value", escape(reach[name])))
 	}
 	if pullSecret != "" {
 		user, mount, volume := j.named(push, "env", "REGISTRY_USER"), j.named(push, "volumeMounts", "registry"), j.named(pod, "volumes", "registry")
@@ -259,22 +272,50 @@ func (j *job) further(pod, push *yaml.Node, e Entry, t Target) {
 	}
 }
 
-// label names the Job and makes it findable.
+// trust gives every container the further authorities: a pod sees no file of
+// the host that plans, but its own annotations as files.
+func (j *job) trust(ca string) {
+	if ca == "" {
+		return
+	}
+	const annotation, folder, file = "diskforge/ca", "/ca", "ca.pem"
+	pod := j.at(j.root, "spec", "template", "spec")
+	put(j.at(j.root, "spec", "template", "metadata"), "annotations", mapping(annotation, ca))
+	for _, list := range []string{"initContainers", "containers"} {
+		for _, c := range j.at(pod, list).Content {
+			env, mounts, mount := j.at(c, "env"), j.at(c, "volumeMounts"), mapping("name", "ca", "mountPath", folder)
+			put(mount, "readOnly", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: "true"})
+			env.Content = append(env.Content, mapping("name", "CA_FILE", "value", folder+"/"+file))
+			mounts.Content = append(mounts.Content, mount)
+		}
+	}
+	item, field, volume := mapping("path", file), mapping("fieldPath", "metadata.annotations['"+annotation+"']"), mapping("name", "ca")
+	put(item, "fieldRef", field)
+	source := mapping()
+	put(source, "items", sequence(item))
+	put(volume, "downwardAPI", source)
+	volumes := j.at(pod, "volumes")
+	volumes.Content = append(volumes.Content, volume)
+}
+
+// maxPrefix is what Kubernetes keeps of a generated name, so that the name of a
+// Job's pod fits a label.
+const maxPrefix = 58
+
+// label names the Job, anew for each that is made of the plan, and makes it
+// findable.
 func (j *job) label(e Entry, t Target) {
 	metadata, template := j.at(j.root, "metadata"), j.at(j.root, "spec", "template")
 	if j.err != nil {
 		return
 	}
-	reference := t.repository(e.Name) + ":" + e.Tags[0]
-	sum := sha256.Sum256([]byte(reference + "\n" + e.Inputs))
-	id := hex.EncodeToString(sum[:4])
-	name := strings.NewReplacer(".", "-", "_", "-").Replace(e.Name)
-	j.set(metadata, "name", "diskforge-"+strings.TrimRight(name[:min(len(name), 63-len("diskforge--")-len(id))], "-")+"-"+id)
+	name := "diskforge-" + strings.NewReplacer(".", "-", "_", "-").Replace(e.Name)
+	j.set(metadata, "generateName", strings.TrimRight(name[:min(len(name), maxPrefix-1)], "-")+"-")
 	labels := mapping(
 		"app.kubernetes.io/name", "diskforge",
 		"diskforge/image", strings.TrimRight(e.Name[:min(len(e.Name), 63)], "-._"),
 		"diskforge/level", strconv.Itoa(e.Level))
-	annotations := mapping("diskforge/reference", reference, "diskforge/inputs", e.Inputs)
+	annotations := mapping("diskforge/reference", t.repository(e.Name)+":"+e.Tags[0], "diskforge/inputs", e.Inputs)
 	put(metadata, "labels", labels)
 	put(metadata, "annotations", annotations)
 	of := mapping()
@@ -332,6 +373,16 @@ func put(n *yaml.Node, key string, value *yaml.Node) {
 		}
 	}
 	n.Content = append(n.Content, scalar(key), value)
+}
+
+// remove takes a key from a mapping.
+func remove(n *yaml.Node, key string) {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			n.Content = slices.Delete(n.Content, i, i+2)
+			return
+		}
+	}
 }
 
 // lookup returns the value of a key of a mapping, or nil.

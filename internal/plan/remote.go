@@ -3,6 +3,8 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -13,6 +15,19 @@ import (
 // take their parents from.
 type Target struct {
 	Registry, Prefix string
+	// Host are the command's own settings that hold wherever the images are
+	// built, by their variables; an image's own win over them.
+	Host map[string]string
+	// CA is what CA_FILE holds, certificates in PEM, or empty.
+	CA string
+}
+
+// settings are an image's, with the command's own.
+func (t Target) settings(e Entry) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, t.Host)
+	maps.Copy(all, e.Settings)
+	return all
 }
 
 // repository is an image's, REGISTRY/PREFIX/NAME.
@@ -46,10 +61,26 @@ func (t Target) from(parent Entry) (url, checksum string) {
 	return "oci://" + t.repository(parent.Name) + at, "inputs:" + parent.Inputs
 }
 
-// Check says whether there is a registry: what is built elsewhere meets there.
+// maxCA bounds CA_FILE, in bytes: it becomes an annotation of each Job, which
+// takes 256 KiB with all others.
+const maxCA = 200 << 10
+
+// Check says whether there is a registry, where what is built elsewhere meets,
+// and whether the settings can be shown to all who may read a plan.
 func (t Target) Check() error {
 	if t.Registry == "" {
 		return failure.New("there is no registry to push to", "set TARGET_REGISTRY, or registry in the catalogue")
+	}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY"} {
+		if u, err := url.Parse(t.Host[name]); err != nil || u.User != nil {
+			return failure.New(name+" names a user, and a plan is for many to read", "give a proxy that asks for no login")
+		}
+	}
+	switch {
+	case strings.Contains(t.CA, "PRIVATE KEY"):
+		return failure.New("CA_FILE holds a private key, and a plan is for many to read", "give a file with the certificates alone")
+	case len(t.CA) > maxCA:
+		return failure.New(fmt.Sprintf("CA_FILE has %d KiB, and a plan takes %d", len(t.CA)>>10, maxCA>>10), "give the further authorities alone")
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/yannh/kubeconform/pkg/validator"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -28,7 +29,7 @@ import (
 const deploy = "../../../deploy/"
 
 // rendered are Jobs as diskforge plan --format kubernetes writes them.
-var rendered = []string{"../../../internal/plan/testdata/jobs.yaml", "../../../internal/plan/testdata/jobs-pull-secret.yaml"}
+var rendered = []string{"../../../internal/plan/testdata/jobs.yaml", "../../../internal/plan/testdata/jobs-pull-secret.yaml", "../../../internal/plan/testdata/jobs-elsewhere.yaml"}
 
 func TestTheJobMeetsTheRestrictedPodSecurityStandard(t *testing.T) {
 	var job batchv1.Job
@@ -48,14 +49,11 @@ func TestRenderedJobsMeetTheRestrictedPodSecurityStandardAndHaveGoodLabels(t *te
 
 func goodJobs(t *testing.T, documents [][]byte) {
 	t.Helper()
-	names := map[string]bool{}
 	for _, document := range documents {
 		var job batchv1.Job
 		require.NoError(t, yaml.UnmarshalStrict(document, &job))
 		restricted(t, job)
-		assert.False(t, names[job.Name], job.Name)
-		names[job.Name] = true
-		assert.Empty(t, validation.IsDNS1123Label(job.Name))
+		assert.Empty(t, validation.IsDNS1123Label(job.GenerateName+"xxxxx")) // as the server completes it
 		for _, meta := range []metav1.ObjectMeta{job.ObjectMeta, job.Spec.Template.ObjectMeta} {
 			assert.Empty(t, metav1validation.ValidateLabels(meta.Labels, nil))
 			assert.NotEmpty(t, meta.Labels)
@@ -80,12 +78,25 @@ func restricted(t *testing.T, job batchv1.Job) {
 	for _, c := range append(pod.Spec.InitContainers, pod.Spec.Containers...) {
 		assert.True(t, *c.SecurityContext.ReadOnlyRootFilesystem, c.Name)
 		for name, limit := range c.Resources.Limits {
-			if request, ok := c.Resources.Requests[name]; ok {
-				assert.LessOrEqual(t, request.Cmp(limit), 0, "%s requests more %s than its limit", c.Name, name)
-			}
+			request, ok := c.Resources.Requests[name]
+			assert.True(t, ok || name == kvm, "%s has no request of %s: the limit would be it", c.Name, name)
+			assert.LessOrEqual(t, request.Cmp(limit), 0, "%s requests more %s than its limit", c.Name, name)
 		}
 	}
+	for name, most := range map[corev1.ResourceName]string{corev1.ResourceCPU: "1", corev1.ResourceEphemeralStorage: "31Gi"} {
+		for _, c := range append(pod.Spec.InitContainers, pod.Spec.Containers...) { // one after another: the pod asks for the largest
+			request := c.Resources.Requests[name]
+			assert.LessOrEqual(t, request.Cmp(resource.MustParse(most)), 0, "%s asks a node for %s of %s", c.Name, request.String(), name)
+		}
+	}
+	assert.Equal(t, corev1.RestartPolicyNever, pod.Spec.RestartPolicy, "a Job deletes the pod whose containers it restarts, and the log with it")
+	assert.Nil(t, job.Spec.ActiveDeadlineSeconds, "it would count the time for which a pod waits for a node")
+	assert.NotNil(t, pod.Spec.ActiveDeadlineSeconds)
 }
+
+// kvm is the device of KubeVirt's plugin. Kubernetes makes the request of an
+// extended resource from its limit.
+const kvm corev1.ResourceName = "devices.kubevirt.io/kvm"
 
 func TestTheSecretIsOneOfKubernetes(t *testing.T) {
 	var secret corev1.Secret
@@ -171,7 +182,7 @@ func TestKubeconformAcceptsTheManifestsAndRefusesASlip(t *testing.T) {
 	}
 	text, err := os.ReadFile(deploy + "job.yaml")
 	require.NoError(t, err)
-	for _, slip := range [][2]string{{"backoffLimit: 2", "backofLimit: 2"}, {"runAsNonRoot: true", "runAsNonRoot: 'yes'"}, {"drop: [ALL]", "drop: ALL"}} {
+	for _, slip := range [][2]string{{"backoffLimit: 1", "backofLimit: 1"}, {"runAsNonRoot: true", "runAsNonRoot: 'yes'"}, {"drop: [ALL]", "drop: ALL"}} {
 		require.Contains(t, string(text), slip[0])
 		got, _ := status("job.yaml", bytes.Replace(text, []byte(slip[0]), []byte(slip[1]), 1))
 		assert.Equal(t, []validator.Status{validator.Invalid}, got, slip[1])
