@@ -148,7 +148,7 @@ func find(t testing.TB, program string) string {
 			return path
 		}
 	}
-	t.Fatalf("%s is not installed", program)
+	t.Fatalf("%s is not installed: .ci/task packages installs what the tests need", program)
 	return ""
 }
 
