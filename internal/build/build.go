@@ -68,6 +68,7 @@ func (b *Build) Run(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	defer dir.Close()
+	b.named()
 	result, err := b.run(ctx, dir)
 	if err = b.conclude(result, err); err != nil {
 		return Result{}, err
@@ -232,12 +233,13 @@ func (b *Build) stage(ctx context.Context, name string, run func(context.Context
 	b.UI.Mask(b.mask())
 	s, end := b.UI.Stage(name), b.record.begin(name)
 	result, err := run(ctx, s)
-	if cause := context.Cause(ctx); cause != nil && err != nil {
-		err = cause // what a program said when it was stopped is no evidence
+	stopped := context.Cause(ctx) != nil && err != nil
+	if stopped {
+		err = context.Cause(ctx) // what a program said when it was stopped is no evidence
 	}
 	err = b.masked(err)
 	s.End(result, err)
-	end(result, err)
+	end(result, stopped, err)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}

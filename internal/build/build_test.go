@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/containerdisk"
@@ -477,4 +478,31 @@ func TestTheReportOfAFailedBuildSaysWhy(t *testing.T) {
 	markdown, err := os.ReadFile(summary)
 	require.NoError(t, err)
 	assert.Contains(t, string(markdown), "2 checks failed")
+}
+
+func TestTheReportNamesTheImageAndTheStageThatFailedNotThoseThatItStopped(t *testing.T) {
+	b, _ := newBuild(t)
+	b.Config.ImageName, b.Config.ImageTag = "course", "1"
+	b.named()
+	g, ctx := errgroup.WithContext(t.Context())
+	running := make(chan struct{})
+	g.Go(func() error {
+		return b.stage(ctx, "playbook", func(context.Context, progress.Reporter) (string, error) {
+			<-running
+			return "", dirty("there is no playbook", "")
+		})
+	})
+	g.Go(func() error {
+		return b.stage(ctx, "tools", func(ctx context.Context, _ progress.Reporter) (string, error) {
+			close(running)
+			<-ctx.Done()
+			return "", ctx.Err()
+		})
+	})
+	err := g.Wait()
+	require.ErrorIs(t, b.conclude(Result{}, err), err)
+	markdown := &bytes.Buffer{}
+	require.NoError(t, b.record.report.WriteMarkdown(markdown))
+	assert.Contains(t, markdown.String(), `Failed in playbook: course\:1`)
+	assert.Contains(t, markdown.String(), "| ⏹️ tools |")
 }

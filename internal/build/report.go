@@ -47,18 +47,24 @@ func (r *record) note(change func(*report.Report)) {
 	change(&r.report)
 }
 
-// begin notes that a stage begins, and returns what notes its end.
-func (r *record) begin(name string) (end func(result string, err error)) {
+// begin notes that a stage begins, and returns what notes its end. Of the
+// stages that run side by side the first that fails stops the others, which
+// have not failed themselves.
+func (r *record) begin(name string) (end func(result string, stopped bool, err error)) {
 	began, i := time.Now(), 0
 	r.note(func(to *report.Report) {
 		i = len(to.Stages) - r.earlier
 		to.Stages = append(to.Stages, report.Stage{Name: name, Start: began.Sub(to.Began)})
 	})
-	return func(result string, err error) {
+	return func(result string, stopped bool, err error) {
 		r.note(func(to *report.Report) {
 			s := &to.Stages[r.earlier+i]
 			s.Took, s.Result = time.Since(began), result
-			if err != nil {
+			failed := func(s report.Stage) bool { return s.Failure != "" }
+			switch {
+			case stopped && slices.ContainsFunc(to.Stages[r.earlier:], failed):
+				s.Stopped, s.Result = true, "stopped"
+			case err != nil:
 				s.Failure = err.Error()
 			}
 		})
@@ -76,12 +82,19 @@ func (r *record) reuse(name string) {
 	})
 }
 
+// named notes which image is to be made, and by which settings.
+func (b *Build) named() {
+	b.record.note(func(to *report.Report) {
+		to.Version, to.Settings = b.Version, settings(b.Settings)
+		to.Image.Name, to.Image.Tag, to.Image.Reference = b.Config.ImageName, b.Config.ImageTag, b.Config.Reference
+	})
+}
+
 // sources notes what the image is made from.
 func (b *Build) sources(ctx context.Context, r ready) {
 	qemu := qemuVersion(ctx)
+	b.named()
 	b.record.note(func(to *report.Report) {
-		to.Version = b.Version
-		to.Image.Name, to.Image.Tag, to.Image.Reference = b.Config.ImageName, b.Config.ImageTag, b.Config.Reference
 		to.Image.Inputs = b.imageInputs(r.base.Inputs, r.playbookInputs.Digest, r.controller)
 		to.Base = report.Base{Name: r.base.Name, Digest: r.base.Digest, Guest: r.base.Guest.Name}
 		to.Playbook = report.Playbook{File: r.playbook.File, Source: publicSource(r.playbook.URL), Revision: r.playbook.Revision}
@@ -89,7 +102,6 @@ func (b *Build) sources(ctx context.Context, r ready) {
 		for program, version := range r.tools.Versions {
 			to.Tools[program] = version
 		}
-		to.Settings = settings(b.Settings)
 		if info, err := os.Stat(r.base.Path); err == nil {
 			size(to, "base", info.Size())
 		}

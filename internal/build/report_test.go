@@ -18,14 +18,14 @@ import (
 
 func TestAStageThatRecallsAnEarlierReportNotesItsOwnEnd(t *testing.T) {
 	var first, second Build
-	first.record.begin("accel")("tcg", nil)
-	first.record.begin("provision")("28 tasks", nil)
+	first.record.begin("accel")("tcg", false, nil)
+	first.record.begin("provision")("28 tasks", false, nil)
 	text, err := first.told(report.Built)
 	require.NoError(t, err)
 
 	end := second.record.begin("sparsify")
 	second.recall(text)
-	end("trim", nil)
+	end("trim", false, nil)
 	text, err = second.told(report.Built)
 	require.NoError(t, err)
 	var told report.Report

@@ -18,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/build"
 	"github.com/netgroup-polito/diskforge/internal/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/config"
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
@@ -38,16 +39,35 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	a := &app{stdout: text.Writer(stdout), exact: stdout, stderr: stderr}
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
 	if a.ui == nil {
 		a.ui = ui.New(stderr, a.json)
 	}
 	if err != nil {
 		err = understood(err)
+		advisable(command, err)
 		a.ui.Fail(err)
 	}
 	a.ui.Close()
 	return exitCode(ctx, err)
+}
+
+// throwaway is set in the toolbox container: nobody gets at what a command
+// leaves there when it has ended, be it a log or a guest.
+const throwaway = "DISKFORGE_THROWAWAY"
+
+// advisable leaves of a failure's advice what can be followed where the command
+// ran: a log that is still there, a guest that a flag of the command keeps up.
+func advisable(command *cobra.Command, err error) {
+	f, ok := failure.In(err)
+	if !ok {
+		return
+	}
+	gone := os.Getenv(throwaway) != ""
+	if gone {
+		f.Log = ""
+	}
+	f.Guest = f.Guest && !gone && command.Flags().Lookup("keep-on-error") != nil
 }
 
 // interrupted is the cause of a context that a signal ended.

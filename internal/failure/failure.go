@@ -18,6 +18,9 @@ type Error struct {
 	Lines []string
 	// Log is the path of the whole log, or empty.
 	Log string
+	// Guest says that a guest was up when it happened, which --keep-on-error
+	// would have left for a look.
+	Guest bool
 	// Err is the cause, or nil.
 	Err error
 }

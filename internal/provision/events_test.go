@@ -193,7 +193,8 @@ func TestAGuestThatIsLostIsNotThePlaybooksFault(t *testing.T) {
 	f, ok := failure.In(b.explain(io.EOF))
 	require.True(t, ok)
 	assert.Equal(t, `the guest was lost during the task "Upgrade": Connection timed out`, f.What)
-	assert.Contains(t, f.Try, "console.log")
+	assert.Contains(t, f.Log, "console.log")
+	assert.False(t, f.Guest, "there is none to look into")
 }
 
 func TestAdviceFitsTheCause(t *testing.T) {

@@ -45,14 +45,16 @@ func (b *build) taskFailed(task *Task, err error) error {
 		What:  fmt.Sprintf("the playbook's task %q failed: %s", task.Name, task.Message),
 		Lines: append([]string{"TASK [" + task.Name + "]", task.Message}, task.Details...),
 		Log:   b.log("ansible.log"),
-		Try:   "mend the playbook; with --keep-on-error the guest stays up for a look",
+		Try:   "mend the playbook",
+		Guest: !b.opts.KeepOnError,
 		Err:   err,
 	}
 	all := strings.Join(e.Lines, "\n")
 	switch {
 	case task.Unreachable:
 		e.What = fmt.Sprintf("the guest was lost during the task %q: %s", task.Name, task.Message)
-		e.Try = "the end of its console is in " + b.log("console.log")
+		e.Try, e.Guest, e.Log = "the end of its console is below", false, b.log("console.log")
+		e.Lines = append(e.Lines, console.LastLines(e.Log, 12)...)
 	case strings.Contains(all, "ansible.module_utils.six.moves"):
 		e.Try = "this host's Ansible is too old for the guest's Python: build on Debian 13, in the toolbox, or from an older guest"
 	case command.SaysDiskFull(all):

@@ -96,6 +96,9 @@ func (r *Report) markdownStages(b *bytes.Buffer) {
 	for _, s := range r.Stages {
 		sign := "✅"
 		what := s.Result
+		if s.Stopped {
+			sign = "⏹️"
+		}
 		if s.Failure != "" {
 			sign, what = "❌", s.Failure
 		}

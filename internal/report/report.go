@@ -89,7 +89,8 @@ type Stage struct {
 	Start   time.Duration `json:"start"` // since Began, in nanoseconds
 	Took    time.Duration `json:"took"`  // in nanoseconds
 	Result  string        `json:"result,omitempty" text:"1000"`
-	Reused  bool          `json:"reused,omitempty"` // an earlier run did it
+	Reused  bool          `json:"reused,omitempty"`  // an earlier run did it
+	Stopped bool          `json:"stopped,omitempty"` // it did not fail: another did
 	Failure string        `json:"failure,omitempty" text:"1000"`
 }
 

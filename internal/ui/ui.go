@@ -150,7 +150,7 @@ func (u *UI) evidence(what string) []string {
 }
 
 // Fail tells why the command failed: one line, then the evidence, where the
-// whole log is, and what to try.
+// whole log is, and how to look into the guest.
 func (u *UI) Fail(err error) {
 	f, detailed := failure.In(err)
 	u.print(func() {
@@ -181,6 +181,9 @@ func (u *UI) Fail(err error) {
 		}
 		if f.Log != "" {
 			fmt.Fprintf(u.out, "  log: %s\n", f.Log)
+		}
+		if f.Guest {
+			fmt.Fprintln(u.out, "  look: with --keep-on-error the guest stays up")
 		}
 	})
 }

@@ -56,9 +56,12 @@ func TestEveryLineOfTheMachineFormIsAnObject(t *testing.T) {
 func TestAFailureShowsOneLineThenTheEvidence(t *testing.T) {
 	var out bytes.Buffer
 	u := ui.New(&out, false)
+	defer u.Close()
 	u.Fail(fmt.Errorf("provision: %w", &failure.Error{What: "task failed", Try: "mend it", Lines: []string{"fatal: x"}, Log: "/log"}))
-	u.Close()
 	assert.Equal(t, "diskforge: provision: task failed: mend it\n  | fatal: x\n  log: /log\n", out.String())
+	out.Reset()
+	u.Fail(&failure.Error{What: "task failed", Guest: true})
+	assert.Equal(t, "diskforge: task failed\n  look: with --keep-on-error the guest stays up\n", out.String())
 }
 
 // hostile is what a task, a file or a registry may call itself.

@@ -61,6 +61,7 @@ func (m *machine) run(ctx context.Context) error {
 	}
 	if f, ok := failure.In(err); ok && m.KeepOnError && ctx.Err() == nil {
 		guest.Detach()
+		f.Guest = false
 		f.Try = fmt.Sprintf("look into the guest, which still runs: %s ; end it with: kill %d", guest.SSHCommand(), guest.Pid())
 		return err
 	}
@@ -191,7 +192,7 @@ func (m *machine) verdict() error {
 	}
 	return &failure.Error{
 		What:  fmt.Sprintf("the disk boots, but %d of %d checks failed", len(lines), len(m.result.Checks)),
-		Try:   "mend the playbook or its checks; --keep-on-error leaves the guest running to look inside",
-		Lines: lines, Log: m.result.Console,
+		Try:   "mend the playbook or its checks",
+		Lines: lines, Log: m.result.Console, Guest: true,
 	}
 }
