@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,12 +69,15 @@ func (m *Diskforge) Plan(
 	// +optional
 	registryService *dagger.Service,
 ) (string, error) {
-	a, err := m.all(source, targetRegistry, registryUser, registryPass, registryInsecure, caFile, registryService)
+	w := wishes{catalogue, only, force, maxAge, format, address.Address{Registry: targetRegistry, Prefix: registryPrefix, Tag: imageTag}}
+	if err := w.check(ctx, source, ""); err != nil {
+		return "", err
+	}
+	a, err := m.all(ctx, source, targetRegistry, registryUser, registryPass, registryInsecure, caFile, registryService)
 	if err != nil {
 		return "", err
 	}
-	to := address.Address{Registry: targetRegistry, Prefix: registryPrefix, Tag: imageTag}
-	planned, err := a.plan(ctx, wishes{catalogue, only, force, maxAge, format, to}, dagger.ReturnTypeSuccess)
+	planned, err := a.plan(ctx, w, dagger.ReturnTypeSuccess)
 	if err != nil {
 		return "", err
 	}
@@ -104,6 +108,9 @@ func (m *Diskforge) BuildAll(
 	// auto, kvm or tcg (default: auto).
 	// +optional
 	accelerator string,
+	// The password of what ansible-vault encrypted in the playbooks, e.g. file://vault-password; only Ansible is given it.
+	// +optional
+	ansibleVaultPassword *dagger.Secret,
 	// The registry's host; it wins over the catalogue's.
 	// +optional
 	targetRegistry string,
@@ -132,13 +139,16 @@ func (m *Diskforge) BuildAll(
 	if jobs < 1 {
 		return "", fmt.Errorf("--jobs %d is no number of images: give 1 or more", jobs)
 	}
-	a, err := m.all(source, targetRegistry, registryUser, registryPass, registryInsecure, caFile, registryService)
+	w := wishes{catalogue, only, force, maxAge, "json", address.Address{Registry: targetRegistry, Prefix: registryPrefix, Tag: imageTag}}
+	if err := w.check(ctx, source, accelerator); err != nil {
+		return "", err
+	}
+	a, err := m.all(ctx, source, targetRegistry, registryUser, registryPass, registryInsecure, caFile, registryService)
 	if err != nil {
 		return "", err
 	}
-	a.accelerator = accelerator
-	to := address.Address{Registry: targetRegistry, Prefix: registryPrefix, Tag: imageTag}
-	images, err := a.decide(ctx, wishes{catalogue, only, force, maxAge, "json", to})
+	a.accelerator, a.vault = accelerator, ansibleVaultPassword
+	images, err := a.decide(ctx, w)
 	if err != nil {
 		return "", err
 	}
@@ -151,6 +161,7 @@ type all struct {
 	source      *dagger.Directory
 	registry    registry
 	accelerator string
+	vault       *dagger.Secret
 	box         *dagger.Container
 }
 
@@ -164,7 +175,24 @@ type wishes struct {
 	to        address.Address
 }
 
-func (m *Diskforge) all(source *dagger.Directory, host, user string, pass *dagger.Secret, insecure bool, ca *dagger.File, service *dagger.Service) (*all, error) {
+// check says what the arguments alone tell to be wrong.
+func (w wishes) check(ctx context.Context, source *dagger.Directory, accelerator string) error {
+	if err := flags.Check(append(settings(w.to), flags.Of("max-age", w.maxAge, "accelerator", accelerator)...)); err != nil {
+		return err
+	}
+	if formats := []string{"text", "json", "github-matrix", "kubernetes"}; !slices.Contains(formats, w.format) {
+		return fmt.Errorf("--format %q is not known: give %s", w.format, strings.Join(formats, ", "))
+	}
+	if !filepath.IsLocal(w.catalogue) {
+		return fmt.Errorf("--catalogue %q is no path in the source folder", w.catalogue)
+	}
+	if there, err := source.Exists(ctx, w.catalogue); err != nil || !there {
+		return errors.Join(err, fmt.Errorf("--catalogue %s: the source folder has no such file", w.catalogue))
+	}
+	return nil
+}
+
+func (m *Diskforge) all(ctx context.Context, source *dagger.Directory, host, user string, pass *dagger.Secret, insecure bool, ca *dagger.File, service *dagger.Service) (*all, error) {
 	if service != nil && host == "" {
 		return nil, errors.New("--registry-service is given without --target-registry: give the host by which the service is reached")
 	}
@@ -172,7 +200,7 @@ func (m *Diskforge) all(source *dagger.Directory, host, user string, pass *dagge
 	if err != nil {
 		return nil, err
 	}
-	box, err := m.machine()
+	box, err := m.machine(ctx)
 	return &all{module: m, source: source, registry: to, box: box}, err
 }
 
@@ -186,9 +214,6 @@ func (a *all) within() *dagger.Container {
 
 // plan runs `diskforge plan`, which fails where an image cannot be planned.
 func (a *all) plan(ctx context.Context, w wishes, expect dagger.ReturnType) (*dagger.Container, error) {
-	if !filepath.IsLocal(w.catalogue) {
-		return nil, fmt.Errorf("--catalogue %q is no path in the source folder", w.catalogue)
-	}
 	c, login := a.registry.reach(a.within())
 	args := flags.Of("catalogue", w.catalogue, "force", flags.Bool(w.force), "max-age", w.maxAge, "format", w.format)
 	for _, glob := range w.only {
@@ -210,7 +235,14 @@ func (a *all) decide(ctx context.Context, w wishes) ([]catalogue.Image, error) {
 	}
 	if text == "" {
 		said, err := planned.Stderr(ctx)
-		return nil, errors.Join(err, errors.New(explain.Stage(said)))
+		if err != nil {
+			return nil, err
+		}
+		code, err := planned.ExitCode(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return nil, errors.New(explain.Stage("diskforge plan", said, code))
 	}
 	return catalogue.Parse([]byte(text))
 }
@@ -264,7 +296,7 @@ func (a *all) provision(ctx context.Context, i, from catalogue.Image, parent mad
 	}
 	if i.Anew { // a disk of the same inputs may be in the engine's cache
 		now := time.Now().UTC().Format(time.RFC3339Nano)
-		box, within = box.WithEnvVariable("REFRESH", now), within.WithEnvVariable("REFRESH", now)
+		box, within = refreshed(box, now), refreshed(within, now)
 	}
 	base := catalogue.Base(i, from, parent.Reference, parent.Layout != nil, parentPath)
 	args := append(i.Stages["base"], base...)
@@ -280,7 +312,8 @@ func (a *all) provision(ctx context.Context, i, from catalogue.Image, parent mad
 		return nil, err
 	}
 	within = within.WithDirectory(cacheDir, fetched.Directory(cacheDir), dagger.ContainerWithDirectoryOpts{Owner: user})
-	return bootStage(ctx, within, slices.Concat([]string{"provision", "-o", diskPath}, i.Stages["provision"], base, a.guest())...)
+	within, vault := withVault(within, a.vault)
+	return bootStage(ctx, within, slices.Concat([]string{"provision", "-o", diskPath}, i.Stages["provision"], base, a.guest(), vault)...)
 }
 
 func withParent(c *dagger.Container, parent made) *dagger.Container {
@@ -288,8 +321,8 @@ func withParent(c *dagger.Container, parent made) *dagger.Container {
 }
 
 // publish pushes the image, with all its tags.
-func (a *all) publish(ctx context.Context, i catalogue.Image, image *Image) (made, error) {
-	packed, err := stage(ctx, withDisk(image.Box, diskPath, disk{image.Disk, image.Record}),
+func (a *all) publish(ctx context.Context, i catalogue.Image, image *built) (made, error) {
+	packed, err := stage(ctx, withDisk(image.box, diskPath, image.disk),
 		append([]string{"pack", diskPath, "-o", layoutPath}, i.Stages["pack"]...)...)
 	if err != nil {
 		return made{}, err

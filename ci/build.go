@@ -2,14 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"dagger/diskforge/flags"
 	"dagger/diskforge/internal/dagger"
+	"dagger/diskforge/lists"
 )
 
-// Build provisions, sparsifies and verifies a disk and returns it as an image. A stage whose inputs are the same is not run again.
+// Build checks its arguments and returns an image, which is provisioned, sparsified and verified when something is asked of it: its summary, disk or layout, or to be published. A stage whose inputs are the same is not run again.
 // +cache="session"
 func (m *Diskforge) Build(
 	ctx context.Context,
@@ -30,6 +30,12 @@ func (m *Diskforge) Build(
 	// The checksum of the base image: sha256:HEX, sha512:HEX, or file: with the URL of a SHA256SUMS or SHA512SUMS file; of a containerdisk sha256: with its manifest's digest, or inputs: with its input digest; base needs none.
 	// +optional
 	isoChecksum string,
+	// How long to wait for a containerdisk with the input digest of iso-checksum, e.g. 2h (default: not at all).
+	// +optional
+	baseTimeout string,
+	// Allow plain HTTP to the registry of iso-url.
+	// +optional
+	registryInsecure bool,
 	// The Debian release for base-from-packages: bookworm or trixie (default: trixie).
 	// +optional
 	suite string,
@@ -54,6 +60,9 @@ func (m *Diskforge) Build(
 	// Further variables for Ansible as a file.
 	// +optional
 	extraVarsFile *dagger.File,
+	// The password of what ansible-vault encrypted in the playbooks, e.g. file://vault-password; only Ansible is given it.
+	// +optional
+	ansibleVaultPassword *dagger.Secret,
 	// The memory of the guest in MiB (default: 2048).
 	// +optional
 	memory string,
@@ -90,6 +99,12 @@ func (m *Diskforge) Build(
 	// QCOW2_COMPRESSION, the compression of the disk: zstd, zlib (Longhorn needs it) or none (default: zstd).
 	// +optional
 	compression string,
+	// The KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium).
+	// +optional
+	instanceType string,
+	// The KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for).
+	// +optional
+	preference string,
 	// The Debian or Ubuntu mirror for the base from packages and for the guest during the build.
 	// +optional
 	aptMirror string,
@@ -113,25 +128,36 @@ func (m *Diskforge) Build(
 	refresh string,
 ) (*Image, error) {
 	p := plan{
-		origin: origin{File: base, Layout: baseLayout, Packages: baseFromPackages, Suite: suite, URL: isoUrl, Checksum: isoChecksum, Mirror: aptMirror},
-		tree:   tree{Directory: ansible, URL: gitAnsibleUrl, Ref: gitAnsibleBranch, Path: gitAnsiblePath, Playbook: ansiblePlaybook},
-		guest:  guest(installDesktopEnvironment, accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser),
-		provision: flags.Of("disk-size", diskSize, "architecture", architecture, "apt-mirror", aptMirror,
+		Origin: origin{
+			file: base, layout: baseLayout, Packages: baseFromPackages, Suite: suite, Mirror: aptMirror,
+			URL: isoUrl, Checksum: isoChecksum, Timeout: baseTimeout, Insecure: registryInsecure,
+		},
+		Tree:  tree{directory: ansible, URL: gitAnsibleUrl, Ref: gitAnsibleBranch, Path: gitAnsiblePath, Playbook: ansiblePlaybook},
+		Guest: guest(installDesktopEnvironment, accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser),
+		Provision: flags.Of("disk-size", diskSize, "architecture", architecture, "apt-mirror", aptMirror,
 			"image-inputs", imageInputs, "sparsify", sparsify, "qcow2-compression", compression, // they are part of the image's inputs
 			"http-proxy", httpProxy, "https-proxy", httpsProxy, "no-proxy", noProxy),
-		sparsify:  flags.Of("sparsify", sparsify, "qcow2-compression", compression),
-		extraVars: extraVars, vars: extraVarsFile, allow: hygieneAllow, ca: caFile, refresh: refresh, architecture: architecture,
+		Sparsify:  flags.Of("sparsify", sparsify, "qcow2-compression", compression),
+		Pack:      flags.Of("architecture", architecture, "instance-type", instanceType, "preference", preference),
+		ExtraVars: extraVars, vars: extraVarsFile, allow: hygieneAllow, ca: caFile, vault: ansibleVaultPassword, Refresh: refresh,
 	}
-	if extraVars != "" && extraVarsFile != nil {
-		return nil, errors.New("both --extra-vars and --extra-vars-file: give one")
-	}
-	if err := p.origin.check(); err != nil {
+	if err := p.check(ctx, m); err != nil {
 		return nil, err
 	}
-	if err := p.tree.pin(ctx); err != nil {
+	way := lists.Way{HTTPProxy: httpProxy, HTTPSProxy: httpsProxy, NoProxy: noProxy}
+	if caFile != nil {
+		var err error
+		if way.CA, err = caFile.Contents(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.Origin.settle(ctx, way); err != nil {
 		return nil, err
 	}
-	return p.run(ctx, m)
+	if err := p.Tree.pin(ctx); err != nil {
+		return nil, err
+	}
+	return p.image(m)
 }
 
 // Verify boots a disk the way KubeVirt does, looks inside, there and at rest, and returns what it said. Build does that by itself.
@@ -177,14 +203,20 @@ func (m *Diskforge) Verify(
 	// +optional
 	bootTimeout string,
 ) (string, error) {
-	box, err := m.machine()
+	tree := tree{directory: ansible, Playbook: ansiblePlaybook}
+	settings := guest(installDesktopEnvironment, accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser)
+	if err := flags.Check(settings); err != nil {
+		return "", err
+	}
+	if err := tree.check(ctx, m); err != nil {
+		return "", err
+	}
+	box, err := m.machine(ctx)
 	if err != nil {
 		return "", err
 	}
-	tree := tree{Directory: ansible, Playbook: ansiblePlaybook}
 	c, allow := withAllowed(withFile(tree.mount(m, box), diskPath, disk), hygieneAllow)
-	verified, err := bootStage(ctx, c, slices.Concat([]string{"verify", diskPath}, flags.Of("full", flags.Bool(full)), tree.args(), allow,
-		guest(installDesktopEnvironment, accelerator, memory, cpus, bootTimeout, buildUser, vmUser, bakeUser))...)
+	verified, err := bootStage(ctx, c, slices.Concat([]string{"verify", diskPath}, flags.Of("full", flags.Bool(full)), tree.args(), allow, settings)...)
 	if err != nil {
 		return "", err
 	}
@@ -216,11 +248,14 @@ func (m *Diskforge) Inspect(
 	// +optional
 	registryService *dagger.Service,
 ) (string, error) {
+	if err := checkFormat(format); err != nil {
+		return "", err
+	}
 	at, err := registryAt(ref, registryUser, registryPass, registryInsecure, caFile, registryService)
 	if err != nil {
 		return "", err
 	}
-	box, err := m.machine()
+	box, err := m.machine(ctx)
 	if err != nil {
 		return "", err
 	}

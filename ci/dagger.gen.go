@@ -93,37 +93,65 @@ func (r *Diskforge) UnmarshalJSON(bs []byte) error {
 
 func (r Image) MarshalJSON() ([]byte, error) {
 	var concrete struct {
-		Disk         *dagger.File
-		Record       *dagger.File
-		Log          string
-		Box          *dagger.Container
-		Architecture string
+		Plan       string
+		Source     *dagger.Directory
+		BaseImage  string
+		GoImage    string
+		AptMirror  string
+		Base       *dagger.File
+		BaseLayout *dagger.Directory
+		Playbooks  *dagger.Directory
+		Vars       *dagger.File
+		Allow      *dagger.File
+		Ca         *dagger.File
+		Vault      *dagger.Secret
 	}
-	concrete.Disk = r.Disk
-	concrete.Record = r.Record
-	concrete.Log = r.Log
-	concrete.Box = r.Box
-	concrete.Architecture = r.Architecture
+	concrete.Plan = r.Plan
+	concrete.Source = r.Source
+	concrete.BaseImage = r.BaseImage
+	concrete.GoImage = r.GoImage
+	concrete.AptMirror = r.AptMirror
+	concrete.Base = r.Base
+	concrete.BaseLayout = r.BaseLayout
+	concrete.Playbooks = r.Playbooks
+	concrete.Vars = r.Vars
+	concrete.Allow = r.Allow
+	concrete.Ca = r.Ca
+	concrete.Vault = r.Vault
 	return json.Marshal(&concrete)
 }
 
 func (r *Image) UnmarshalJSON(bs []byte) error {
 	var concrete struct {
-		Disk         *dagger.File
-		Record       *dagger.File
-		Log          string
-		Box          *dagger.Container
-		Architecture string
+		Plan       string
+		Source     *dagger.Directory
+		BaseImage  string
+		GoImage    string
+		AptMirror  string
+		Base       *dagger.File
+		BaseLayout *dagger.Directory
+		Playbooks  *dagger.Directory
+		Vars       *dagger.File
+		Allow      *dagger.File
+		Ca         *dagger.File
+		Vault      *dagger.Secret
 	}
 	err := json.Unmarshal(bs, &concrete)
 	if err != nil {
 		return err
 	}
-	r.Disk = concrete.Disk
-	r.Record = concrete.Record
-	r.Log = concrete.Log
-	r.Box = concrete.Box
-	r.Architecture = concrete.Architecture
+	r.Plan = concrete.Plan
+	r.Source = concrete.Source
+	r.BaseImage = concrete.BaseImage
+	r.GoImage = concrete.GoImage
+	r.AptMirror = concrete.AptMirror
+	r.Base = concrete.Base
+	r.BaseLayout = concrete.BaseLayout
+	r.Playbooks = concrete.Playbooks
+	r.Vars = concrete.Vars
+	r.Allow = concrete.Allow
+	r.Ca = concrete.Ca
+	r.Vault = concrete.Vault
 	return nil
 }
 
@@ -294,6 +322,20 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg isoChecksum", err))
 				}
 			}
+			var baseTimeout string
+			if inputArgs["baseTimeout"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["baseTimeout"]), &baseTimeout)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg baseTimeout", err))
+				}
+			}
+			var registryInsecure bool
+			if inputArgs["registryInsecure"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["registryInsecure"]), &registryInsecure)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryInsecure", err))
+				}
+			}
 			var suite string
 			if inputArgs["suite"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["suite"]), &suite)
@@ -348,6 +390,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				err = json.Unmarshal([]byte(inputArgs["extraVarsFile"]), &extraVarsFile)
 				if err != nil {
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg extraVarsFile", err))
+				}
+			}
+			var ansibleVaultPassword *dagger.Secret
+			if inputArgs["ansibleVaultPassword"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["ansibleVaultPassword"]), &ansibleVaultPassword)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ansibleVaultPassword", err))
 				}
 			}
 			var memory string
@@ -434,6 +483,20 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg compression", err))
 				}
 			}
+			var instanceType string
+			if inputArgs["instanceType"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["instanceType"]), &instanceType)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg instanceType", err))
+				}
+			}
+			var preference string
+			if inputArgs["preference"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["preference"]), &preference)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg preference", err))
+				}
+			}
 			var aptMirror string
 			if inputArgs["aptMirror"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["aptMirror"]), &aptMirror)
@@ -483,7 +546,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg refresh", err))
 				}
 			}
-			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, base, baseLayout, baseFromPackages, isoUrl, isoChecksum, suite, ansible, gitAnsibleUrl, gitAnsibleBranch, gitAnsiblePath, installDesktopEnvironment, extraVars, extraVarsFile, memory, cpus, diskSize, accelerator, architecture, bootTimeout, buildUser, vmUser, bakeUser, hygieneAllow, sparsify, compression, aptMirror, caFile, httpProxy, httpsProxy, noProxy, imageInputs, refresh)
+			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, base, baseLayout, baseFromPackages, isoUrl, isoChecksum, baseTimeout, registryInsecure, suite, ansible, gitAnsibleUrl, gitAnsibleBranch, gitAnsiblePath, installDesktopEnvironment, extraVars, extraVarsFile, ansibleVaultPassword, memory, cpus, diskSize, accelerator, architecture, bootTimeout, buildUser, vmUser, bakeUser, hygieneAllow, sparsify, compression, instanceType, preference, aptMirror, caFile, httpProxy, httpsProxy, noProxy, imageInputs, refresh)
 		case "BuildAll":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -537,6 +600,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				err = json.Unmarshal([]byte(inputArgs["accelerator"]), &accelerator)
 				if err != nil {
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg accelerator", err))
+				}
+			}
+			var ansibleVaultPassword *dagger.Secret
+			if inputArgs["ansibleVaultPassword"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["ansibleVaultPassword"]), &ansibleVaultPassword)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ansibleVaultPassword", err))
 				}
 			}
 			var targetRegistry string
@@ -595,7 +665,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryService", err))
 				}
 			}
-			return (*Diskforge).BuildAll(&parent, ctx, source, catalogue, only, force, maxAge, jobs, accelerator, targetRegistry, registryPrefix, imageTag, registryUser, registryPass, registryInsecure, caFile, registryService)
+			return (*Diskforge).BuildAll(&parent, ctx, source, catalogue, only, force, maxAge, jobs, accelerator, ansibleVaultPassword, targetRegistry, registryPrefix, imageTag, registryUser, registryPass, registryInsecure, caFile, registryService)
 		case "Inspect":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -658,7 +728,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 			if err != nil {
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
-			return (*Diskforge).Job(&parent)
+			return (*Diskforge).Job(&parent, ctx)
 		case "Lint":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -784,7 +854,7 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 			if err != nil {
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
-			return (*Diskforge).Toolbox(&parent)
+			return (*Diskforge).Toolbox(&parent, ctx)
 		case "Unit":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -951,6 +1021,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Image).Containerdisk(&parent, ctx, imageName, imageTag)
+		case "Disk":
+			var parent Image
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Image).Disk(&parent, ctx)
 		case "Inspect":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
@@ -1014,6 +1091,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Image).Layout(&parent, ctx, targetRegistry, registryPrefix, imageName, imageTag)
+		case "Log":
+			var parent Image
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Image).Log(&parent, ctx)
 		case "Oci":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
@@ -1112,6 +1196,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				}
 			}
 			return (*Image).Publish(&parent, ctx, address, targetRegistry, registryPrefix, imageName, imageTag, registryUser, registryPass, registryInsecure, caFile, registryService)
+		case "Record":
+			var parent Image
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Image).Record(&parent, ctx)
 		case "Report":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
@@ -1119,6 +1210,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return (*Image).Report(&parent, ctx)
+		case "Summary":
+			var parent Image
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Image).Summary(&parent, ctx)
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}

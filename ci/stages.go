@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/vektah/gqlparser/v2/gqlerror"
@@ -41,12 +43,21 @@ func bootStage(ctx context.Context, in *dagger.Container, args ...string) (*dagg
 
 func run(ctx context.Context, in *dagger.Container, command []string, opts dagger.ContainerWithExecOpts) (*dagger.Container, error) {
 	done, err := in.WithExec(command, opts).Sync(ctx)
-	return done, why(err)
+	return done, why(err, func(e *dagger.ExecError) string { return explain.Stage(nameOf(command), e.Stderr, e.ExitCode) })
 }
 
-// why is the error with what the stage, or the engine, said of it as its text;
-// the exec's exit code and output stay with it.
-func why(err error) error {
+// nameOf is the command as a person knows it: diskforge with its stage.
+func nameOf(command []string) string {
+	if i := slices.Index(command, "diskforge"); i >= 0 && i+1 < len(command) {
+		return "diskforge " + command[i+1]
+	}
+	return command[0]
+}
+
+// why is the error with what the exec, or the engine, said of it as its text.
+// The exec's exit code stays with it; its output does not, which the caller saw
+// while it ran: Dagger's command line would print all of it again.
+func why(err error, said func(*dagger.ExecError) string) error {
 	if err == nil {
 		return nil
 	}
@@ -57,11 +68,10 @@ func why(err error) error {
 	if !errors.As(err, &exec) {
 		return err
 	}
-	said := explain.Stage(exec.Stderr)
-	if said == "" {
-		return err
-	}
-	return &gqlerror.Error{Message: said, Extensions: exec.Extensions()}
+	extensions := map[string]any{}
+	maps.Copy(extensions, exec.Extensions())
+	extensions["stdout"], extensions["stderr"] = "", ""
+	return &gqlerror.Error{Message: said(exec), Extensions: extensions}
 }
 
 // transcript is what the stages wrote on standard error, in their order.

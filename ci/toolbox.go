@@ -1,7 +1,14 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
 	"dagger/diskforge/apt"
+	"dagger/diskforge/explain"
 	"dagger/diskforge/internal/dagger"
 )
 
@@ -20,7 +27,7 @@ var packages = []string{
 }
 
 const (
-	suite = "trixie" // of the base image
+	suite = "trixie" // of the base image, whose Ansible manages it
 
 	user = "1000:1000" // who the stages run as, by number: Kubernetes wants proof that it is not root
 	home = "/work"     // the one place that this user writes to, and its home
@@ -32,8 +39,8 @@ const (
 )
 
 // Toolbox is the container that every stage runs in: Packer with its plugins, goss, QEMU, Ansible and diskforge, on Debian 13.
-func (m *Diskforge) Toolbox() (*dagger.Container, error) {
-	box, err := m.machine()
+func (m *Diskforge) Toolbox(ctx context.Context) (*dagger.Container, error) {
+	box, err := m.machine(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -41,8 +48,8 @@ func (m *Diskforge) Toolbox() (*dagger.Container, error) {
 }
 
 // Job is the toolbox with `diskforge build` as its entrypoint and without root, for a Kubernetes Job; its results and its cache go below /work.
-func (m *Diskforge) Job() (*dagger.Container, error) {
-	box, err := m.Toolbox()
+func (m *Diskforge) Job(ctx context.Context) (*dagger.Container, error) {
+	box, err := m.Toolbox(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -58,26 +65,47 @@ func (m *Diskforge) Job() (*dagger.Container, error) {
 
 // machine is the toolbox without the playbooks. What changes least is its
 // first layer.
-func (m *Diskforge) machine() (*dagger.Container, error) {
-	box, err := m.debian(dag.Container().From(m.BaseImage))
+func (m *Diskforge) machine(ctx context.Context) (*dagger.Container, error) {
+	debian, err := m.debian(dag.Container().From(m.BaseImage))
 	if err != nil {
 		return nil, err
 	}
+	compiled, err := m.compile(ctx)
+	if err != nil {
+		return nil, err
+	}
+	box, kernel, tools := debian.WithExec(install(packages...)), m.kernel(debian), m.tools(compiled)
+	// Side by side: an engine makes what a container is put together from one
+	// after another.
+	g, side := errgroup.WithContext(ctx)
+	g.Go(func() error { _, err := box.Sync(side); return part("the toolbox's packages", err) })
+	g.Go(func() error { _, err := kernel.Sync(side); return part("the kernel that proves KVM", err) })
+	g.Go(func() error { _, err := tools.Sync(side); return part("Packer, its plugins and goss", err) })
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
 	return box.
-		WithExec(install(packages...)).
 		// The kernel that proves whether KVM works: its file alone, not the modules.
-		WithFile("/boot/vmlinuz-probe", m.kernel(box)).
+		WithFile("/boot/vmlinuz-probe", kernel).
 		// ssh starts for nobody whom /etc/passwd does not have.
 		WithExec([]string{"sh", "-euc", `echo "diskforge:x:1000:1000::$1:/usr/sbin/nologin" >>/etc/passwd
 echo "diskforge:x:1000:" >>/etc/group
 install -d -o 1000 -g 1000 "$@"`, "sh", home, cacheDir}).
-		WithDirectory(toolsDir, m.tools()).
-		WithFile(program, m.compile()).
+		WithDirectory(toolsDir, tools).
+		WithFile(program, compiled).
 		WithEnvVariable("DISKFORGE_TOOLS_DIR", toolsDir).
+		WithEnvVariable("DISKFORGE_THROWAWAY", "1"). // what a stage that failed leaves, nobody sees
 		WithEnvVariable("CACHE_DIR", cacheDir).
 		WithEnvVariable("HOME", home).
 		WithEnvVariable("LANG", "C.UTF-8").
 		WithWorkdir(home), nil
+}
+
+// part is the error of a part of the toolbox that could not be made.
+func part(what string, err error) error {
+	return why(err, func(e *dagger.ExecError) string {
+		return "making the toolbox: " + explain.Task(what, e.Stdout+"\n"+e.Stderr, e.ExitCode)
+	})
 }
 
 // withPlaybooks adds the playbooks that diskforge brings along, and nothing
@@ -135,24 +163,32 @@ func (m *Diskforge) golang() *dagger.Container {
 		WithMountedCache("/root/.cache/go-build", dag.CacheVolume("diskforge-go-build"))
 }
 
-// compile is the diskforge program without its playbooks.
-func (m *Diskforge) compile() *dagger.File {
+// compile is the diskforge program without its playbooks. Its version names
+// the source: there is no repository here, whose commit Go would take.
+func (m *Diskforge) compile(ctx context.Context) (*dagger.File, error) {
 	source := m.Source.Filter(dagger.DirectoryFilterOpts{
 		Include: []string{"go.mod", "go.sum", "main.go", "internal", "packer", "ansible/toolbox.go", "deploy/embed.go", "deploy/job.yaml"},
 		Exclude: []string{"**/*_test.go", "**/testdata"},
 	})
+	digest, err := source.Digest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, hex, _ := strings.Cut(digest, ":")
+	version := fmt.Sprintf("toolbox-%.12s", hex)
 	return m.golang().
 		WithDirectory("/src", source).
 		WithWorkdir("/src").
-		WithExec([]string{"go", "build", "-trimpath", "-tags", "toolbox", "-ldflags", "-s -w", "-o", "/out/diskforge", "."}).
-		File("/out/diskforge")
+		WithExec([]string{"go", "build", "-trimpath", "-tags", "toolbox",
+			"-ldflags", "-s -w -X github.com/netgroup-polito/diskforge/internal/cli.stamp=" + version, "-o", "/out/diskforge", "."}).
+		File("/out/diskforge"), nil
 }
 
 // tools are Packer with its plugins and goss, compiled by diskforge from the
 // sources that its go.sum pins.
-func (m *Diskforge) tools() *dagger.Directory {
+func (m *Diskforge) tools(compiled *dagger.File) *dagger.Directory {
 	return m.golang().
-		WithFile(program, m.compile()).
+		WithFile(program, compiled).
 		WithExec([]string{"sh", "-euc", `mv "$(diskforge tools --cache-dir /tmp/tools)" /out`}).
 		Directory("/out")
 }

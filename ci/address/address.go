@@ -14,7 +14,7 @@ type Address struct{ Registry, Prefix, Name, Tag string }
 // instead. The program checks what they are made of.
 func Of(whole string, parts Address) (Address, error) {
 	if whole == "" {
-		if parts.Registry == "" {
+		if parts.Registry == "" || parts.Name == "" || parts.Tag == "" {
 			return parts, fmt.Errorf("there is no address to publish to: give --address, or --target-registry with --image-name and --image-tag")
 		}
 		return parts, nil
@@ -31,6 +31,9 @@ func Of(whole string, parts Address) (Address, error) {
 		prefix, last = path[:i], path[i+1:]
 	}
 	name, tag, _ := strings.Cut(last, ":")
+	if name == "" || tag == "" {
+		return parts, fmt.Errorf("--address %q has no name or no tag: give REGISTRY/PREFIX/NAME:TAG, a new tag for each image", whole)
+	}
 	return Address{Registry: registry, Prefix: prefix, Name: name, Tag: tag}, nil
 }
 

@@ -9,7 +9,7 @@ func TestAWholeAddressHasTheSettingsParts(t *testing.T) {
 	for whole, want := range map[string]Address{
 		"harbor.example.org/labs/debian:2026-11": {"harbor.example.org", "labs", "debian", "2026-11"},
 		"registry:5000/a/b/c:1":                  {"registry:5000", "a/b", "c", "1"},
-		"ghcr.io/debian":                         {"ghcr.io", "", "debian", ""},
+		"ghcr.io/debian:12":                      {"ghcr.io", "", "debian", "12"},
 	} {
 		got, err := Of(whole, Address{})
 		if err != nil || got != want {
@@ -26,6 +26,9 @@ func TestAnAddressIsGivenOnce(t *testing.T) {
 	}{
 		{"", Address{}, "no address"},
 		{"", Address{Name: "a", Tag: "1"}, "no address"},
+		{"", Address{Registry: "r", Name: "a"}, "no address"},
+		{"ghcr.io/debian", Address{}, "no tag"},
+		{"ghcr.io/labs/:1", Address{}, "no name"},
 		{"r/a:1", Address{Tag: "2"}, "both"},
 		{"debian:1", Address{}, "no address to publish to"},
 		{"r/a@sha256:0", Address{}, "no address to publish to"},

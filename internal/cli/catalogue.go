@@ -125,7 +125,7 @@ image, or the toolbox, that will build.`,
 			}
 			target := all.Target()
 			if elsewhere(format) {
-				if target, err = trusting(target, b.Config.CAFile); err != nil {
+				if target, err = carried(target, b.Settings); err != nil {
 					return usageError{fmt.Errorf("--format %s: %w", format, err)}
 				}
 			}
@@ -148,10 +148,14 @@ image, or the toolbox, that will build.`,
 	return c
 }
 
-// trusting is the target with the authorities of CA_FILE, checked.
-func trusting(t plan.Target, caFile string) (plan.Target, error) {
-	if caFile != "" {
-		text, err := os.ReadFile(caFile)
+// carried is the target with what a plan for other hosts carries of this one's
+// files, checked.
+func carried(t plan.Target, s config.Settings) (plan.Target, error) {
+	if s.VaultPasswordFile != "" || s.VaultIdentities != "" {
+		return t, errors.New("a plan is for many to read and carries no vault's password: leave it out, and give it to the hosts that build")
+	}
+	if s.CAFile != "" {
+		text, err := os.ReadFile(s.CAFile)
 		if err != nil {
 			return t, fmt.Errorf("CA_FILE: %w", err)
 		}

@@ -228,10 +228,17 @@ func versions() string {
 		version(), v["packer"], v["packer-plugin-qemu"], v["packer-plugin-ansible"], v["goss"])
 }
 
+// stamp is the version of a program that was compiled where no repository tells
+// it, such as the toolbox's; the linker sets it.
+var stamp string
+
 // version is that of the module, or the commit it was compiled from.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
+	switch {
+	case stamp != "":
+		return stamp
+	case !ok || info.Main.Version == "":
 		return "unknown"
 	}
 	return info.Main.Version

@@ -277,7 +277,7 @@ func TestDaggerShowsTheFailedTaskOfAControllerWithoutRoot(t *testing.T) {
 	daggerCLI(t)
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "probe.yml"), []byte(probe), 0o600))
-	r := call(t, map[string]string{"REGISTRY_PASS": secret}, "build", "--base-from-packages", "--ansible="+dir, "--ansible-playbook=probe.yml")
+	r := call(t, map[string]string{"REGISTRY_PASS": secret}, "build", "--base-from-packages", "--ansible="+dir, "--ansible-playbook=probe.yml", "summary")
 	why := refuse(t, r)
 	assert.Contains(t, why, "provision: ")
 	assert.Contains(t, why, "Tell what it is")
@@ -287,6 +287,8 @@ func TestDaggerShowsTheFailedTaskOfAControllerWithoutRoot(t *testing.T) {
 	}
 	assert.Regexp(t, `NoNewPrivs:(\\t|\s)+1`, r.errors())
 	assert.NotContains(t, r.errors(), "REGISTRY_PASS")
+	assert.NotContains(t, r.errors(), "--keep-on-error", "there is no guest to look into")
+	assert.NotContains(t, r.errors(), "  log: /", "there is no log to look into")
 }
 
 func TestDaggerRefusesBadInputInOneLine(t *testing.T) {
@@ -297,11 +299,9 @@ func TestDaggerRefusesBadInputInOneLine(t *testing.T) {
 	for says, args := range map[string][]string{
 		"choose one base image":                    {"build", "--ansible-playbook=debian-base", "--base=" + noDisk, "--iso-url=https://example.org/a.qcow2"},
 		"there is no base image":                   {"build", "--ansible-playbook=debian-base"},
-		"base: ":                                   {"build", "--ansible-playbook=debian-base", "--base=" + noDisk},
-		`there is no playbook "nonexistent"`:       demo("--ansible-playbook=nonexistent"),
-		"KVM does not work here":                   demo("--accelerator=kvm"),
+		"base: ":                                   {"build", "--ansible-playbook=debian-base", "--base=" + noDisk, "log"},
+		"KVM does not work here":                   demo("--accelerator=kvm", "log"),
 		"--registry-pass is not given":             demo("publish", "--address=registry:5000/a:1", "--registry-user=me"),
-		"there is no address to publish to":        demo("publish"),
 		"set the variable that env:// names":       demo("publish", "--address=registry:5000/a:1", "--registry-user=me", "--registry-pass=env://E2E_NOT_SET"),
 		"--apt-mirror is no http or https address": {"--apt-mirror=ftp://a", "toolbox"},
 	} {
@@ -309,6 +309,29 @@ func TestDaggerRefusesBadInputInOneLine(t *testing.T) {
 			continue
 		}
 		assert.Contains(t, refuse(t, call(t, nil, args...)), says)
+	}
+}
+
+func TestDaggerTellsWhatTheArgumentsTellBeforeItMakesAnything(t *testing.T) {
+	daggerCLI(t)
+	fresh := "--refresh=" + time.Now().Format(time.RFC3339Nano) // nothing of such a build is in the engine
+	for says, args := range map[string][]string{
+		`--memory "lots" is not understood`:       demo(fresh, "--memory=lots", "log"),
+		`--disk-size "10X" is not understood`:     demo(fresh, "--disk-size=10X", "log"),
+		`there is no playbook "nonexistent"`:      {"build", "--base-from-packages", "--ansible-playbook=nonexistent", fresh, "log"},
+		"there is no address to publish to":       demo(fresh, "publish"),
+		"--iso-checksum is not given":             {"build", "--ansible-playbook=debian-base", "--iso-url=https://example.org/a.qcow2", "log"},
+		`--accelerator "hvf" is not understood`:   {"build-all", "--source=" + t.TempDir(), "--accelerator=hvf"},
+		"the source folder has no such file":      {"plan", "--source=" + t.TempDir()},
+		"cannot be fetched":                       {"build", "--ansible-playbook=debian-base", "--iso-url=https://localhost:1/a", "--iso-checksum=file:https://localhost:1/SHA256SUMS", "log"},
+		`--image-tag "a b" is not understood`:     demo(fresh, "layout", "--image-tag=a b"),
+		`--format "xml" is not known`:             demo(fresh, "inspect", "--format=xml"),
+		"has no name or no tag":                   demo(fresh, "publish", "--address=registry:5000/labs/a"),
+		`--sparsify "virt-sparsify" is not under`: demo(fresh, "--sparsify=virt-sparsify", "log"),
+	} {
+		r := call(t, nil, args...)
+		assert.Contains(t, refuse(t, r), says)
+		assert.NotContains(t, r.errors(), "mmdebstrap", "%s: a base was made first", says)
 	}
 }
 

@@ -5,7 +5,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -59,6 +58,7 @@ func (b *Build) Run(ctx context.Context) (build.Result, error) {
 		return build.Result{}, err
 	}
 	defer file.Close()
+	b.warn()
 	s := b.UI.Stage("dagger")
 	result, err := interruptible(ctx, func() (build.Result, error) {
 		return b.session(ctx, module, inputs, &transcript{file: file, to: s})
@@ -153,8 +153,8 @@ func unreachable(err error) error {
 }
 
 // explain gives an error of the engine the form of diskforge's own. What the
-// module says of a failed stage begins with the line that is wanted; the
-// evidence is taken from what the stage wrote.
+// module says of a failed stage is the line that is wanted, and below it the
+// evidence.
 func explain(err error, log string) error {
 	if err == nil {
 		return nil
@@ -162,31 +162,17 @@ func explain(err error, log string) error {
 	if _, ok := failure.In(err); ok {
 		return err
 	}
-	what, _, _ := strings.Cut(err.Error(), " [traceparent:")
-	what, _, _ = strings.Cut(what, "\n") // the evidence follows
-	what = strings.TrimPrefix(strings.TrimPrefix(what, "input: "), "diskforge.build ")
-	f := &failure.Error{What: what, Log: log, Err: err}
-	var exec *dagger.ExecError
-	if errors.As(err, &exec) {
-		f.Lines = evidence(exec.Stderr)
+	text, _, _ := strings.Cut(err.Error(), " [traceparent:")
+	what, evidence, _ := strings.Cut(text, "\n")
+	f := &failure.Error{What: functions.ReplaceAllString(what, ""), Log: log, Err: err}
+	for line := range strings.Lines(evidence) {
+		f.Lines = append(f.Lines, strings.TrimPrefix(strings.TrimRight(line, "\r\n"), "  | "))
 	}
 	return f
 }
 
-// evidence are the indented lines below the stage's own account of a failure.
-func evidence(stderr string) []string {
-	_, after, found := strings.Cut("\n"+stderr, "\ndiskforge: ")
-	if !found {
-		return lastLines(stderr, 10)
-	}
-	var lines []string
-	for _, line := range strings.Split(after, "\n")[1:] {
-		if text, ok := strings.CutPrefix(line, "    "); ok {
-			lines = append(lines, text)
-		}
-	}
-	return lines
-}
+// functions is how the engine names where an error was.
+var functions = regexp.MustCompile(`^(?:input: )?(?:diskforge(?:\.\w+)+ )?`)
 
 func lastLines(text string, n int) []string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")

@@ -1,11 +1,14 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +17,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
 // settings are those of the environment, checked.
@@ -84,9 +88,10 @@ func TestAContainerdiskAsBaseTravelsByNameOrAsItsLayout(t *testing.T) {
 
 func TestWhatTheEngineCannotReachIsRefused(t *testing.T) {
 	for says, environ := range map[string]map[string]string{
-		"TARGET_REGISTRY": {"BASE_FROM_PACKAGES": "true", "TARGET_REGISTRY": "127.0.0.1:5000", "IMAGE_NAME": "a", "IMAGE_TAG": "1"},
-		"ISO_CHECKSUM":    {"ISO_URL": "https://example.org/a", "ISO_CHECKSUM": "file:/sums"},
-		"ISO_URL":         {"ISO_URL": "oci://localhost:5000/a:1", "ISO_CHECKSUM": "inputs:sha256:" + strings.Repeat("a", 64)},
+		"TARGET_REGISTRY":             {"BASE_FROM_PACKAGES": "true", "TARGET_REGISTRY": "127.0.0.1:5000", "IMAGE_NAME": "a", "IMAGE_TAG": "1"},
+		"ISO_CHECKSUM":                {"ISO_URL": "https://example.org/a", "ISO_CHECKSUM": "file:/sums"},
+		"ANSIBLE_VAULT_PASSWORD_FILE": {"BASE_FROM_PACKAGES": "true", "ANSIBLE_VAULT_IDENTITY_LIST": "labs@engine.go"},
+		"ISO_URL":                     {"ISO_URL": "oci://localhost:5000/a:1", "ISO_CHECKSUM": "inputs:sha256:" + strings.Repeat("a", 64)},
 	} {
 		environ["ANSIBLE_PLAYBOOK"] = "a"
 		_, err := settings(t, environ).inputs(t.Context())
@@ -109,17 +114,53 @@ func TestAnEngineThatIsNamedMustAnswer(t *testing.T) {
 }
 
 func TestTheErrorIsTheStagesOwnLine(t *testing.T) {
-	err := explain(errors.New("input: diskforge.build provision: the task X failed\n    fatal: no [traceparent:0-1]"), "/log")
+	err := explain(errors.New("input: diskforge.build provision: the task X failed\n  | fatal: no\n  |   indented [traceparent:0-1]"), "/log")
 	assert.EqualError(t, err, "provision: the task X failed")
 	f, ok := failure.In(err)
 	require.True(t, ok)
 	assert.Equal(t, "/log", f.Log)
+	assert.Equal(t, []string{"fatal: no", "  indented"}, f.Lines, "the evidence stands below the line")
 	assert.NoError(t, explain(nil, ""))
+	for _, said := range []string{"input: diskforge.build.report hygiene: 2 leftovers", "diskforge.build hygiene: 2 leftovers", "hygiene: 2 leftovers"} {
+		assert.EqualError(t, explain(errors.New(said), ""), "hygiene: 2 leftovers")
+	}
 }
 
-func TestTheEvidenceIsWhatStandsBelowTheLine(t *testing.T) {
-	assert.Equal(t, []string{"fatal: no", "  indented"}, evidence("09:00:00 INFO x\ndiskforge: provision: failed\n    fatal: no\n      indented\n  log: /work/log\n"))
-	assert.Equal(t, []string{"Killed"}, evidence("Killed\n"), "where there is no such line, the last ones")
+func TestEverySettingOfABuildTravelsOrIsSaidNotTo(t *testing.T) {
+	otherwise := map[string]string{
+		"BASE_FROM_PACKAGES": "switch", "INSTALL_DESKTOP_ENVIRONMENT": "switch", "BAKE_USER": "switch", "REGISTRY_INSECURE": "switch",
+		"ANSIBLE_VAULT_PASSWORD_FILE": "secret", "ANSIBLE_VAULT_IDENTITY_LIST": "refused",
+		"ANSIBLE_DIR": "folder", "HYGIENE_ALLOW": "file", "CA_FILE": "file",
+		"TARGET_REGISTRY": "publish", "REGISTRY_PREFIX": "publish", "IMAGE_NAME": "publish", "IMAGE_TAG": "publish", "PUSH": "publish",
+		"REGISTRY_USER": "publish", "REGISTRY_PASS": "publish", "REGISTRY_PASS_FILE": "publish",
+		"OUTPUT_DIR": "export",
+	}
+	for _, f := range config.Fields() {
+		if !f.In("build") {
+			continue
+		}
+		travels := slices.Contains(slices.Collect(maps.Values(text(config.Settings{}.With(map[string]string{f.Env: "distinct"})))), "distinct")
+		ways := 0
+		for _, way := range []bool{travels, otherwise[f.Env] != "", ignored[f.Env] != ""} {
+			if way {
+				ways++
+			}
+		}
+		assert.Equal(t, 1, ways, "%s gets to the engine in one way, or ignored says why it has no effect there", f.Env)
+	}
+}
+
+func TestASettingWithoutEffectIsWarnedOf(t *testing.T) {
+	b := settings(t, map[string]string{"BASE_FROM_PACKAGES": "true", "ANSIBLE_PLAYBOOK": "a", "PACKER_LOG": "0", "BASE_TIMEOUT": "2h"})
+	var out bytes.Buffer
+	b.UI = ui.New(&out, false)
+	defer b.UI.Close()
+	b.warn()
+	assert.Contains(t, out.String(), "PACKER_LOG has no effect with --engine dagger")
+	assert.NotContains(t, out.String(), "CACHE_DIR")
+	in, err := b.inputs(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "2h", in.text["baseTimeout"])
 }
 
 func TestOnlyWhatStagesSayIsShown(t *testing.T) {

@@ -22,17 +22,34 @@ type inputs struct {
 	flags map[string]bool
 	files map[string]string // argument to path on this host
 	dirs  map[string]string // likewise, folders
+	// secrets are files that no layer and no log may have.
+	secrets map[string]string
 }
 
 // text are the settings that travel as text, by argument.
 func text(s config.Settings) map[string]string {
 	return map[string]string{
-		"ansiblePlaybook": s.Playbook, "isoUrl": s.ISOURL, "isoChecksum": s.ISOChecksum, "suite": s.Suite,
+		"ansiblePlaybook": s.Playbook, "isoUrl": s.ISOURL, "isoChecksum": s.ISOChecksum, "baseTimeout": s.BaseTimeout, "suite": s.Suite,
 		"gitAnsibleUrl": s.GitAnsibleURL, "gitAnsibleBranch": s.GitAnsibleBranch, "gitAnsiblePath": s.GitAnsiblePath,
 		"extraVars": s.ExtraVars, "memory": s.Memory, "cpus": s.CPUs, "diskSize": s.DiskSize, "accelerator": s.Accelerator,
 		"architecture": s.Architecture, "bootTimeout": s.BootTimeout, "buildUser": s.BuildUser, "vmUser": s.VMUser,
-		"sparsify": s.Sparsify, "compression": s.QCOW2Compression, "aptMirror": s.AptMirror, "imageInputs": s.ImageInputs,
+		"sparsify": s.Sparsify, "compression": s.QCOW2Compression, "instanceType": s.InstanceType, "preference": s.Preference, "aptMirror": s.AptMirror, "imageInputs": s.ImageInputs,
 		"httpProxy": s.HTTPProxy, "httpsProxy": s.HTTPSProxy, "noProxy": s.NoProxy,
+	}
+}
+
+// ignored are the settings that mean nothing to an engine, and why.
+var ignored = map[string]string{
+	"CACHE_DIR":  "an engine keeps base images and tools in its own cache",
+	"PACKER_LOG": "Packer's log stays in the engine",
+}
+
+// warn tells of settings that were given and are ignored.
+func (b *Build) warn() {
+	for _, f := range config.Fields() {
+		if why, ok := ignored[f.Env]; ok && f.Value(b.Settings) != f.Default {
+			b.UI.Warn(f.Env + " has no effect with --engine dagger: " + why)
+		}
 	}
 }
 
@@ -46,15 +63,22 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 	}
 	defaults := text(unset)
 	in := inputs{
-		text:  text(s),
-		flags: map[string]bool{"baseFromPackages": c.BaseFromPackages, "installDesktopEnvironment": c.Desktop, "bakeUser": c.BakeUser},
-		files: map[string]string{"caFile": c.CAFile, "hygieneAllow": c.HygieneAllow},
-		dirs:  map[string]string{"ansible": c.AnsibleDir, "baseLayout": c.BaseImage.Layout},
+		text: text(s),
+		flags: map[string]bool{
+			"baseFromPackages": c.BaseFromPackages, "installDesktopEnvironment": c.Desktop, "bakeUser": c.BakeUser,
+			"registryInsecure": c.RegistryInsecure && c.BaseImage.Reference != "",
+		},
+		files:   map[string]string{"caFile": c.CAFile, "hygieneAllow": c.HygieneAllow},
+		dirs:    map[string]string{"ansible": c.AnsibleDir, "baseLayout": c.BaseImage.Layout},
+		secrets: map[string]string{"ansibleVaultPassword": s.VaultPasswordFile},
 	}
 	maps.DeleteFunc(in.text, func(name, value string) bool { return value == defaults[name] })
 	if path, ok := strings.CutPrefix(s.ExtraVars, "@"); ok {
 		in.files["extraVarsFile"] = path
 		delete(in.text, "extraVars")
+	}
+	if s.VaultIdentities != "" {
+		return in, failure.New("ANSIBLE_VAULT_IDENTITY_LIST names files of this host, which a Dagger engine does not see", "give one password, in ANSIBLE_VAULT_PASSWORD_FILE, or build with --engine host")
 	}
 	if onLoopback(c.BaseImage.Reference) {
 		return in, failure.New("ISO_URL is on this host's loopback, which a Dagger engine's containers do not reach", "name the registry by another address")
@@ -122,6 +146,11 @@ func (in inputs) arguments(client *dagger.Client) map[string]any {
 	for name, path := range in.dirs {
 		if path != "" {
 			args[name] = client.Host().Directory(absolute(path))
+		}
+	}
+	for name, path := range in.secrets {
+		if path != "" {
+			args[name] = client.Secret("file://" + absolute(path))
 		}
 	}
 	return args

@@ -45,6 +45,9 @@ func exportLayout(ctx context.Context, image *querybuilder.Selection, address ma
 	directory := new(dagger.Directory).WithGraphQLQuery(with(image.Select("layout"), address))
 	part := layout + ".part"
 	defer os.RemoveAll(part)
+	if err := os.MkdirAll(part, 0o755); err != nil { // Dagger makes folders for their owner alone
+		return err
+	}
 	if _, err := directory.Export(ctx, part, dagger.DirectoryExportOpts{Wipe: true}); err != nil {
 		return err
 	}
