@@ -1,9 +1,9 @@
 // Build KubeVirt containerdisks from a cloud image and an Ansible playbook.
 //
 // A chain of objects: toolbox is the container with Packer, QEMU, Ansible and
-// the diskforge program; build runs the program's stages in it, one exec each,
-// and returns an image; the image's disk, oci and containerdisk can be taken
-// out, publish pushes it:
+// the diskforge program; build returns an image, which the program's stages
+// make there, one exec each, when something is asked of it; its disk, oci and
+// containerdisk can be taken out, summary tells of it, publish pushes it:
 //
 //	dagger call build --base-from-packages --ansible-playbook debian-base \
 //	  publish --address registry.example.org/labs/debian:2026-11 \
