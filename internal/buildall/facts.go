@@ -121,9 +121,6 @@ func (l *learner) learn(ctx context.Context, i, parent *image) error {
 	if err := errors.Join(l.manageable(i.config), playbook.CheckForms(l.controller, uses)); err != nil {
 		return err
 	}
-	if err := playbook.CheckForms(l.controller, uses); err != nil {
-		return err
-	}
 	if uses.Whole != "" {
 		i.facts.Notes = append(i.facts.Notes, "depends on "+uses.String())
 	}
