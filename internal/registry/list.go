@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -253,7 +254,7 @@ func entry(tag name.Tag, d *remote.Descriptor) (listed, error) {
 		blobs = append(blobs, *m.Config)
 	}
 	for _, blob := range blobs {
-		e.Size += max(0, blob.Size)
+		e.Size += min(max(0, blob.Size), math.MaxInt64-e.Size) // a manifest may claim anything
 	}
 	if n := len(m.Manifests); n > mostParts {
 		return e, failure.New(fmt.Sprintf("%s is an index of %d images, which is absurd", tag, n), "")
