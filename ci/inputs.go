@@ -102,7 +102,7 @@ func (o *origin) settle(ctx context.Context, way lists.Way) error {
 	}
 	text, err := fetched(ctx, list, way)
 	if err != nil {
-		return fmt.Errorf("the list of checksums %s cannot be fetched: %w", list, err)
+		return fmt.Errorf("the list of checksums %s cannot be fetched: %v", list, err)
 	}
 	o.Edition = fmt.Sprintf("%x", sha256.Sum256([]byte(text)))
 	return nil

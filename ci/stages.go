@@ -30,6 +30,8 @@ func stage(ctx context.Context, in *dagger.Container, args ...string) (*dagger.C
 // for mmdebstrap.
 func makeBase(ctx context.Context, in *dagger.Container, args ...string) (*dagger.Container, error) {
 	if catalogue.Mentions(args, "--base-from-packages=true") {
+		// Root uses no cache that another user could write to.
+		in = in.WithExec([]string{"chown", "0:0", cacheDir})
 		return run(ctx, in, append([]string{"diskforge", "base"}, args...), dagger.ContainerWithExecOpts{})
 	}
 	return stage(ctx, in, append([]string{"base"}, args...)...)
