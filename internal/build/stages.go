@@ -252,7 +252,7 @@ func (f *passFile) read(name, user string) (string, error) {
 			f.err = failure.Wrap(err, "REGISTRY_PASS_FILE", "")
 			return
 		}
-		f.password = strings.TrimRight(string(text), "\r\n")
+		f.password = strings.TrimRight(strings.TrimPrefix(string(text), "\ufeff"), "\r\n")
 		if f.password == "" {
 			f.err = failure.New("REGISTRY_PASS_FILE: "+name+" holds no password", "put the password of "+user+" into it")
 		}

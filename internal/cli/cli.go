@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -34,6 +36,7 @@ const (
 // Main runs the program and returns its exit code. Results go to stdout,
 // progress and errors to stderr.
 func Main(args []string, stdout, stderr io.Writer) int {
+	log.SetOutput(io.Discard) // net/http writes there what servers send unasked
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	a := &app{stdout: text.Writer(stdout), exact: stdout, stderr: stderr}
@@ -84,8 +87,9 @@ func (i interrupted) Error() string {
 }
 
 // withSignals returns a context that Ctrl-C, SIGTERM and, unless nohup has it
-// ignored, SIGHUP end. A second signal is not caught: it ends the program at
-// once. Nobody's reading of our output ends it, so that it may clean up.
+// ignored, SIGHUP end. A further signal is not caught after a second: it ends the
+// program at once. Before, it is the same: timeout(1) sends one to the program
+// and one to its process group. Nobody's reading of our output ends it, so that it may clean up.
 func withSignals(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
@@ -98,8 +102,9 @@ func withSignals(parent context.Context) (context.Context, func()) {
 	go func() {
 		select {
 		case s := <-signals:
-			signal.Stop(signals)
 			cancel(interrupted{s})
+			time.Sleep(time.Second)
+			signal.Stop(signals)
 		case <-ctx.Done():
 		}
 	}()

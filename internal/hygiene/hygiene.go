@@ -42,6 +42,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Options say what is looked into, and for what.
@@ -79,7 +80,7 @@ type Finding struct {
 }
 
 // String is the finding in one line: rule, path and detail.
-func (f Finding) String() string { return f.Rule + ": " + f.Path + ": " + f.Detail }
+func (f Finding) String() string { return text.Line(f.Rule + ": " + f.Path + ": " + f.Detail) }
 
 // FileSystem is one that was looked into.
 type FileSystem struct {

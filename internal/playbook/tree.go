@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -41,6 +42,8 @@ func walk(ctx context.Context, tree fs.FS, no []string, visit func(name string, 
 			return err
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case !utf8.ValidString(name):
+			return failure.New(fmt.Sprintf("the playbook tree has a file whose name is not UTF-8: %q", name), "rename it, e.g. with convmv")
 		case belongs(tree, name, d, no):
 			return visit(name, d)
 		case d.IsDir():
@@ -102,7 +105,7 @@ func copyTree(ctx context.Context, src fs.FS, no []string, dst string, report pr
 		report.Warn(fmt.Sprintf("the playbooks' tree: %s is left out, it is neither a file nor a directory", name))
 		return nil
 	})
-	if err != nil && ctx.Err() == nil {
+	if _, told := failure.In(err); err != nil && !told && ctx.Err() == nil {
 		return fmt.Errorf("copying the playbooks: %w", err)
 	}
 	return err

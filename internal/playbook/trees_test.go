@@ -87,6 +87,16 @@ func (*activities) Bytes(int64, int64)     {}
 func (a *activities) Activity(what string) { *a = append(*a, what) }
 func (*activities) Warn(string)            {}
 
+func TestANameThatIsNotUTF8IsNamed(t *testing.T) {
+	dir := tree(t, map[string]string{"base.yml": play, "\xdcbung\n.txt": "x"})
+	_, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "base"})
+	actionable(t, err, `"\xdcbung\n.txt"`, "rename it")
+	trees := playbook.Trees{Dir: t.TempDir()}
+	defer trees.Close()
+	_, err = trees.Open(t.Context(), playbook.Options{AnsibleDir: dir}, progress.Discard)
+	actionable(t, err, "not UTF-8")
+}
+
 // OUTPUT_DIR and ANSIBLE_DIR at their defaults in a checkout of playbooks: the
 // tree was copied into itself until names were too long, and each image made
 // another tree of it.

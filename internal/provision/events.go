@@ -58,10 +58,11 @@ type events struct {
 	held      bool // the guest of a failed build is kept up
 	trimmed   bool
 	clean     bool
-	errors    []string // Packer's own errors, as it tells them
-	ran       bool     // a task in the guest, not on this host
-	broken    []string // where conditions are not boolean, FILE:LINE
-	inBroken  bool     // the next origin is that of such a condition
+	errors    []string    // Packer's own errors, as it tells them
+	ran       bool        // a task in the guest, not on this host
+	reached   func() bool // whether Ansible has connected to the guest
+	broken    []string    // where conditions are not boolean, FILE:LINE
+	inBroken  bool        // the next origin is that of such a condition
 }
 
 // phase is a part of the build.
@@ -280,7 +281,7 @@ func (e *events) ansibleLine(text string) {
 		return
 	}
 	// Another host, or "default -> localhost", is not the guest.
-	e.ran = e.ran || m[2] == playbook.GuestAlias && m[1] != "skipping"
+	e.ran = e.ran || m[2] == playbook.GuestAlias && m[1] != "skipping" && (e.reached == nil || e.reached())
 	switch m[1] {
 	case "changed":
 		task.Changed = true

@@ -315,6 +315,21 @@ func TestATaskOnThisHostIsNoneInTheGuest(t *testing.T) {
 	}
 }
 
+// ansible_connection=local in a play's variables shows in no line of Ansible's.
+func TestATaskByALocalConnectionIsNoneInTheGuest(t *testing.T) {
+	b := quiet(t)
+	b.events.reached = b.reached
+	require.NoError(t, os.Mkdir(b.path("control"), 0o700))
+	const lines = "==> qemu.image: Connected to SSH!\n==> qemu.image: TASK [One] ****\n==> qemu.image: changed: [default]\n"
+	_, err := io.WriteString(&b.events, lines)
+	require.NoError(t, err)
+	assert.False(t, b.events.ran)
+	require.NoError(t, os.WriteFile(b.path("control", "62fc4ca8df"), nil, 0o600)) // as ssh leaves it
+	_, err = io.WriteString(&b.events, lines)
+	require.NoError(t, err)
+	assert.True(t, b.events.ran)
+}
+
 // As ansible-core 2.19.11 writes it with ALLOW_BROKEN_CONDITIONALS.
 func TestConditionsThatAreNotBooleanAreNamed(t *testing.T) {
 	b := quiet(t)

@@ -133,7 +133,7 @@ func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, e
 		return result, err
 	}
 	if !b.events.ran {
-		return result, failure.New("no task of the playbook ran in the guest: the image would be the base", "write hosts: all in its plays, which is the guest")
+		return result, failure.New("no task of the playbook ran in the guest: the image would be the base", "write hosts: all in its plays, which is the guest, and no local connection")
 	}
 	if !b.events.clean {
 		return result, b.explain(errors.New("the guest did not say that its cleaning ended well"))
@@ -282,6 +282,7 @@ func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	b.events.secrets = b.opts.Mask
+	b.events.reached = b.reached
 	b.events.start(report, b.keptUp(report))
 	watch := console.Watch(b.log("console.log"), first(ctx.Done(), b.events.connected), report)
 	go func() {
@@ -341,6 +342,14 @@ func (b *build) maskLog(name string) error {
 		}
 		return lines.Err()
 	})
+}
+
+// reached says whether Ansible has connected to the guest: then the socket of its
+// shared connection is there. A play may connect to this host instead, by
+// variables that nobody sees before it runs.
+func (b *build) reached() bool {
+	entries, err := os.ReadDir(b.path("control"))
+	return err != nil || len(entries) > 0
 }
 
 // bootError is a boot that the console says will never succeed.

@@ -111,8 +111,11 @@ func (t *terminal) stages(r *Report) {
 	bar := min(t.width-room, 50)
 	for _, s := range longestStages(r.Stages) {
 		sign := t.paint(green, "✓")
-		if s.Failure != "" {
+		switch {
+		case s.Failure != "":
 			sign = t.paint(red, "✗")
+		case s.Stopped:
+			sign = t.paint(dim, "–")
 		}
 		line := "  " + sign + " " + pad(s.Name, 12) + fmt.Sprintf("%13s", ui.Duration(s.Took))
 		if bar >= 10 {

@@ -21,15 +21,18 @@ func Line(s string) string { return strings.Join(strings.Fields(Lines(s)), " ") 
 // Lines makes a text of one or more lines harmless: valid UTF-8 without a
 // terminal's escape sequences; a space for a tab, nothing for other controls
 // of ASCII, and U+FFFD for each other character that cannot be seen, those
-// that turn the reading direction among them (CVE-2021-42574).
+// that turn the reading direction among them (CVE-2021-42574). GitHub's runner
+// takes ##[error] and the like for commands wherever in a line they stand.
 func Lines(s string) string {
+	s = strings.ReplaceAll(s, "##[", "# #[")
 	if plain(s) {
 		return s
 	}
 	// Strip takes bytes: before, 0x9b is no part of a character, and behind,
 	// what it left may be none.
 	s = strings.ToValidUTF8(ansi.Strip(strings.ToValidUTF8(s, string(utf8.RuneError))), string(utf8.RuneError))
-	return strings.TrimRightFunc(strings.Map(visible, strings.ReplaceAll(s, "\r\n", "\n")), unicode.IsSpace)
+	s = strings.TrimRightFunc(strings.Map(visible, strings.ReplaceAll(s, "\r\n", "\n")), unicode.IsSpace)
+	return strings.ReplaceAll(s, "##[", "# #[") // what stood apart before
 }
 
 func visible(r rune) rune {

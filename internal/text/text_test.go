@@ -15,8 +15,9 @@ func TestWhatOthersWroteIsOneHarmlessLine(t *testing.T) {
 	for given, want := range map[string]string{
 		"plain text":                            "plain text",
 		"  two   spaces\tand a tab ":            "two spaces and a tab",
-		"line\n::error::forged\r\n##[error]too": "line ::error::forged ##[error]too",
+		"line\n::error::forged\r\n##[error]too": "line ::error::forged # #[error]too",
 		"a\u2028b\u2029c\u0085d\vd\fe":          "a b c d d e",
+		"#\x1b[2J#[warning]hidden":              "# #[warning]hidden",
 		"esc \x1b]0;pwned\a\x1b[2J end":         "esc end",
 		"C1 \u009b31m and bidi \u202e\u2066":    "C1 \ufffd31m and bidi \ufffd\ufffd",
 		"broken \xff\x9b31m":                    "broken \ufffd31m",
