@@ -77,11 +77,7 @@ func (m *Diskforge) Plan(
 	if err != nil {
 		return "", err
 	}
-	planned, err := a.plan(ctx, w, dagger.ReturnTypeSuccess)
-	if err != nil {
-		return "", err
-	}
-	return planned.Stdout(ctx)
+	return a.plan(ctx, w)
 }
 
 // BuildAll builds the images of a catalogue that the registry does not have, parents before children, and publishes each when it passed its checks. It returns a line for each image. An image that fails stops those that start from it, and no other.
@@ -212,37 +208,39 @@ func (a *all) within() *dagger.Container {
 		WithWorkdir(cataloguePath)
 }
 
-// plan runs `diskforge plan`, which fails where an image cannot be planned.
-func (a *all) plan(ctx context.Context, w wishes, expect dagger.ReturnType) (*dagger.Container, error) {
+// plan is what `diskforge plan` prints. It is an error only where that is
+// nothing: images that cannot be planned stand in it, and stop no others.
+func (a *all) plan(ctx context.Context, w wishes) (string, error) {
 	c, login := a.registry.reach(a.within())
 	args := flags.Of("catalogue", w.catalogue, "force", flags.Bool(w.force), "max-age", w.maxAge, "format", w.format)
 	for _, glob := range w.only {
 		args = append(args, "--only="+glob)
 	}
 	args = slices.Concat([]string{"diskforge", "plan"}, args, settings(w.to), login)
-	return run(ctx, c.WithUser(user), args, dagger.ContainerWithExecOpts{Expect: expect})
-}
-
-// decide is the plan; it is an error only where there is none at all.
-func (a *all) decide(ctx context.Context, w wishes) ([]catalogue.Image, error) {
-	planned, err := a.plan(ctx, w, dagger.ReturnTypeAny)
+	planned, err := run(ctx, c.WithUser(user), args, dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	text, err := planned.Stdout(ctx)
+	if err != nil || text != "" {
+		return text, err
+	}
+	said, err := planned.Stderr(ctx)
+	if err != nil {
+		return "", err
+	}
+	code, err := planned.ExitCode(ctx)
+	if err != nil {
+		return "", err
+	}
+	return "", errors.New(explain.Stage("diskforge plan", said, code))
+}
+
+// decide is the plan, to be built.
+func (a *all) decide(ctx context.Context, w wishes) ([]catalogue.Image, error) {
+	text, err := a.plan(ctx, w)
 	if err != nil {
 		return nil, err
-	}
-	if text == "" {
-		said, err := planned.Stderr(ctx)
-		if err != nil {
-			return nil, err
-		}
-		code, err := planned.ExitCode(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return nil, errors.New(explain.Stage("diskforge plan", said, code))
 	}
 	return catalogue.Parse([]byte(text))
 }

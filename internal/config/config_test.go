@@ -92,6 +92,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{"ANSIBLE_DIR", "/no/such/folder", "no such file"},
 		{"ANSIBLE_DIR", file, "not a folder"},
 		{"CA_FILE", t.TempDir(), "not a file"},
+		{"CA_FILE", file, "has no certificate in it"},
 		{"APT_MIRROR", "ftp://x", "http"},
 		{"EXTRA_VARS", "[1, 2]", "mapping"},
 		{"EXTRA_VARS", "{1: {2: 3}}", "mapping"},

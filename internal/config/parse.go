@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"crypto/x509"
 	"fmt"
 	"math"
 	"os"
@@ -119,7 +120,7 @@ func Parse(s Settings, needs ...Need) (Config, error) {
 		OutputDir:        p.abs("OUTPUT_DIR", s.OutputDir),
 		CacheDir:         p.cacheDir(s.CacheDir),
 		AptMirror:        p.httpURL("APT_MIRROR", s.AptMirror),
-		CAFile:           p.file("CA_FILE", s.CAFile),
+		CAFile:           p.certificates("CA_FILE", s.CAFile),
 		HTTPProxy:        p.httpURL("HTTP_PROXY", s.HTTPProxy),
 		HTTPSProxy:       p.httpURL("HTTPS_PROXY", s.HTTPSProxy),
 		NoProxy:          s.NoProxy,
@@ -351,6 +352,21 @@ func (p *parser) dir(name, v string) string { return p.existing(name, v, true, f
 
 // file is one that may be read more than once, so a pipe is none.
 func (p *parser) file(name, v string) string { return p.existing(name, v, false, false) }
+
+func (p *parser) certificates(name, v string) string {
+	before := len(p.mistakes)
+	file := p.file(name, v)
+	if file == "" || len(p.mistakes) > before {
+		return file
+	}
+	pem, err := userfile.Read(file, maxFile)
+	if err != nil {
+		p.add(name, "%v", err)
+	} else if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		p.add(name, "%s has no certificate in it: give certificates in PEM", v)
+	}
+	return file
+}
 
 // maxFile bounds the files that settings name, in bytes.
 const maxFile = 16 << 20

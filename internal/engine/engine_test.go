@@ -2,10 +2,12 @@ package engine
 
 import (
 	"bytes"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,11 +55,15 @@ func TestFilesOfThisHostTravelAsFiles(t *testing.T) {
 	base, vars := filepath.Join(dir, "base.qcow2"), filepath.Join(dir, "vars.yml")
 	require.NoError(t, os.WriteFile(base, []byte("abc"), 0o600))
 	require.NoError(t, os.WriteFile(vars, []byte("a: 1"), 0o600))
+	server := httptest.NewTLSServer(nil)
+	server.Close()
+	ca := filepath.Join(dir, "ca.pem")
+	require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600))
 	const sum = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-	environ := map[string]string{"ISO_URL": base, "ISO_CHECKSUM": sum, "ANSIBLE_PLAYBOOK": "a", "ANSIBLE_DIR": dir, "EXTRA_VARS": "@" + vars, "CA_FILE": vars}
+	environ := map[string]string{"ISO_URL": base, "ISO_CHECKSUM": sum, "ANSIBLE_PLAYBOOK": "a", "ANSIBLE_DIR": dir, "EXTRA_VARS": "@" + vars, "CA_FILE": ca}
 	in, err := settings(t, environ).inputs(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"base": base, "extraVarsFile": vars, "caFile": vars, "hygieneAllow": ""}, in.files)
+	assert.Equal(t, map[string]string{"base": base, "extraVarsFile": vars, "caFile": ca, "hygieneAllow": ""}, in.files)
 	assert.Equal(t, dir, in.dirs["ansible"])
 	assert.Equal(t, sum, in.text["isoChecksum"])
 	assert.NotContains(t, in.text, "isoUrl")
