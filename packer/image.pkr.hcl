@@ -44,8 +44,9 @@ source "qemu" "image" {
   # What a crash of the host may lose is thrown away anyway.
   disk_cache = "unsafe"
 
-  accelerator  = var.accelerator
-  cpu_model    = var.accelerator == "kvm" ? "host" : "max" # what is built for x86-64-v2 needs more than qemu64
+  accelerator = var.accelerator
+  # What is built for x86-64-v2 needs more than QEMU's own default, qemu64.
+  cpu_model    = var.accelerator == "kvm" ? "host" : "max"
   machine_type = "pc" # Debian's cloud kernel sees no CD on q35 (no AHCI)
   memory       = var.memory
   cpus         = var.cpus
