@@ -181,7 +181,7 @@ func contract(t *testing.T, image v1.Image) {
 	require.NoError(t, err)
 	assert.Equal(t, "linux", config.OS)
 	assert.Equal(t, "amd64", config.Architecture)
-	assert.Contains(t, config.Config.Env, "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE=debian")
+	assert.Contains(t, config.Config.Env, "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE=linux", "debian would mean UEFI, and this disk starts from a BIOS")
 	manifest, err := image.Manifest()
 	require.NoError(t, err)
 	require.Len(t, manifest.Layers, 1)
