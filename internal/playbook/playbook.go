@@ -204,12 +204,16 @@ func (s *Source) Keep(in Inputs) error {
 			return fmt.Errorf("keeping the playbook's checks: %w", err)
 		}
 	}
+	kept := make(map[string]bool, len(in.Files))
+	for _, name := range in.Files {
+		kept[name] = true
+	}
 	err := filepath.WalkDir(s.Root, func(file string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		name, err := filepath.Rel(s.Root, file)
-		if err != nil || slices.Contains(in.Files, filepath.ToSlash(name)) {
+		if err != nil || kept[filepath.ToSlash(name)] {
 			return err
 		}
 		return os.Remove(file)

@@ -67,7 +67,7 @@ func (t *Tree) isPlaybook(name string) bool {
 	return err == nil && isPlaybook(b)
 }
 
-// partsByFile is partsOf for all files, with the words that name them.
+// split finds the parts of all files, and the words that name them.
 func (t *Tree) split() {
 	if t.parts != nil {
 		return
