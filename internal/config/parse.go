@@ -435,8 +435,11 @@ func (p *parser) mapping(name, v string) map[string]any {
 		text = b
 	}
 	m, err := userfile.Vars(text)
-	if len(text) > maxExtraVars || err != nil {
-		p.add(name, `is no mapping: give JSON or YAML, e.g. {"course": "databases"}, or @FILE`)
+	if err == nil && len(text) > maxExtraVars {
+		err = fmt.Errorf("is longer than %d KiB", maxExtraVars>>10)
+	}
+	if err != nil {
+		p.add(name, `%v: give a JSON or YAML mapping, e.g. {"course": "databases"}, or @FILE`, err)
 	}
 	return m
 }

@@ -1,9 +1,11 @@
 package userfile
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"regexp"
 	"strconv"
@@ -21,8 +23,12 @@ func Vars(text []byte) (map[string]any, error) {
 		return m, nil
 	}
 	var n yaml.Node
-	if yaml.Unmarshal(text, &n) != nil {
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	if err := d.Decode(&n); err != nil {
 		return nil, errors.New("is neither JSON nor YAML")
+	}
+	if d.Decode(new(yaml.Node)) != io.EOF {
+		return nil, errors.New("has more than one document, of which Ansible reads none")
 	}
 	v, err := value(&n, 0)
 	if err != nil {

@@ -60,7 +60,7 @@ func TestVariablesAreAJSONOrYAMLMapping(t *testing.T) {
 		require.NoError(t, err)
 		assert.JSONEq(t, want, string(got))
 	}
-	for _, text := range []string{"", "x", "[1]", "null", "{", "a: !vault x", "{[a]: 1}", "a: &a [*a]", "a: .inf", "a: !!float .inf", "80: 1"} {
+	for _, text := range []string{"", "x", "[1]", "null", "{", "a: !vault x", "{[a]: 1}", "a: &a [*a]", "a: .inf", "a: all\n---\nb: nix", "a: !!float .inf", "80: 1"} {
 		_, err := userfile.Vars([]byte(text))
 		assert.Error(t, err, text)
 	}
