@@ -183,12 +183,16 @@ func processes(path string) []process {
 	return found
 }
 
-// running finds the processes of a program that work below the folder.
+// running is the process of the program that builds in OUTPUT_DIR, by its lock: of
+// itself it shows no environment.
 func running(program, dir string) []process {
-	return slices.DeleteFunc(processes(dir), func(p process) bool {
-		exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.pid))
-		return exe != program
-	})
+	text, _ := os.ReadFile(filepath.Join(dir, "work", "lock"))
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if exe != program {
+		return nil
+	}
+	return []process{{pid, program}}
 }
 
 // ended waits until nothing works below the folder any more.
