@@ -241,6 +241,7 @@ func (t *Tree) Inputs(ctx context.Context, name string, extraVars map[string]any
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.split() // facts are of its words
 	vars := t.factsIn("vars.json", text)
 	key := fmt.Sprintf("%q %q %q", file, vars.named, vars.whole)
 	if in, ok := t.cache[key]; ok {

@@ -319,6 +319,26 @@ func TestEveryByteThatABuildReadsIsInTheDigest(t *testing.T) {
 	}
 }
 
+func TestWhatExtraVariablesNameCountsFromTheFirstCallOn(t *testing.T) {
+	dir := tree(t, lab())
+	vars := map[string]any{"about": "README.md"}
+	open := func() *playbook.Tree {
+		tree, err := playbook.OpenTree(t.Context(), dir)
+		require.NoError(t, err)
+		t.Cleanup(func() { tree.Close() })
+		return tree
+	}
+	first, err := open().Inputs(t.Context(), "base", vars) // as a build asks
+	require.NoError(t, err)
+	assert.Contains(t, first.Files, "README.md")
+	planned := open() // as a plan asks, for many images
+	_, err = planned.Inputs(t.Context(), "base", nil)
+	require.NoError(t, err)
+	again, err := planned.Inputs(t.Context(), "base", vars)
+	require.NoError(t, err)
+	assert.Equal(t, first.Digest, again.Digest)
+}
+
 func TestLinksCountWithWhatTheyLeadTo(t *testing.T) {
 	dir := tree(t, lab())
 	require.NoError(t, os.Symlink("../../unused/README.md", filepath.Join(dir, "roles/plain/files/theirs")))

@@ -117,7 +117,6 @@ func isCheck(name string) bool { return path.Dir(name) == "tests" && strings.Has
 
 // collect looks into all files that count, until no further one does.
 func (u *usage) collect(ctx context.Context) error {
-	u.tree.split()
 	u.seen = map[string]bool{}
 	for more := true; more; {
 		more = false
