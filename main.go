@@ -6,11 +6,11 @@ import (
 	"os"
 
 	"github.com/netgroup-polito/diskforge/internal/cli"
-	"github.com/netgroup-polito/diskforge/internal/command"
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 func main() {
 	// Where it cannot be hidden, cli warns before a playbook runs.
-	_ = command.HideEnvironment()
+	_ = host.HideEnvironment()
 	os.Exit(cli.Main(os.Args[1:], os.Stdout, os.Stderr))
 }

@@ -22,12 +22,12 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/deploy"
-	"github.com/netgroup-polito/diskforge/internal/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/cli"
-	"github.com/netgroup-polito/diskforge/internal/config"
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
-	"github.com/netgroup-polito/diskforge/internal/plan"
+	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/fleet/render"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
 // container is what the tests read of a container.
@@ -86,17 +86,17 @@ func job(t *testing.T) (build, push container) {
 }
 
 // rendered returns the Jobs of catalogue.yaml, none of which was built.
-func rendered(t *testing.T) (jobs []manifest, entries []plan.Entry) {
+func rendered(t *testing.T) (jobs []manifest, entries []render.Entry) {
 	t.Helper()
 	c, err := catalogue.Load("catalogue.yaml")
 	require.NoError(t, err)
-	facts := map[string]plan.Facts{}
+	facts := map[string]render.Facts{}
 	for _, image := range c.Images {
-		facts[image.Name] = plan.Facts{Inputs: "sha256:" + strings.Repeat("0", 64), Tags: []string{"2026-11-23"}, MemoryMiB: 4096, DiskSize: 15 << 30}
+		facts[image.Name] = render.Facts{Inputs: "sha256:" + strings.Repeat("0", 64), Tags: []string{"2026-11-23"}, MemoryMiB: 4096, DiskSize: 15 << 30}
 	}
-	entries = plan.Decide(c.Images, facts, plan.Options{})
+	entries = render.Decide(c.Images, facts, render.Options{})
 	var out bytes.Buffer
-	require.NoError(t, plan.Kubernetes(&out, deploy.Job, entries, plan.Target{Registry: c.Registry, Prefix: c.Prefix}, ""))
+	require.NoError(t, render.Kubernetes(&out, deploy.Job, entries, render.Target{Registry: c.Registry, Prefix: c.Prefix}, ""))
 	for document := range strings.SplitSeq(out.String(), "\n---\n") {
 		var j manifest
 		require.NoError(t, yaml.Unmarshal([]byte(document), &j))
@@ -136,7 +136,7 @@ func (c container) command(env map[string]string) []string {
 // code and standard error. It is for commands that end at their settings.
 func (c container) inProcess(t *testing.T, in map[string]string) (code int, stderr string) {
 	t.Helper()
-	for _, f := range config.Fields() {
+	for _, f := range settings.Fields() {
 		t.Setenv(f.Env, "")
 	}
 	env := c.filled(in)
@@ -169,9 +169,9 @@ func TestAJobThatIsFilledInHasGoodSettings(t *testing.T) {
 		"ISO_URL": "https://example.org/x.qcow2", "ISO_CHECKSUM": "sha256:" + strings.Repeat("0", 64), "ANSIBLE_PLAYBOOK": "ubuntu-base.yml",
 		"TARGET_REGISTRY": "harbor.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "ubuntu", "IMAGE_TAG": "1",
 	})
-	s, err := config.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
+	s, err := settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
 	require.NoError(t, err)
-	c, err := config.Parse(s, config.NeedBase, config.NeedPlaybook, config.NeedReference)
+	c, err := settings.Parse(s, settings.NeedBase, settings.NeedPlaybook, settings.NeedReference)
 	require.NoError(t, err)
 	assert.Equal(t, "harbor.example.org/labs/ubuntu:1", c.Reference)
 	assert.False(t, c.Push)
@@ -188,9 +188,9 @@ func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
 	for i, j := range jobs {
 		init := j.Spec.Template.Spec.InitContainers
 		env := init[len(init)-1].filled(nil)
-		s, err := config.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
+		s, err := settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
 		require.NoError(t, err)
-		c, err := config.Parse(s, config.NeedBase, config.NeedPlaybook, config.NeedReference)
+		c, err := settings.Parse(s, settings.NeedBase, settings.NeedPlaybook, settings.NeedReference)
 		require.NoError(t, err, entries[i].Name)
 		assert.Equal(t, "harbor.example.org/crownlabs-containerdisks/"+entries[i].Name+":2026-11-23", c.Reference)
 		assert.Zero(t, c.BaseTimeout)
@@ -198,12 +198,12 @@ func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
 			parents++
 		} else {
 			base := init[0].filled(nil)
-			s, err = config.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := base[key]; return v, ok })
+			s, err = settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := base[key]; return v, ok })
 			require.NoError(t, err)
-			fetches, err := config.Parse(s, config.NeedBase)
+			fetches, err := settings.Parse(s, settings.NeedBase)
 			require.NoError(t, err)
 			parent := "harbor.example.org/crownlabs-containerdisks/" + entries[i].From + ":2026-11-23"
-			assert.Equal(t, config.BaseImage{Reference: parent, Inputs: "sha256:" + strings.Repeat("0", 64)}, c.BaseImage)
+			assert.Equal(t, settings.BaseImage{Reference: parent, Inputs: "sha256:" + strings.Repeat("0", 64)}, c.BaseImage)
 			assert.Equal(t, c.BaseImage, fetches.BaseImage)
 			assert.Equal(t, c.CacheDir, fetches.CacheDir)
 			assert.Equal(t, 4*time.Hour, fetches.BaseTimeout, "as long as its parent may take")
@@ -233,7 +233,7 @@ func TestOnlyTheContainersThatPushSeeTheSecretOfARenderedJob(t *testing.T) {
 
 func TestOnlyKnownSettingsStandInTheJob(t *testing.T) {
 	known := map[string]bool{"HOME": true, "TMPDIR": true}
-	for _, f := range config.Fields() {
+	for _, f := range settings.Fields() {
 		known[f.Env] = true
 	}
 	build, push := job(t)
@@ -310,7 +310,7 @@ func TestThePasswordGoesToTheJobsRegistryWhateverTheLayoutSays(t *testing.T) {
 	sectors := make([]byte, 1<<20)
 	copy(sectors[510:], "\x55\xAA") // a partition table without partitions
 	require.NoError(t, os.WriteFile(disk, sectors, 0o600))
-	_, err := containerdisk.Pack(t.Context(), disk, layout, containerdisk.Metadata{
+	_, err := oci.Pack(t.Context(), disk, layout, oci.Metadata{
 		Architecture: "amd64", Reference: strings.TrimPrefix(theirs.URL, "http://") + "/labs/course:1", // as a playbook could write it
 	}, progress.Discard)
 	require.NoError(t, err)

@@ -15,11 +15,11 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/deploy"
-	"github.com/netgroup-polito/diskforge/internal/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
-	"github.com/netgroup-polito/diskforge/internal/plan"
+	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/fleet/render"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
-	images "github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 )
 
 // builder is a pod with what it takes to build: Packer with its plugins, and a
@@ -85,9 +85,9 @@ defaults: {playbook: debian-base, tags: "1"}
 images: [{name: parent, base: {url: "https://example.org/x", checksum: "sha256:`+strings.Repeat("0", 64)+`"}}, {name: child, from: parent}]`))
 	require.NoError(t, err)
 	c.Images[1].Settings["IMAGE_INPUTS"] = "sha256:" + strings.Repeat("f", 64)
-	facts := map[string]plan.Facts{"parent": {Inputs: inputs, Tags: []string{"1"}}, "child": {Inputs: "sha256:" + strings.Repeat("f", 64), Tags: []string{"1"}}}
+	facts := map[string]render.Facts{"parent": {Inputs: inputs, Tags: []string{"1"}}, "child": {Inputs: "sha256:" + strings.Repeat("f", 64), Tags: []string{"1"}}}
 	var out bytes.Buffer
-	require.NoError(t, plan.Kubernetes(&out, deploy.Job, plan.Decide(c.Images, facts, plan.Options{}), plan.Target{Registry: address, Prefix: "labs"}, "registry-read-only"))
+	require.NoError(t, render.Kubernetes(&out, deploy.Job, render.Decide(c.Images, facts, render.Options{}), render.Target{Registry: address, Prefix: "labs"}, "registry-read-only"))
 	_, text, _ := strings.Cut(out.String(), "\n---\n")
 	var j manifest
 	require.NoError(t, yaml.Unmarshal([]byte(text), &j))
@@ -102,11 +102,11 @@ func TestAChildStartsFromAPrivateParentWithoutAPassword(t *testing.T) {
 
 	disk, layout := filepath.Join(t.TempDir(), "disk.qcow2"), filepath.Join(t.TempDir(), "layout")
 	line(t, "qemu-img", "create", "-q", "-f", "qcow2", disk, "1M")
-	packed, err := containerdisk.Pack(t.Context(), disk, layout, containerdisk.Metadata{
-		Architecture: "amd64", Annotations: map[string]string{containerdisk.AnnotationInputs: inputs, containerdisk.AnnotationGuest: "Debian 12"},
+	packed, err := oci.Pack(t.Context(), disk, layout, oci.Metadata{
+		Architecture: "amd64", Annotations: map[string]string{oci.AnnotationInputs: inputs, oci.AnnotationGuest: "Debian 12"},
 	}, progress.Discard)
 	require.NoError(t, err)
-	_, err = images.Push(t.Context(), layout, address+"/labs/parent:1", images.Options{Username: "me", Password: password}, progress.Discard)
+	_, err = registry.Push(t.Context(), layout, address+"/labs/parent:1", registry.Options{Username: "me", Password: password}, progress.Discard)
 	require.NoError(t, err)
 	require.NoError(t, waits.Wait(), waited.String())
 

@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/cli"
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -163,8 +163,8 @@ func (p pod) packed() {
 	raw, disk := filepath.Join(p.t.TempDir(), "disk.raw"), filepath.Join(p.t.TempDir(), "disk.qcow2")
 	require.NoError(p.t, os.WriteFile(raw, sectors, 0o600))
 	line(p.t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, disk)
-	_, err := containerdisk.Pack(p.t.Context(), disk, filepath.Join(p.scratch, "out", "course"),
-		containerdisk.Metadata{Architecture: "amd64", Title: "course", VerifiedDisk: sum(p.t, disk)}, progress.Discard)
+	_, err := oci.Pack(p.t.Context(), disk, filepath.Join(p.scratch, "out", "course"),
+		oci.Metadata{Architecture: "amd64", Title: "course", VerifiedDisk: sum(p.t, disk)}, progress.Discard)
 	require.NoError(p.t, err)
 }
 

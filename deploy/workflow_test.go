@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
 
-	"github.com/netgroup-polito/diskforge/internal/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/plan"
+	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/fleet/render"
 )
 
 const workflows = "../.github/workflows/"
@@ -287,12 +287,12 @@ func matrix(t *testing.T) string {
 	t.Helper()
 	c, err := catalogue.Load("catalogue.yaml")
 	require.NoError(t, err)
-	facts := map[string]plan.Facts{}
+	facts := map[string]render.Facts{}
 	for _, image := range c.Images {
-		facts[image.Name] = plan.Facts{Inputs: "sha256:" + strings.Repeat("0", 64), Tags: []string{"1", "latest"}}
+		facts[image.Name] = render.Facts{Inputs: "sha256:" + strings.Repeat("0", 64), Tags: []string{"1", "latest"}}
 	}
 	var out strings.Builder
-	require.NoError(t, plan.GitHubMatrix(&out, plan.Decide(c.Images, facts, plan.Options{}), plan.Target{Registry: c.Registry, Prefix: c.Prefix}, "/"))
+	require.NoError(t, render.GitHubMatrix(&out, render.Decide(c.Images, facts, render.Options{}), render.Target{Registry: c.Registry, Prefix: c.Prefix}, "/"))
 	return strings.TrimSpace(out.String())
 }
 
@@ -362,7 +362,7 @@ images: [{name: x, base: {packages: bookworm}, playbook: p, git: {url: "https://
 	require.NoError(t, err)
 	c.Images[0].Settings["IMAGE_INPUTS"], c.Images[0].Settings["APT_MIRROR"] = "sha256:0", "https://deb.example.org" // the plan adds these
 	var out strings.Builder
-	require.NoError(t, plan.GitHubMatrix(&out, plan.Decide(c.Images, map[string]plan.Facts{"x": {Tags: []string{"1"}}}, plan.Options{}), plan.Target{Registry: "r"}, "/x"))
+	require.NoError(t, render.GitHubMatrix(&out, render.Decide(c.Images, map[string]render.Facts{"x": {Tags: []string{"1"}}}, render.Options{}), render.Target{Registry: "r"}, "/x"))
 	var m struct {
 		Levels []struct {
 			Include []struct{ Settings map[string]string }

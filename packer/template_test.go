@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/progress"
-	"github.com/netgroup-polito/diskforge/internal/tools"
 )
 
 // run runs the pinned Packer in the template's directory.
@@ -19,7 +19,7 @@ func run(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	require.NoError(t, err)
-	set, err := tools.Ensure(t.Context(), tools.Options{CacheDir: filepath.Join(cache, "diskforge", "tools")}, progress.Discard)
+	set, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: filepath.Join(cache, "diskforge", "tools")}, progress.Discard)
 	require.NoError(t, err)
 	cmd := exec.Command(set.Packer, args...)
 	cmd.Env = append(os.Environ(), "CHECKPOINT_DISABLE=1", "PACKER_PLUGIN_PATH="+set.PluginDir, "PACKER_CONFIG_DIR="+t.TempDir(), "PACKER_CACHE_DIR="+t.TempDir())

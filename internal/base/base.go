@@ -16,10 +16,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/netgroup-polito/diskforge/internal/atomicfile"
-	"github.com/netgroup-polito/diskforge/internal/digest"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/lock"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -63,7 +61,7 @@ func Make(ctx context.Context, o Options, p progress.Reporter) (Image, error) {
 	if err := os.MkdirAll(o.CacheDir, 0o755); err != nil {
 		return Image{}, failure.Wrap(err, "cannot use the cache for base images", "choose another directory")
 	}
-	unlock, err := lock.File(ctx, filepath.Join(o.CacheDir, ".base-"+o.Suite+".lock"), "waiting for another build of this base image", p)
+	unlock, err := host.LockFile(ctx, filepath.Join(o.CacheDir, ".base-"+o.Suite+".lock"), "waiting for another build of this base image", p)
 	if err != nil {
 		return Image{}, err
 	}
@@ -137,7 +135,7 @@ func (o Options) cached(ctx context.Context, p progress.Reporter) (Image, bool) 
 	if json.Unmarshal(b, &image) != nil {
 		return Image{}, false
 	}
-	got, err := digest.File(ctx, o.path(), p)
+	got, err := host.DigestFile(ctx, o.path(), p)
 	if err != nil || got != image.Digest {
 		return Image{}, false
 	}
@@ -147,7 +145,7 @@ func (o Options) cached(ctx context.Context, p progress.Reporter) (Image, bool) 
 
 // publish moves a finished image into the cache, its record last.
 func (o Options) publish(ctx context.Context, file string, created time.Time) (Image, error) {
-	sum, err := digest.File(ctx, file, progress.Discard)
+	sum, err := host.DigestFile(ctx, file, progress.Discard)
 	if err != nil {
 		return Image{}, err
 	}
@@ -169,7 +167,7 @@ func (o Options) publish(ctx context.Context, file string, created time.Time) (I
 }
 
 func moveIntoPlace(from, to string) error {
-	if err := atomicfile.Sync(from); err != nil {
+	if err := host.Sync(from); err != nil {
 		return fmt.Errorf("writing %s to disk: %w", from, err)
 	}
 	return os.Rename(from, to)

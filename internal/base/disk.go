@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/netgroup-polito/diskforge/internal/command"
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 const (
@@ -45,12 +45,12 @@ func (b build) partition(ctx context.Context, disk string) error {
 	if err := errors.Join(f.Truncate(b.Size), f.Close()); err != nil {
 		return err
 	}
-	sfdisk, err := command.Look("sfdisk")
+	sfdisk, err := host.Look("sfdisk")
 	if err != nil {
 		return err
 	}
 	table := fmt.Sprintf("label: dos\nlabel-id: 0x%s\nstart=%d, type=83, bootable\n", fsUUID[:8], partitionStart/sector)
-	return b.run(ctx, command.Cmd{Program: sfdisk, Args: []string{"--quiet", disk}, Stdin: strings.NewReader(table)})
+	return b.run(ctx, host.Cmd{Program: sfdisk, Args: []string{"--quiet", disk}, Stdin: strings.NewReader(table)})
 }
 
 // format fills the partition with an ext4 file system that holds the tree.

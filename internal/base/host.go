@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 // tools are the external programs, each with the Debian package that has it.
@@ -27,7 +27,7 @@ const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 func (o Options) checkHost(ctx context.Context) error {
 	var missing []string
 	for _, t := range tools {
-		if _, err := command.Look(t[0]); err != nil {
+		if _, err := host.Look(t[0]); err != nil {
 			missing = append(missing, t[1])
 		}
 	}
@@ -43,7 +43,7 @@ func (o Options) checkHost(ctx context.Context) error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	if err := command.Run(ctx, asRoot("true")); err != nil {
+	if err := host.Run(ctx, asRoot("true")); err != nil {
 		return failure.Wrap(err, "making a base image needs root or unprivileged user namespaces, which do not work here",
 			"run it as root, or install uidmap and give this user subordinate ids (usermod --add-subuids 100000-165535 --add-subgids 100000-165535)")
 	}
@@ -63,13 +63,13 @@ func checkSpace(dir string, need uint64) error {
 
 // asRoot returns a command that sees itself as root and may own files as any
 // user: as it is for root, in a user namespace for others.
-func asRoot(name string, args ...string) command.Cmd {
+func asRoot(name string, args ...string) host.Cmd {
 	program := name
-	if path, err := command.Look(name); err == nil {
+	if path, err := host.Look(name); err == nil {
 		program = path
 	}
 	if os.Geteuid() == 0 {
-		return command.Cmd{Program: program, Args: args}
+		return host.Cmd{Program: program, Args: args}
 	}
-	return command.Cmd{Program: "unshare", Args: append([]string{"--user", "--map-root-user", "--map-auto", "--", program}, args...)}
+	return host.Cmd{Program: "unshare", Args: append([]string{"--user", "--map-root-user", "--map-auto", "--", program}, args...)}
 }

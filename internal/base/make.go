@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/netgroup-polito/diskforge/internal/command"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -57,7 +57,7 @@ func remove(dir string) error {
 		return nil
 	}
 	// Cleaning up must not depend on the context of what was interrupted.
-	return command.Run(context.Background(), asRoot("rm", "-rf", dir))
+	return host.Run(context.Background(), asRoot("rm", "-rf", dir))
 }
 
 // build is one making of an image.
@@ -75,7 +75,7 @@ func (b build) file(name string) string { return filepath.Join(b.dir, name) }
 // proxy, and names the directories that chroot and dpkg need in PATH.
 func (b build) env() []string {
 	seconds := fmt.Sprint(b.epoch.Unix())
-	env := command.Env("SOURCE_DATE_EPOCH="+seconds, "E2FSPROGS_FAKE_TIME="+seconds, "DEBIAN_FRONTEND=noninteractive",
+	env := host.Env("SOURCE_DATE_EPOCH="+seconds, "E2FSPROGS_FAKE_TIME="+seconds, "DEBIAN_FRONTEND=noninteractive",
 		"PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy"} {
 		if v := os.Getenv(name); v != "" {
@@ -113,9 +113,9 @@ func (b build) bootstrap(ctx context.Context) error {
 		`--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"`,
 		b.Suite, b.file("root.tar"),
 	}
-	err = command.Run(ctx, command.Cmd{Program: "mmdebstrap", Args: append(args, b.archives...), Env: b.env(), OnLine: b.tell})
+	err = host.Run(ctx, host.Cmd{Program: "mmdebstrap", Args: append(args, b.archives...), Env: b.env(), OnLine: b.tell})
 	if err != nil && ctx.Err() == nil {
-		return &failure.Error{What: "Debian's packages could not be installed: " + err.Error(), Try: "look whether " + b.Mirror + " answers and this user may make namespaces", Lines: command.Tail(err), Err: err}
+		return &failure.Error{What: "Debian's packages could not be installed: " + err.Error(), Try: "look whether " + b.Mirror + " answers and this user may make namespaces", Lines: host.Tail(err), Err: err}
 	}
 	return err
 }
@@ -160,14 +160,14 @@ func (b build) keepKernel() error {
 // build, and kept once.
 func (b build) convert(ctx context.Context) error {
 	b.p.Activity("writing the image")
-	return b.run(ctx, command.Cmd{Program: "qemu-img", Args: []string{"convert", "-f", "raw", "-O", "qcow2", b.file("disk.raw"), b.file("disk.qcow2")}})
+	return b.run(ctx, host.Cmd{Program: "qemu-img", Args: []string{"convert", "-f", "raw", "-O", "qcow2", b.file("disk.raw"), b.file("disk.qcow2")}})
 }
 
-func (b build) run(ctx context.Context, c command.Cmd) error {
+func (b build) run(ctx context.Context, c host.Cmd) error {
 	c.Env = b.env()
-	err := command.Run(ctx, c)
+	err := host.Run(ctx, c)
 	if err != nil && ctx.Err() == nil {
-		return &failure.Error{What: "making the base image failed: " + err.Error(), Lines: command.Tail(err), Err: err}
+		return &failure.Error{What: "making the base image failed: " + err.Error(), Lines: host.Tail(err), Err: err}
 	}
 	return err
 }

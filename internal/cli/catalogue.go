@@ -11,11 +11,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/netgroup-polito/diskforge/deploy"
-	"github.com/netgroup-polito/diskforge/internal/build"
-	"github.com/netgroup-polito/diskforge/internal/buildall"
-	"github.com/netgroup-polito/diskforge/internal/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/config"
-	"github.com/netgroup-polito/diskforge/internal/plan"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
+	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/fleet/render"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
 // wishes are the flags that plan and build-all share.
@@ -34,11 +34,11 @@ func (w *wishes) flags(c *cobra.Command) {
 }
 
 // all reads the catalogue and puts it together with the settings.
-func (w *wishes) all(b *build.Build) (*buildall.All, error) {
-	all := &buildall.All{Settings: b.Settings, Config: b.Config, UI: b.UI, Version: b.Version, Only: w.only, Options: plan.Options{Force: w.force}}
+func (w *wishes) all(b *pipeline.Build) (*fleet.All, error) {
+	all := &fleet.All{Settings: b.Settings, Config: b.Config, UI: b.UI, Version: b.Version, Only: w.only, Options: render.Options{Force: w.force}}
 	var err error
 	if w.maxAge != "" {
-		if all.Options.MaxAge, err = config.ParseAge(w.maxAge); err != nil {
+		if all.Options.MaxAge, err = settings.ParseAge(w.maxAge); err != nil {
 			return nil, usageError{fmt.Errorf("--max-age: %w", err)}
 		}
 	}
@@ -65,7 +65,7 @@ Each image has a folder in OUTPUT_DIR, with its OCI layout and its report; how i
 all ended stands in OUTPUT_DIR/build-all.json. TARGET_REGISTRY, REGISTRY_PREFIX and
 IMAGE_TAG win over the catalogue. An image without a tag gets one from its inputs.`,
 		cobra.NoArgs, nil,
-		func(c *cobra.Command, _ []string, b *build.Build) error {
+		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
 			b.Settings = b.Settings.Only("build-all")
 			all, err := w.all(b)
 			if err != nil {
@@ -110,7 +110,7 @@ for Jobs, REGISTRY_INSECURE and CA_FILE hold there, too; without ACCELERATOR=tcg
 Job asks for KVM. The input digests depend on the version of Ansible: plan in the
 image, or the toolbox, that will build.`,
 		cobra.NoArgs, nil,
-		func(c *cobra.Command, _ []string, b *build.Build) error {
+		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
 			b.Settings = b.Settings.Only("plan")
 			if a.json && !c.Flags().Changed("format") {
 				format = "json"
@@ -140,7 +140,7 @@ image, or the toolbox, that will build.`,
 			if err := write(to, entries, target); err != nil {
 				return err
 			}
-			return buildall.Failed(entries)
+			return fleet.NotBuildable(entries)
 		})
 	w.flags(c)
 	c.Flags().StringVar(&format, "format", "text", "text, json (what --json gives, too), github-matrix or kubernetes")
@@ -150,7 +150,7 @@ image, or the toolbox, that will build.`,
 
 // carried is the target with what a plan for other hosts carries of this one's
 // files, checked.
-func carried(t plan.Target, s config.Settings) (plan.Target, error) {
+func carried(t render.Target, s settings.Settings) (render.Target, error) {
 	if s.VaultPasswordFile != "" || s.VaultIdentities != "" {
 		return t, errors.New("a plan is for many to read and carries no vault's password: leave it out, and give it to the hosts that build")
 	}
@@ -167,25 +167,25 @@ func carried(t plan.Target, s config.Settings) (plan.Target, error) {
 // elsewhere says whether a plan in the format is carried out by other hosts.
 func elsewhere(format string) bool { return format == "github-matrix" || format == "kubernetes" }
 
-type planWriter func(io.Writer, []plan.Entry, plan.Target) error
+type planWriter func(io.Writer, []render.Entry, render.Target) error
 
 func planFormat(name, pullSecret string) (planWriter, error) {
 	switch name {
 	case "text":
-		return func(w io.Writer, e []plan.Entry, _ plan.Target) error { return plan.Text(w, e) }, nil
+		return func(w io.Writer, e []render.Entry, _ render.Target) error { return render.Text(w, e) }, nil
 	case "json":
-		return func(w io.Writer, e []plan.Entry, _ plan.Target) error { return plan.JSON(w, e) }, nil
+		return func(w io.Writer, e []render.Entry, _ render.Target) error { return render.JSON(w, e) }, nil
 	case "github-matrix":
-		return func(w io.Writer, e []plan.Entry, t plan.Target) error {
+		return func(w io.Writer, e []render.Entry, t render.Target) error {
 			checkout, err := os.Getwd()
 			if err != nil {
 				return err
 			}
-			return plan.GitHubMatrix(w, e, t, checkout)
+			return render.GitHubMatrix(w, e, t, checkout)
 		}, nil
 	case "kubernetes":
-		return func(w io.Writer, e []plan.Entry, t plan.Target) error {
-			return plan.Kubernetes(w, deploy.Job, e, t, pullSecret)
+		return func(w io.Writer, e []render.Entry, t render.Target) error {
+			return render.Kubernetes(w, deploy.Job, e, t, pullSecret)
 		}, nil
 	}
 	return nil, usageError{fmt.Errorf("--format %q is not known: give text, json, github-matrix or kubernetes", name)}

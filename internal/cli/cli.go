@@ -17,11 +17,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/netgroup-polito/diskforge/internal/build"
-	"github.com/netgroup-polito/diskforge/internal/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
@@ -113,7 +113,7 @@ func withSignals(parent context.Context) (context.Context, func()) {
 
 func exitCode(ctx context.Context, err error) int {
 	var sig interrupted
-	var mistakes config.Mistakes
+	var mistakes settings.Mistakes
 	switch {
 	case err == nil:
 		return 0
@@ -160,7 +160,7 @@ type app struct {
 	exact          io.Writer // stdout for what programs read to the letter
 	json           bool
 	ui             *ui.UI
-	settings       config.Settings // as they were given
+	settings       settings.Settings // as they were given
 }
 
 func (a *app) root() *cobra.Command {
@@ -202,10 +202,10 @@ digest; progress and errors go to standard error.`,
 }
 
 // command makes a sub-command with a flag for each setting that it reads.
-func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs []config.Need, run func(*cobra.Command, []string, *build.Build) error) *cobra.Command {
+func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs []settings.Need, run func(*cobra.Command, []string, *pipeline.Build) error) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Long: long}
 	name, _, _ := strings.Cut(use, " ")
-	for _, f := range config.Fields() {
+	for _, f := range settings.Fields() {
 		if f.In(name) {
 			addFlag(c.Flags(), f)
 		}
@@ -225,27 +225,27 @@ func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs 
 		if err != nil {
 			return err
 		}
-		settings, err := config.Read(c.Context(), flags, nil)
+		read, err := settings.Read(c.Context(), flags, nil)
 		if err != nil {
 			return err
 		}
-		cfg, err := config.Parse(settings, needs...)
-		if mistakes := (config.Mistakes)(nil); errors.As(err, &mistakes) {
+		cfg, err := settings.Parse(read, needs...)
+		if mistakes := settings.Mistakes(nil); errors.As(err, &mistakes) {
 			err = mistakes.For(name)
 		}
 		if err != nil {
 			return err
 		}
-		a.settings = settings
+		a.settings = read
 		a.ui = ui.New(a.stderr, a.json)
-		return run(c, args, &build.Build{Settings: settings, Config: cfg, UI: a.ui, Version: version()})
+		return run(c, args, &pipeline.Build{Settings: read, Config: cfg, UI: a.ui, Version: version()})
 	}
 	return c
 }
 
 // addFlag adds the flag of a setting. A secret's is hidden and only says where
 // the secret belongs: arguments can be read by every user of the host.
-func addFlag(flags *pflag.FlagSet, f config.Field) {
+func addFlag(flags *pflag.FlagSet, f settings.Field) {
 	if f.Secret {
 		flags.String(f.Flag, "", "")
 		_ = flags.MarkHidden(f.Flag)
@@ -263,7 +263,7 @@ func addFlag(flags *pflag.FlagSet, f config.Field) {
 // given returns the settings that the command line gives, by variable.
 func given(flags *pflag.FlagSet) (map[string]string, error) {
 	set := map[string]string{}
-	for _, f := range config.Fields() {
+	for _, f := range settings.Fields() {
 		flag := flags.Lookup(f.Flag)
 		if flag == nil || !flag.Changed {
 			continue

@@ -105,10 +105,15 @@ func silence(t *testing.T) silent {
 	return s
 }
 
-// TestMain runs the program itself where a test starts it as a process.
+// TestMain runs the program itself, or looks at the host, where a test starts
+// it as a process.
 func TestMain(m *testing.M) {
 	if os.Getenv("DISKFORGE_TEST_MAIN") != "" {
 		os.Exit(cli.Main(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	if dir := os.Getenv("TEST_LOOK"); dir != "" {
+		lookAndPrint(dir)
+		return
 	}
 	os.Exit(m.Run())
 }

@@ -10,12 +10,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/netgroup-polito/diskforge/internal/build"
-	"github.com/netgroup-polito/diskforge/internal/config"
-	"github.com/netgroup-polito/diskforge/internal/doctor"
 	"github.com/netgroup-polito/diskforge/internal/engine"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/tools"
+	"github.com/netgroup-polito/diskforge/internal/guest/provision"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
 func (a *app) build() *cobra.Command {
@@ -31,8 +30,8 @@ Dagger module: the one that _EXPERIMENTAL_DAGGER_RUNNER_HOST names, or Docker's.
 A registry is then reached from the engine, with REGISTRY_USER and its password
 only. DISKFORGE_BASE_IMAGE, DISKFORGE_GO_IMAGE and DISKFORGE_APT_MIRROR name
 other images and another mirror for the toolbox.`,
-		cobra.NoArgs, []config.Need{config.NeedBase, config.NeedPlaybook, config.NeedReference},
-		func(c *cobra.Command, _ []string, b *build.Build) error {
+		cobra.NoArgs, []settings.Need{settings.NeedBase, settings.NeedPlaybook, settings.NeedReference},
+		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
 			b.KeepOnError = keep
 			run, err := a.runner(where, b)
 			if err != nil {
@@ -50,7 +49,7 @@ other images and another mirror for the toolbox.`,
 }
 
 // runner is what builds: this host, or a Dagger engine.
-func (a *app) runner(where string, b *build.Build) (func(context.Context) (build.Result, error), error) {
+func (a *app) runner(where string, b *pipeline.Build) (func(context.Context) (pipeline.Result, error), error) {
 	switch {
 	case where == "host":
 		return b.Run, nil
@@ -67,8 +66,8 @@ func (a *app) provision() *cobra.Command {
 	var keep bool
 	c := a.command("provision -o DISK", "Boot the base image with Packer and run the playbook",
 		"Boot a copy of the base image, run the playbook, remove the build's traces and\nwrite the disk, a qcow2 image. What later stages want to know of it stands in\nDISK.json; the logs are in DISK.work.",
-		cobra.NoArgs, []config.Need{config.NeedBase, config.NeedPlaybook},
-		func(c *cobra.Command, _ []string, b *build.Build) error {
+		cobra.NoArgs, []settings.Need{settings.NeedBase, settings.NeedPlaybook},
+		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
 			b.KeepOnError = keep
 			return a.printed(out, b.ProvisionTo(c.Context(), out))
 		})
@@ -82,7 +81,7 @@ func (a *app) sparsify() *cobra.Command {
 	c := a.command("sparsify DISK -o OUT", "Leave out what the disk does not use, and compress the rest",
 		"Write DISK as a compressed qcow2 image without its unused blocks. Where the guest\ntrimmed its disk that is one pass of qemu-img; where it did not, virt-sparsify\ntrims it first.",
 		cobra.ExactArgs(1), nil,
-		func(c *cobra.Command, args []string, b *build.Build) error {
+		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			return a.printed(out, b.SparsifyTo(c.Context(), args[0], out))
 		})
 	output(c, &out, "the disk to write")
@@ -98,7 +97,7 @@ starts it. Where ANSIBLE_PLAYBOOK names a playbook with tests/PLAYBOOK.yaml besi
 it, these goss checks are run, too; tests/PLAYBOOK.allow.yaml, or HYGIENE_ALLOW,
 excuses findings of the gate.`,
 		cobra.ExactArgs(1), nil,
-		func(c *cobra.Command, args []string, b *build.Build) error {
+		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			b.KeepOnError, b.Full = keep, full
 			return b.VerifyDisk(c.Context(), args[0])
 		})
@@ -112,7 +111,7 @@ func (a *app) report() *cobra.Command {
 	c := a.command("report DISK -o DIR", "Write the report of a disk that stages made one by one",
 		"Write what the stages told of DISK (in DISK.json) into DIR, as report.html,\nreport.json and summary.md. A whole build leaves its report in OUTPUT_DIR.",
 		cobra.ExactArgs(1), nil,
-		func(c *cobra.Command, args []string, b *build.Build) error {
+		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			page, err := b.ReportTo(c.Context(), args[0], out)
 			return a.printed(page, err)
 		})
@@ -124,8 +123,8 @@ func (a *app) pack() *cobra.Command {
 	var out string
 	c := a.command("pack DISK -o LAYOUT_DIR", "Wrap the disk as a containerdisk, in an OCI layout",
 		"Write DISK as a containerdisk into an OCI layout. The same disk and the same\nDISK.json give the same digest, everywhere.",
-		cobra.ExactArgs(1), []config.Need{config.NeedReference},
-		func(c *cobra.Command, args []string, b *build.Build) error {
+		cobra.ExactArgs(1), []settings.Need{settings.NeedReference},
+		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			reference, err := b.PackTo(c.Context(), args[0], out)
 			return a.printed(reference, err)
 		})
@@ -137,8 +136,8 @@ func (a *app) push() *cobra.Command {
 	var unverified bool
 	c := a.command("push LAYOUT_DIR [REF]", "Push an OCI layout to a registry",
 		"Push the image to REF, or to the address that the settings give, or to the one\nit was packed for. What the registry has already is not sent again.",
-		cobra.RangeArgs(1, 2), []config.Need{config.NeedReference},
-		func(c *cobra.Command, args []string, b *build.Build) error {
+		cobra.RangeArgs(1, 2), []settings.Need{settings.NeedReference},
+		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			reference := ""
 			if len(args) == 2 {
 				reference = args[1]
@@ -154,7 +153,7 @@ func (a *app) base() *cobra.Command {
 	return a.command("base", "Make a base image from Debian packages, or fetch one",
 		"Make a cloud image of Debian from its packages or, where ISO_URL is set, fetch that\nimage; or find it in the cache. Print its path.",
 		cobra.NoArgs, nil,
-		func(c *cobra.Command, _ []string, b *build.Build) error {
+		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
 			path, err := b.Base(c.Context())
 			return a.printed(path, err)
 		})
@@ -162,9 +161,9 @@ func (a *app) base() *cobra.Command {
 
 func (a *app) tools() *cobra.Command {
 	return a.command("tools", "Compile Packer, its plugins and goss, and print their folder",
-		"Compile the pinned Packer, its plugins and goss into CACHE_DIR, or find them there,\nand print their folder. A build does that by itself; a toolbox image is made with\nit: copy the folder and name it in "+tools.DirVariable+".",
+		"Compile the pinned Packer, its plugins and goss into CACHE_DIR, or find them there,\nand print their folder. A build does that by itself; a toolbox image is made with\nit: copy the folder and name it in "+provision.ToolsDirVariable+".",
 		cobra.NoArgs, nil,
-		func(c *cobra.Command, _ []string, b *build.Build) error {
+		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
 			dir, err := b.Tools(c.Context())
 			return a.printed(dir, err)
 		})
@@ -174,14 +173,14 @@ func (a *app) doctor() *cobra.Command {
 	return a.command("doctor", "Say what a build would miss on this host",
 		"Look at the programs, the accelerator and the space that a build needs here.\nThe exit code is not 0 where a build cannot work.",
 		cobra.NoArgs, nil,
-		func(c *cobra.Command, _ []string, b *build.Build) error {
-			findings := doctor.Examine(c.Context(), doctor.Options{
+		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
+			findings := Examine(c.Context(), DoctorOptions{
 				Accelerator: b.Config.Accelerator, CacheDir: b.Config.CacheDir, OutputDir: b.Config.OutputDir,
 			})
 			if err := a.show(findings); err != nil {
 				return err
 			}
-			if !doctor.Healthy(findings) {
+			if !Healthy(findings) {
 				return failure.New("a build cannot work on this host", "mend what is missing above")
 			}
 			return nil
@@ -189,7 +188,7 @@ func (a *app) doctor() *cobra.Command {
 }
 
 // show prints findings: a table, or one JSON object a line.
-func (a *app) show(findings []doctor.Finding) error {
+func (a *app) show(findings []Finding) error {
 	for _, f := range findings {
 		if a.json {
 			text, err := json.Marshal(f)
@@ -223,7 +222,7 @@ func (a *app) version() *cobra.Command {
 
 // versions are those of diskforge and of its tools, one a line.
 func versions() string {
-	v := tools.Versions()
+	v := provision.ToolsVersions()
 	return fmt.Sprintf("diskforge %s\npacker %s\npacker-plugin-qemu %s\npacker-plugin-ansible %s\ngoss %s",
 		version(), v["packer"], v["packer-plugin-qemu"], v["packer-plugin-ansible"], v["goss"])
 }

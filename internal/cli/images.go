@@ -10,11 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/netgroup-polito/diskforge/internal/build"
-	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/images"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -25,7 +24,7 @@ func (a *app) images() *cobra.Command {
 			return usageError{errors.New("say what to do with the images: list, tag, delete or prune")}
 		},
 	}
-	for _, f := range config.Fields() {
+	for _, f := range settings.Fields() {
 		if f.In("images") {
 			addFlag(parent.PersistentFlags(), f)
 		}
@@ -50,9 +49,9 @@ without a tag is not listed: registries tell nobody of it.`,
 				return err
 			}
 			if a.json {
-				err = images.WriteJSON(a.stdout, all)
+				err = registry.WriteJSON(a.stdout, all)
 			} else {
-				err = images.WriteTable(a.stdout, all, time.Now())
+				err = registry.WriteTable(a.stdout, all, time.Now())
 			}
 			return errors.Join(err, a.unread(all))
 		}))
@@ -141,7 +140,7 @@ registry's space is free when it has collected its garbage.`,
 				return err
 			}
 			unread := a.unread(read)
-			decisions := policy.Decide(images.Entries(read))
+			decisions := policy.Decide(registry.Entries(read))
 			if err := a.printDecisions(decisions, policy.Now); err != nil {
 				return err
 			}
@@ -157,7 +156,7 @@ registry's space is free when it has collected its garbage.`,
 
 // unread is the error that some repositories could not be read, or nil. It warns
 // of each, but the only one's own error says all.
-func (a *app) unread(all []images.Repository) error {
+func (a *app) unread(all []registry.Repository) error {
 	failed := 0
 	for _, r := range all {
 		switch {
@@ -176,15 +175,15 @@ func (a *app) unread(all []images.Repository) error {
 }
 
 // policy is what the flags of prune say.
-func policy(keep int, younger string, tags []string, all bool) (images.Policy, error) {
-	p := images.Policy{Keep: keep, KeepTags: tags, All: all, Now: time.Now()}
+func policy(keep int, younger string, tags []string, all bool) (registry.Policy, error) {
+	p := registry.Policy{Keep: keep, KeepTags: tags, All: all, Now: time.Now()}
 	for _, glob := range tags {
 		if _, err := path.Match(glob, ""); err != nil {
 			return p, usageError{fmt.Errorf("--keep-tag: %q is no glob: give e.g. latest or 'release-*'", glob)}
 		}
 	}
 	if younger != "" {
-		age, err := config.ParseAge(younger)
+		age, err := settings.ParseAge(younger)
 		if err != nil {
 			return p, usageError{fmt.Errorf("--keep-younger: %w", err)}
 		}
@@ -196,9 +195,9 @@ func policy(keep int, younger string, tags []string, all bool) (images.Policy, e
 	return p, nil
 }
 
-func (a *app) printDecisions(all []images.Decision, now time.Time) error {
+func (a *app) printDecisions(all []registry.Decision, now time.Time) error {
 	if !a.json {
-		return images.WriteDecisions(a.stdout, all, now)
+		return registry.WriteDecisions(a.stdout, all, now)
 	}
 	lines := json.NewEncoder(a.stdout)
 	for _, d := range all {
@@ -210,8 +209,8 @@ func (a *app) printDecisions(all []images.Decision, now time.Time) error {
 }
 
 // prune deletes what was decided, or says that it did not.
-func (a *app) prune(c *cobra.Command, s *registry.Session, all []images.Decision, yes bool) error {
-	going := images.Going(all)
+func (a *app) prune(c *cobra.Command, s *registry.Session, all []registry.Decision, yes bool) error {
+	going := registry.Going(all)
 	size := int64(0)
 	for _, d := range going {
 		size += d.Size
@@ -228,9 +227,9 @@ func (a *app) prune(c *cobra.Command, s *registry.Session, all []images.Decision
 			return err
 		case err != nil:
 			failed++
-			a.ui.Warn(images.Name(d.Entry) + ": " + err.Error())
+			a.ui.Warn(registry.ShortName(d.Entry) + ": " + err.Error())
 		default:
-			a.ui.Info("deleted " + images.Name(d.Entry))
+			a.ui.Info("deleted " + registry.ShortName(d.Entry))
 		}
 	}
 	if failed < len(going) {
@@ -240,8 +239,8 @@ func (a *app) prune(c *cobra.Command, s *registry.Session, all []images.Decision
 }
 
 // withSession runs something with a session that the settings say.
-func (a *app) withSession(run func(*cobra.Command, []string, *registry.Session) error) func(*cobra.Command, []string, *build.Build) error {
-	return func(c *cobra.Command, args []string, b *build.Build) error {
+func (a *app) withSession(run func(*cobra.Command, []string, *registry.Session) error) func(*cobra.Command, []string, *pipeline.Build) error {
+	return func(c *cobra.Command, args []string, b *pipeline.Build) error {
 		options, err := b.RegistryOptions()
 		if err != nil {
 			return err
@@ -256,12 +255,12 @@ func (a *app) withSession(run func(*cobra.Command, []string, *registry.Session) 
 }
 
 // readImages lists what is below the prefixes, or below the settings' one.
-func (a *app) readImages(c *cobra.Command, prefixes []string, s *registry.Session) ([]images.Repository, error) {
+func (a *app) readImages(c *cobra.Command, prefixes []string, s *registry.Session) ([]registry.Repository, error) {
 	if len(prefixes) == 0 {
 		if a.settings.TargetRegistry == "" {
 			return nil, usageError{errors.New("name a registry: REGISTRY/PREFIX, or set TARGET_REGISTRY and REGISTRY_PREFIX")}
 		}
 		prefixes = []string{a.settings.TargetRegistry + "/" + strings.Trim(a.settings.RegistryPrefix, "/")}
 	}
-	return images.List(c.Context(), s, prefixes)
+	return registry.ListRepositories(c.Context(), s, prefixes)
 }

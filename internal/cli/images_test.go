@@ -24,10 +24,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/cli"
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
-	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 // run runs diskforge and returns its exit code and what it wrote.
@@ -46,11 +46,11 @@ func publish(t *testing.T, repository string, days int, base string, tags ...str
 	copy(disk[510:], "\x55\xAA")
 	require.NoError(t, os.WriteFile(dir+"/disk.raw", disk, 0o600))
 	layout := filepath.Join(dir, "layout")
-	made, err := containerdisk.Pack(t.Context(), dir+"/disk.raw", layout, containerdisk.Metadata{
+	made, err := oci.Pack(t.Context(), dir+"/disk.raw", layout, oci.Metadata{
 		Architecture: "amd64", BaseDigest: base,
 		Annotations: map[string]string{
-			containerdisk.AnnotationBuilt:  time.Now().AddDate(0, 0, -days).UTC().Format(time.RFC3339),
-			containerdisk.AnnotationInputs: "sha256:" + strings.Repeat("1", 64),
+			oci.AnnotationBuilt:  time.Now().AddDate(0, 0, -days).UTC().Format(time.RFC3339),
+			oci.AnnotationInputs: "sha256:" + strings.Repeat("1", 64),
 		},
 	}, progress.Discard)
 	require.NoError(t, err)
@@ -86,7 +86,7 @@ func tagsOf(t *testing.T, repository string) []string {
 
 func TestPruneShowsWhatGoesAndDeletesItOnlyWithYes(t *testing.T) {
 	withoutLogin(t)
-	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	ubuntu := host + "/lab/ubuntu"
 	parent := publish(t, host+"/lab/base", 90, "", "v1")
 	publish(t, host+"/lab/base", 1, "", "v2")
@@ -141,7 +141,7 @@ func indexOf(t *testing.T, repository string, days int) {
 
 func TestPruneDeletesAnIndexBeforeItsParts(t *testing.T) {
 	withoutLogin(t)
-	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	indexOf(t, host+"/lab/theirs", 60)
 	code, _, errs := run(t, "images", "prune", host+"/lab", "--keep-younger", "30d", "--all", "--yes")
 	require.Equal(t, 0, code, errs)
@@ -151,7 +151,7 @@ func TestPruneDeletesAnIndexBeforeItsParts(t *testing.T) {
 
 func TestPruneKeepsWhatGotATagSinceItDecided(t *testing.T) {
 	withoutLogin(t)
-	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	publish(t, host+"/lab/ubuntu", 50, "", "v2")
 	older := publish(t, host+"/lab/ubuntu", 60, "", "v1")
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
@@ -172,7 +172,7 @@ func TestPruneKeepsWhatGotATagSinceItDecided(t *testing.T) {
 
 func TestPruneStopsAtARegistryThatDoesNotDelete(t *testing.T) {
 	withoutLogin(t)
-	host, _ := registrytest.Start(t, registrytest.Options{})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	publish(t, host+"/lab/ubuntu", 60, "", "v1")
 	publish(t, host+"/lab/ubuntu", 50, "", "v2")
 	code, _, errs := run(t, "images", "prune", host+"/lab", "--keep-younger", "1d", "--yes")
@@ -190,7 +190,7 @@ func TestPruneRefusesToKeepNothing(t *testing.T) {
 
 func TestAListGoesOnWhereARepositoryCannotBeRead(t *testing.T) {
 	withoutLogin(t)
-	host, _ := registrytest.Start(t, registrytest.Options{})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	digest := publish(t, host+"/lab/ubuntu", 3, "", "v1", "latest")
 	publish(t, host+"/lab/secret", 3, "", "v1")
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
@@ -232,7 +232,7 @@ func TestAListGoesOnWhereARepositoryCannotBeRead(t *testing.T) {
 
 func TestAPrefixWithNothingAtOrBelowItIsAMistake(t *testing.T) {
 	withoutLogin(t)
-	host, _ := registrytest.Start(t, registrytest.Options{})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	publish(t, host+"/labs/ubuntu", 3, "", "v1")
 	nothing := "no repository at or below " + host + "/lab\n"
 	for _, args := range [][]string{{"list", host + "/lab"}, {"prune", host + "/lab", "--keep", "1"}} {
@@ -250,7 +250,7 @@ func TestAPrefixWithNothingAtOrBelowItIsAMistake(t *testing.T) {
 
 func TestDeleteGoesOnAfterWhatIsNotThere(t *testing.T) {
 	withoutLogin(t)
-	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	publish(t, host+"/lab/ubuntu", 3, "", "v1")
 	code, out, errs := run(t, "images", "delete", host+"/lab/ubuntu:v0", host+"/lab/ubuntu:v1")
 	assert.Equal(t, 1, code)
@@ -265,7 +265,7 @@ func TestDeleteGoesOnAfterWhatIsNotThere(t *testing.T) {
 
 func TestTagAddsTagsToAnImageNamedByDigest(t *testing.T) {
 	withoutLogin(t)
-	host, _ := registrytest.Start(t, registrytest.Options{})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	digest := publish(t, host+"/lab/ubuntu", 3, "", "v1")
 	code, out, errs := run(t, "images", "tag", host+"/lab/ubuntu@"+digest, "v2", "latest")
 	require.Zero(t, code, errs)

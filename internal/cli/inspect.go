@@ -8,10 +8,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/netgroup-polito/diskforge/internal/build"
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/inspect"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
@@ -26,7 +26,7 @@ as one JSON object.
 The exit code is 1 where KubeVirt or CDI refuses the image or where it is
 dangerous. What only breaks a convention is a warning.`,
 		cobra.ExactArgs(1), nil,
-		func(c *cobra.Command, args []string, b *build.Build) error {
+		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			report, err := a.examine(c, args[0], b)
 			if err != nil {
 				return usage(err)
@@ -34,16 +34,16 @@ dangerous. What only breaks a convention is a warning.`,
 			if err := a.printReport(report); err != nil {
 				return err
 			}
-			return report.Err(inspect.Error)
+			return report.Err(contract.Error)
 		})
 }
 
 // examine inspects a path where there is one, else a reference.
-func (a *app) examine(c *cobra.Command, what string, b *build.Build) (*inspect.Report, error) {
+func (a *app) examine(c *cobra.Command, what string, b *pipeline.Build) (*contract.Report, error) {
 	stage := a.ui.Stage("inspect")
-	r, err := func() (*inspect.Report, error) {
+	r, err := func() (*contract.Report, error) {
 		if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
-			return inspect.Layout(c.Context(), what, stage)
+			return contract.Layout(c.Context(), what, stage)
 		}
 		if !namesRegistry(what) {
 			return nil, failure.New("there is no folder or file "+what+" here, and it names no registry either", "")
@@ -52,7 +52,7 @@ func (a *app) examine(c *cobra.Command, what string, b *build.Build) (*inspect.R
 		if err != nil {
 			return nil, err
 		}
-		return inspect.Remote(c.Context(), what, options, stage)
+		return contract.Remote(c.Context(), what, options, stage)
 	}()
 	stage.End(readText(r), err)
 	return r, err
@@ -65,7 +65,7 @@ func namesRegistry(what string) bool {
 	return slash && (first == "localhost" || strings.ContainsAny(first, ".:@"))
 }
 
-func (a *app) printReport(r *inspect.Report) error {
+func (a *app) printReport(r *contract.Report) error {
 	if !a.json {
 		return a.print(reportText(r))
 	}
@@ -77,7 +77,7 @@ func (a *app) printReport(r *inspect.Report) error {
 }
 
 // reportText is the report for people: facts, then checks.
-func reportText(r *inspect.Report) string {
+func reportText(r *contract.Report) string {
 	var b strings.Builder
 	fact := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-13s %s\n", name, text.Line(fmt.Sprintf(format, args...)))
@@ -98,9 +98,9 @@ func reportText(r *inspect.Report) string {
 		fact("disk", "%s, %s in a file of %s, compression: %s", d.Format, ui.Size(int64(d.VirtualSize)), ui.Size(d.FileSize), d.Compression)
 	}
 	for _, known := range [][2]string{
-		{"base", strings.TrimSpace(containerdisk.BaseName(r.Annotations) + " " + r.Annotations["org.opencontainers.image.base.digest"])},
-		{"built", r.Annotations[containerdisk.AnnotationBuilt]},
-		{"guest", r.Annotations[containerdisk.AnnotationGuest]},
+		{"base", strings.TrimSpace(oci.BaseName(r.Annotations) + " " + r.Annotations["org.opencontainers.image.base.digest"])},
+		{"built", r.Annotations[oci.AnnotationBuilt]},
+		{"guest", r.Annotations[oci.AnnotationGuest]},
 		{"inputs", r.Inputs},
 	} {
 		if known[1] != "" {
@@ -116,7 +116,7 @@ func reportText(r *inspect.Report) string {
 }
 
 // readText says how much had to be read.
-func readText(r *inspect.Report) string {
+func readText(r *contract.Report) string {
 	if r == nil {
 		return ""
 	}

@@ -13,24 +13,24 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
-	"github.com/netgroup-polito/diskforge/internal/inspect"
+	"github.com/netgroup-polito/diskforge/internal/contract"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
-	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 // layoutOf packs a small raw disk.
-func layoutOf(t *testing.T) (dir string, made containerdisk.Result) {
+func layoutOf(t *testing.T) (dir string, made oci.Result) {
 	t.Helper()
 	disk, dir := filepath.Join(t.TempDir(), "disk.raw"), filepath.Join(t.TempDir(), "layout")
 	require.NoError(t, os.WriteFile(disk, append(make([]byte, 510), 0x55, 0xAA), 0o600))
-	made, err := containerdisk.Pack(t.Context(), disk, dir, containerdisk.Metadata{Architecture: "amd64"}, progress.Discard)
+	made, err := oci.Pack(t.Context(), disk, dir, oci.Metadata{Architecture: "amd64"}, progress.Discard)
 	require.NoError(t, err)
 	return dir, made
 }
 
 func TestInspectTellsOfALayoutAndOfARegistry(t *testing.T) {
-	host, _ := registrytest.Start(t, registrytest.Options{})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	dir, made := layoutOf(t)
 	ref := host + "/lab/ubuntu:v1"
 	code, _, stderr := run(t, "push", "--unverified", dir, ref)
@@ -43,7 +43,7 @@ func TestInspectTellsOfALayoutAndOfARegistry(t *testing.T) {
 
 		code, stdout, stderr = run(t, "inspect", "--json", what)
 		require.Zero(t, code, stderr)
-		var r inspect.Report
+		var r contract.Report
 		require.NoError(t, json.Unmarshal([]byte(stdout), &r))
 		assert.Equal(t, what, r.Reference)
 		assert.Equal(t, made.Digest, r.Digest)
@@ -80,7 +80,7 @@ func TestInspectAndPushSayWhereTheLayoutIs(t *testing.T) {
 
 func TestInspectSaysThatATagIsNotThere(t *testing.T) {
 	withoutLogin(t)
-	host, _ := registrytest.Start(t, registrytest.Options{})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	publish(t, host+"/lab/ubuntu", 3, "", "v1")
 	code, _, stderr := run(t, "inspect", host+"/lab/ubuntu:v9")
 	assert.Equal(t, 1, code)
@@ -92,9 +92,9 @@ func TestInspectTellsWhatTheImageWasMadeFromWhenAndWhatIsInIt(t *testing.T) {
 	disk, dir := filepath.Join(t.TempDir(), "disk.raw"), filepath.Join(t.TempDir(), "layout")
 	require.NoError(t, os.WriteFile(disk, append(make([]byte, 510), 0x55, 0xAA), 0o600))
 	base := "sha256:" + strings.Repeat("7", 64)
-	_, err := containerdisk.Pack(t.Context(), disk, dir, containerdisk.Metadata{
+	_, err := oci.Pack(t.Context(), disk, dir, oci.Metadata{
 		Architecture: "amd64", BaseName: "https://cloud.example/debian.qcow2", BaseDigest: base,
-		Annotations: map[string]string{containerdisk.AnnotationBuilt: "2026-11-02T10:00:00Z", containerdisk.AnnotationGuest: "debian 12\x1b[2J"},
+		Annotations: map[string]string{oci.AnnotationBuilt: "2026-11-02T10:00:00Z", oci.AnnotationGuest: "debian 12\x1b[2J"},
 	}, progress.Discard)
 	require.NoError(t, err)
 	code, stdout, stderr := run(t, "inspect", dir)
@@ -111,7 +111,7 @@ func TestInspectTellsWhatTheImageWasMadeFromWhenAndWhatIsInIt(t *testing.T) {
 
 // An image that is no containerdisk: the report is printed, the exit code is 1.
 func TestInspectReportsAnImageThatKubeVirtRefusesAndFails(t *testing.T) {
-	host, _ := registrytest.Start(t, registrytest.Options{})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	image, err := random.Image(100, 2)
 	require.NoError(t, err)
 	ref, err := name.ParseReference(host + "/lab/other:v1")

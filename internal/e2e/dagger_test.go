@@ -128,7 +128,7 @@ func TestDaggerBuildsOnceAndPublishesWhatPackGives(t *testing.T) {
 		got, err := image.Digest()
 		require.NoError(t, err)
 		assert.Equal(t, digest, got.String())
-		contract(t, image)
+		checkContract(t, image)
 		inspected := succeed(t, call(t, map[string]string{"E2E_PASSWORD": secret}, append([]string{"inspect", "--ref=registry:" + port + "/labs/dagger:" + tag}, login(address)...)...))
 		assert.Contains(t, inspected, digest)
 		assert.Empty(t, holdsSecret(t, filepath.Join(dir, tag)), "the published image is the packed one")

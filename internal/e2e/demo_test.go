@@ -26,7 +26,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/report"
 )
 
@@ -68,7 +68,7 @@ func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
 	assert.Contains(t, again.errors(), "done before", "the finished stage is not run again")
 	ended(t, out)
 
-	contract(t, pull(t, address, again.lastLine()))
+	checkContract(t, pull(t, address, again.lastLine()))
 	told := readReport(t, out)
 	tellsAll(t, told, again.lastLine())
 	for name, reused := range map[string]bool{"provision": true, "verify": true, "hygiene": false, "push": false} {
@@ -173,7 +173,7 @@ func pull(t *testing.T, address, reference string) v1.Image {
 }
 
 // contract checks what KubeVirt and CDI ask of a containerdisk.
-func contract(t *testing.T, image v1.Image) {
+func checkContract(t *testing.T, image v1.Image) {
 	t.Helper()
 	// Fast: the whole check knows no layers but gzip; pulling compares digests.
 	require.NoError(t, validate.Image(image, validate.Fast))
@@ -189,7 +189,7 @@ func contract(t *testing.T, image v1.Image) {
 	for _, key := range []string{"created", "title", "version", "revision", "base.digest"} {
 		assert.NotEmpty(t, manifest.Annotations["org.opencontainers.image."+key], key)
 	}
-	assert.NotEmpty(t, containerdisk.BaseName(manifest.Annotations))
+	assert.NotEmpty(t, oci.BaseName(manifest.Annotations))
 	layers, err := image.Layers()
 	require.NoError(t, err)
 	layer, err := layers[0].Uncompressed()

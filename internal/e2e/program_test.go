@@ -27,7 +27,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 // What is planted as a secret begins with planted and must never be seen again:
@@ -324,7 +324,7 @@ func registry(t testing.TB) string {
 	}
 	file := filepath.Join(t.TempDir(), "users")
 	require.NoError(t, os.WriteFile(file, users, 0o600))
-	address, _ := registrytest.Start(t, registrytest.Options{Htpasswd: file})
+	address, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Htpasswd: file})
 	return address
 }
 

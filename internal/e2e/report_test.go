@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/inspect"
+	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/report"
 )
 
@@ -118,15 +118,15 @@ func oneColour(i image.Image) bool {
 
 // inspected is what diskforge inspect says of an image, which must keep the
 // whole contract.
-func inspected(t testing.TB, env map[string]string, what string) inspect.Report {
+func inspected(t testing.TB, env map[string]string, what string) contract.Report {
 	t.Helper()
 	r := start(t, env, diskforge(t), "inspect", "--json", what)
 	require.Zero(t, r.wait(5*time.Minute), r.errors())
-	var found inspect.Report
+	var found contract.Report
 	require.NoError(t, json.Unmarshal(r.stdout.Bytes(), &found))
 	require.NotEmpty(t, found.Checks)
 	for _, c := range found.Checks {
-		assert.Contains(t, []inspect.Level{inspect.OK, inspect.Note}, c.Level, "%s: %s: %s", what, c.Check, c.Detail)
+		assert.Contains(t, []contract.Level{contract.OK, contract.Note}, c.Level, "%s: %s: %s", what, c.Check, c.Detail)
 	}
 	return found
 }

@@ -14,18 +14,18 @@ import (
 
 	"dagger.io/dagger"
 
-	"github.com/netgroup-polito/diskforge/internal/build"
-	"github.com/netgroup-polito/diskforge/internal/config"
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
 // Build is one build in an engine.
 type Build struct {
-	Settings config.Settings
-	Config   config.Config // what the settings mean
+	Settings settings.Settings
+	Config   settings.Config // what the settings mean
 	UI       *ui.UI
 	Version  string // of diskforge: the module's, outside a checkout
 }
@@ -41,26 +41,26 @@ var toolboxVariables = map[string]string{
 // Run builds the image in the engine that _EXPERIMENTAL_DAGGER_RUNNER_HOST
 // names or that Docker runs, writes its OCI layout and its report to OUTPUT_DIR
 // and, where a registry is set, pushes it from there.
-func (b *Build) Run(ctx context.Context) (build.Result, error) {
+func (b *Build) Run(ctx context.Context) (pipeline.Result, error) {
 	inputs, err := b.inputs(ctx)
 	if err != nil {
-		return build.Result{}, err
+		return pipeline.Result{}, err
 	}
 	module, err := reference(b.Version)
 	if err != nil {
-		return build.Result{}, err
+		return pipeline.Result{}, err
 	}
 	if err := os.MkdirAll(b.Config.OutputDir, 0o755); err != nil {
-		return build.Result{}, err
+		return pipeline.Result{}, err
 	}
 	file, err := os.Create(filepath.Join(b.Config.OutputDir, "dagger.log"))
 	if err != nil {
-		return build.Result{}, err
+		return pipeline.Result{}, err
 	}
 	defer file.Close()
 	b.warn()
 	s := b.UI.Stage("dagger")
-	result, err := interruptible(ctx, func() (build.Result, error) {
+	result, err := interruptible(ctx, func() (pipeline.Result, error) {
 		return b.session(ctx, module, inputs, &transcript{file: file, to: s})
 	})
 	s.End(result.Reference, err)
@@ -69,7 +69,7 @@ func (b *Build) Run(ctx context.Context) (build.Result, error) {
 
 // interruptible returns when run does, or when ctx ends: the client waits for
 // minutes then. The engine stops by itself when this process has ended.
-func interruptible(ctx context.Context, run func() (build.Result, error)) (result build.Result, err error) {
+func interruptible(ctx context.Context, run func() (pipeline.Result, error)) (result pipeline.Result, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -79,12 +79,12 @@ func interruptible(ctx context.Context, run func() (build.Result, error)) (resul
 	case <-done:
 		return result, err
 	case <-ctx.Done():
-		return build.Result{}, context.Cause(ctx)
+		return pipeline.Result{}, context.Cause(ctx)
 	}
 }
 
 // session connects to the engine, has the image built, and takes it out.
-func (b *Build) session(ctx context.Context, module string, inputs inputs, log *transcript) (result build.Result, err error) {
+func (b *Build) session(ctx context.Context, module string, inputs inputs, log *transcript) (result pipeline.Result, err error) {
 	if err := answers(ctx); err != nil {
 		return result, unreachable(err)
 	}
@@ -108,11 +108,11 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 	if err := exportReport(ctx, image, b.Config.OutputDir); err != nil {
 		return result, err
 	}
-	result.Layout = build.Layout(b.Config.OutputDir, b.Config.ImageName)
+	result.Layout = pipeline.Layout(b.Config.OutputDir, b.Config.ImageName)
 	if err := exportLayout(ctx, image, b.address(), result.Layout); err != nil {
 		return result, err
 	}
-	packed, err := containerdisk.Load(result.Layout)
+	packed, err := oci.Load(result.Layout)
 	if err != nil {
 		return result, err
 	}

@@ -17,23 +17,23 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/config"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
 // settings are those of the environment, checked.
-func settings(t *testing.T, environ map[string]string) *Build {
+func givenSettings(t *testing.T, environ map[string]string) *Build {
 	t.Helper()
-	s, err := config.Read(t.Context(), nil, func(name string) (string, bool) { v, ok := environ[name]; return v, ok })
+	s, err := settings.Read(t.Context(), nil, func(name string) (string, bool) { v, ok := environ[name]; return v, ok })
 	require.NoError(t, err)
-	c, err := config.Parse(s, config.NeedBase, config.NeedPlaybook, config.NeedReference)
+	c, err := settings.Parse(s, settings.NeedBase, settings.NeedPlaybook, settings.NeedReference)
 	require.NoError(t, err)
 	return &Build{Settings: s, Config: c}
 }
 
 func TestSettingsTravelAsTheyWereGiven(t *testing.T) {
-	in, err := settings(t, map[string]string{
+	in, err := givenSettings(t, map[string]string{
 		"ISO_URL": "https://example.org/a.qcow2", "ISO_CHECKSUM": "file:https://example.org/SHA256SUMS", "ANSIBLE_PLAYBOOK": "debian-base",
 		"DISK_SIZE": "20G", "BAKE_USER": "1", "GIT_ANSIBLE_BRANCH": "v1", "EXTRA_VARS": `{"a": 1}`, "REGISTRY_USER": "me", "REGISTRY_PASS": "hidden-word",
 	}).inputs(t.Context())
@@ -61,7 +61,7 @@ func TestFilesOfThisHostTravelAsFiles(t *testing.T) {
 	require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600))
 	const sum = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 	environ := map[string]string{"ISO_URL": base, "ISO_CHECKSUM": sum, "ANSIBLE_PLAYBOOK": "a", "ANSIBLE_DIR": dir, "EXTRA_VARS": "@" + vars, "CA_FILE": ca}
-	in, err := settings(t, environ).inputs(t.Context())
+	in, err := givenSettings(t, environ).inputs(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{"base": base, "extraVarsFile": vars, "caFile": ca, "hygieneAllow": ""}, in.files)
 	assert.Equal(t, dir, in.dirs["ansible"])
@@ -70,21 +70,21 @@ func TestFilesOfThisHostTravelAsFiles(t *testing.T) {
 	assert.NotContains(t, in.text, "extraVars")
 
 	environ["ISO_CHECKSUM"] = "sha256:" + fmt.Sprintf("%064d", 0)
-	_, err = settings(t, environ).inputs(t.Context())
+	_, err = givenSettings(t, environ).inputs(t.Context())
 	assert.Error(t, err, "a wrong checksum of a local file")
 }
 
 func TestAContainerdiskAsBaseTravelsByNameOrAsItsLayout(t *testing.T) {
 	const sum = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 	url := "oci://registry.example/lab/base@" + sum
-	in, err := settings(t, map[string]string{"ISO_URL": url, "ANSIBLE_PLAYBOOK": "a"}).inputs(t.Context())
+	in, err := givenSettings(t, map[string]string{"ISO_URL": url, "ANSIBLE_PLAYBOOK": "a"}).inputs(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, url, in.text["isoUrl"])
 	assert.NotContains(t, in.files, "base")
 
 	layout := t.TempDir()
 	for given, want := range map[[2]string]string{{"@" + sum, ""}: sum, {"", sum}: sum, {"", "inputs:" + sum}: "inputs:" + sum} {
-		in, err = settings(t, map[string]string{"ISO_URL": "oci:" + layout + given[0], "ISO_CHECKSUM": given[1], "ANSIBLE_PLAYBOOK": "a"}).inputs(t.Context())
+		in, err = givenSettings(t, map[string]string{"ISO_URL": "oci:" + layout + given[0], "ISO_CHECKSUM": given[1], "ANSIBLE_PLAYBOOK": "a"}).inputs(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, layout, in.dirs["baseLayout"])
 		assert.Equal(t, want, in.text["isoChecksum"])
@@ -100,7 +100,7 @@ func TestWhatTheEngineCannotReachIsRefused(t *testing.T) {
 		"ISO_URL":                     {"ISO_URL": "oci://localhost:5000/a:1", "ISO_CHECKSUM": "inputs:sha256:" + strings.Repeat("a", 64)},
 	} {
 		environ["ANSIBLE_PLAYBOOK"] = "a"
-		_, err := settings(t, environ).inputs(t.Context())
+		_, err := givenSettings(t, environ).inputs(t.Context())
 		assert.ErrorContains(t, err, says)
 	}
 }
@@ -141,11 +141,11 @@ func TestEverySettingOfABuildTravelsOrIsSaidNotTo(t *testing.T) {
 		"REGISTRY_USER": "publish", "REGISTRY_PASS": "publish", "REGISTRY_PASS_FILE": "publish",
 		"OUTPUT_DIR": "export",
 	}
-	for _, f := range config.Fields() {
+	for _, f := range settings.Fields() {
 		if !f.In("build") {
 			continue
 		}
-		travels := slices.Contains(slices.Collect(maps.Values(text(config.Settings{}.With(map[string]string{f.Env: "distinct"})))), "distinct")
+		travels := slices.Contains(slices.Collect(maps.Values(text(settings.Settings{}.With(map[string]string{f.Env: "distinct"})))), "distinct")
 		ways := 0
 		for _, way := range []bool{travels, otherwise[f.Env] != "", ignored[f.Env] != ""} {
 			if way {
@@ -157,7 +157,7 @@ func TestEverySettingOfABuildTravelsOrIsSaidNotTo(t *testing.T) {
 }
 
 func TestASettingWithoutEffectIsWarnedOf(t *testing.T) {
-	b := settings(t, map[string]string{"BASE_FROM_PACKAGES": "true", "ANSIBLE_PLAYBOOK": "a", "PACKER_LOG": "0", "BASE_TIMEOUT": "2h"})
+	b := givenSettings(t, map[string]string{"BASE_FROM_PACKAGES": "true", "ANSIBLE_PLAYBOOK": "a", "PACKER_LOG": "0", "BASE_TIMEOUT": "2h"})
 	var out bytes.Buffer
 	b.UI = ui.New(&out, false)
 	defer b.UI.Close()

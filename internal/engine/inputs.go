@@ -9,10 +9,10 @@ import (
 
 	"dagger.io/dagger"
 
-	"github.com/netgroup-polito/diskforge/internal/config"
-	"github.com/netgroup-polito/diskforge/internal/download"
+	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
 // inputs are the arguments of the module's build function. Text and switches
@@ -27,7 +27,7 @@ type inputs struct {
 }
 
 // text are the settings that travel as text, by argument.
-func text(s config.Settings) map[string]string {
+func text(s settings.Settings) map[string]string {
 	return map[string]string{
 		"ansiblePlaybook": s.Playbook, "isoUrl": s.ISOURL, "isoChecksum": s.ISOChecksum, "baseTimeout": s.BaseTimeout, "suite": s.Suite,
 		"gitAnsibleUrl": s.GitAnsibleURL, "gitAnsibleBranch": s.GitAnsibleBranch, "gitAnsiblePath": s.GitAnsiblePath,
@@ -46,7 +46,7 @@ var ignored = map[string]string{
 
 // warn tells of settings that were given and are ignored.
 func (b *Build) warn() {
-	for _, f := range config.Fields() {
+	for _, f := range settings.Fields() {
 		if why, ok := ignored[f.Env]; ok && f.Value(b.Settings) != f.Default {
 			b.UI.Warn(f.Env + " has no effect with --engine dagger: " + why)
 		}
@@ -57,7 +57,7 @@ func (b *Build) warn() {
 // home: what `dagger call build` made without them is the same build.
 func (b *Build) inputs(ctx context.Context) (inputs, error) {
 	s, c := b.Settings, b.Config
-	unset, err := config.Read(ctx, nil, func(string) (string, bool) { return "", false })
+	unset, err := settings.Read(ctx, nil, func(string) (string, bool) { return "", false })
 	if err != nil {
 		return inputs{}, err
 	}
@@ -101,7 +101,7 @@ func (b *Build) localBase(ctx context.Context, in inputs) error {
 			in.text["isoChecksum"] = "inputs:" + image.Inputs
 		}
 	case url != "" && !isRemote(url):
-		file, err := download.Fetch(ctx, url, b.Config.ISOChecksum, download.Options{}, progress.Discard)
+		file, err := base.Fetch(ctx, url, b.Config.ISOChecksum, base.DownloadOptions{}, progress.Discard)
 		if err != nil {
 			return err
 		}

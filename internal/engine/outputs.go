@@ -7,7 +7,7 @@ import (
 	"dagger.io/dagger"
 	"github.com/dagger/querybuilder"
 
-	"github.com/netgroup-polito/diskforge/internal/build"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 )
 
 // address are the arguments that name the image: what is packed depends on
@@ -58,9 +58,9 @@ func exportLayout(ctx context.Context, image *querybuilder.Selection, address ma
 }
 
 // publish has the engine push the image; the password travels as a secret.
-func (b *Build) publish(ctx context.Context, client *dagger.Client, image *querybuilder.Selection, result *build.Result) error {
+func (b *Build) publish(ctx context.Context, client *dagger.Client, image *querybuilder.Selection, result *pipeline.Result) error {
 	// Read as the host's push reads it.
-	credentials, err := (&build.Build{Config: b.Config}).RegistryOptions()
+	credentials, err := (&pipeline.Build{Config: b.Config}).RegistryOptions()
 	if err != nil {
 		return err
 	}

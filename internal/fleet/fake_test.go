@@ -11,10 +11,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/netgroup-polito/diskforge/internal/digest"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
-	"github.com/netgroup-polito/diskforge/internal/workdir"
 )
 
 // fake is a Builder whose stages write small files, as slowly as it is told.
@@ -53,7 +53,7 @@ func (f *fake) Build(ctx context.Context, e fleet.Entry, dir string, parent flee
 	if err := f.write(layout, in); err != nil {
 		return fleet.Result{}, err
 	}
-	made, err := digest.File(ctx, layout, progress.Discard)
+	made, err := host.DigestFile(ctx, layout, progress.Discard)
 	return fleet.Result{Reference: "oci:" + e.Name + "@" + made, Digest: made, Layout: "layout"}, err
 }
 
@@ -62,7 +62,7 @@ func (f *fake) stages(ctx context.Context, image, dir, in string) (string, error
 	if f.bare {
 		return in, nil
 	}
-	work, err := workdir.Open(filepath.Join(dir, "work"))
+	work, err := pipeline.OpenDir(filepath.Join(dir, "work"))
 	if err != nil {
 		return "", err
 	}
@@ -95,7 +95,7 @@ func (f *fake) enter(dir string) func() {
 }
 
 // stage makes one file, or finds it made, and returns its digest.
-func (f *fake) stage(ctx context.Context, work *workdir.Dir, image, stage, in string) (string, error) {
+func (f *fake) stage(ctx context.Context, work *pipeline.Dir, image, stage, in string) (string, error) {
 	in = fmt.Sprintf("%x", sha256.Sum256([]byte(stage+in)))
 	if r, found, err := work.Load(ctx, stage, in, progress.Discard); err != nil || found {
 		return r.Digest, err
@@ -108,7 +108,7 @@ func (f *fake) stage(ctx context.Context, work *workdir.Dir, image, stage, in st
 	if err := f.write(name, in); err != nil {
 		return "", err
 	}
-	made, err := digest.File(ctx, name, progress.Discard)
+	made, err := host.DigestFile(ctx, name, progress.Discard)
 	if err != nil {
 		return "", err
 	}
@@ -116,7 +116,7 @@ func (f *fake) stage(ctx context.Context, work *workdir.Dir, image, stage, in st
 	if err != nil {
 		return "", err
 	}
-	err = work.Save(stage, workdir.Record{Inputs: in, Output: stage, Digest: made, Size: info.Size()})
+	err = work.Save(stage, pipeline.Record{Inputs: in, Output: stage, Digest: made, Size: info.Size()})
 	f.note("recorded", image, stage, in)
 	return made, err
 }
@@ -173,7 +173,7 @@ func (f *fake) Tag(_ context.Context, e fleet.Entry) (fleet.Result, error) {
 }
 
 func (f *fake) Check(ctx context.Context, _ fleet.Entry, dir string, r fleet.Result) error {
-	got, err := digest.File(ctx, filepath.Join(dir, r.Layout), progress.Discard)
+	got, err := host.DigestFile(ctx, filepath.Join(dir, r.Layout), progress.Discard)
 	if err != nil {
 		return err
 	}

@@ -24,9 +24,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/netgroup-polito/diskforge/internal/schedule"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/text"
-	"github.com/netgroup-polito/diskforge/internal/workdir"
 )
 
 // Action is what is to be done for an image.
@@ -49,7 +48,7 @@ type Entry struct {
 	Inputs string
 	// Needs is what building it takes, beyond what is in its directory
 	// already.
-	Needs schedule.Resources
+	Needs Resources
 	// NotBefore is when a result may have been made at the earliest to be used
 	// again: for --force and --max-age.
 	NotBefore time.Time
@@ -98,7 +97,7 @@ type Options struct {
 	OutputDir string
 	Jobs      int // at once; 0: as many as the host bears
 	// Host is what the images share; the zero Capacity is what this host has.
-	Host schedule.Capacity
+	Host Capacity
 }
 
 // Run does what the entries ask for; parents stand before their children. The
@@ -108,7 +107,7 @@ func Run(ctx context.Context, entries []Entry, b Builder, o Options, to Observer
 	if err := check(entries, o.OutputDir); err != nil {
 		return Summary{}, err
 	}
-	dir, err := workdir.Open(filepath.Join(o.OutputDir, workName))
+	dir, err := pipeline.OpenDir(filepath.Join(o.OutputDir, workName))
 	if err != nil {
 		return Summary{}, err
 	}
@@ -122,11 +121,11 @@ func Run(ctx context.Context, entries []Entry, b Builder, o Options, to Observer
 		return Summary{}, err
 	}
 	if f.Host.CPUs == 0 {
-		if f.Host, err = schedule.Host(f.dirs()...); err != nil {
+		if f.Host, err = HostCapacity(f.dirs()...); err != nil {
 			return Summary{}, err
 		}
 	}
-	outcomes, err := schedule.Run(ctx, f.jobs(), schedule.Options{Jobs: o.Jobs, Host: f.Host}, f.observe)
+	outcomes, err := Schedule(ctx, f.jobs(), ScheduleOptions{Jobs: o.Jobs, Host: f.Host}, f.observe)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -151,14 +150,14 @@ type fleet struct {
 	children map[string][]string
 	builder  Builder
 	to       Observer
-	dir      *workdir.Dir
+	dir      *pipeline.Dir
 
 	mu       sync.Mutex
 	results  map[string]Result // of the images that are complete
 	recalled map[string]bool   // those that an earlier run built
 }
 
-func newFleet(entries []Entry, b Builder, o Options, to Observer, dir *workdir.Dir) *fleet {
+func newFleet(entries []Entry, b Builder, o Options, to Observer, dir *pipeline.Dir) *fleet {
 	f := &fleet{
 		Options: o, entries: entries, builder: b, to: to, dir: dir,
 		byName: map[string]Entry{}, children: map[string][]string{},
@@ -226,10 +225,10 @@ func (f *fleet) doubt(e Entry, reason error) {
 
 // jobs are the entries in the schedule's terms. What the registry has waits
 // for nobody.
-func (f *fleet) jobs() []schedule.Job {
-	jobs := make([]schedule.Job, len(f.entries))
+func (f *fleet) jobs() []Job {
+	jobs := make([]Job, len(f.entries))
 	for i, e := range f.entries {
-		jobs[i] = schedule.Job{Name: e.Name}
+		jobs[i] = Job{Name: e.Name}
 		switch {
 		case e.Action == Tag:
 			jobs[i].Run = func(ctx context.Context) error { return f.tag(ctx, e) }
@@ -321,14 +320,14 @@ func (f *fleet) clean(e Entry) {
 
 // observe passes on what the schedule tells, with the reasons that it does not
 // know.
-func (f *fleet) observe(e schedule.Event) {
+func (f *fleet) observe(e Event) {
 	f.to.Set(e.Name, string(e.State), f.why(e))
 }
 
-func (f *fleet) why(e schedule.Event) string {
+func (f *fleet) why(e Event) string {
 	entry := f.byName[e.Name]
 	switch {
-	case e.State == schedule.Done:
+	case e.State == Done:
 		return f.result(e.Name).Reference
 	case e.Why != "":
 		return oneLine(errors.New(e.Why))

@@ -19,7 +19,6 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
-	"github.com/netgroup-polito/diskforge/internal/schedule"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -56,7 +55,7 @@ func TestAParentIsBuiltOnceThenItsChildrenAndTheSummaryTellsThem(t *testing.T) {
 	built, s, o := run(t, dir, family())
 	assert.Equal(t, []string{"base", "desktop", "server"}, built)
 	assert.Equal(t, []string{"waiting", "running", "done"}, o.states["desktop"])
-	assert.Equal(t, 3, s.Counts[schedule.Done])
+	assert.Equal(t, 3, s.Counts[fleet.Done])
 
 	text, err := os.ReadFile(filepath.Join(dir, "build-all.json"))
 	require.NoError(t, err)
@@ -136,7 +135,7 @@ func TestAFailureStopsOnlyWhatStartsFromItAndTheErrorNamesItInALine(t *testing.T
 	require.True(t, detailed)
 	assert.Equal(t, cause.Lines, f.Lines)
 	assert.Equal(t, "blocked by desktop", o.whys["kiosk"])
-	assert.Equal(t, map[schedule.State]int{schedule.Done: 2, schedule.Failed: 2, schedule.Blocked: 1}, s.Counts)
+	assert.Equal(t, map[fleet.State]int{fleet.Done: 2, fleet.Failed: 2, fleet.Blocked: 1}, s.Counts)
 	assert.FileExists(t, filepath.Join(dir, "build-all.json"))
 }
 
@@ -170,7 +169,7 @@ func TestWhatTheRegistryHasIsNotBuiltAndWaitsForNobody(t *testing.T) {
 	require.EqualError(t, err, "2 of 5 images failed\nbroken: planted\nretagged: no")
 	assert.Equal(t, "the registry has it", o.whys["base"])
 	assert.Equal(t, []string{"skipped"}, o.states["base"])
-	assert.Equal(t, schedule.Done, s.Images[4].State, "the registry has its parent, whatever the tag")
+	assert.Equal(t, fleet.Done, s.Images[4].State, "the registry has its parent, whatever the tag")
 	assert.ElementsMatch(t, []string{"broken from ", "child from r/base@x", "grandchild from r/retagged@x"}, parents)
 }
 
@@ -199,7 +198,7 @@ func TestACancelledRunEndsAndTellsWhyAndTheNextGoesOn(t *testing.T) {
 	}}
 	s, err := fleet.Run(ctx, family(), b, fleet.Options{OutputDir: dir, Jobs: 1}, &observer{})
 	require.EqualError(t, err, "stopped by the test")
-	assert.Equal(t, map[schedule.State]int{schedule.Done: 1, schedule.Cancelled: 2}, s.Counts)
+	assert.Equal(t, map[fleet.State]int{fleet.Done: 1, fleet.Cancelled: 2}, s.Counts)
 	built, _, _ := run(t, dir, family())
 	assert.Equal(t, []string{"desktop", "server"}, built)
 }

@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/netgroup-polito/diskforge/internal/fleet"
-	"github.com/netgroup-polito/diskforge/internal/schedule"
 )
 
 var seed = flag.Int64("seed", 0, "of the moments at which runs are killed; 0: another each time")
@@ -35,6 +34,10 @@ const (
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(envOutput); dir != "" {
 		os.Exit(victim(dir))
+	}
+	if dir := os.Getenv(envCatalogue); dir != "" {
+		fmt.Fprintln(os.Stderr, allVictim(dir))
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -140,7 +143,7 @@ func ended(t *testing.T, text []byte) []byte {
 	t.Helper()
 	var s fleet.Summary
 	require.NoError(t, json.Unmarshal(text, &s))
-	return fmt.Append(nil, s.Counts[schedule.Done]+s.Counts[schedule.Skipped])
+	return fmt.Append(nil, s.Counts[fleet.Done]+s.Counts[fleet.Skipped])
 }
 
 func timeless(t *testing.T, text []byte) []byte {

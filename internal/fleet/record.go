@@ -10,9 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/netgroup-polito/diskforge/internal/atomicfile"
-	"github.com/netgroup-polito/diskforge/internal/digest"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 // record says that an image is complete, and from what.
@@ -31,7 +30,7 @@ func (f *fleet) recordFile(e Entry) string {
 }
 
 func (f *fleet) save(e Entry, parent, r Result) error {
-	if !digest.Valid(r.Digest) {
+	if !host.ValidDigest(r.Digest) {
 		return fmt.Errorf("%s: its digest %q is none", e.Name, r.Digest)
 	}
 	return writeJSON(f.recordFile(e), 0o600, record{Image: e.Name, Inputs: e.Inputs, Parent: parent.Digest, Time: time.Now().UTC(), Result: r})
@@ -56,12 +55,12 @@ func parseRecord(text []byte, e Entry) (r record, usable bool, err error) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		return record{}, false, err
 	}
-	same := r.Image == e.Name && e.Inputs != "" && r.Inputs == e.Inputs && digest.Valid(r.Result.Digest)
+	same := r.Image == e.Name && e.Inputs != "" && r.Inputs == e.Inputs && host.ValidDigest(r.Result.Digest)
 	return r, same && !r.Time.Before(e.NotBefore) && r.Result.Digest != e.Known.Digest, nil
 }
 
 func writeJSON(name string, mode os.FileMode, v any) error {
-	return atomicfile.Write(name, mode, func(w io.Writer) error {
+	return host.WriteFile(name, mode, func(w io.Writer) error {
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
 		return e.Encode(v)

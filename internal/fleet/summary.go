@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/netgroup-polito/diskforge/internal/schedule"
 )
 
 // Schema is the version of build-all.json. It changes with a field's meaning or
@@ -17,28 +15,28 @@ const Schema = 1
 
 // Summary says how a run ended.
 type Summary struct {
-	Schema  int                    `json:"schema"`
-	Began   time.Time              `json:"began"`
-	Seconds float64                `json:"seconds"`
-	Counts  map[schedule.State]int `json:"counts"`
-	Images  []Image                `json:"images"` // in the order of the plan
+	Schema  int           `json:"schema"`
+	Began   time.Time     `json:"began"`
+	Seconds float64       `json:"seconds"`
+	Counts  map[State]int `json:"counts"`
+	Images  []Image       `json:"images"` // in the order of the plan
 }
 
 // Image says what came of one image.
 type Image struct {
-	Name    string         `json:"name"`
-	Parent  string         `json:"parent,omitempty"`
-	Action  Action         `json:"action"`
-	State   schedule.State `json:"state"`
-	Why     string         `json:"why,omitempty"`
-	Inputs  string         `json:"inputs"`
-	Reused  bool           `json:"reused,omitempty"`  // an earlier run built it
-	Seconds float64        `json:"seconds,omitempty"` // that this run took for it
-	Result  *Result        `json:"result,omitempty"`  // of a complete image
+	Name    string  `json:"name"`
+	Parent  string  `json:"parent,omitempty"`
+	Action  Action  `json:"action"`
+	State   State   `json:"state"`
+	Why     string  `json:"why,omitempty"`
+	Inputs  string  `json:"inputs"`
+	Reused  bool    `json:"reused,omitempty"`  // an earlier run built it
+	Seconds float64 `json:"seconds,omitempty"` // that this run took for it
+	Result  *Result `json:"result,omitempty"`  // of a complete image
 }
 
-func (f *fleet) summary(began time.Time, outcomes map[string]schedule.Outcome) Summary {
-	s := Summary{Schema: Schema, Began: began.UTC(), Seconds: seconds(time.Since(began)), Counts: map[schedule.State]int{}}
+func (f *fleet) summary(began time.Time, outcomes map[string]Outcome) Summary {
+	s := Summary{Schema: Schema, Began: began.UTC(), Seconds: seconds(time.Since(began)), Counts: map[State]int{}}
 	for _, e := range f.entries {
 		o := outcomes[e.Name]
 		image := Image{
@@ -46,7 +44,7 @@ func (f *fleet) summary(began time.Time, outcomes map[string]schedule.Outcome) S
 			Reused: f.recalled[e.Name], Seconds: seconds(o.Took), Why: e.Why,
 		}
 		switch o.State {
-		case schedule.Done, schedule.Skipped:
+		case Done, Skipped:
 			r := f.results[e.Name]
 			image.Result = &r
 		default:
@@ -92,17 +90,17 @@ func (f *Failures) Error() string {
 func (f *Failures) Unwrap() []error { return f.causes }
 
 // failures is the error of a run: why it was stopped, and what failed.
-func failures(ctx context.Context, entries []Entry, outcomes map[string]schedule.Outcome) error {
+func failures(ctx context.Context, entries []Entry, outcomes map[string]Outcome) error {
 	f := &Failures{total: len(entries)}
 	cancelled := false
 	for _, e := range entries {
 		switch o := outcomes[e.Name]; o.State {
-		case schedule.Failed:
+		case Failed:
 			f.names = append(f.names, e.Name)
 			f.causes = append(f.causes, o.Err)
-		case schedule.Blocked:
+		case Blocked:
 			f.blocked++
-		case schedule.Cancelled:
+		case Cancelled:
 			cancelled = true
 		}
 	}

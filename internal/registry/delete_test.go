@@ -7,11 +7,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/registry"
-	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 func TestAnImageThatAnIndexNamesIsNotDeletedBeforeTheIndex(t *testing.T) {
-	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	repository := host + "/other/app"
 	image, index := foreign(t, repository)
 	in := session(t, alice)
@@ -34,7 +34,7 @@ func TestAnImageThatAnIndexNamesIsNotDeletedBeforeTheIndex(t *testing.T) {
 }
 
 func TestAListedImageIsDeletedUnlessItGotATagSince(t *testing.T) {
-	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	repository := host + "/lab/ubuntu"
 	in := session(t, alice)
 	listed := func() registry.Entry {
@@ -57,7 +57,7 @@ func TestAListedImageIsDeletedUnlessItGotATagSince(t *testing.T) {
 }
 
 func TestAListedImageIsKeptWhereAnIndexNamesItMeanwhile(t *testing.T) {
-	host, _ := registrytest.Start(t, registrytest.Options{Deletes: true})
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	image, _ := foreign(t, host+"/other/app")
 	err := session(t, alice).DeleteListed(t.Context(), registry.Entry{Repository: host + "/other/app", Digest: image.String(), Tags: []string{"one"}})
 	require.ErrorContains(t, err, "is a part of the index "+host+"/other/app:many")

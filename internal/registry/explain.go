@@ -15,9 +15,9 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/httpclient"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 )
 
 // query is the query of a URL inside a text.
@@ -45,7 +45,7 @@ func transient(err error) bool {
 		errors.Is(broken, httpclient.ErrPrivate),
 		errors.As(broken, &alert),
 		errors.Is(broken, http.ErrSchemeMismatch),
-		errors.Is(broken, containerdisk.ErrDamaged):
+		errors.Is(broken, oci.ErrDamaged):
 		return false
 	}
 	return true
@@ -147,8 +147,8 @@ func (c *client) diagnose(err error) *failure.Error {
 	var proxy *httpclient.ProxyError
 	errors.As(err, &broken)
 	switch {
-	case errors.Is(err, containerdisk.ErrDamaged):
-		return failure.New(c.guard.clean(containerdisk.ErrDamaged.Error()+", so nothing was published"), "pack it again")
+	case errors.Is(err, oci.ErrDamaged):
+		return failure.New(c.guard.clean(oci.ErrDamaged.Error()+", so nothing was published"), "pack it again")
 	case broken == nil:
 		return failure.New(fmt.Sprintf("cannot %s %s: %s", c.purpose.do, c.repo, c.guard.clean(err.Error())), "")
 	case errors.Is(broken, httpclient.ErrPrivate):

@@ -13,8 +13,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -22,7 +22,7 @@ import (
 type FetchOptions struct {
 	Options
 	// Want is what the image must be.
-	Want containerdisk.Want
+	Want oci.Want
 	// Wait is how long to wait for a tag that is not there yet, or holds an
 	// image of other inputs than Want.Inputs. Zero: not at all.
 	Wait     time.Duration
@@ -31,7 +31,7 @@ type FetchOptions struct {
 
 // Fetched is the disk of an image in a registry.
 type Fetched struct {
-	containerdisk.Extracted
+	oci.Extracted
 	Reference string // REGISTRY/REPOSITORY[:TAG]@DIGEST of the image that was taken
 }
 
@@ -108,14 +108,14 @@ func (o FetchOptions) fetch(ctx context.Context, parsed name.Reference, ref stri
 }
 
 // extract streams the layer to where its disk is kept.
-func (i *Image) extract(ctx context.Context, ref string, o FetchOptions, p progress.Reporter) (disk containerdisk.Extracted, err error) {
+func (i *Image) extract(ctx context.Context, ref string, o FetchOptions, p progress.Reporter) (disk oci.Extracted, err error) {
 	want := o.Want
 	if i.Index != nil && want.Digest == i.Index.Digest {
 		want.Digest = i.Digest // of the image that was taken from that index
 	}
 	var layer *checked
 	var refusal error
-	stored := containerdisk.Stored{Name: ref, Digest: i.Digest, Manifest: i.Manifest, Config: i.Config}
+	stored := oci.Stored{Name: ref, Digest: i.Digest, Manifest: i.Manifest, Config: i.Config}
 	stored.Open = func(d v1.Descriptor) (io.ReadCloser, error) {
 		rc, err := i.Blob(d).get()
 		if err != nil {
@@ -195,7 +195,7 @@ func (w *way) has(ctx context.Context, tag name.Tag, inputs string) (digest stri
 	if !ok {
 		return "", failure.New(fmt.Sprintf("there is no image %s yet", tag), ""), nil
 	}
-	if err := (containerdisk.Want{Inputs: inputs}).Check(tag.String(), "", m.Annotations[containerdisk.AnnotationInputs]); err != nil {
+	if err := (oci.Want{Inputs: inputs}).Check(tag.String(), "", m.Annotations[oci.AnnotationInputs]); err != nil {
 		f, _ := failure.In(err)
 		return "", f, nil
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 )
@@ -28,14 +28,14 @@ var (
 )
 
 // madeFrom makes a layout of a disk of n MiB that says its inputs.
-func madeFrom(t testing.TB, mib int, inputs string) (dir string, disk []byte, made containerdisk.Result) {
+func madeFrom(t testing.TB, mib int, inputs string) (dir string, disk []byte, made oci.Result) {
 	_, disk, _ = packed(t, mib)
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, os.WriteFile(path, disk, 0o600))
 	m := metadata
-	m.Annotations = map[string]string{containerdisk.AnnotationInputs: inputs, containerdisk.AnnotationGuest: "Debian 12"}
+	m.Annotations = map[string]string{oci.AnnotationInputs: inputs, oci.AnnotationGuest: "Debian 12"}
 	dir = filepath.Join(t.TempDir(), "layout")
-	made, err := containerdisk.Pack(t.Context(), path, dir, m, progress.Discard)
+	made, err := oci.Pack(t.Context(), path, dir, m, progress.Discard)
 	require.NoError(t, err)
 	return dir, disk, made
 }
@@ -85,7 +85,7 @@ func TestADiskIsFetchedFromARealRegistryByTagAndByDigest(t *testing.T) {
 	}
 	assert.Equal(t, []string{"disk", "disk.json", "image.json"}, left(t, o.CacheDir))
 
-	o.Want = containerdisk.Want{Digest: inputsB}
+	o.Want = oci.Want{Digest: inputsB}
 	_, err := registry.Fetch(t.Context(), d.ref(), o, progress.Discard)
 	require.ErrorContains(t, err, "has the digest "+made.Digest)
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 )
 
 // errNoList is the cause of what ought to be a page of a list and is something
@@ -89,7 +89,7 @@ func (w *way) find(ctx context.Context, tags []name.Tag, inputs string) (Found, 
 		if !ok {
 			continue
 		}
-		if inputs == "" || m.Annotations[containerdisk.AnnotationInputs] != inputs {
+		if inputs == "" || m.Annotations[oci.AnnotationInputs] != inputs {
 			other = true
 			continue
 		}
@@ -103,7 +103,7 @@ func (w *way) find(ctx context.Context, tags []name.Tag, inputs string) (Found, 
 		}
 		return Found{
 			Reference: tags[i].String() + "@" + d.Digest.String(), Tag: tags[i].TagStr(), Digest: d.Digest.String(),
-			Built: moment(m.Annotations[containerdisk.AnnotationBuilt]),
+			Built: moment(m.Annotations[oci.AnnotationBuilt]),
 		}, true, nil
 	}
 	return Found{Lost: lost, Other: other}, false, nil

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 )
@@ -23,18 +23,18 @@ import (
 const built = "2026-11-01T10:00:00Z"
 
 // stored packs an image that was made from some inputs and pushes it.
-func stored(t testing.TB, ref string, o registry.Options, inputs string, changes ...func(*containerdisk.Metadata)) containerdisk.Result {
+func stored(t testing.TB, ref string, o registry.Options, inputs string, changes ...func(*oci.Metadata)) oci.Result {
 	disk := make([]byte, 64<<10)
 	copy(disk, inputs)
 	copy(disk[510:], "\x55\xAA")
 	path, dir := filepath.Join(t.TempDir(), "disk.raw"), filepath.Join(t.TempDir(), "layout")
 	require.NoError(t, os.WriteFile(path, disk, 0o600))
 	m := metadata
-	m.Annotations = map[string]string{containerdisk.AnnotationInputs: inputs, containerdisk.AnnotationBuilt: built}
+	m.Annotations = map[string]string{oci.AnnotationInputs: inputs, oci.AnnotationBuilt: built}
 	for _, change := range changes {
 		change(&m)
 	}
-	made, err := containerdisk.Pack(t.Context(), path, dir, m, progress.Discard)
+	made, err := oci.Pack(t.Context(), path, dir, m, progress.Discard)
 	require.NoError(t, err)
 	_, err = registry.Push(t.Context(), dir, ref, o, progress.Discard)
 	require.NoError(t, err)
@@ -64,7 +64,7 @@ func TestAnImageIsFoundByItsInputsUnderTheWantedTag(t *testing.T) {
 	require.NoError(t, err)
 	assert.False(t, ok)
 
-	stored(t, s.ref(), alice, "", func(m *containerdisk.Metadata) { m.Annotations = nil })
+	stored(t, s.ref(), alice, "", func(m *oci.Metadata) { m.Annotations = nil })
 	_, ok, err = session(t, alice).Find(t.Context(), s.ref(), "")
 	require.NoError(t, err)
 	assert.False(t, ok, "no inputs are not those of an image that tells none")

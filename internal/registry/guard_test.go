@@ -40,7 +40,7 @@ func challenge(realm string) func(http.ResponseWriter, *http.Request) bool {
 	}
 }
 
-func path(part string) func(*http.Request) bool {
+func pathHas(part string) func(*http.Request) bool {
 	return func(r *http.Request) bool { return strings.Contains(r.URL.Path, part) }
 }
 
@@ -48,12 +48,12 @@ func TestNothingLeavesInPlainHTTP(t *testing.T) {
 	dir, _, _ := packed(t, 1)
 	for what, handle := range map[string]func(http.ResponseWriter, *http.Request) bool{
 		"a redirect of the ping":     away(func(r *http.Request) bool { return r.URL.Path == "/v2/" }, 307, "http://other.example"),
-		"a redirect of a question":   away(path("/manifests/"), 302, "http://other.example"),
+		"a redirect of a question":   away(pathHas("/manifests/"), 302, "http://other.example"),
 		"a redirect of an upload":    away(method("PATCH"), 307, "http://other.example"),
-		"a redirect to this machine": away(path("/manifests/"), 307, "http://localhost:1"),
+		"a redirect to this machine": away(pathHas("/manifests/"), 307, "http://localhost:1"),
 		"a realm":                    challenge("http://other.example/token"),
 		"a redirect of a realm": func(w http.ResponseWriter, r *http.Request) bool {
-			return challenge("https://registry.example/token")(w, r) || away(path("/token"), 307, "http://other.example")(w, r)
+			return challenge("https://registry.example/token")(w, r) || away(pathHas("/token"), 307, "http://other.example")(w, r)
 		},
 		"an upload Location": func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method != http.MethodPost {
@@ -82,7 +82,7 @@ func TestARegistryOnLoopbackCannotSendALoginAwayInPlainHTTP(t *testing.T) {
 	dir, _, _ := packed(t, 1)
 	for what, handle := range map[string]func(http.ResponseWriter, *http.Request) bool{
 		"a realm":    challenge("http://other.example/token"),
-		"a redirect": away(path("/manifests/"), 307, "http://other.example"),
+		"a redirect": away(pathHas("/manifests/"), 307, "http://other.example"),
 	} {
 		t.Run(what, func(t *testing.T) {
 			s := newServer(t, handle)
@@ -195,7 +195,7 @@ func TestARefreshTokenDoesNotFollowARedirectToAnotherHost(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(config, "config.json"),
 		[]byte(`{"auths":{"registry.example":{"auth":"`+auth+`","identitytoken":"SECRET-TOKEN"}}}`), 0o600))
 	s := newRemoteServer(t, func(w http.ResponseWriter, r *http.Request) bool {
-		return challenge("https://registry.example/token")(w, r) || away(path("/token"), 307, "https://other.example")(w, r)
+		return challenge("https://registry.example/token")(w, r) || away(pathHas("/token"), 307, "https://other.example")(w, r)
 	})
 	s.options.Username, s.options.Password = "", ""
 	failed(t, dir, remoteRef, s.options, "registry.example wants the login to be sent to other.example")

@@ -56,8 +56,8 @@ func TestARegistryOfAByteNowAndThenIsLeft(t *testing.T) {
 	dir, _, _ := packed(t, 1)
 	for where, match := range map[string]func(*http.Request) bool{
 		"ping":      func(r *http.Request) bool { return r.URL.Path == "/v2/" },
-		"manifests": func(r *http.Request) bool { return r.Method == http.MethodGet && path("/manifests/")(r) },
-		"tags":      path("/tags/list"),
+		"manifests": func(r *http.Request) bool { return r.Method == http.MethodGet && pathHas("/manifests/")(r) },
+		"tags":      pathHas("/tags/list"),
 		"uploads":   func(r *http.Request) bool { return r.Method == http.MethodPost },
 	} {
 		s := newServer(t, times(1000, match, drip))
@@ -153,7 +153,7 @@ func TestARegistrysRefusalIsExplainedByItsOwnWords(t *testing.T) {
 		"no right":        {403, `{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}`, []string{"ask for the right to push"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newServer(t, times(1000, func(r *http.Request) bool { return r.Method == http.MethodPut && path("/manifests/")(r) },
+			s := newServer(t, times(1000, func(r *http.Request) bool { return r.Method == http.MethodPut && pathHas("/manifests/")(r) },
 				func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(c.status); _, _ = w.Write([]byte(c.body)) }))
 			err := failed(t, dir, s.ref(), alice, c.has...)
 			for _, word := range c.without {
@@ -161,7 +161,7 @@ func TestARegistrysRefusalIsExplainedByItsOwnWords(t *testing.T) {
 			}
 		})
 	}
-	proxied := newServer(t, times(1000, path("/blobs/"), func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) }))
+	proxied := newServer(t, times(1000, pathHas("/blobs/"), func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) }))
 	failed(t, dir, proxied.ref(), alice, "the proxy answers 407 Proxy Authentication Required", "HTTPS_PROXY")
 }
 
@@ -266,11 +266,11 @@ func TestTheDomainOfARegistryIsItsOwn(t *testing.T) {
 
 func TestARegistryThatKeepsNothingIsFoundOut(t *testing.T) {
 	dir, _, _ := packed(t, 1)
-	put := func(r *http.Request) bool { return r.Method == http.MethodPut && path("/manifests/")(r) }
+	put := func(r *http.Request) bool { return r.Method == http.MethodPut && pathHas("/manifests/")(r) }
 	s := newServer(t, times(1000, put, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) }))
 	failed(t, dir, s.ref(), alice, "said that it has taken", "and has it not")
 	// One that needs a moment is asked again, and who may not pull is not.
-	read := func(r *http.Request) bool { return r.Method == http.MethodGet && path("/manifests/")(r) }
+	read := func(r *http.Request) bool { return r.Method == http.MethodGet && pathHas("/manifests/")(r) }
 	for _, status := range []int{http.StatusNotFound, http.StatusForbidden} {
 		s = newServer(t, times(2, read, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
 		_, err := registry.Push(t.Context(), dir, s.ref(), alice, progress.Discard)
@@ -306,9 +306,9 @@ func TestAListOfHugeManifestsTakesLittleMemory(t *testing.T) {
 	require.NoError(t, err)
 	s := newServer(t, func(w http.ResponseWriter, r *http.Request) bool {
 		switch {
-		case path("/tags/list")(r):
+		case pathHas("/tags/list")(r):
 			_, _ = w.Write(list)
-		case path("/manifests/")(r):
+		case pathHas("/manifests/")(r):
 			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
 			_, _ = w.Write(huge)
 			fmt.Fprintf(w, `%s","org.opencontainers.image.created":"2026-01-01T00:00:00Z"}}`, r.URL.Path)
@@ -343,9 +343,9 @@ func TestAManifestOrIndexThatIsTooLargeIsAnError(t *testing.T) {
 	body := ""
 	s := newServer(t, func(w http.ResponseWriter, r *http.Request) bool {
 		switch {
-		case path("/tags/list")(r):
+		case pathHas("/tags/list")(r):
 			_, _ = w.Write([]byte(`{"tags":["v1"]}`))
-		case path("/manifests/")(r):
+		case pathHas("/manifests/")(r):
 			w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
 			_, _ = w.Write([]byte(body))
 		default:

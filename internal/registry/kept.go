@@ -13,10 +13,9 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/netgroup-polito/diskforge/internal/atomicfile"
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/lock"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -33,10 +32,10 @@ type keptImage struct {
 
 // keep writes down which image a disk came out of.
 func (i *Image) keep(ctx context.Context, from, dir string, p progress.Reporter) error {
-	held, err := lock.Dir(ctx, dir, "waiting for another process that takes out the same disk", p)
+	held, err := host.LockDir(ctx, dir, "waiting for another process that takes out the same disk", p)
 	if err == nil {
 		defer held.Close()
-		err = atomicfile.Write(filepath.Join(dir, keptFile), 0o600, func(w io.Writer) error {
+		err = host.WriteFile(filepath.Join(dir, keptFile), 0o600, func(w io.Writer) error {
 			return json.NewEncoder(w).Encode(keptImage{from, i.Manifest, i.Config})
 		})
 	}
@@ -77,7 +76,7 @@ func lastFirst(pattern string) []string {
 }
 
 // readKept reads what keep has written.
-func readKept(file string) (k keptImage, s containerdisk.Stored, err error) {
+func readKept(file string) (k keptImage, s oci.Stored, err error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return k, s, err
@@ -92,9 +91,9 @@ func readKept(file string) (k keptImage, s containerdisk.Stored, err error) {
 	}
 	config, _, err := v1.SHA256(bytes.NewReader(k.Config))
 	if err == nil && config != m.Config.Digest {
-		err = containerdisk.ErrDamaged
+		err = oci.ErrDamaged
 	}
-	s = containerdisk.Stored{Digest: manifest.String(), Manifest: k.Manifest, Config: k.Config}
+	s = oci.Stored{Digest: manifest.String(), Manifest: k.Manifest, Config: k.Config}
 	s.Open = func(v1.Descriptor) (io.ReadCloser, error) { return nil, os.ErrNotExist } // only the disk is kept
 	return k, s, err
 }

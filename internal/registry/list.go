@@ -19,8 +19,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 )
 
 // Entry is an image in a repository, with all the tags that name it.
@@ -263,8 +263,8 @@ func entry(tag name.Tag, d *remote.Descriptor) (listed, error) {
 		e.Parts = append(e.Parts, part.Digest.String())
 	}
 	a := m.Annotations
-	e.Inputs, e.Disk, e.Base = clean(a[containerdisk.AnnotationInputs]), clean(a[containerdisk.AnnotationDisk]), clean(a["org.opencontainers.image.base.digest"])
-	if e.Built = moment(a[containerdisk.AnnotationBuilt]); e.Built.IsZero() {
+	e.Inputs, e.Disk, e.Base = clean(a[oci.AnnotationInputs]), clean(a[oci.AnnotationDisk]), clean(a["org.opencontainers.image.base.digest"])
+	if e.Built = moment(a[oci.AnnotationBuilt]); e.Built.IsZero() {
 		e.Built = moment(a["org.opencontainers.image.created"])
 	}
 	if e.Built.IsZero() && m.Config != nil && m.Config.Digest != (v1.Hash{}) {

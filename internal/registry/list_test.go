@@ -21,9 +21,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/registry"
-	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 func digestOf(n int) string { return "sha256:" + fmt.Sprintf("%064x", n) }
@@ -31,13 +31,13 @@ func digestOf(n int) string { return "sha256:" + fmt.Sprintf("%064x", n) }
 func TestARepositorysImagesAreListedWithAllTheirTagsTheNewestFirst(t *testing.T) {
 	d := newDebianRegistry(t)
 	repository := d.host + "/lab/ubuntu"
-	one := stored(t, repository+":v1", d.options(), digestOf(1), func(m *containerdisk.Metadata) { m.BaseDigest = digestOf(7) })
-	stored(t, repository+":latest", d.options(), digestOf(1), func(m *containerdisk.Metadata) { m.BaseDigest = digestOf(7) })
-	two := stored(t, repository+":v0", d.options(), digestOf(2), func(m *containerdisk.Metadata) {
-		m.Annotations[containerdisk.AnnotationBuilt] = "2026-11-02T10:00:00+01:00"
+	one := stored(t, repository+":v1", d.options(), digestOf(1), func(m *oci.Metadata) { m.BaseDigest = digestOf(7) })
+	stored(t, repository+":latest", d.options(), digestOf(1), func(m *oci.Metadata) { m.BaseDigest = digestOf(7) })
+	two := stored(t, repository+":v0", d.options(), digestOf(2), func(m *oci.Metadata) {
+		m.Annotations[oci.AnnotationBuilt] = "2026-11-02T10:00:00+01:00"
 	})
-	old := stored(t, repository+":a", d.options(), digestOf(3), func(m *containerdisk.Metadata) {
-		delete(m.Annotations, containerdisk.AnnotationBuilt)
+	old := stored(t, repository+":a", d.options(), digestOf(3), func(m *oci.Metadata) {
+		delete(m.Annotations, oci.AnnotationBuilt)
 		m.Created = time.Unix(1700000000, 0)
 	})
 	in := session(t, d.options())
@@ -59,7 +59,7 @@ func TestARepositorysImagesAreListedWithAllTheirTagsTheNewestFirst(t *testing.T)
 	assert.Greater(t, e.Size, one.Layer.Size)
 	assert.Less(t, e.Size, one.Layer.Size+10_000)
 
-	stored(t, d.host+"/lab/epoch:v1", d.options(), digestOf(4), func(m *containerdisk.Metadata) { m.Annotations = nil })
+	stored(t, d.host+"/lab/epoch:v1", d.options(), digestOf(4), func(m *oci.Metadata) { m.Annotations = nil })
 	epoch, err := in.Entries(t.Context(), d.host+"/lab/epoch")
 	require.NoError(t, err)
 	require.Len(t, epoch, 1)
@@ -111,7 +111,7 @@ func TestAManifestThatIsNothingKnownIsListedAndHarmless(t *testing.T) {
 		`[]`, `{}`, `nonsense`, `{"config":{},"layers":[{"size":-5}]}`,
 		`{"config":{"digest":"sha256:xyz"}}`, `{"config":{"digest":"` + digestOf(9) + `","size":5}}`,
 		`{"config":{"digest":"` + digestOf(9) + `","size":99999999999}}`,
-		`{"annotations":{"` + containerdisk.AnnotationDisk + `":"\u001b[2J","` + containerdisk.AnnotationBuilt + `":"soon"}}`,
+		`{"annotations":{"` + oci.AnnotationDisk + `":"\u001b[2J","` + oci.AnnotationBuilt + `":"soon"}}`,
 	} {
 		s.answers(func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/manifests/") {
@@ -353,7 +353,7 @@ func TestATagAloneIsDeletedWhereOthersNameTheImage(t *testing.T) {
 }
 
 func TestDebiansRegistryDeletesWhereItIsAllowedTo(t *testing.T) {
-	d := newDebianRegistry(t, func(o *registrytest.Options) { o.Deletes = true })
+	d := newDebianRegistry(t, func(o *testkit.RegistryOptions) { o.Deletes = true })
 	repository := d.host + "/lab/ubuntu"
 	one := stored(t, repository+":v1", d.options(), digestOf(1))
 	stored(t, repository+":latest", d.options(), digestOf(1))

@@ -18,7 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
-	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 // opened pushes an image of some MiB and opens it again.
@@ -50,7 +50,7 @@ func whole(t *testing.T, b *registry.Blob) []byte {
 
 func TestPartsOfALayerAreReadAndCounted(t *testing.T) {
 	d := newDebianRegistry(t)
-	open, _ := registrytest.Start(t, registrytest.Options{})
+	open, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	for name, c := range map[string]struct {
 		ref string
 		o   registry.Options
@@ -335,7 +335,7 @@ func FuzzChoose(f *testing.F) {
 }
 
 func TestWhereNobodyListensAQuestionIsGivenUpSoonAndATransferIsNot(t *testing.T) {
-	host := registrytest.FreeAddress(t)
+	host := testkit.FreeAddress(t)
 	ref, in := host+"/lab/ubuntu:v1", session(t, alice)
 	dir, _, _ := packed(t, 1)
 	for what, c := range map[string]struct {

@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -67,7 +67,7 @@ func Push(ctx context.Context, layoutDir, ref string, o Options, p progress.Repo
 		return "", err
 	}
 	defer c.close()
-	layout, err := containerdisk.Load(layoutDir)
+	layout, err := oci.Load(layoutDir)
 	if err != nil {
 		return "", err
 	}

@@ -18,11 +18,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
-	"github.com/netgroup-polito/diskforge/internal/peak"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
-	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 // The benchmarks measure processes of their own, so that the peak of memory is
@@ -31,7 +30,7 @@ const workVariable = "DISKFORGE_TEST_WORK"
 
 var works = map[string]func(arguments []string) error{
 	"pack and push": func(a []string) error {
-		if _, err := containerdisk.Pack(context.Background(), a[0], a[1], metadata, progress.Discard); err != nil {
+		if _, err := oci.Pack(context.Background(), a[0], a[1], metadata, progress.Discard); err != nil {
 			return err
 		}
 		_, err := registry.Push(context.Background(), a[1], a[2], registry.Options{}, progress.Discard)
@@ -57,7 +56,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	err := work(os.Args[1:])
-	mib, errPeak := peak.MiB()
+	mib, errPeak := testkit.PeakMiB()
 	if err = errors.Join(err, errPeak); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -133,7 +132,7 @@ func tarOf(b *testing.B, disk string) string {
 func BenchmarkDiskToRegistry(b *testing.B) {
 	disk := benchDisk(b, 512, true)
 	archive := tarOf(b, disk)
-	host, _ := registrytest.Start(b, registrytest.Options{})
+	host, _ := testkit.StartRegistry(b, testkit.RegistryOptions{})
 	var ours, theirs, again, peak, theirPeak float64
 	for i := 0; b.Loop(); i++ {
 		layout := filepath.Join(b.TempDir(), "layout")
@@ -169,7 +168,7 @@ func BenchmarkMemory(b *testing.B) {
 	require.NoError(b, f.Close())
 	for what, disk := range map[string]string{"plain": benchDisk(b, 4<<10, false), "zstd": raw} {
 		b.Run(what, func(b *testing.B) {
-			host, _ := registrytest.Start(b, registrytest.Options{})
+			host, _ := testkit.StartRegistry(b, testkit.RegistryOptions{})
 			var peak float64
 			for i := 0; b.Loop(); i++ {
 				_, p := measured(b, "pack and push", disk, filepath.Join(b.TempDir(), "layout"), fmt.Sprintf("%s/memory/%d:v1", host, i))

@@ -23,17 +23,17 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/netgroup-polito/diskforge/internal/containerdisk"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
-	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
-var metadata = containerdisk.Metadata{Architecture: "amd64", Title: "ubuntu"}
+var metadata = oci.Metadata{Architecture: "amd64", Title: "ubuntu"}
 
 // packed makes a layout of a raw disk of n MiB that does not compress.
-func packed(t testing.TB, mib int) (dir string, disk []byte, made containerdisk.Result) {
+func packed(t testing.TB, mib int) (dir string, disk []byte, made oci.Result) {
 	disk = make([]byte, mib<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(disk)
 	copy(disk[446:], make([]byte, 64)) // no partitions
@@ -41,7 +41,7 @@ func packed(t testing.TB, mib int) (dir string, disk []byte, made containerdisk.
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, os.WriteFile(path, disk, 0o600))
 	dir = filepath.Join(t.TempDir(), "layout")
-	made, err := containerdisk.Pack(t.Context(), path, dir, metadata, progress.Discard)
+	made, err := oci.Pack(t.Context(), path, dir, metadata, progress.Discard)
 	require.NoError(t, err)
 	return dir, disk, made
 }
@@ -170,7 +170,7 @@ func TestManyPushesOfOneImageAtATimeEndWell(t *testing.T) {
 		copy(content[510:], "\x55\xaa")
 		require.NoError(t, os.WriteFile(disk, content, 0o600))
 		layout := filepath.Join(t.TempDir(), "layout")
-		_, err := containerdisk.Pack(t.Context(), disk, layout, containerdisk.Metadata{Architecture: "amd64"}, progress.Discard)
+		_, err := oci.Pack(t.Context(), disk, layout, oci.Metadata{Architecture: "amd64"}, progress.Discard)
 		require.NoError(t, err)
 		var pushes errgroup.Group
 		for range 4 {
@@ -321,7 +321,7 @@ func TestARegistryThatAlwaysCutsTheConnectionIsGivenUp(t *testing.T) {
 
 func TestARegistryThatIsNotThereIsNamed(t *testing.T) {
 	dir, _, _ := packed(t, 1)
-	failed(t, dir, registrytest.FreeAddress(t)+"/lab/ubuntu:v1", alice, "cannot be reached", "connection refused")
+	failed(t, dir, testkit.FreeAddress(t)+"/lab/ubuntu:v1", alice, "cannot be reached", "connection refused")
 }
 
 func TestRetryAfterIsHonoured(t *testing.T) {

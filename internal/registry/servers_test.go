@@ -30,7 +30,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/netgroup-polito/diskforge/internal/registry"
-	"github.com/netgroup-polito/diskforge/internal/registry/registrytest"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 const (
@@ -187,17 +187,17 @@ func (d *debianRegistry) options() registry.Options {
 	return registry.Options{Username: user, Password: password, CAFile: d.ca.file}.Quick()
 }
 
-func newDebianRegistry(t testing.TB, changes ...func(*registrytest.Options)) *debianRegistry {
+func newDebianRegistry(t testing.TB, changes ...func(*testkit.RegistryOptions)) *debianRegistry {
 	d := &debianRegistry{ca: newAuthority(t)}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
 	require.NoError(t, err)
-	o := registrytest.Options{Htpasswd: filepath.Join(t.TempDir(), "htpasswd")}
+	o := testkit.RegistryOptions{Htpasswd: filepath.Join(t.TempDir(), "htpasswd")}
 	require.NoError(t, os.WriteFile(o.Htpasswd, []byte(user+":"+string(hash)+"\n"), 0o600))
 	o.Cert, o.Key = d.ca.issue(t)
 	for _, change := range changes {
 		change(&o)
 	}
-	d.host, d.data = registrytest.Start(t, o)
+	d.host, d.data = testkit.StartRegistry(t, o)
 	return d
 }
 

@@ -8,8 +8,8 @@ import (
 	"reflect"
 	"strings"
 
-	"github.com/netgroup-polito/diskforge/internal/atomicfile"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 // The names of a saved report's files.
@@ -60,10 +60,10 @@ func Read(from io.Reader) (*Report, error) {
 // at all, and returns the page's path.
 func (r *Report) Save(dir string) (page string, err error) {
 	page = filepath.Join(dir, PageFile)
-	if err := atomicfile.Write(filepath.Join(dir, DataFile), 0o644, r.WriteJSON); err != nil {
+	if err := host.WriteFile(filepath.Join(dir, DataFile), 0o644, r.WriteJSON); err != nil {
 		return "", err
 	}
-	return page, atomicfile.Write(page, 0o644, r.WriteHTML)
+	return page, host.WriteFile(page, 0o644, r.WriteHTML)
 }
 
 // Mask replaces in all texts what must not be told.

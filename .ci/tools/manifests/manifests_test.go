@@ -29,7 +29,7 @@ import (
 const deploy = "../../../deploy/"
 
 // rendered are Jobs as diskforge plan --format kubernetes writes them.
-var rendered = []string{"../../../internal/plan/testdata/jobs.yaml", "../../../internal/plan/testdata/jobs-pull-secret.yaml", "../../../internal/plan/testdata/jobs-elsewhere.yaml"}
+var rendered = []string{"../../../internal/fleet/render/testdata/jobs.yaml", "../../../internal/fleet/render/testdata/jobs-pull-secret.yaml", "../../../internal/fleet/render/testdata/jobs-elsewhere.yaml"}
 
 func TestTheJobMeetsTheRestrictedPodSecurityStandard(t *testing.T) {
 	var job batchv1.Job

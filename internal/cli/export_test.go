@@ -1,0 +1,7 @@
+package cli
+
+// What the tests ask for alone.
+var (
+	SSH      = ssh
+	Writable = writable
+)

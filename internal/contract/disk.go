@@ -1,0 +1,137 @@
+package contract
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
+)
+
+// looked is what was found out about the disk.
+type looked struct {
+	disk.Image
+	tables    disk.Tables
+	tablesErr error
+	firmware  *disk.Firmware // nil where it cannot be told
+	qemu      string         // what qemu-img said against it, or empty
+	notAsked  string         // why qemu-img was not asked, or empty
+}
+
+// maxDiskFile is the largest file that is a disk of at most 2 TiB, in bytes.
+const maxDiskFile = 2<<40 + 1<<30
+
+// lookAtDisk looks at the disk that KubeVirt would start.
+func (s *subject) lookAtDisk(ctx context.Context) error {
+	if len(s.tree.disks) == 0 {
+		return nil
+	}
+	on, ok := s.tree.paths[s.tree.disks[0]]
+	if !ok {
+		return nil
+	}
+	s.content = s.layers[on.layer].disk
+	if s.tree.atRoot {
+		s.content = s.layers[on.layer].root
+	}
+	if s.content.ReaderAt == nil || s.content.name != s.tree.disks[0] {
+		return nil // it is no file, or not the only one
+	}
+	file, err := s.create("disk")
+	if err != nil {
+		return err
+	}
+	seen := &source{ReaderAt: &recorder{s.content, file}}
+	if err := s.look(ctx, seen, file); err != nil {
+		return err
+	}
+	s.Disk = s.describeDisk()
+	return seen.err
+}
+
+// look reads the disk's header and tables and asks qemu-img about a copy of
+// what was read of it.
+func (s *subject) look(ctx context.Context, seen *source, file *os.File) error {
+	s.looked.Image = disk.Look(seen, s.content.size)
+	i := s.looked.Image
+	usable := i.Damage == nil && !i.Absurd() && s.content.size <= maxDiskFile
+	if usable && i.Format == disk.FormatQCOW2 {
+		s.looked.tables, s.looked.tablesErr = i.Tables(ctx, seen, s.limits.tables)
+	}
+	if usable {
+		if f, err := i.Firmware(seen); err == nil {
+			s.looked.firmware = &f
+		}
+	}
+	if seen.err != nil || ctx.Err() != nil {
+		return seen.err
+	}
+	switch {
+	case !usable || i.Format == "" && !i.Unpartitioned:
+		s.looked.notAsked = "it is no disk image that can be read"
+	case i.ReadsOthers():
+		s.looked.notAsked = "it would open other files"
+	case i.Encrypted:
+		s.looked.notAsked = "the disk is encrypted"
+	case i.Snapshots > 0 || i.Bitmaps:
+		s.looked.notAsked = "it would read tables that were not read here"
+	default:
+		return s.ask(ctx, file)
+	}
+	return nil
+}
+
+func (s *subject) ask(ctx context.Context, file *os.File) error {
+	if err := file.Truncate(s.content.size); err != nil {
+		s.looked.notAsked = "a file of its size cannot be made here"
+		return nil
+	}
+	format := s.looked.Format
+	if format == "" {
+		format = disk.FormatRaw
+	}
+	_, err := disk.Ask(ctx, file.Name(), format)
+	if f, ok := failure.In(err); ok && f.Err != nil {
+		s.looked.qemu = f.What
+		return nil
+	}
+	return err
+}
+
+func (s *subject) describeDisk() *Disk {
+	i := s.looked.Image
+	d := &Disk{
+		Name: s.content.name, Format: i.Format, VirtualSize: i.VirtualSize, FileSize: s.content.size, ClusterSize: i.ClusterSize,
+		BackingFile: i.BackingFile, ExternalData: i.ExternalData, Encrypted: i.Encrypted, Snapshots: i.Snapshots,
+		Compression: string(s.looked.tables.Compression), TablesRead: s.looked.tables.Read, Tables: s.looked.tables.All,
+	}
+	if i.Format == "" {
+		d.Format = i.Other
+	}
+	if s.looked.firmware != nil {
+		d.Firmware = s.looked.firmware.String()
+	}
+	return d
+}
+
+// recorder writes what is read of a disk to the same place of a file.
+type recorder struct {
+	from io.ReaderAt
+	to   *os.File
+}
+
+// ReadAt implements io.ReaderAt.
+func (r *recorder) ReadAt(p []byte, offset int64) (int, error) {
+	n, err := r.from.ReadAt(p, offset)
+	if n > 0 {
+		if _, err := r.to.WriteAt(p[:n], offset); err != nil {
+			return 0, ours{err}
+		}
+	}
+	if errors.Is(err, disk.ErrNotRead) {
+		return 0, disk.ErrNotRead
+	}
+	return n, err
+}

@@ -1,7 +1,0 @@
-package doctor
-
-// What the tests ask for alone.
-var (
-	SSH      = ssh
-	Writable = writable
-)

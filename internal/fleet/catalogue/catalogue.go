@@ -1,0 +1,166 @@
+// Package catalogue reads catalogue.yaml: many images, what each starts from
+// and how it is provisioned. A mistake is told with its file and line and how
+// to mend it, and all mistakes are told at once. What may stand where is said
+// by schema.json alone, which editors read, too.
+//
+// A catalogue says what an image is. Where it goes is for the one who builds:
+// the registry and the prefix of a catalogue give way to those of flags and of
+// the environment, and the tag of those comes before the catalogue's, which
+// stay. The settings of an image win over the environment. A catalogue never
+// holds a secret.
+package catalogue
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+)
+
+// What bounds a catalogue. Beyond it there is a slip or an attack.
+const (
+	maxFile   = 1 << 20  // bytes of the file
+	maxImages = 10_000   // images, matrices written out
+	maxDepth  = 32       // of mappings and lists in each other, aliases followed
+	maxWork   = 32 << 20 // bytes of text, with anchors and matrices written out
+)
+
+// Catalogue is a file's images.
+type Catalogue struct {
+	// File is the catalogue's name, for messages.
+	File string
+	// Registry and Prefix are the catalogue's own, or empty.
+	Registry, Prefix string
+	// Images are in the order to build them: parents first, else as in the file.
+	Images []Image
+}
+
+// Image is one image, its matrix and the defaults written out.
+type Image struct {
+	Name string
+	// From is the name of the image whose disk this one starts from, or empty.
+	From string
+	// Tags are the catalogue's, or none.
+	Tags []string
+	// Settings are by the names of their variables: ISO_URL, ANSIBLE_PLAYBOOK,
+	// EXTRA_VARS (a JSON mapping, or @FILE) and so on. What the catalogue does
+	// not say is not in there. Paths are absolute.
+	Settings map[string]string
+	// Line is where the image stands in the file.
+	Line int
+	// Wanted says that the image is asked for, and not only needed by one that is.
+	Wanted bool
+}
+
+// Load reads the catalogue in a file. What is wrong with it comes as Mistakes.
+func Load(path string) (*Catalogue, error) {
+	text, err := host.ReadFile(path, maxFile)
+	if err != nil {
+		return nil, failure.Wrap(err, "the catalogue cannot be read", "give the path of a catalogue.yaml")
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, dir, text)
+}
+
+// Parse reads a catalogue. The name of the file is for messages; paths in the
+// catalogue are relative to dir.
+func Parse(file, dir string, text []byte) (*Catalogue, error) {
+	l := &loader{file: file, dir: dir, seen: map[Mistake]bool{}}
+	if root := l.document(text); root != nil {
+		l.catalogue(root)
+	}
+	if len(l.mistakes) > 0 {
+		return nil, l.mistakes.sorted()
+	}
+	return &Catalogue{File: file, Registry: l.registry, Prefix: l.prefix, Images: l.images}, nil
+}
+
+// loader reads one catalogue and collects its mistakes.
+type loader struct {
+	file, dir        string
+	mistakes         Mistakes
+	seen             map[Mistake]bool
+	found            int // mistakes, those told before among them
+	work             int // what is left of maxWork is maxWork - work
+	registry, prefix string
+	images           []Image
+	own              []entry // what each image says itself, without the defaults
+}
+
+// document parses the text, which must be one YAML document with a mapping.
+func (l *loader) document(text []byte) *yaml.Node {
+	if len(text) > maxFile {
+		l.add(1, "the file is larger than %d KiB: a catalogue is settings, not data", maxFile>>10)
+		return nil
+	}
+	docs, err := documents(bytes.NewReader(text))
+	switch {
+	case err != nil:
+		l.add(syntaxLine(text), "this is no YAML: %s", syntax.ReplaceAllString(err.Error(), ""))
+	case len(docs) == 0 || docs[0].Kind != yaml.DocumentNode:
+		l.add(1, "the file is empty: it takes images, a list")
+	case len(docs) > 1:
+		l.add(max(docs[1].Line, 1), "there is a second document: a catalogue is one, remove the line ---")
+	default:
+		return docs[0].Content[0]
+	}
+	return nil
+}
+
+// catalogue reads the whole.
+func (l *loader) catalogue(root *yaml.Node) {
+	top := l.entry(root, placeTop)
+	if top == nil {
+		return
+	}
+	l.registry, l.prefix = l.plain(top, "registry"), l.plain(top, "prefix")
+	defaults := entry{}
+	if n := top.last("defaults"); n != nil {
+		defaults = l.entry(n, placeDefaults)
+	}
+	list := top.last("images")
+	if list == nil {
+		l.add(root.Line, "there are no images: add images, a list")
+		return
+	}
+	for _, n := range l.items(list, "images") {
+		if e := l.entry(n, placeImage); e != nil {
+			l.multiply(n.Line, defaults, e)
+		}
+	}
+	l.order()
+}
+
+func (l *loader) plain(e entry, key string) string {
+	if n := e.last(key); n != nil {
+		return n.Value
+	}
+	return ""
+}
+
+// spend counts work against its bound and says whether there is some left.
+func (l *loader) spend(bytes int) bool {
+	if l.work > maxWork {
+		return false
+	}
+	if l.work += bytes; l.work > maxWork {
+		l.add(1, "with its anchors and matrices written out, the catalogue is larger than %d MiB: use fewer", maxWork>>20)
+	}
+	return l.work <= maxWork
+}
+
+func (l *loader) add(line int, format string, args ...any) {
+	m := Mistake{File: l.file, Line: line, What: fmt.Sprintf(format, args...)}
+	l.found++
+	if !l.seen[m] { // a matrix repeats what is wrong with its image
+		l.seen[m] = true
+		l.mistakes = append(l.mistakes, m)
+	}
+}

@@ -1,0 +1,82 @@
+package catalogue_test
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/settings"
+)
+
+func TestTheExamplesAreGoodCatalogues(t *testing.T) {
+	s := compiled(t)
+	for _, file := range []string{"../../../deploy/catalogue.yaml"} {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		assert.True(t, strings.HasPrefix(string(text), "# yaml-language-server: $schema="), "editors find the schema")
+		assert.NoError(t, valid(t, s, string(text)))
+		_, err = catalogue.Load(file)
+		assert.NoError(t, err)
+	}
+}
+
+func TestEveryKeyOfTheSchemaIsExplained(t *testing.T) {
+	var s struct {
+		Definitions map[string]struct{ Description string }
+	}
+	require.NoError(t, json.Unmarshal(catalogue.Schema(), &s))
+	assert.Greater(t, len(s.Definitions), 30)
+	for name, d := range s.Definitions {
+		assert.NotEmpty(t, d.Description, name)
+	}
+}
+
+func TestEverySettingOfAnImageIsASettingAndCanStandInACatalogue(t *testing.T) {
+	set := map[string]bool{"BASE_FROM_PACKAGES": true, "SUITE": true} // not beside ISO_URL
+	for _, i := range must(t, accepted["everything"]) {
+		for name := range i.Settings {
+			set[name] = true
+		}
+	}
+	assert.ElementsMatch(t, catalogue.Variables(), slices.Collect(maps.Keys(set)))
+	var known []string
+	for _, f := range settings.Fields() {
+		known = append(known, f.Env)
+	}
+	assert.Subset(t, known, catalogue.Variables())
+}
+
+func TestGoodSettingsInACatalogueAreGoodSettings(t *testing.T) {
+	for name, text := range accepted {
+		for _, i := range must(t, text) {
+			for _, path := range []string{"ANSIBLE_DIR", "EXTRA_VARS"} {
+				if strings.HasPrefix(strings.TrimPrefix(i.Settings[path], "@"), dir) {
+					delete(i.Settings, path) // no such file here
+				}
+			}
+			if strings.HasPrefix(i.Settings["ISO_CHECKSUM"], "sha256:") {
+				i.Settings["ISO_CHECKSUM"] = "sha256:" + strings.Repeat("0", 64)
+			}
+			s, err := settings.Read(t.Context(), i.Settings, func(string) (string, bool) { return "", false })
+			require.NoError(t, err)
+			_, err = settings.Parse(s, settings.NeedPlaybook)
+			assert.NoError(t, err, name+": "+i.Name)
+		}
+	}
+}
+
+func TestEverySettingOfAnImageHasAKey(t *testing.T) {
+	for _, variable := range catalogue.Variables() {
+		assert.NotEqual(t, variable, catalogue.Key(variable))
+	}
+	assert.Equal(t, "size", catalogue.Key("DISK_SIZE"))
+	assert.Equal(t, "git.url", catalogue.Key("GIT_ANSIBLE_URL"))
+	assert.Equal(t, "IMAGE_TAG", catalogue.Key("IMAGE_TAG"), "it is the command's")
+}

@@ -1,0 +1,117 @@
+package render
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
+)
+
+// width is what a table may take, in columns, where its names allow it.
+const width = 100
+
+// Text writes the plan for people: a line an image, parents first, and why. The
+// images of a level start from those of the levels before.
+func Text(w io.Writer, entries []Entry) error {
+	name, from := len("IMAGE"), len("FROM")
+	for _, e := range entries {
+		name, from = max(name, len(e.Name)), max(from, len(e.origin()))
+	}
+	var b strings.Builder
+	row := func(level, action, n, f, why string) {
+		lead := fmt.Sprintf("%-5s  %-7s  %-*s  %-*s  ", level, action, name, n, from, f)
+		for i, part := range wrap(why, max(width-len(lead), 30)) {
+			if i > 0 {
+				lead = strings.Repeat(" ", len(lead))
+			}
+			b.WriteString(strings.TrimRight(lead+part, " ") + "\n")
+		}
+	}
+	row("LEVEL", "ACTION", "IMAGE", "FROM", "WHY")
+	for _, e := range entries {
+		row(strconv.Itoa(e.Level), string(e.Action), e.Name, e.origin(), e.Why)
+		for _, note := range e.Notes {
+			row("", "", "", "", text.Line(note))
+		}
+	}
+	b.WriteString(Summary(entries) + "\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// origin is what the image starts from, in short: another image, the name of a
+// file or of a repository, or the release that packages are of.
+func (e Entry) origin() string {
+	switch {
+	case e.From != "":
+		return e.From
+	case e.Settings["BASE_FROM_PACKAGES"] == "true":
+		return "packages: " + e.Settings["SUITE"]
+	case e.Settings["ISO_URL"] == "":
+		return ""
+	}
+	location, _, _ := strings.Cut(e.Settings["ISO_URL"], "?")
+	location, _, _ = strings.Cut(location, "@sha256:")
+	return path.Base(location)
+}
+
+// wrap breaks a text between words.
+func wrap(text string, columns int) (lines []string) {
+	current := ""
+	for _, word := range strings.Fields(text) {
+		switch {
+		case current == "":
+			current = word
+		case len(current)+1+len(word) > columns:
+			lines = append(lines, current)
+			current = word
+		default:
+			current += " " + word
+		}
+	}
+	return append(lines, current)
+}
+
+// Images is a number of images in words: "1 image", "25 images".
+func Images(n int) string {
+	if n == 1 {
+		return "1 image"
+	}
+	return fmt.Sprintf("%d images", n)
+}
+
+// Summary counts the actions in a line.
+func Summary(entries []Entry) string {
+	count := map[Action]int{}
+	for _, e := range entries {
+		count[e.Action]++
+	}
+	parts := []string{fmt.Sprintf("%s: %d to build", Images(len(entries)), count[Build])}
+	for _, kind := range []struct {
+		action Action
+		name   string
+	}{{Tag, "to tag"}, {Skip, "to leave"}, {Blocked, "blocked"}} {
+		if n := count[kind.action]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, kind.name))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// JSON writes the plan for programs: {"images": […]}, an Entry each, parents
+// first.
+func JSON(w io.Writer, entries []Entry) error {
+	if entries == nil {
+		entries = []Entry{}
+	}
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(struct {
+		Images []Entry `json:"images"`
+	}{entries})
+}

@@ -1,0 +1,121 @@
+// Package accel finds out which accelerator really works. That /dev/kvm is
+// there, opens and creates virtual machines proves nothing: on nested and
+// para-virtualised hosts a stock kernel then never starts. The only proof is
+// to boot a Linux kernel and see its first line within a few seconds.
+package accel
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// The values of ACCELERATOR.
+const (
+	Auto = "auto" // KVM where it works, else TCG with a warning
+	KVM  = "kvm"  // KVM, or an error that says why not
+	TCG  = "tcg"  // software emulation, without a probe
+)
+
+// Verdict says which accelerator to use.
+type Verdict struct {
+	Accelerator string `json:"accelerator"`      // kvm or tcg
+	Why         string `json:"why,omitempty"`    // why not kvm, in one line; empty for kvm
+	Cached      bool   `json:"cached,omitempty"` // the proof is of an earlier run since the host booted
+	// OneThread says that one thread of QEMU must emulate all processors of a
+	// guest. Before QEMU 8.1 (accel/tcg: "Always lock pages before
+	// translation") one processor may go on running what another has just
+	// overwritten: Linux patches its own code, and hangs now and then; Java
+	// does, and crashes.
+	OneThread bool `json:"one_thread,omitempty"`
+}
+
+// Choose returns the accelerator to use for amd64 guests. want is Auto, KVM or
+// TCG. What the probe found is kept in cacheDir until the host boots again or
+// its QEMU changes; with an empty cacheDir nothing is kept.
+func Choose(ctx context.Context, want, cacheDir string, p progress.Reporter) (Verdict, error) {
+	return thisHost().choose(ctx, want, cacheDir, p)
+}
+
+func (h probing) choose(ctx context.Context, want, cacheDir string, p progress.Reporter) (Verdict, error) {
+	version, errVersion := h.version(ctx)
+	switch want {
+	case TCG:
+		return not("ACCELERATOR=tcg asks for emulation").emulatedBy(version), nil
+	case Auto, KVM:
+	default:
+		return Verdict{}, failure.New(fmt.Sprintf("ACCELERATOR=%q is no accelerator", want), "choose auto, kvm or tcg")
+	}
+	v, err := h.probe(ctx, version, errVersion, cacheDir, p)
+	if err != nil || v.Accelerator == KVM {
+		return v, err
+	}
+	if want == KVM {
+		return Verdict{}, failure.New("KVM does not work here: "+v.Why, "mend that, or set ACCELERATOR=tcg to emulate, about ten times slower")
+	}
+	p.Warn("KVM does not work here: " + v.Why + "; machines are emulated (TCG), which takes about ten times as long")
+	return v.emulatedBy(version), nil
+}
+
+// HasKernel says whether a kernel is at hand to prove KVM with: the host's own,
+// or one that a base image left in cacheDir.
+func HasKernel(cacheDir string) bool { return thisHost().kernel(cacheDir) != "" }
+
+// Type is the argument of QEMU's -accel.
+func (v Verdict) Type() string {
+	if v.Accelerator == KVM {
+		return "kvm"
+	}
+	return "tcg,thread=" + v.Threads()
+}
+
+// Threads is how QEMU emulates a guest's processors: multi, each in a thread of
+// the host, or single.
+func (v Verdict) Threads() string {
+	if v.OneThread {
+		return "single"
+	}
+	return "multi"
+}
+
+// mostCPUs is where more processors of a guest stop making a build faster.
+const mostCPUs = 4
+
+// CPUs is how many processors a guest shall have: wanted, or as many as suit
+// the host where that is 0. Processors that take turns are no faster than one.
+func (v Verdict) CPUs(wanted int) int {
+	switch {
+	case wanted > 0:
+		return wanted
+	case v.OneThread:
+		return 1
+	}
+	return min(runtime.NumCPU(), mostCPUs)
+}
+
+// CPU is the argument of QEMU's -cpu: everything that the host's CPU has, or
+// that the emulator can do.
+func (v Verdict) CPU() string {
+	if v.Accelerator == KVM {
+		return "host"
+	}
+	return "max"
+}
+
+// QEMUArgs are QEMU's arguments for accelerator and CPU model.
+func (v Verdict) QEMUArgs() []string {
+	return []string{"-accel", v.Type(), "-cpu", v.CPU()}
+}
+
+// LibguestfsEnv is the environment that keeps libguestfs, which picks KVM by
+// itself, to the verdict.
+func (v Verdict) LibguestfsEnv() []string {
+	env := []string{"LIBGUESTFS_BACKEND=direct"}
+	if v.Accelerator != KVM {
+		env = append(env, "LIBGUESTFS_BACKEND_SETTINGS=force_tcg")
+	}
+	return env
+}

@@ -1,0 +1,99 @@
+package hygiene
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"path"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
+)
+
+// walkGuestfs adds all files to the tree, which libguestfs finds and mounts
+// as the guest would and sends as one tar archive.
+func (d *opened) walkGuestfs(ctx context.Context, volumes []volume, t *tree) ([]FileSystem, error) {
+	guestfish, err := program("guestfish")
+	if err != nil {
+		return nil, err
+	}
+	d.p.Activity("reading the files with libguestfs")
+	c := host.Cmd{
+		Program: guestfish,
+		// The disk is opened with an overlay, which takes what a journal holds.
+		Args: []string{"--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true"},
+		Dir:  d.dir,
+		Env:  host.Env(append([]string{"LC_ALL=C"}, d.env...)...),
+	}
+	err = stream(ctx, c, disk.Run, func(out *bufio.Reader) error { return d.untar(out, t) })
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if _, explained := failure.In(err); err != nil && !explained {
+		err = failure.Wrap(err, "libguestfs cannot read the disk", "it needs one Linux system whose /etc/fstab names its file systems")
+	}
+	if err != nil {
+		return nil, err
+	}
+	var systems []FileSystem
+	at := mounts(t.kept["/etc/fstab"], volumes)
+	for _, v := range volumes {
+		// A disk without partitions has but one.
+		if _, mounted := at[v.partition]; !mounted && v.partition > 0 && v.files() {
+			t.unmounted = append(t.unmounted, v)
+		}
+		if v.kind != "" {
+			systems = append(systems, FileSystem{Type: v.kind, Mount: v.String(), Partition: v.partition})
+		}
+	}
+	return systems, nil
+}
+
+// untar adds every member of the archive. None is unpacked.
+func (d *opened) untar(archive io.Reader, t *tree) error {
+	members := tar.NewReader(archive)
+	for {
+		h, err := members.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if h.Size > d.limit-t.bytes {
+			return damaged("the file system", "its files are longer than it can hold")
+		}
+		e := entry{path: path.Clean("/" + h.Name), mode: uint32(h.Mode)&0o7777 | tarType(h.Typeflag), size: h.Size}
+		if err := d.count(e.path); err != nil {
+			return err
+		}
+		switch {
+		case h.Typeflag == tar.TypeLink:
+			err = t.link(e, path.Clean("/"+h.Linkname))
+		case e.regular() && h.Size > 0:
+			err = t.add(e, members)
+		default:
+			err = t.add(e, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// tarType is the type in an entry's mode; other types than these are no
+// matter of a rule.
+func tarType(flag byte) uint32 {
+	switch flag {
+	case tar.TypeReg, tar.TypeLink, tar.TypeGNUSparse:
+		return typeRegular
+	case tar.TypeDir:
+		return typeDir
+	case tar.TypeSymlink:
+		return typeSymlink
+	}
+	return 0
+}

@@ -1,0 +1,131 @@
+package provision
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
+	"github.com/netgroup-polito/diskforge/internal/host"
+)
+
+// explain turns Packer's failure into what a person can act on: the task that
+// failed, the guest that never answered, the disk that is full, or else what
+// Packer and QEMU said.
+func (b *build) explain(err error) error {
+	if dir, full := b.fullDisk(); full {
+		return &failure.Error{What: "the disk that holds " + dir + " is full", Try: "make room, or set OUTPUT_DIR to another disk", Log: b.log("packer.log"), Err: err}
+	}
+	if task := b.events.failedTask(); task != nil {
+		return b.taskFailed(task, err)
+	}
+	switch {
+	case b.events.phase == booting && b.events.has("Timeout waiting for SSH"):
+		return b.neverUp(fmt.Sprintf("the guest did not answer ssh within %s", b.opts.SSHTimeout))
+	case b.events.phase == cleaning || b.events.phase == halting:
+		return &failure.Error{What: "cleaning the guest failed: " + b.events.lastError(err), Lines: vm.LastLines(b.log("packer.log"), 10), Log: b.log("packer.log"), Err: err}
+	}
+	qemu := b.qemuSaid()
+	e := &failure.Error{What: "Packer failed: " + b.events.lastError(err), Lines: qemu, Log: b.log("packer.log"), Err: err}
+	if len(qemu) > 0 {
+		e.What = "QEMU failed: " + qemu[len(qemu)-1]
+	} else {
+		e.Lines = vm.LastLines(b.log("packer.log"), 10)
+	}
+	return e
+}
+
+func (b *build) taskFailed(task *Task, err error) error {
+	e := &failure.Error{
+		What:  fmt.Sprintf("the playbook's task %q failed: %s", task.Name, task.Message),
+		Lines: append([]string{"TASK [" + task.Name + "]", task.Message}, task.Details...),
+		Log:   b.log("ansible.log"),
+		Try:   "mend the playbook",
+		Guest: !b.opts.KeepOnError,
+		Err:   err,
+	}
+	all := strings.Join(e.Lines, "\n")
+	switch {
+	case task.Unreachable:
+		e.What = fmt.Sprintf("the guest was lost during the task %q: %s", task.Name, task.Message)
+		e.Try, e.Guest, e.Log = "the end of its console is below", false, b.log("console.log")
+		e.Lines = append(e.Lines, vm.LastLines(e.Log, 12)...)
+	case strings.Contains(all, "ansible.module_utils.six.moves"):
+		e.Try = "this host's Ansible is too old for the guest's Python: build on Debian 13, in the toolbox, or from an older guest"
+	case host.SaysDiskFull(all):
+		e.Try = "the guest's disk is full: raise DISK_SIZE"
+	case strings.Contains(all, "Cannot allocate memory") || strings.Contains(all, "MemoryError"):
+		e.Try = "the guest's memory is full: raise MEMORY"
+	}
+	return e
+}
+
+// neverUp is the failure of a guest whose ssh never came, with the end of its
+// serial console as the evidence.
+func (b *build) neverUp(what string) error {
+	lines := vm.LastLines(b.log("console.log"), 12)
+	e := &failure.Error{What: what, Lines: lines, Log: b.log("console.log"),
+		Try: vm.HangAdvice(what, "is the base a cloud image, with cloud-init and an ssh server?")}
+	if len(lines) == 0 {
+		e.Lines = []string{"the serial console stayed silent: the guest's kernel may lack console=ttyS0"}
+	}
+	return e
+}
+
+// minFree is the room below which a disk counts as full: QEMU writes whole
+// clusters and its tables.
+const minFree = 16 << 20
+
+// fullDisk names a directory of the build that has no room left.
+func (b *build) fullDisk() (string, bool) {
+	for _, dir := range []string{filepath.Dir(b.opts.Output), b.opts.WorkDir, b.run} {
+		var s unix.Statfs_t
+		if unix.Statfs(dir, &s) == nil && s.Bavail*uint64(s.Bsize) < minFree {
+			return dir, true
+		}
+	}
+	return "", false
+}
+
+// qemuSaid are the last lines that QEMU wrote to its standard error.
+func (b *build) qemuSaid() []string {
+	f, err := os.Open(b.log("packer-debug.log"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var lines []string
+	scan := bufio.NewScanner(f)
+	scan.Buffer(nil, maxEvent)
+	for scan.Scan() {
+		if _, text, found := strings.Cut(scan.Text(), "Qemu stderr: "); found {
+			lines = append(lines, text)
+		}
+	}
+	return lines[max(0, len(lines)-10):]
+}
+
+// has says whether Packer told of an error that begins so.
+func (e *events) has(start string) bool {
+	for _, text := range e.errors {
+		if strings.HasPrefix(text, start) {
+			return true
+		}
+	}
+	return false
+}
+
+// lastError is the last of Packer's errors that says something.
+func (e *events) lastError(err error) string {
+	for i := len(e.errors) - 1; i >= 0; i-- {
+		if !strings.HasPrefix(e.errors[i], "Build 'qemu.image' errored") {
+			return e.errors[i]
+		}
+	}
+	return err.Error()
+}

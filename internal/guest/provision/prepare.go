@@ -1,0 +1,326 @@
+package provision
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/packer"
+)
+
+// keyComment ends the build's public key; clean.sh deletes keys by it.
+const keyComment = "diskforge-build"
+
+// hostAlias is the guest's name in known_hosts, whatever its port.
+const hostAlias = "diskforge-build"
+
+// buildUID is the build user's: below 1000, so that the first login user of
+// the VM gets 1000, and between the ranges from which distributions hand out
+// system users (from 100 upwards and from 999 downwards).
+const buildUID = 555
+
+// path is that of a short-lived file of this run.
+func (b *build) path(elem ...string) string {
+	return filepath.Join(append([]string{b.run}, elem...)...)
+}
+
+// prepare writes everything that Packer reads.
+func (b *build) prepare() error {
+	for _, step := range []func() error{b.clear, b.links, b.template, b.seed, b.variables} {
+		if err := step(); err != nil {
+			return fmt.Errorf("preparing the build: %w", err)
+		}
+	}
+	return nil
+}
+
+// clear makes the directories of this run, and removes what a former one that
+// was killed may have left.
+func (b *build) clear() error {
+	old := []string{b.log("run"), b.out}
+	for _, name := range []string{"packer.log", "packer-debug.log", "console.log", "ansible.log"} {
+		old = append(old, b.log(name))
+	}
+	for _, path := range old {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"tmp", "cache", "config", "control", "seed"} {
+		if err := os.MkdirAll(b.path(dir), 0o700); err != nil {
+			return err
+		}
+	}
+	return b.events.open(b.log("packer.log"), b.log("ansible.log"))
+}
+
+// links gives plain names to files that may have any: the base, whose name
+// also tells Packer its format, and the console's log.
+func (b *build) links() error {
+	if err := os.Symlink(b.opts.Base, b.path("base."+b.opts.BaseFormat)); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(b.log("console.log"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return os.Symlink(b.log("console.log"), b.path("console.log"))
+}
+
+// template copies the embedded template.
+func (b *build) template() error {
+	return fs.WalkDir(packer.Template, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		to := b.path("packer", filepath.FromSlash(name))
+		if entry.IsDir() {
+			return os.MkdirAll(to, 0o700)
+		}
+		content, err := packer.Template.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(to, content, 0o600)
+	})
+}
+
+// seed makes the keys of this build and the NoCloud seed with them.
+func (b *build) seed() error {
+	private, public, err := newKey(keyComment)
+	if err != nil {
+		return err
+	}
+	// The guest's own key comes from us: ssh knows whom it talks to, and the
+	// guest spends no time on making keys that are deleted at the end.
+	hostPrivate, hostPublic, err := newKey("build")
+	if err != nil {
+		return err
+	}
+	userData, err := b.userData(public, hostPrivate, hostPublic)
+	if err != nil {
+		return err
+	}
+	hostKey := strings.Join(strings.Fields(hostPublic)[:2], " ")
+	return b.write(map[string]string{
+		"key":            private,
+		"known_hosts":    hostAlias + " " + hostKey + "\n",
+		"seed/user-data": userData,
+		"seed/meta-data": "instance-id: build-" + b.id + "\n",
+	})
+}
+
+func (b *build) write(files map[string]string) error {
+	for name, content := range files {
+		if err := os.WriteFile(b.path(name), []byte(content), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newKey returns a new ed25519 key pair: the private half as OpenSSH's PEM,
+// the public half as a line of authorized_keys.
+func newKey(comment string) (private, public string, err error) {
+	pub, priv, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return "", "", fmt.Errorf("making a key: %w", err)
+	}
+	block, err := ssh.MarshalPrivateKey(priv, comment)
+	if err != nil {
+		return "", "", fmt.Errorf("encoding a key: %w", err)
+	}
+	key, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return "", "", fmt.Errorf("encoding a key: %w", err)
+	}
+	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+	return string(pem.EncodeToMemory(block)), line + " " + comment, nil
+}
+
+// userData is the seed's cloud-config. JSON is YAML: nothing needs quoting.
+func (b *build) userData(public, hostPrivate, hostPublic string) (string, error) {
+	user := map[string]any{
+		"name":                b.opts.user(),
+		"lock_passwd":         true,
+		"shell":               "/bin/bash",
+		"sudo":                "ALL=(ALL) NOPASSWD:ALL",
+		"ssh_authorized_keys": []string{public},
+	}
+	if !b.opts.BakeUser {
+		user["uid"] = buildUID
+		// Its own group would take GID 1000.
+		user["no_user_group"] = true
+		user["primary_group"] = "users"
+	}
+	// Nothing here may make cloud-init restart sshd (ssh_pwauth would), which
+	// by then has let us in.
+	config := map[string]any{
+		"users":             []any{user},
+		"preserve_hostname": true,
+		// Every sudo looks the host's name up; the network may take seconds to
+		// not know it.
+		"manage_etc_hosts": "localhost",
+		"ssh_keys":         map[string]string{"ed25519_private": hostPrivate, "ed25519_public": hostPublic},
+	}
+	script, err := b.settingsScript()
+	if err != nil {
+		return "", err
+	}
+	if script != "" {
+		config["bootcmd"] = []any{[]string{"sh", "-c", script}}
+	}
+	var out bytes.Buffer
+	out.WriteString("#cloud-config\n")
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	err = encoder.Encode(config)
+	return out.String(), err
+}
+
+// settingsScript installs what the guest needs during the build alone; clean.sh
+// removes it. It is empty where nothing is needed.
+func (b *build) settingsScript() (string, error) {
+	var script strings.Builder
+	install := func(content, redirect string) {
+		fmt.Fprintf(&script, "echo %s | base64 -d %s\n", base64.StdEncoding.EncodeToString([]byte(content)), redirect)
+	}
+	if env := b.proxyEnvironment(); env != "" {
+		install(env, ">>/etc/environment")
+	}
+	if apt := b.aptProxies(); apt != "" {
+		install(apt, ">/etc/apt/apt.conf.d/00diskforge-build")
+	}
+	if b.opts.CAFile != "" {
+		pem, err := os.ReadFile(b.opts.CAFile)
+		if err != nil {
+			return "", failure.Wrap(err, "reading CA_FILE", "name a file with certificates in PEM form")
+		}
+		install(string(pem), ">/usr/local/share/ca-certificates/diskforge-build.crt")
+		script.WriteString("update-ca-certificates\n")
+	}
+	return script.String(), nil
+}
+
+// proxyEnvironment is the part of /etc/environment for the build.
+func (b *build) proxyEnvironment() string {
+	var lines []string
+	for _, v := range []struct{ name, value string }{{"http_proxy", b.opts.HTTPProxy}, {"https_proxy", b.opts.HTTPSProxy}, {"no_proxy", b.opts.NoProxy}} {
+		if v.value != "" {
+			lines = append(lines, v.name+"="+v.value, strings.ToUpper(v.name)+"="+v.value)
+		}
+	}
+	if lines == nil {
+		return ""
+	}
+	return "# diskforge build begin\n" + strings.Join(lines, "\n") + "\n# diskforge build end\n"
+}
+
+func (b *build) aptProxies() string {
+	var conf strings.Builder
+	if b.opts.HTTPProxy != "" {
+		fmt.Fprintf(&conf, "Acquire::http::Proxy %q;\n", b.opts.HTTPProxy)
+	}
+	if b.opts.HTTPSProxy != "" {
+		fmt.Fprintf(&conf, "Acquire::https::Proxy %q;\n", b.opts.HTTPSProxy)
+	}
+	return conf.String()
+}
+
+// variables writes the template's variables and Ansible's extra variables.
+func (b *build) variables() error {
+	if _, err := playbook.WriteExtraVars(b.path("extra-vars.json"), b.opts.extraVars()); err != nil {
+		return err
+	}
+	hold := b.path("hold")
+	if b.opts.KeepOnError {
+		if err := os.WriteFile(hold, nil, 0o600); err != nil {
+			return err
+		}
+	}
+	vars, err := json.MarshalIndent(map[string]any{
+		"base":                 b.path("base." + b.opts.BaseFormat),
+		"base_format":          b.opts.BaseFormat,
+		"use_backing_file":     b.opts.BackingFile,
+		"output_directory":     filepath.Base(b.out), // relative: the folder's name may be any
+		"disk_size":            b.opts.DiskSize,
+		"memory":               b.opts.MemoryMiB,
+		"cpus":                 b.opts.Accel.CPUs(b.opts.CPUs),
+		"accelerator":          b.opts.Accel.Accelerator,
+		"tcg_thread":           b.opts.Accel.Threads(),
+		"seed_files":           []string{b.path("seed", "user-data"), b.path("seed", "meta-data")},
+		"console_log":          b.path("console.log"),
+		"ssh_username":         b.opts.user(),
+		"ssh_private_key_file": b.path("key"),
+		"ssh_timeout":          b.opts.SSHTimeout.String(),
+		"bake_user":            b.opts.BakeUser,
+		"playbook_file":        filepath.Join(b.opts.Playbook.Root, filepath.FromSlash(b.opts.Playbook.File)),
+		"extra_vars_file":      b.path("extra-vars.json"),
+		"hold_file":            hold,
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return b.write(map[string]string{"vars.pkrvars.json": string(vars)})
+}
+
+// extraVars are those that CrownLabs' playbooks know, and the user's. The first
+// two are text, as Packer's key=value gave them: playbooks compare them with it.
+func (o Options) extraVars() map[string]any {
+	vars := map[string]any{
+		"crownlabs_mode":              "true",
+		"install_desktop_environment": strconv.FormatBool(o.Desktop),
+		"vm_user":                     o.VMUser,
+	}
+	if o.AptMirror != "" {
+		vars["apt_mirror"] = o.AptMirror
+	}
+	for name, value := range o.ExtraVars {
+		vars[name] = value
+	}
+	return vars
+}
+
+// environment is Packer's, and through it Ansible's. All that they write
+// besides their results stays in this run's directory.
+func (b *build) environment(debugLog string) []string {
+	env := b.opts.Playbook.Env()
+	env = append(env,
+		marker+b.id,
+		"CHECKPOINT_DISABLE=1",
+		"TMPDIR="+b.path("tmp"),
+		"PACKER_CONFIG_DIR="+b.path("config"),
+		"PACKER_CACHE_DIR="+b.path("cache"),
+		"PACKER_PLUGIN_PATH="+b.opts.Tools.PluginDir,
+		// Always on, because only there is what QEMU says when it fails.
+		"PACKER_LOG=1",
+		"PACKER_LOG_PATH="+debugLog,
+		"ANSIBLE_PIPELINING=1",
+		"ANSIBLE_DEPRECATION_WARNINGS=1", // in the log, and see events.brokenCondition
+		"ANSIBLE_SSH_TRANSFER_METHOD=piped",
+		"ANSIBLE_SSH_RETRIES=5", // the base's own cloud-init settings may restart sshd
+		"ANSIBLE_TIMEOUT=120",   // a guest on a busy host answers sudo late
+		// Asking the guest which Python it has would cost two more commands.
+		"ANSIBLE_PYTHON_INTERPRETER=/usr/bin/python3",
+		"ANSIBLE_SSH_CONTROL_PATH_DIR="+b.path("control"),
+		"ANSIBLE_SSH_ARGS="+strings.Join([]string{"-F", "/dev/null",
+			"-o", "ControlMaster=auto", "-o", "ControlPersist=10m", "-o", "Compression=no",
+			"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlias=" + hostAlias,
+			"-o", "UserKnownHostsFile=" + b.path("known_hosts"), "-o", "GlobalKnownHostsFile=/dev/null"}, " "),
+	)
+	return host.Env(env...)
+}

@@ -1,0 +1,419 @@
+// Package provision turns a base image and a playbook into a configured disk:
+// Packer boots a copy of the base under QEMU, Ansible configures it, a script
+// removes the build's traces, trims and powers off.
+package provision
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/guest/accel"
+	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
+)
+
+// Defaults of Options.
+const (
+	DefaultBuildUser  = "packer"
+	DefaultSSHTimeout = 15 * time.Minute
+)
+
+// Options say what is built from what.
+type Options struct {
+	Base       string // the base image, a local file whose checksum was verified
+	BaseFormat string // qcow2 or raw; stated, never probed
+	Output     string // the disk to write, a qcow2
+	// BackingFile makes Output an overlay of Base, which must be a qcow2 and
+	// stay where it is until Output is flattened, instead of a copy.
+	BackingFile bool
+	WorkDir     string // a directory of ours, 0700, for logs and what the build needs
+
+	Playbook playbook.Source
+	Tools    Tools
+	Accel    accel.Verdict
+
+	MemoryMiB int
+	CPUs      int   // 0: as many as suit the accelerator
+	DiskSize  int64 // virtual size in bytes, not less than the base's
+
+	BuildUser string // DefaultBuildUser if empty
+	VMUser    string // who logs in where the VM runs
+	BakeUser  bool   // build as VMUser and keep that account, its password locked
+	Desktop   bool
+	ExtraVars map[string]any // win over the variables that we set
+
+	AptMirror                      string // handed to the playbook as apt_mirror
+	CAFile                         string // PEM, trusted by the guest during the build
+	HTTPProxy, HTTPSProxy, NoProxy string // for the guest, during the build
+
+	// Mask replaces secrets in the logs; it may be nil.
+	Mask *strings.Replacer
+
+	PackerLog   bool          // keep Packer's debug log
+	KeepOnError bool          // after a failed task the guest stays up until ctx ends
+	SSHTimeout  time.Duration // DefaultSSHTimeout if 0
+}
+
+// Timings are how long the parts of a build took.
+type Timings struct {
+	Boot     time.Duration // QEMU's start to a working ssh
+	Ansible  time.Duration
+	Clean    time.Duration // cleaning, deleting the build user, trimming
+	PowerOff time.Duration // to the end of QEMU
+}
+
+// Result tells how the build went. Its logs are there after a failure, too.
+type Result struct {
+	// Trimmed is true where the guest gave the free blocks of its root file
+	// system back, so that a conversion of the disk leaves them out.
+	Trimmed bool
+	Tasks   []Task // Ansible's, in the order in which they ran
+	Timings Timings
+
+	PackerLog  string // Packer's output
+	DebugLog   string // Packer's debug log, or ""
+	ConsoleLog string // the guest's serial console
+	AnsibleLog string // Ansible's part of Packer's output
+}
+
+// user is the account under which the build works in the guest.
+func (o Options) user() string {
+	switch {
+	case o.BakeUser:
+		return o.VMUser
+	case o.BuildUser == "":
+		return DefaultBuildUser
+	}
+	return o.BuildUser
+}
+
+// Run builds opts.Output. An error that a person must act on is a
+// *failure.Error; when ctx ends, Packer, QEMU and Ansible are gone before Run
+// returns. The Result is filled as far as the build came.
+func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, error) {
+	if opts.SSHTimeout == 0 {
+		opts.SSHTimeout = DefaultSSHTimeout
+	}
+	if err := check(opts); err != nil {
+		return Result{}, err
+	}
+	b, err := newBuild(opts)
+	if err != nil {
+		return Result{}, err
+	}
+	defer b.close()
+	if err := b.prepare(); err != nil {
+		return Result{}, err
+	}
+	err = b.packer(ctx, report)
+	result := b.result()
+	if len(b.events.broken) > 0 {
+		report.Warn("conditions that are text or lists, not booleans, which an Ansible to come refuses: " +
+			strings.ReplaceAll(strings.Join(b.events.broken, ", "), opts.Playbook.Root+"/", ""))
+	}
+	if err != nil {
+		return result, err
+	}
+	if !b.events.ran {
+		return result, failure.New("no task of the playbook ran in the guest: the image would be the base", "write hosts: all in its plays, which is the guest, and no local connection")
+	}
+	if !b.events.clean {
+		return result, b.explain(errors.New("the guest did not say that its cleaning ended well"))
+	}
+	return result, b.keep(ctx)
+}
+
+// userName is what useradd accepts on every distribution.
+var userName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+
+func check(opts Options) error {
+	switch {
+	case !userName.MatchString(opts.user()):
+		return failure.New(fmt.Sprintf("%q is no user name", opts.user()), "set BUILD_USER (or VM_USER) to lower-case letters, digits, - and _")
+	case opts.user() == "root" || !opts.BakeUser && opts.user() == opts.VMUser:
+		return failure.New(fmt.Sprintf("the build user %q would be deleted at the end", opts.user()), "set BUILD_USER to another name, or BAKE_USER=true to build as VM_USER")
+	case opts.BaseFormat != "qcow2" && opts.BaseFormat != "raw":
+		return failure.New(fmt.Sprintf("the base's format %q is not supported", opts.BaseFormat), "convert it to qcow2 or raw")
+	case opts.BackingFile && opts.BaseFormat != "qcow2":
+		return errors.New("provision: only a qcow2 base can be a backing file")
+	}
+	return nil
+}
+
+// build is one run of Packer.
+type build struct {
+	opts   Options
+	id     string // marks our processes, in their environment
+	run    string // short-lived files; a short path of plain characters
+	out    string // directory, beside the output, that Packer writes the disk to
+	events events
+}
+
+// plainPath are paths that QEMU's options, ssh's arguments and a shell take as
+// they are, and that leave room for a socket's name in them (108 bytes in all).
+var plainPath = regexp.MustCompile(`^[A-Za-z0-9/_.+@~-]{1,64}$`)
+
+func newBuild(opts Options) (*build, error) {
+	var err error
+	if opts.WorkDir, err = filepath.Abs(opts.WorkDir); err != nil {
+		return nil, err
+	}
+	if opts.Output, err = filepath.Abs(opts.Output); err != nil {
+		return nil, err
+	}
+	if opts.Base, err = filepath.Abs(opts.Base); err != nil {
+		return nil, err
+	}
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails (crypto/rand)
+	b := &build{opts: opts, id: hex.EncodeToString(id), run: filepath.Join(opts.WorkDir, "run"), out: opts.Output + ".partial"}
+	if err := os.MkdirAll(opts.WorkDir, 0o700); err != nil {
+		return nil, failure.Wrap(err, "making the work directory", "")
+	}
+	b.forsaken()
+	if !plainPath.MatchString(b.run) {
+		if b.run, err = shortTemp(os.TempDir(), "/tmp", "/var/tmp"); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(b.log(runNote), []byte(b.run), 0o600); err != nil {
+			return nil, failure.Wrap(err, "making a temporary directory", "")
+		}
+	}
+	return b, nil
+}
+
+const (
+	tempPrefix = "diskforge-"
+	runNote    = "run.path" // where the run directory is, if not in the work directory
+)
+
+// shortTemp makes a directory in the first of the parents in which its path is
+// plain, so that Packer's plugins and ssh can make their sockets there.
+func shortTemp(parents ...string) (string, error) {
+	var why []string
+	for _, parent := range parents {
+		dir, err := os.MkdirTemp(parent, tempPrefix)
+		switch {
+		case err != nil:
+			why = append(why, err.Error())
+		case plainPath.MatchString(dir):
+			return dir, nil
+		default:
+			_ = os.Remove(dir)
+			why = append(why, dir+" is too long for the name of a socket, or not plain")
+		}
+	}
+	return "", failure.New("there is no folder for Packer's and ssh's sockets: "+strings.Join(why, "; "), "set TMPDIR to a short path")
+}
+
+// CheckSSH says what would stop Ansible, which reaches the guest with it.
+func CheckSSH(ctx context.Context) error {
+	err := host.Run(ctx, host.Cmd{Program: "ssh", Args: []string{"-V"}})
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return context.Cause(ctx)
+	case strings.Contains(strings.Join(host.Tail(err), "\n"), "No user exists for uid"):
+		return failure.New(fmt.Sprintf("ssh refuses to run: the user id %d has no entry in /etc/passwd", os.Getuid()),
+			fmt.Sprintf("add one when the container starts (echo build:x:%d:0::$HOME:/bin/sh >>/etc/passwd, which must be writable), or run as a user that has one", os.Getuid()))
+	case errors.Is(err, exec.ErrNotFound):
+		return failure.Wrap(err, "ssh is not installed", "apt-get install openssh-client")
+	}
+	return failure.Wrap(err, "ssh does not run", "apt-get install --reinstall openssh-client")
+}
+
+// forsaken removes the temporary directory of a run that was killed: it holds
+// the build's key and its variables. The note is in a directory of ours, and
+// all the same nothing is deleted that could not be such a directory.
+func (b *build) forsaken() {
+	note, err := os.ReadFile(b.log(runNote))
+	if err != nil {
+		return
+	}
+	dir := string(note)
+	info, err := os.Lstat(dir)
+	ours := err == nil && info.Mode() == os.ModeDir|0o700 && info.Sys().(*syscall.Stat_t).Uid == uint32(os.Geteuid())
+	if ours && strings.HasPrefix(filepath.Base(dir), tempPrefix) {
+		_ = os.RemoveAll(dir)
+	}
+	_ = os.Remove(b.log(runNote))
+}
+
+// close removes what only this run needed and ends what it left running.
+func (b *build) close() {
+	b.killLeftovers()
+	_ = os.RemoveAll(b.run)
+	_ = os.Remove(b.log(runNote))
+	_ = os.RemoveAll(b.out)
+	b.events.close()
+}
+
+func (b *build) log(name string) string { return filepath.Join(b.opts.WorkDir, name) }
+
+func (b *build) result() Result {
+	r := b.events.result()
+	r.PackerLog, r.ConsoleLog, r.AnsibleLog = b.log("packer.log"), b.log("console.log"), b.log("ansible.log")
+	if b.opts.PackerLog {
+		r.DebugLog = b.log("packer-debug.log")
+	}
+	return r
+}
+
+// packer runs Packer to its end, with the serial console watched until the
+// guest answers.
+func (b *build) packer(ctx context.Context, report progress.Reporter) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	b.events.secrets = b.opts.Mask
+	b.events.reached = b.reached
+	b.events.start(report, b.keptUp(report))
+	watch := vm.WatchConsole(b.log("console.log"), first(ctx.Done(), b.events.connected), report)
+	go func() {
+		select {
+		case what := <-watch.Died():
+			cancel(&bootError{what})
+		case <-watch.Done():
+		}
+	}()
+	debug := b.log("packer-debug.log")
+	err := host.Run(ctx, host.Cmd{
+		Program: b.opts.Tools.Packer, Dir: filepath.Dir(b.opts.Output), Confined: true,
+		Args:   []string{"build", "-color=false", "-var-file=" + b.path("vars.pkrvars.json"), b.path("packer")},
+		Env:    b.environment(debug),
+		Stdout: &b.events,
+		OnLine: b.events.line, // standard error: Packer's error messages
+		Grace:  5 * time.Second,
+	})
+	failed := ctx.Err() != nil
+	cancel(nil)
+	<-watch.Done()
+	if err != nil && !failed {
+		err = b.explain(err)
+	} else if failed {
+		err = b.stopped(ctx)
+	}
+	if !b.opts.PackerLog {
+		_ = os.Remove(debug)
+	} else if errMask := b.maskLog(debug); errMask != nil {
+		_ = os.Remove(debug)
+		report.Warn(fmt.Sprintf("Packer's debug log is deleted, because secrets could not be taken out of it: %v", errMask))
+	}
+	return err
+}
+
+// maskLog takes secrets and escape sequences out of a log that Packer wrote.
+func (b *build) maskLog(name string) error {
+	from, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return host.WriteFile(name, 0o600, func(to io.Writer) error {
+		lines := bufio.NewScanner(from)
+		lines.Buffer(nil, 16*maxEvent)
+		for lines.Scan() {
+			line := lines.Text()
+			if b.opts.Mask != nil {
+				line = b.opts.Mask.Replace(line)
+			}
+			if _, err := fmt.Fprintln(to, text.Lines(line)); err != nil {
+				return err
+			}
+		}
+		return lines.Err()
+	})
+}
+
+// reached says whether Ansible has connected to the guest: then the socket of its
+// shared connection is there. A play may connect to this host instead, by
+// variables that nobody sees before it runs.
+func (b *build) reached() bool {
+	entries, err := os.ReadDir(b.path("control"))
+	return err != nil || len(entries) > 0
+}
+
+// bootError is a boot that the console says will never succeed.
+type bootError struct{ what string }
+
+func (e *bootError) Error() string { return e.what }
+
+// first is closed when one of the two is.
+func first(a, b <-chan struct{}) <-chan struct{} {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		select {
+		case <-a:
+		case <-b:
+		}
+	}()
+	return closed
+}
+
+// stopped is why a build ended before its time: what the console told, the
+// failure after which the guest was kept up, or the caller's reason.
+func (b *build) stopped(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	var fatal *bootError
+	switch {
+	case errors.As(cause, &fatal):
+		return b.neverUp(fatal.what)
+	case b.events.held:
+		return b.explain(cause)
+	}
+	return cause
+}
+
+// keptUp returns what tells the user how to reach a guest that was kept up.
+func (b *build) keptUp(report progress.Reporter) func(port string) {
+	if !b.opts.KeepOnError {
+		return nil
+	}
+	return func(port string) {
+		report.Warn("the guest stays up until diskforge is interrupted (Ctrl-C): " + b.sshCommand(port))
+	}
+}
+
+// sshCommand logs in to the build's guest.
+func (b *build) sshCommand(port string) string {
+	return fmt.Sprintf("ssh -F /dev/null -i %s -p %s -o IdentitiesOnly=yes -o UserKnownHostsFile=%s -o HostKeyAlias=%s %s@127.0.0.1",
+		b.path("key"), port, b.path("known_hosts"), hostAlias, b.opts.user())
+}
+
+// keep makes Packer's disk the output.
+func (b *build) keep(ctx context.Context) error {
+	disk := filepath.Join(b.out, "disk.qcow2")
+	if b.opts.BackingFile {
+		// Packer knows the base by a name that goes with this run.
+		if err := host.Run(ctx, host.Cmd{
+			Program: "qemu-img", Args: []string{"rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", b.opts.Base, disk},
+		}); err != nil {
+			return fmt.Errorf("naming the disk's backing file: %w", err)
+		}
+	}
+	if err := host.Sync(disk); err != nil {
+		return failure.Wrap(err, "writing the disk", "is there room left on it?")
+	}
+	if err := os.Rename(disk, b.opts.Output); err != nil {
+		return failure.Wrap(err, "keeping the disk", "")
+	}
+	return host.Sync(filepath.Dir(b.opts.Output))
+}

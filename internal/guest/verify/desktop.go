@@ -1,0 +1,341 @@
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"image"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
+)
+
+const (
+	desktopPort = 6080 // where consumers look for noVNC (CrownLabs: forge/services.go)
+	defaultPath = "websockify"
+
+	maxPage = 1 << 20 // bytes of anything that noVNC's server sends as a page
+)
+
+// Times of a desktop, which an emulated guest takes a minute to start.
+var patience = struct {
+	open    time.Duration // from ssh until the port opens
+	answer  time.Duration // for one page or handshake
+	settle  time.Duration // from VNC's first answer until a desktop is drawn
+	between time.Duration // two tries
+}{15 * time.Minute, time.Minute, 2 * time.Minute, 500 * time.Millisecond}
+
+// errClosed says that nothing listens: QEMU accepted the connection and closed
+// it without a byte.
+var errClosed = errors.New("nothing listens")
+
+// viewer looks at a desktop from outside.
+type viewer struct {
+	address string // host and port that lead to the guest's
+	client  *http.Client
+	read    *atomic.Int64 // bytes that came on the last connection of client
+}
+
+func newViewer(address string) *viewer {
+	v := &viewer{address: address, read: new(atomic.Int64)}
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		v.read.Store(0)
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return counted{conn, v.read}, nil
+	}
+	// Neither a proxy of the environment nor a redirect leads anywhere else.
+	v.client = &http.Client{
+		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return v
+}
+
+// counted is a connection that counts what came.
+type counted struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c counted) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// desktop watches the port from the moment ssh answers. Consumers take a
+// machine for ready as soon as it opens (their probe is TCP only): the first
+// answer must already be VNC's. Then it looks at the page as they serve it.
+func (m *machine) desktop(ctx context.Context) found {
+	v := newViewer(m.guest.Address(desktopPort))
+	early, err := v.awaitVNC(ctx)
+	opened := time.Since(m.guest.PowerOn())
+	if early != nil {
+		err = errors.Join(early, err)
+	}
+	f := found{checks: []Check{m.check("port 6080", "open after "+seconds(opened)+", with VNC behind it", err)}}
+	if err != nil && early == nil { // it never opened
+		return f
+	}
+	f.moments = []Moment{{"desktop", opened}}
+	served, err := serveUnderPrefix(m.guest.Address(desktopPort))
+	if err != nil {
+		f.checks = append(f.checks, m.check("desktop page", "", err))
+		return f
+	}
+	defer served.close()
+	socket, err := m.page(ctx, served, &f)
+	if err != nil {
+		return f
+	}
+	m.watch(ctx, served, socket, &f)
+	return f
+}
+
+// awaitVNC tries until VNC answers. early is not nil where the port was open
+// before that.
+func (v *viewer) awaitVNC(ctx context.Context) (early, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience.open, fmt.Errorf("TCP %d did not open within %v", desktopPort, patience.open))
+	defer cancel()
+	for {
+		err := v.tryVNC(ctx, "ws://desktop/"+defaultPath)
+		switch {
+		case ctx.Err() != nil:
+			return early, context.Cause(ctx)
+		case err == nil:
+			return early, nil
+		case !errors.Is(err, errClosed) && early == nil:
+			early = fmt.Errorf("TCP %d was open before VNC answered behind it: %w", desktopPort, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(patience.between):
+		}
+	}
+}
+
+// tryVNC does one handshake of the websocket and of VNC.
+func (v *viewer) tryVNC(ctx context.Context, at string) error {
+	_, done, err := v.vnc(ctx, at)
+	if err != nil {
+		return err
+	}
+	done()
+	return nil
+}
+
+// vnc connects to VNC through the websocket at a URL. errClosed says that
+// nothing listens there.
+func (v *viewer) vnc(ctx context.Context, at string) (*VNC, func(), error) {
+	timed, cancel := context.WithTimeout(ctx, patience.answer)
+	defer cancel()
+	socket, _, err := websocket.Dial(timed, at, &websocket.DialOptions{HTTPClient: v.client})
+	if err != nil {
+		if v.read.Load() == 0 && timed.Err() == nil {
+			return nil, nil, fmt.Errorf("%w: %w", errClosed, err)
+		}
+		return nil, nil, fmt.Errorf("no websocket: %w", err)
+	}
+	// The connection outlives the handshake, which is timed.
+	lifetime, end := context.WithCancel(ctx)
+	stop := context.AfterFunc(timed, end)
+	client, err := NewVNC(websocket.NetConn(lifetime, socket, websocket.MessageBinary))
+	if err == nil && !stop() {
+		err = context.Cause(timed)
+	}
+	if err != nil {
+		stop()
+		end()
+		_ = socket.CloseNow()
+		return nil, nil, err
+	}
+	return client, func() { end(); _ = socket.CloseNow() }, nil
+}
+
+// page looks at the page that the port serves, under a path prefix, and
+// returns the URL of its websocket.
+func (m *machine) page(ctx context.Context, s *prefixed, f *found) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*patience.answer)
+	defer cancel()
+	began := time.Now()
+	socket, err := s.page(ctx)
+	c := m.check("desktop page", "noVNC, works under a path prefix and connects by itself", err)
+	c.Took = time.Since(began)
+	f.checks = append(f.checks, c)
+	return socket, err
+}
+
+// page checks what the port serves as a consumer's browser sees it, and
+// returns the URL of the websocket that the page would open.
+func (s *prefixed) page(ctx context.Context) (string, error) {
+	html, at, err := s.get(ctx, s.url)
+	if err != nil {
+		return "", err
+	}
+	if err := checkPage(html); err != nil {
+		return "", err
+	}
+	if err := s.checkWebsocketURL(ctx, at); err != nil {
+		return "", err
+	}
+	settings := map[string]any{}
+	for _, name := range []string{"defaults.json", "mandatory.json"} { // the second wins
+		content, _, err := s.get(ctx, at.ResolveReference(&url.URL{Path: name}))
+		if err == nil && json.Unmarshal(content, &settings) != nil {
+			err = fmt.Errorf("noVNC's %s is no JSON object", name)
+		}
+		if err != nil && !errors.Is(err, errNotFound) {
+			return "", err
+		}
+	}
+	if !on(settings["autoconnect"]) {
+		return "", errors.New("noVNC waits for a click: set autoconnect in its mandatory.json, for consumers give it no query")
+	}
+	return s.socket(at, settings)
+}
+
+var reference = regexp.MustCompile(`(?i)\s(?:src|href)\s*=\s*["']?(/[^"'\s>]*)`)
+
+// checkPage checks the page itself: nothing in it may leave the prefix.
+func checkPage(html []byte) error {
+	if !strings.Contains(string(html), "noVNC") {
+		return errors.New("the page is not noVNC's")
+	}
+	if m := reference.FindSubmatch(html); m != nil {
+		return fmt.Errorf("the page refers to %s, which is not found behind a path prefix: refer to it relatively", text.Line(string(m[1][:min(len(m[1]), 100)])))
+	}
+	return nil
+}
+
+// relative is how noVNC finds its websocket from 1.6 on: beside its page.
+var relative = regexp.MustCompile(`new URL\(\s*path\s*,\s*(window\.)?location`)
+
+// checkWebsocketURL looks into noVNC's program. Before 1.6 it puts its path
+// after the host, where a path prefix gets lost.
+func (s *prefixed) checkWebsocketURL(ctx context.Context, page *url.URL) error {
+	program, _, err := s.get(ctx, page.ResolveReference(&url.URL{Path: "app/ui.js"}))
+	if err != nil {
+		return err
+	}
+	if !relative.Match(program) {
+		return errors.New("this noVNC opens its websocket at the root of the host, not beside its page: take 1.6 or newer")
+	}
+	return nil
+}
+
+// on says whether noVNC takes a setting for true (app/ui.js).
+func on(setting any) bool {
+	return setting == true || setting == "true" || setting == "1" || setting == float64(1)
+}
+
+// socket is the URL of the websocket that the page opens.
+func (s *prefixed) socket(page *url.URL, settings map[string]any) (string, error) {
+	if host, _ := settings["host"].(string); host != "" {
+		return "", fmt.Errorf("noVNC is told to connect to the host %q", host)
+	}
+	path, ok := settings["path"].(string)
+	if !ok {
+		path = defaultPath
+	}
+	at, err := page.Parse(path)
+	if err != nil || at.Host != page.Host || !strings.HasPrefix(at.Path, s.url.Path) {
+		return "", fmt.Errorf("noVNC's websocket path %q leads out of the path prefix: it has to be relative", path)
+	}
+	at.Scheme = "ws"
+	return at.String(), nil
+}
+
+// watch goes through the prefix to VNC and takes a picture of the desktop.
+func (m *machine) watch(ctx context.Context, s *prefixed, socket string, f *found) {
+	client, done, err := newViewer(s.url.Host).vnc(ctx, socket)
+	f.checks = append(f.checks, m.check("desktop websocket", "VNC's handshake behind a path prefix", err))
+	if err != nil {
+		return
+	}
+	defer done()
+	began := time.Now()
+	picture, err := settled(ctx, done, client.Picture)
+	if err == nil {
+		var p Picture
+		if p, err = encode("desktop through VNC", picture); err == nil {
+			f.pictures = append(f.pictures, p)
+		}
+	}
+	detail := ""
+	if picture != nil {
+		detail = fmt.Sprintf("%d×%d pixels, drawn after %s more", picture.Rect.Dx(), picture.Rect.Dy(), seconds(time.Since(began)))
+	}
+	f.checks = append(f.checks, m.check("desktop picture", detail, err))
+}
+
+// settled takes pictures until one is not blank and the next is the same, or
+// the time is over; a desktop that never stands still is shown as it is. end
+// ends a picture that does not come.
+func settled(ctx context.Context, end func(), take func() (*image.RGBA, error)) (*image.RGBA, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience.settle)
+	defer cancel()
+	defer context.AfterFunc(ctx, end)()
+	var last *image.RGBA
+	for {
+		picture, err := take()
+		if err != nil && ctx.Err() == nil {
+			return nil, err
+		}
+		if err == nil {
+			if last != nil && !blank(picture) && slices.Equal(picture.Pix, last.Pix) {
+				return picture, nil
+			}
+			last = picture
+		}
+		select {
+		case <-ctx.Done():
+			if last == nil || blank(last) {
+				return nil, fmt.Errorf("the screen is blank %v after VNC answered: no desktop was drawn", patience.settle)
+			}
+			return last, nil
+		case <-time.After(2 * patience.between):
+		}
+	}
+}
+
+var errNotFound = errors.New("404 Not Found")
+
+// get gets a page of the guest's, and where redirects within the prefix led.
+func (s *prefixed) get(ctx context.Context, at *url.URL) ([]byte, *url.URL, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	response, err := s.client.Do(request)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer response.Body.Close()
+	name := "/" + strings.TrimPrefix(response.Request.URL.Path, s.url.Path)
+	switch response.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return nil, nil, fmt.Errorf("%s: %w", name, errNotFound)
+	default:
+		return nil, nil, fmt.Errorf("%s: %s", name, text.Line(response.Status))
+	}
+	content, err := io.ReadAll(io.LimitReader(response.Body, maxPage+1))
+	if err == nil && len(content) > maxPage {
+		err = fmt.Errorf("%s has more than %d bytes", name, maxPage)
+	}
+	return content, response.Request.URL, err
+}

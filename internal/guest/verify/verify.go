@@ -1,0 +1,135 @@
+// Package verify boots a finished disk as its consumers will, and looks
+// inside and from outside: whether cloud-init did its work, whether nothing of
+// the build is left, whether the desktop is served, whether the checks that
+// belong to the playbook hold.
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/guest/accel"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
+)
+
+// hostname is what the seed asks for.
+const hostname = "diskforge-verify"
+
+// Options say what to verify.
+type Options struct {
+	Disk        string // disk image, only read
+	Format      string // qcow2 or raw
+	VirtualSize int64  // of the disk, in bytes; 0 leaves out the check that the root grows
+	Dir         string // private work directory; the console's log stays there
+	MemoryMiB   int    // 0 means 2048
+	CPUs        int    // 0: as many as suit the accelerator
+	Accel       accel.Verdict
+
+	BuildUser string // who must be gone; empty if nobody was there
+	VMUser    string // login user that the seed makes
+	BakedUser bool   // VMUser is in the image, with its password locked
+	Desktop   bool   // the image serves a desktop on TCP 6080; without it, that port has to be closed
+
+	// Full boots two machines more where the first one passes: a second
+	// overlay with CrownLabs' literal seed, which must share neither machine-id
+	// nor ssh host keys with the first, and one with UEFI where the disk has an
+	// EFI system partition.
+	Full bool
+
+	// Excused says why a finding of a rule of the hygiene gate may be in a file
+	// of the image; it may be nil.
+	Excused func(rule, path string) (reason string)
+
+	Checks string // file of goss checks, or empty
+	Goss   string // goss program for the guest (static, amd64); needed with Checks
+
+	AllowedWarnings []string // parts of cloud-init's warnings that do not count
+	KeepOnError     bool     // leave the guest running when a check fails
+	// Timeout is until ssh answers; 0 means boot's default. Each thing that is
+	// then waited for in the guest, such as cloud-init's end, may take that
+	// (15 min for 0) and 15 min more, and is a failed check where it does not end.
+	Timeout time.Duration
+}
+
+// The groups of checks.
+const (
+	GroupBoot     = "boot"     // what every image has to keep
+	GroupPlaybook = "playbook" // goss, what the playbook promises
+)
+
+// Check is one thing that was looked at.
+type Check struct {
+	Group  string        `json:"group"`
+	Name   string        `json:"name"`
+	OK     bool          `json:"ok"`
+	Detail string        `json:"detail,omitempty"` // what was found, in one line
+	Took   time.Duration `json:"took,omitempty"`   // where it was measured; several run at a time
+}
+
+// Moment is something that happened while the machine started.
+type Moment struct {
+	Name string        `json:"name"`
+	At   time.Duration `json:"at"` // from power on
+}
+
+// Package is a package that is installed in the image.
+type Package struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// Picture is what a screen showed.
+type Picture struct {
+	Title  string `json:"title"`
+	PNG    []byte `json:"png"` // at most 1 MiB; for that, a large screen is shown smaller
+	Width  int    `json:"width"`
+	Height int    `json:"height"`
+}
+
+// Result is what the machine showed, and with Options.Full the further ones.
+// All but the checks and the pictures is of the first.
+type Result struct {
+	Checks        []Check       `json:"checks"`
+	TimeToSSH     time.Duration `json:"timeToSSH"`     // from power on
+	CloudInitDone time.Duration `json:"cloudInitDone"` // from power on
+	Total         time.Duration `json:"total"`
+	CloudInit     string        `json:"cloudInit"` // its status: done, error, degraded
+	Console       string        `json:"console"`   // path of the serial console's log
+
+	Boot     []Moment  `json:"boot,omitempty"`     // in the order in which they happened
+	Packages []Package `json:"packages,omitempty"` // dpkg's or rpm's, by name
+	Pictures []Picture `json:"pictures,omitempty"` // the console, and the desktop where there is one
+}
+
+// Run boots an overlay of the disk and checks it. Where checks fail, the
+// result is complete and the error is a *failure.Error with one line for each.
+func Run(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
+	if o.Checks != "" && o.Goss == "" {
+		return Result{}, errors.New("verify: checks without goss to run them")
+	}
+	began := time.Now()
+	m := &machine{Options: o, p: p}
+	err := m.run(ctx)
+	if err == nil && o.Full {
+		err = m.further(ctx)
+	}
+	m.result.Total = time.Since(began)
+	return m.result, err
+}
+
+// joined puts the lines of what a guest said into one.
+func joined(s string) string {
+	var all []string
+	for line := range strings.Lines(s) {
+		if line = text.Line(line); line != "" {
+			all = append(all, line)
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+func seconds(d time.Duration) string { return fmt.Sprint(d.Round(time.Second)) }

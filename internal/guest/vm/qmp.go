@@ -1,0 +1,129 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"sync"
+)
+
+// monitor speaks QMP, QEMU's machine protocol: one JSON object a line.
+type monitor struct {
+	in      io.ReadCloser
+	out     io.WriteCloser
+	mu      sync.Mutex // one command at a time
+	id      int        // of the last command
+	answers chan answer
+}
+
+type answer struct {
+	ID     int             `json:"id"`
+	Return json.RawMessage `json:"return"`
+	Error  *struct {
+		Desc string `json:"desc"`
+	} `json:"error"`
+}
+
+var errMonitorGone = errors.New("QEMU has ended")
+
+func newMonitor(in io.ReadCloser, out io.WriteCloser) *monitor {
+	m := &monitor{in: in, out: out, answers: make(chan answer, 1)}
+	go m.read()
+	return m
+}
+
+// read passes answers on and drops the greeting and events, so that QEMU
+// never waits for a reader.
+func (m *monitor) read() {
+	defer close(m.answers)
+	for d := json.NewDecoder(m.in); ; {
+		var a answer
+		if d.Decode(&a) != nil {
+			return
+		}
+		if a.Return != nil || a.Error != nil {
+			m.answers <- a
+		}
+	}
+}
+
+// execute runs one command and returns its result.
+func (m *monitor) execute(ctx context.Context, name string, arguments map[string]any) (json.RawMessage, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.id++
+	request := map[string]any{"execute": name, "id": m.id}
+	if arguments != nil {
+		request["arguments"] = arguments
+	}
+	if err := json.NewEncoder(m.out).Encode(request); err != nil {
+		return nil, errMonitorGone
+	}
+	for {
+		select {
+		case a, ok := <-m.answers:
+			if !ok {
+				return nil, errMonitorGone
+			}
+			if a.ID != m.id {
+				continue // to a command whose caller did not wait
+			}
+			if a.Error != nil {
+				return nil, fmt.Errorf("QEMU refuses %s: %s", name, a.Error.Desc)
+			}
+			return a.Return, nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (m *monitor) close() {
+	m.out.Close()
+	m.in.Close()
+}
+
+// forwardedPorts opens the monitor and asks which ports of 127.0.0.1 lead to
+// the guest's. QEMU chose them itself: no other process can take one between
+// the choice and the use.
+func (m *monitor) forwardedPorts(ctx context.Context, guest []int) (map[int]int, error) {
+	if _, err := m.execute(ctx, "qmp_capabilities", nil); err != nil {
+		return nil, err
+	}
+	raw, err := m.execute(ctx, "human-monitor-command", map[string]any{"command-line": "info usernet"})
+	if err != nil {
+		return nil, err
+	}
+	var table string
+	if err := json.Unmarshal(raw, &table); err != nil {
+		return nil, fmt.Errorf("reading QEMU's table of forwarded ports: %w", err)
+	}
+	return parsePorts(table, guest)
+}
+
+// State, descriptor, address and port of the host, address and port of the guest.
+var hostForward = regexp.MustCompile(`TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+[0-9.]+\s+(\d+)\s`)
+
+// parsePorts finds in what "info usernet" prints which port of 127.0.0.1
+// leads to each of the guest's.
+func parsePorts(table string, guest []int) (map[int]int, error) {
+	ports := map[int]int{}
+	for _, m := range hostForward.FindAllStringSubmatch(table, -1) {
+		from, errFrom := strconv.ParseUint(m[1], 10, 16)
+		to, errTo := strconv.ParseUint(m[2], 10, 16)
+		if err := errors.Join(errFrom, errTo); err != nil {
+			return nil, fmt.Errorf("reading QEMU's table of forwarded ports: %w", err)
+		}
+		ports[int(to)] = int(from)
+	}
+	for _, port := range guest {
+		if ports[port] == 0 {
+			return nil, fmt.Errorf("QEMU forwards no port of 127.0.0.1 to the guest's port %d: %q", port, table)
+		}
+	}
+	return ports, nil
+}

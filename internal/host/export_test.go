@@ -1,0 +1,5 @@
+package host
+
+import "time"
+
+func init() { pipeWait = time.Second }

@@ -1,0 +1,51 @@
+package host_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// told passes on what a waiting process says.
+type told struct {
+	progress.Reporter
+	what chan string
+}
+
+func (t told) Activity(what string) { t.what <- what }
+
+func TestTheSecondWaitsForTheFirstAndSaysSo(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	unlock, err := host.LockFile(t.Context(), name, "", progress.Discard)
+	require.NoError(t, err)
+	says := told{what: make(chan string, 1)}
+	second := make(chan error)
+	go func() {
+		unlock, err := host.LockFile(t.Context(), name, "waiting for the first", says)
+		if err == nil {
+			unlock()
+		}
+		second <- err
+	}()
+	require.Equal(t, "waiting for the first", <-says.what)
+	unlock()
+	require.NoError(t, <-second)
+}
+
+func TestTheEndOfTheContextEndsTheWait(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	unlock, err := host.LockFile(t.Context(), name, "", progress.Discard)
+	require.NoError(t, err)
+	defer unlock()
+	stop := errors.New("stopped by the test")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stop)
+	_, err = host.LockFile(ctx, name, "waiting", progress.Discard)
+	require.ErrorIs(t, err, stop)
+}

@@ -1,0 +1,161 @@
+package host
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Vars reads variables for Ansible, a JSON or YAML mapping, as Ansible reads
+// them: JSON first, then YAML 1.1, where yes and on are true and 1:30 is 90.
+// Errors repeat no value: it may be a secret.
+func YAMLVars(text []byte) (map[string]any, error) {
+	var m map[string]any
+	if json.Unmarshal(text, &m) == nil && m != nil {
+		return m, nil
+	}
+	var n yaml.Node
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	if err := d.Decode(&n); err != nil {
+		return nil, errors.New("is neither JSON nor YAML")
+	}
+	if d.Decode(new(yaml.Node)) != io.EOF {
+		return nil, errors.New("has more than one document, of which Ansible reads none")
+	}
+	v, err := value(&n, 0)
+	if err != nil {
+		return nil, err
+	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, errors.New("is no mapping")
+	}
+	return m, nil
+}
+
+// maxDepth bounds what is nested, aliases in aliases above all.
+const maxDepth = 64
+
+func value(n *yaml.Node, depth int) (any, error) {
+	if depth > maxDepth {
+		return nil, fmt.Errorf("is nested deeper than %d levels", maxDepth)
+	}
+	switch n.Kind {
+	case yaml.DocumentNode:
+		return value(n.Content[0], depth+1)
+	case yaml.AliasNode:
+		return value(n.Alias, depth+1)
+	case yaml.SequenceNode:
+		list := make([]any, len(n.Content))
+		var err error
+		for i, c := range n.Content {
+			if list[i], err = value(c, depth+1); err != nil {
+				return nil, err
+			}
+		}
+		return list, nil
+	case yaml.MappingNode:
+		return mapping(n, depth)
+	case yaml.ScalarNode:
+		return YAMLScalar(n)
+	}
+	return nil, errors.New("is no mapping")
+}
+
+func mapping(n *yaml.Node, depth int) (any, error) {
+	m := make(map[string]any, len(n.Content)/2)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i]
+		v, err := value(n.Content[i+1], depth+1)
+		switch inner, isMap := v.(map[string]any); {
+		case err != nil:
+			return nil, err
+		case key.Tag == "!!merge" && isMap:
+			for name, v := range inner {
+				if _, own := m[name]; !own {
+					m[name] = v
+				}
+			}
+			continue
+		case key.Kind != yaml.ScalarNode || key.Tag != "!!str" && key.Tag != "!!bool":
+			return nil, fmt.Errorf("has a key in line %d that is no text", key.Line)
+		}
+		m[key.Value] = v
+	}
+	return m, nil
+}
+
+// YAML 1.1's implicit types (yaml.org/type), as PyYAML's resolver has them.
+var (
+	booleans = regexp.MustCompile(`^(?:(yes|Yes|YES|true|True|TRUE|on|On|ON)|no|No|NO|false|False|FALSE|off|Off|OFF)$`)
+	nulls    = regexp.MustCompile(`^(?:~|null|Null|NULL|)$`)
+	integers = regexp.MustCompile(`^[-+]?(?:0b[01_]+|0[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$`)
+	minutes  = regexp.MustCompile(`^[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+$`)
+	infinite = regexp.MustCompile(`^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$`)
+	floats   = regexp.MustCompile(`^[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+][0-9]+)?$`)
+)
+
+// Scalar is what a scalar means in YAML 1.1, in JSON's types. A date is text:
+// it is what its author wrote.
+func YAMLScalar(n *yaml.Node) (any, error) {
+	const quoted = yaml.SingleQuotedStyle | yaml.DoubleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
+	v := n.Value
+	if n.Style&yaml.TaggedStyle != 0 {
+		var decoded any
+		if n.Tag != "!!str" && (!strings.HasPrefix(n.Tag, "!!") || n.Decode(&decoded) != nil || !jsonable(decoded)) {
+			return nil, fmt.Errorf("has the tag %s in line %d, which cannot be given to Ansible", n.Tag, n.Line)
+		}
+		if n.Tag != "!!str" {
+			return decoded, nil
+		}
+		return v, nil
+	}
+	plain := strings.ReplaceAll(v, "_", "")
+	switch {
+	case n.Style&quoted != 0:
+		return v, nil
+	case booleans.MatchString(v):
+		return booleans.FindStringSubmatch(v)[1] != "", nil
+	case nulls.MatchString(v):
+		return nil, nil
+	case integers.MatchString(v):
+		if i, ok := new(big.Int).SetString(plain, 0); ok { // 0777 is octal, 0b11 and 0x1f are there, too
+			return json.Number(i.String()), nil
+		}
+	case minutes.MatchString(v):
+		return sexagesimal(plain), nil
+	case infinite.MatchString(v):
+		return nil, fmt.Errorf("has no number that can be written in JSON in line %d", n.Line)
+	case floats.MatchString(v):
+		if f, err := strconv.ParseFloat(plain, 64); err == nil {
+			return f, nil
+		}
+	}
+	return v, nil
+}
+
+func jsonable(v any) bool {
+	_, err := json.Marshal(v)
+	return err == nil
+}
+
+// sexagesimal is a number to the base of 60, such as 1:30.
+func sexagesimal(v string) any {
+	sum := new(big.Int)
+	for part := range strings.SplitSeq(strings.TrimLeft(v, "+-"), ":") {
+		digits, _ := new(big.Int).SetString(part, 10)
+		sum.Add(sum.Mul(sum, big.NewInt(60)), digits)
+	}
+	if strings.HasPrefix(v, "-") {
+		sum.Neg(sum)
+	}
+	return json.Number(sum.String())
+}

@@ -1,0 +1,110 @@
+package disk_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
+)
+
+func run(t *testing.T, stdin, name string, args ...string) {
+	t.Helper()
+	path, err := host.Look(name)
+	require.NoError(t, err)
+	cmd := exec.Command(path, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s %v: %s", name, args, out)
+}
+
+// withESP is a raw disk with an EFI system partition made by mkfs.fat, of so
+// many MiB, with files in it put there by mcopy.
+func withESP(t *testing.T, label, size string, mib int, files ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	raw, esp := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "esp")
+	run(t, "", "qemu-img", "create", "-q", "-f", "raw", raw, "512M")
+	kind := map[string]string{"gpt": "uefi", "dos": "ef"}[label]
+	run(t, "label: "+label+"\nstart=2048, size="+size+"M, type="+kind+"\n", "sfdisk", "-q", raw)
+	run(t, "", "qemu-img", "create", "-q", "-f", "raw", esp, size+"M")
+	run(t, "", "mkfs.fat", esp)
+	for _, file := range files {
+		parent := ""
+		for elem := range strings.SplitSeq(filepath.Dir(file), "/") {
+			if parent += "/" + elem; exec.Command("mdir", "-i", esp, "::"+parent).Run() != nil {
+				run(t, "", "mmd", "-i", esp, "::"+parent)
+			}
+		}
+		run(t, "", "mcopy", "-i", esp, "/etc/hostname", "::"+file)
+	}
+	run(t, "", "dd", "if="+esp, "of="+raw, "bs=1M", "seek=1", "conv=notrunc", "status=none")
+	return raw
+}
+
+func TestTheFirmwareIsReadOffTheDisk(t *testing.T) {
+	var many []string
+	for _, name := range strings.Split("abcdefghijklmnopqrstuvwxyz", "") {
+		many = append(many, "EFI/BOOT/a-long-name-for-"+name+".efi")
+	}
+	for what, c := range map[string]struct {
+		disk string
+		uefi bool
+	}{
+		"GPT, FAT16":                {withESP(t, "gpt", "100", 100, "EFI/BOOT/BOOTX64.EFI"), true},
+		"GPT, FAT32":                {withESP(t, "gpt", "400", 400, "EFI/BOOT/BOOTX64.EFI"), true},
+		"DOS, FAT12":                {withESP(t, "dos", "4", 4, append(many, "EFI/BOOT/BOOTX64.EFI")...), true},
+		"an EFI/debian alone":       {withESP(t, "gpt", "100", 100, "EFI/debian/grubx64.efi"), false},
+		"an empty system partition": {withESP(t, "gpt", "100", 100), false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			f, err := disk.FirmwareOf(c.disk)
+			require.NoError(t, err)
+			assert.Equal(t, disk.Firmware{UEFI: c.uefi}, f)
+			// Boot code in the first sector, as GRUB's boot.img is.
+			content, err := os.OpenFile(c.disk, os.O_WRONLY, 0)
+			require.NoError(t, err)
+			_, err = content.WriteAt([]byte{0xeb, 0x63, 0x90}, 0)
+			require.NoError(t, err)
+			require.NoError(t, content.Close())
+			for _, options := range [][]string{{"-O", "qcow2"}, {"-O", "qcow2", "-c", "-o", "compression_type=zlib"}, {"-O", "qcow2", "-c", "-o", "compression_type=zstd"}} {
+				image := filepath.Join(t.TempDir(), "disk.qcow2")
+				run(t, "", "qemu-img", append(append([]string{"convert", "-f", "raw"}, options...), c.disk, image)...)
+				f, err := disk.FirmwareOf(image)
+				require.NoError(t, err, options)
+				assert.Equal(t, disk.Firmware{BIOS: true, UEFI: c.uefi}, f, options)
+			}
+		})
+	}
+	assert.Equal(t, "BIOS and UEFI", disk.Firmware{BIOS: true, UEFI: true}.String())
+}
+
+func TestADiskThatReadsOtherFilesIsNotLookedInto(t *testing.T) {
+	dir := t.TempDir()
+	run(t, "", "qemu-img", "create", "-q", "-f", "qcow2", dir+"/base", "1G")
+	run(t, "", "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", dir+"/base", dir+"/overlay")
+	_, err := disk.FirmwareOf(dir + "/overlay")
+	require.ErrorContains(t, err, "cannot be looked into")
+	f, err := disk.FirmwareOf(dir + "/base")
+	require.NoError(t, err)
+	assert.Equal(t, disk.Firmware{}, f)
+}
+
+func FuzzFirmware(f *testing.F) {
+	sector := make([]byte, 8192)
+	copy(sector[446:], []byte{0, 0, 0, 0, 0xef, 0, 0, 0, 2})
+	copy(sector[510:], []byte{0x55, 0xaa})
+	copy(sector[1024+11:], []byte{0, 2, 1, 1, 0, 1, 16, 0, 64, 0, 0, 1, 0})
+	copy(sector[1024+510:], []byte{0x55, 0xaa})
+	f.Add(sector)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := strings.NewReader(string(b))
+		_, _ = disk.Look(r, int64(len(b))).Firmware(r)
+	})
+}

@@ -1,0 +1,57 @@
+package disk_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
+)
+
+const gib = 1 << 30
+
+func TestNeedsOnOneFilesystemAddUp(t *testing.T) {
+	small := testkit.MountTmpfs(t, "8m")
+	need := func(dir string, n int64) disk.Need {
+		return disk.Need{Dir: dir, Bytes: n, What: "the " + filepath.Base(dir), Setting: "OUTPUT_DIR"}
+	}
+	a, b := filepath.Join(small, "work"), filepath.Join(small, "deep", "layout")
+	require.NoError(t, disk.CheckNeeds([]disk.Need{need(a, 4*mib), need(b, 3*mib), need(t.TempDir(), 2*mib)}))
+	err := disk.CheckNeeds([]disk.Need{need(a, 5*mib), need(b, 4*mib), need(t.TempDir(), 2*mib)})
+	require.EqualError(t, err, small+" has 0.0 GiB free, but about 0.0 GiB are needed (the work 0.0 GiB, the layout 0.0 GiB): "+
+		"free some there, or set OUTPUT_DIR to a directory on a larger disk")
+}
+
+func TestTooLittleSpaceIsToldWithNumbersAndTheSetting(t *testing.T) {
+	dir := testkit.MountTmpfs(t, "1g")
+	require.NoError(t, disk.CheckNeeds([]disk.Need{{Dir: dir, Bytes: gib, What: "the disk", Setting: "OUTPUT_DIR"}}))
+	err := disk.CheckNeeds([]disk.Need{{Dir: filepath.Join(dir, "not", "there", "yet"), Bytes: 3 * gib / 2, What: "the disk", Setting: "OUTPUT_DIR"}})
+	require.EqualError(t, err, dir+" has 1.0 GiB free, but about 1.5 GiB are needed (the disk 1.5 GiB): "+
+		"free some there, or set OUTPUT_DIR to a directory on a larger disk")
+}
+
+func TestTheEstimateFollowsTheBaseAndNeverExceedsTheDisk(t *testing.T) {
+	plan := disk.BuildPlan{
+		Base: disk.Info{DataSize: gib / 2}, DiskSize: 10 * gib, Method: disk.Trim, Compression: disk.Zstd,
+		WorkDir: "/w", TmpDir: "/t", LayoutDir: "/l",
+	}
+	assert.Equal(t, []int64{2 * gib, gib, gib, gib}, bytes(disk.BuildNeeds(plan)))
+	resumed := plan
+	resumed.Left = disk.Left{Provisioned: gib, Sparsified: 3 * gib}
+	assert.Equal(t, []int64{gib, 0, gib, gib}, bytes(disk.BuildNeeds(resumed)), "what is there takes no room any more")
+	plan.Method, plan.Compression = disk.VirtSparsify, disk.NoCompression
+	assert.Equal(t, []int64{2 * gib, 2 * gib, 2 * gib, 2 * gib}, bytes(disk.BuildNeeds(plan)))
+	plan.DiskSize = gib
+	assert.EqualValues(t, gib+gib/100, disk.BuildNeeds(plan)[0].Bytes)
+}
+
+func bytes(needs []disk.Need) []int64 {
+	var all []int64
+	for _, n := range needs {
+		all = append(all, n.Bytes)
+	}
+	return all
+}

@@ -1,0 +1,284 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// Method is how the space of deleted files is given back (SPARSIFY).
+type Method string
+
+// The methods. Whatever the method, the disk is rewritten once, without
+// blocks of zeroes and with the compression that was asked for.
+const (
+	// Auto is Trim where the guest trimmed its disk, else VirtSparsify where
+	// that is installed, else None with a warning.
+	Auto Method = "auto"
+	// Trim relies on the guest having trimmed its filesystems.
+	Trim Method = "trim"
+	// VirtSparsify trims the filesystems in libguestfs' appliance, on a copy.
+	VirtSparsify Method = "virt-sparsify"
+	// None leaves what deleted files held in the disk.
+	None Method = "none"
+)
+
+// Compression is the compression of a qcow2 image's clusters (QCOW2_COMPRESSION).
+type Compression string
+
+// The compressions. QEMU 5.1 and later read Zstd where they are built with
+// it; every QEMU reads Zlib.
+const (
+	Zstd          Compression = "zstd"
+	Zlib          Compression = "zlib"
+	NoCompression Compression = "none"
+)
+
+// SparsifyOptions are the choices of Sparsify. The zero value is not valid.
+type SparsifyOptions struct {
+	Method      Method
+	Compression Compression
+	// Base is the absolute path of the backing file that the input may have,
+	// or empty. The output has none in any case.
+	Base string
+	// Trimmed says that the guest trimmed its disk before it was closed.
+	Trimmed bool
+	// LibguestfsEnv is added to virt-sparsify's environment.
+	LibguestfsEnv []string
+	// TmpDir is where virt-sparsify's copy of the disk lies; empty means the
+	// output's directory.
+	TmpDir string
+	// Log is a file that gets the programs' output, or empty.
+	Log string
+}
+
+// SparsifyResult tells what was done.
+type SparsifyResult struct {
+	Method      Method // the one that was used, never Auto
+	Compression Compression
+	Before      Info
+	After       Info
+}
+
+// Sparsify makes the qcow2 image out from the disk image in, which it only
+// reads. The same data in the guest's disk gives the same bytes each time.
+// A failure leaves neither out nor a temporary file.
+func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progress.Reporter) (SparsifyResult, error) {
+	before, err := o.inspect(ctx, in)
+	if err != nil {
+		return SparsifyResult{}, err
+	}
+	if same(in, out) {
+		return SparsifyResult{}, failure.New("the output is the input itself: "+out, "choose another output")
+	}
+	method, err := choose(o, to)
+	if err != nil {
+		return SparsifyResult{}, err
+	}
+	target, err := create(out)
+	if err != nil {
+		return SparsifyResult{}, err
+	}
+	defer target.discard()
+	source := image{in, before.Format}
+	if method == VirtSparsify {
+		scratch, err := os.MkdirTemp(o.tmpDir(out), "virt-sparsify-*")
+		if err != nil {
+			return SparsifyResult{}, err
+		}
+		defer os.RemoveAll(scratch)
+		if source, err = virtSparsify(ctx, source, scratch, o, to); err != nil {
+			return SparsifyResult{}, err
+		}
+	}
+	if err := convert(ctx, source, target.temp, o.Compression, before.DataSize, o.Log, to); err != nil {
+		return SparsifyResult{}, err
+	}
+	after, err := Inspect(ctx, target.temp)
+	if err != nil {
+		return SparsifyResult{}, err
+	}
+	if err := target.commit(); err != nil {
+		return SparsifyResult{}, err
+	}
+	return SparsifyResult{Method: method, Compression: o.Compression, Before: before, After: after}, nil
+}
+
+// inspect tells what is converted: an overlay together with its base.
+func (o SparsifyOptions) inspect(ctx context.Context, in string) (Info, error) {
+	before, err := inspectOver(ctx, in, o.Base)
+	if err != nil || o.Base == "" {
+		return before, err
+	}
+	base, err := Inspect(ctx, o.Base)
+	before.FileSize += base.FileSize
+	before.ActualSize += base.ActualSize
+	before.DataSize += base.DataSize
+	return before, err
+}
+
+func same(a, b string) bool {
+	sa, errA := os.Stat(a)
+	sb, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(sa, sb)
+}
+
+func (o SparsifyOptions) tmpDir(out string) string {
+	if o.TmpDir != "" {
+		return o.TmpDir
+	}
+	return filepath.Dir(out)
+}
+
+const notTrimmed = "the disk was not trimmed: what deleted files held stays in it"
+
+// choose returns the method to use.
+func choose(o SparsifyOptions, to progress.Reporter) (Method, error) {
+	_, err := exec.LookPath("virt-sparsify")
+	installed := err == nil
+	switch {
+	case o.Method == Auto && o.Trimmed:
+		return Trim, nil
+	case o.Method == Auto && installed:
+		return VirtSparsify, nil
+	case o.Method == Auto:
+		to.Warn(notTrimmed + "; virt-sparsify (apt-get install guestfs-tools) would free it")
+		return None, nil
+	case o.Method == VirtSparsify && !installed:
+		return "", failure.New("virt-sparsify is not installed", "apt-get install guestfs-tools, or set SPARSIFY=auto")
+	case o.Method == Trim && !o.Trimmed:
+		to.Warn(notTrimmed + "; SPARSIFY=auto or virt-sparsify would free it")
+	case o.Method != Trim && o.Method != VirtSparsify && o.Method != None:
+		return "", fmt.Errorf("unknown method %q", o.Method)
+	}
+	return o.Method, nil
+}
+
+// image is a disk image with its stated format.
+type image struct{ path, format string }
+
+// convert writes the image source to the existing file target as qcow2,
+// compressed as asked for. There is one coroutine that writes, in order (no
+// -W): the bytes must be the same each time.
+func convert(ctx context.Context, source image, target string, c Compression, size int64, log string, to progress.Reporter) error {
+	options := "compat=1.1"
+	args := []string{"convert", "-p", "-f", source.format, "-O", FormatQCOW2}
+	switch c {
+	case Zstd:
+		args, options = append(args, "-c"), options+",compression_type=zstd"
+	case Zlib:
+		args = append(args, "-c") // the type's name is unknown to QEMU before 5.1
+	case NoCompression:
+	default:
+		return fmt.Errorf("unknown compression %q", c)
+	}
+	from, to1, err := absolute(source.path, target)
+	if err != nil {
+		return err
+	}
+	qemuImg, err := lookQemuImg()
+	if err != nil {
+		return err
+	}
+	err = host.Run(ctx, host.Cmd{
+		Program: qemuImg, Args: append(args, "-o", options, from, to1),
+		Stdout: &percent{size: size, to: to}, Log: log,
+	})
+	return explain(ctx, err, filepath.Dir(target))
+}
+
+// absolute returns the absolute paths: a relative one with a colon in it
+// ("nbd:…") would be a protocol to QEMU.
+func absolute(a, b string) (string, string, error) {
+	a, errA := filepath.Abs(a)
+	b, errB := filepath.Abs(b)
+	return a, b, errors.Join(errA, errB)
+}
+
+// virtSparsify copies the image to scratch and trims the copy's filesystems
+// in libguestfs' appliance. The other way of virt-sparsify, filling all free
+// space with zeroes, takes four times as long and as much space as the disk
+// is large. The copy is not compressed: one compression pass in all.
+func virtSparsify(ctx context.Context, source image, scratch string, o SparsifyOptions, to progress.Reporter) (image, error) {
+	disk := image{filepath.Join(scratch, "disk.qcow2"), FormatQCOW2}
+	to.Activity("copying the disk for virt-sparsify")
+	if err := convert(ctx, source, disk.path, NoCompression, 0, o.Log, progress.Discard); err != nil {
+		return image{}, err
+	}
+	to.Activity("starting virt-sparsify")
+	err := Run(ctx, host.Cmd{
+		Program: "virt-sparsify",
+		Args:    []string{"--in-place", "--format", FormatQCOW2, disk.path},
+		Env:     append(host.Env("LIBGUESTFS_TMPDIR="+scratch), o.LibguestfsEnv...),
+		Log:     o.Log,
+		OnLine:  func(line string) { to.Activity("virt-sparsify: " + phase(line)) },
+	})
+	if err != nil && ctx.Err() == nil {
+		err = failure.Wrap(err, "virt-sparsify failed", "SPARSIFY=none does without it; libguestfs-test-tool tells more (libguestfs needs a readable /boot/vmlinuz*)")
+	}
+	return disk, explain(ctx, err, scratch)
+}
+
+// phase returns a line of virt-sparsify without its clock ("[  12.3] ").
+func phase(line string) string {
+	if _, rest, ok := strings.Cut(line, "] "); ok && strings.HasPrefix(line, "[") {
+		return rest
+	}
+	return line
+}
+
+// explain turns a failed program's error into what a person can act on.
+func explain(ctx context.Context, err error, dir string) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	tail := strings.Join(host.Tail(err), "\n")
+	switch {
+	case host.DiskFull(err):
+		return failure.Wrap(err, "no space left in "+dir, "free some there, or set OUTPUT_DIR to a larger disk")
+	case strings.Contains(tail, "Failed to get"):
+		return failure.Wrap(err, "the disk is in use by another process", "power the virtual machine off first")
+	case strings.Contains(tail, "compression_type") || strings.Contains(tail, "compression type"):
+		return failure.Wrap(err, "this qemu-img does not know zstd", "set QCOW2_COMPRESSION=zlib")
+	}
+	return err
+}
+
+// percent reads the progress meter of qemu-img, "    (12.34/100%)\r".
+type percent struct {
+	size int64 // bytes that are 100 %
+	to   progress.Reporter
+	part []byte
+}
+
+func (p *percent) Write(b []byte) (int, error) {
+	p.part = append(p.part, b...)
+	for {
+		meter, rest, ok := bytes.Cut(p.part, []byte("/100%)"))
+		if !ok {
+			break
+		}
+		number := meter[bytes.LastIndexByte(meter, '(')+1:]
+		if done, err := strconv.ParseFloat(string(number), 64); err == nil {
+			p.to.Bytes(int64(done/100*float64(p.size)), p.size)
+		}
+		p.part = rest
+	}
+	if len(p.part) > 64 { // no meter is that long
+		p.part = nil
+	}
+	return len(b), nil
+}

@@ -1,0 +1,271 @@
+package oci
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sys/unix"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+)
+
+// layoutWriter makes a layout beside its destination and moves it there when
+// it is complete. What a killed process left beside it is cleared by the next.
+type layoutWriter struct {
+	dir     string   // the destination
+	partial string   // what is written to
+	lock    *os.File // the directory partial, locked while we live
+	moved   bool     // partial is the destination now
+}
+
+func newLayoutWriter(dir string) (*layoutWriter, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, failure.Wrap(err, "cannot find the layout's directory", "")
+	}
+	if err := mayReplace(dir); err != nil {
+		return nil, err
+	}
+	parent, name := filepath.Split(dir)
+	w := &layoutWriter{dir: dir, partial: filepath.Join(parent, "."+name+".partial")}
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, failure.Wrap(err, "cannot make the layout's directory", "")
+	}
+	if err := w.claim(); err != nil {
+		return nil, err
+	}
+	if err := w.clear(); err != nil {
+		w.discard()
+		return nil, w.explain(err)
+	}
+	return w, nil
+}
+
+// mayReplace refuses what Pack must not delete: everything but nothing, an
+// empty directory and a layout with at most one image and no other files.
+func mayReplace(dir string) error {
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Lstat(dir); err == nil {
+			return failure.New(dir+" is a broken symbolic link", "remove it")
+		}
+		return nil
+	case err != nil:
+		return failure.Wrap(err, "cannot use "+dir+" for the layout", "name a directory that does not exist yet")
+	case len(entries) == 0:
+		return nil
+	}
+	foreign := func(why string) error {
+		return failure.New(dir+" "+why+", so it is not replaced", "name another directory, or remove it")
+	}
+	for _, e := range entries {
+		switch e.Name() {
+		case layoutFile, indexFile, "blobs":
+		default:
+			return foreign(fmt.Sprintf("has %q in it", e.Name()))
+		}
+	}
+	index, err := readIndex(dir)
+	if err != nil {
+		return foreign("is no OCI layout")
+	}
+	if len(index.Manifests) > 1 {
+		return foreign("has several images in it")
+	}
+	return nil
+}
+
+// claim makes and locks the partial directory. The lock ends with the process,
+// so that what is left of a killed one is nobody's.
+func (w *layoutWriter) claim() error {
+	busy := failure.New("another diskforge is packing into "+w.dir, "wait for it, or name another directory")
+	for range 2 {
+		if err := os.Mkdir(w.partial, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return failure.Wrap(err, "cannot write beside "+w.dir, "")
+		}
+		lock, err := os.OpenFile(w.partial, unix.O_DIRECTORY|unix.O_NOFOLLOW|os.O_RDONLY, 0)
+		if err != nil {
+			return failure.Wrap(err, "cannot write beside "+w.dir, "")
+		}
+		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			lock.Close()
+			return busy
+		}
+		// Its last owner may have moved it to its destination meanwhile.
+		if sameFile(lock, w.partial) {
+			w.lock = lock
+			return nil
+		}
+		lock.Close()
+	}
+	return busy
+}
+
+func sameFile(f *os.File, path string) bool {
+	opened, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Lstat(path)
+	return err == nil && os.SameFile(opened, named)
+}
+
+// clear empties the partial directory and makes the folders of a layout.
+func (w *layoutWriter) clear() error {
+	left, err := os.ReadDir(w.partial)
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		if err := os.RemoveAll(filepath.Join(w.partial, e.Name())); err != nil {
+			return err
+		}
+	}
+	return os.MkdirAll(w.blobs(), 0o755)
+}
+
+func (w *layoutWriter) blobs() string { return filepath.Join(w.partial, "blobs", "sha256") }
+
+// createBlob opens a blob whose digest is not known yet.
+func (w *layoutWriter) createBlob() (*os.File, error) {
+	return os.OpenFile(filepath.Join(w.blobs(), "layer.partial"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+}
+
+// keepBlob gives a finished blob its name.
+func (w *layoutWriter) keepBlob(f *os.File, digest v1.Hash) error {
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), filepath.Join(w.blobs(), digest.Hex))
+}
+
+// writeImage writes config, manifest and index and returns the manifest's
+// digest.
+func (w *layoutWriter) writeImage(m Metadata, l writtenLayer) (v1.Hash, error) {
+	config, err := w.writeJSON(types.OCIConfigJSON, m.config(l.diffID))
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	manifest, err := w.writeJSON(types.OCIManifestSchema1, v1.Manifest{
+		SchemaVersion: 2,
+		MediaType:     types.OCIManifestSchema1,
+		Config:        config,
+		Layers:        []v1.Descriptor{{MediaType: l.mediaType, Size: l.size, Digest: l.digest}},
+		Annotations:   m.annotations(l.disk.String()),
+	})
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	manifest.Annotations = m.indexAnnotations()
+	manifest.Platform = &v1.Platform{OS: "linux", Architecture: m.Architecture}
+	index, err := json.MarshalIndent(v1.IndexManifest{
+		SchemaVersion: 2,
+		MediaType:     types.OCIImageIndex,
+		Manifests:     []v1.Descriptor{manifest},
+	}, "", "  ")
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	err = errors.Join(
+		writeFile(filepath.Join(w.partial, layoutFile), []byte(`{"imageLayoutVersion":"`+layoutVersion+`"}`)),
+		writeFile(filepath.Join(w.partial, indexFile), append(index, '\n')),
+	)
+	return manifest.Digest, err
+}
+
+// writeJSON writes v as a blob and returns its descriptor.
+func (w *layoutWriter) writeJSON(mediaType types.MediaType, v any) (v1.Descriptor, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	sum := sha256.Sum256(b)
+	digest := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+	return v1.Descriptor{MediaType: mediaType, Size: int64(len(b)), Digest: digest},
+		writeFile(filepath.Join(w.blobs(), digest.Hex), b)
+}
+
+// commit moves the layout to its destination; one that was there is gone then.
+func (w *layoutWriter) commit(ctx context.Context) error {
+	for _, dir := range []string{w.blobs(), filepath.Dir(w.blobs()), w.partial} {
+		if err := host.Sync(dir); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := w.swap(); err != nil {
+		return err
+	}
+	return host.Sync(filepath.Dir(w.dir))
+}
+
+// swap puts the new layout in the old one's place in one step, where the file
+// system can do that.
+func (w *layoutWriter) swap() error {
+	// This also replaces an empty directory, which os.Rename does not.
+	err := unix.Rename(w.partial, w.dir)
+	if err == nil {
+		w.moved = true
+		return nil
+	}
+	if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+		return &os.LinkError{Op: "rename", Old: w.partial, New: w.dir, Err: err}
+	}
+	if unix.Renameat2(unix.AT_FDCWD, w.partial, unix.AT_FDCWD, w.dir, unix.RENAME_EXCHANGE) == nil {
+		return nil // discard removes the old one, which is partial now
+	}
+	old := w.partial + ".old"
+	if err := errors.Join(os.RemoveAll(old), os.Rename(w.dir, old)); err != nil {
+		return err
+	}
+	if err := os.Rename(w.partial, w.dir); err != nil {
+		return errors.Join(err, os.Rename(old, w.dir))
+	}
+	w.moved = true
+	return os.RemoveAll(old)
+}
+
+// discard removes what is not the layout and gives up the lock.
+func (w *layoutWriter) discard() {
+	if !w.moved {
+		os.RemoveAll(w.partial)
+	}
+	w.lock.Close()
+}
+
+// explain makes a person's error of one of the file system.
+func (w *layoutWriter) explain(err error) error {
+	if _, ok := failure.In(err); ok || err == nil {
+		return err
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return failure.Wrap(err, "no room for the layout in "+filepath.Dir(w.dir), "free some, or choose another directory")
+	}
+	return failure.Wrap(err, "cannot write the layout "+w.dir, "")
+}
+
+// writeFile writes a small file so that it survives a crash.
+func writeFile(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}

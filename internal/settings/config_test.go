@@ -1,0 +1,316 @@
+package settings_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/settings"
+)
+
+const sum = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+// from reads and parses settings that come from this environment alone.
+func from(t *testing.T, environment, flags map[string]string, needs ...settings.Need) (settings.Config, error) {
+	t.Helper()
+	s, err := settings.Read(t.Context(), flags, func(key string) (string, bool) { v, ok := environment[key]; return v, ok })
+	require.NoError(t, err)
+	return settings.Parse(s, needs...)
+}
+
+func TestTheDefaultsAreThoseOfTheOriginal(t *testing.T) {
+	c, err := from(t, nil, nil)
+	require.NoError(t, err)
+	assert.True(t, c.PackerLog)
+	assert.False(t, c.Desktop)
+	assert.Equal(t, 2048, c.MemoryMiB)
+	assert.Equal(t, int64(10<<30), c.DiskSize)
+	assert.Equal(t, "crownlabs", c.VMUser)
+	assert.Empty(t, c.GitURL, "git is not used unless asked for")
+}
+
+func TestEitherGitSettingBringsTheOthersDefault(t *testing.T) {
+	c, err := from(t, map[string]string{"GIT_ANSIBLE_BRANCH": "v2"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "https://github.com/netgroup-polito/CrownLabs.git", c.GitURL)
+	assert.Equal(t, "v2", c.GitBranch)
+	assert.Equal(t, "provisioning/virtual-machines/ansible", c.GitPath)
+
+	c, err = from(t, map[string]string{"GIT_ANSIBLE_URL": "https://example.org/x.git", "GIT_ANSIBLE_BRANCH": ""}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "master", c.GitBranch, "an empty variable is one that is not set")
+}
+
+func TestAFlagWinsOverTheEnvironment(t *testing.T) {
+	c, err := from(t, map[string]string{"MEMORY": "4096"}, map[string]string{"MEMORY": "1024"})
+	require.NoError(t, err)
+	assert.Equal(t, 1024, c.MemoryMiB)
+}
+
+func TestAllMistakesAreReportedAtOnce(t *testing.T) {
+	_, err := from(t, map[string]string{
+		"MEMORY": "lots", "DISK_SIZE": "10X", "ACCELERATOR": "hvf", "INSTALL_DESKTOP_ENVIRONMENT": "maybe",
+		"ISO_URL": "https://example.org/x.qcow2", "TARGET_REGISTRY": "harbor.example.org", "IMAGE_NAME": "Bad Name", "IMAGE_TAG": "1",
+	}, nil, settings.NeedBase, settings.NeedPlaybook, settings.NeedReference)
+	require.Error(t, err)
+	for _, name := range []string{"MEMORY", "DISK_SIZE", "ACCELERATOR", "INSTALL_DESKTOP_ENVIRONMENT", "ISO_CHECKSUM", "ANSIBLE_PLAYBOOK", "IMAGE_NAME"} {
+		assert.Contains(t, err.Error(), name)
+	}
+	assert.Equal(t, 7, len(strings.Split(err.Error(), "\n")), "one line each:\n%v", err)
+}
+
+func TestBadValuesAreRefused(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for _, bad := range []struct{ name, value, says string }{
+		{"MEMORY", "-1", "no amount of memory"},
+		{"MEMORY", "12", "out of range"},
+		{"DISK_SIZE", "9999999999999G", "no size"},
+		{"DISK_SIZE", "100M", "out of range"},
+		{"DISK_SIZE", "2000000001", "multiple of 512"},
+		{"DISK_SIZE", "512", "out of range"},
+		{"DISK_SIZE", "10240000", "out of range"},
+		{"ANSIBLE_VAULT_PASSWORD_FILE", "/no/such/file", "no such file"},
+		{"ANSIBLE_VAULT_IDENTITY_LIST", "lab@prompt", "nobody can type one"},
+		{"ANSIBLE_VAULT_IDENTITY_LIST", "lab@/no/such/file", "no such file"},
+		{"CPUS", "0", "processors"},
+		{"BOOT_TIMEOUT", "soon", "duration"},
+		{"BUILD_USER", "root", "login name"},
+		{"BUILD_USER", "a;b", "login name"},
+		{"BUILD_USER", "crownlabs", "also VM_USER"},
+		{"SPARSIFY", "yes", "give auto"},
+		{"QCOW2_COMPRESSION", "lz4", "give zstd"},
+		{"ARCHITECTURE", "arm64", "give amd64"},
+		{"ANSIBLE_DIR", "/no/such/folder", "no such file"},
+		{"ANSIBLE_DIR", file, "not a folder"},
+		{"CA_FILE", t.TempDir(), "not a file"},
+		{"CA_FILE", file, "has no certificate in it"},
+		{"APT_MIRROR", "ftp://x", "http"},
+		{"EXTRA_VARS", "[1, 2]", "mapping"},
+		{"EXTRA_VARS", "{1: {2: 3}}", "mapping"},
+		{"EXTRA_VARS", "@/no/such/file", "no such file"},
+		{"EXTRA_VARS", "@/dev/zero", "/dev/zero is no file"},
+		{"CA_FILE", "/dev/zero", "/dev/zero is not a file"},
+		{"REGISTRY_PASS_FILE", "/dev/zero", "/dev/zero is not a file"},
+		{"HYGIENE_ALLOW", fifo(t), "is not a file"},
+		{"REGISTRY_USER", "me", "REGISTRY_PASS"},
+		{"REGISTRY_PASS", "x", "REGISTRY_USER"},
+		{"GIT_ANSIBLE_URL", "ext::sh -c id", "GIT_ANSIBLE_URL"},
+		{"GIT_ANSIBLE_URL", "https://u:secret@example.org/x", "GIT_ANSIBLE_URL"},
+		{"GIT_ANSIBLE_BRANCH", "--upload-pack=id", "GIT_ANSIBLE_BRANCH"},
+		{"PACKER_LOG", "2", "true nor false"},
+	} {
+		_, err := from(t, map[string]string{bad.name: bad.value}, nil)
+		if assert.Error(t, err, "%s=%s", bad.name, bad.value) {
+			assert.Contains(t, err.Error(), bad.says, "%s=%s", bad.name, bad.value)
+			assert.NotContains(t, err.Error(), "secret")
+		}
+	}
+}
+
+// CrownLabs' former builder took these, from Packer and Docker.
+func TestWhatTheFormerBuilderTookIsUnderstoodOrNamed(t *testing.T) {
+	for size, bytes := range map[string]int64{"10240": 10 << 30, "10g": 10 << 30, "10gi": 10 << 30, "10240m": 10 << 30, "10737418240": 10 << 30, "20G": 20 << 30} {
+		c, err := from(t, map[string]string{"DISK_SIZE": size}, nil)
+		require.NoError(t, err, size)
+		assert.Equal(t, bytes, c.DiskSize, size)
+	}
+	_, err := from(t, map[string]string{"IMAGE_NAME": "harbor.example.org:8443/labs/deep/base:1"}, nil, settings.NeedReference)
+	require.ErrorContains(t, err, "IMAGE_NAME: harbor.example.org:8443/labs/deep/base:1 is a whole address: set TARGET_REGISTRY=harbor.example.org:8443 REGISTRY_PREFIX=labs/deep IMAGE_NAME=base IMAGE_TAG=1")
+	_, err = from(t, map[string]string{"IMAGE_NAME": "localhost/base"}, nil, settings.NeedReference)
+	require.ErrorContains(t, err, "TARGET_REGISTRY=localhost REGISTRY_PREFIX= IMAGE_NAME=base IMAGE_TAG=TAG")
+
+	account := map[string]string{"USERNAME": "me", "PASSWORD": "planted", "TARGET_REGISTRY": "harbor.example.org"}
+	environ := func(name string) (string, bool) { v, ok := account[name]; return v, ok }
+	_, err = settings.Read(t.Context(), nil, environ)
+	require.ErrorContains(t, err, "rename them to REGISTRY_USER and REGISTRY_PASS")
+	assert.NotContains(t, err.Error(), "planted")
+	delete(account, "TARGET_REGISTRY") // a desktop's USERNAME is nobody's business
+	_, err = settings.Read(t.Context(), nil, environ)
+	require.NoError(t, err)
+}
+
+func TestACommandRefusesNoSettingThatItDoesNotRead(t *testing.T) {
+	_, err := from(t, map[string]string{"REGISTRY_USER": "me", "CPUS": "none", "DISK_SIZE": "x"}, nil)
+	var mistakes settings.Mistakes
+	require.ErrorAs(t, err, &mistakes)
+	assert.Len(t, mistakes, 3)
+	assert.NoError(t, mistakes.For("pack"))
+	assert.ErrorContains(t, mistakes.For("push"), "REGISTRY_PASS")
+	assert.NotContains(t, mistakes.For("push").Error(), "CPUS")
+}
+
+func TestVaultsAreNamedByTheirFiles(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	require.NoError(t, os.WriteFile("pw", []byte("pw"), 0o600))
+	c, err := from(t, map[string]string{"ANSIBLE_VAULT_PASSWORD_FILE": "pw", "ANSIBLE_VAULT_IDENTITY_LIST": "lab@pw, pw"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, dir+"/pw", c.Vault.PasswordFile)
+	assert.Equal(t, "lab@"+dir+"/pw,"+dir+"/pw", c.Vault.Identities)
+}
+
+// fifo is a pipe that nobody writes to.
+func fifo(t *testing.T) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "fifo")
+	require.NoError(t, syscall.Mkfifo(name, 0o600))
+	return name
+}
+
+func TestABuildWithoutABaseNamesTheWayOut(t *testing.T) {
+	_, err := from(t, nil, nil, settings.NeedBase)
+	require.ErrorContains(t, err, "--base-from-packages")
+	_, err = from(t, map[string]string{"BASE_FROM_PACKAGES": "true", "ISO_URL": "https://example.org/x"}, nil, settings.NeedBase)
+	require.ErrorContains(t, err, "choose one")
+	_, err = from(t, map[string]string{"ISO_URL": "https://example.org/x", "ISO_CHECKSUM": "none"}, nil, settings.NeedBase)
+	require.ErrorContains(t, err, "ISO_CHECKSUM")
+}
+
+func TestTheReferenceIsPutTogether(t *testing.T) {
+	c, err := from(t, map[string]string{
+		"TARGET_REGISTRY": "harbor.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "base", "IMAGE_TAG": "2026-11",
+		"REGISTRY_USER": "me", "REGISTRY_PASS": "planted", "ISO_URL": "https://example.org/x", "ISO_CHECKSUM": sum,
+	}, nil, settings.NeedBase, settings.NeedReference)
+	require.NoError(t, err)
+	assert.Equal(t, "harbor.example.org/labs/base:2026-11", c.Reference)
+	for _, form := range []string{"%v", "%+v", "%#v", "%s"} {
+		assert.NotContains(t, fmt.Sprintf(form, c), "planted", form)
+	}
+}
+
+func TestANameIsCheckedAndFoundWhereNothingIsPushed(t *testing.T) {
+	c, err := from(t, map[string]string{"ANSIBLE_PLAYBOOK": "playbooks/debian-base.yml"}, nil, settings.NeedReference)
+	require.NoError(t, err)
+	assert.Equal(t, "debian-base", c.ImageName)
+	assert.Empty(t, c.Reference)
+	_, err = from(t, map[string]string{"IMAGE_NAME": "../up"}, nil, settings.NeedReference)
+	require.ErrorContains(t, err, "IMAGE_NAME")
+	_, err = from(t, map[string]string{"REGISTRY_PREFIX": "labs"}, nil, settings.NeedReference)
+	require.ErrorContains(t, err, "TARGET_REGISTRY")
+}
+
+func TestABuildThatLeavesThePushToAnotherNeedsTheWholeAddress(t *testing.T) {
+	env := map[string]string{"PUSH": "false", "BASE_FROM_PACKAGES": "true"}
+	_, err := from(t, env, nil, settings.NeedBase, settings.NeedReference)
+	for _, name := range []string{"TARGET_REGISTRY: is not set", "IMAGE_NAME", "IMAGE_TAG"} {
+		require.ErrorContains(t, err, name)
+	}
+	_, err = from(t, env, nil, settings.NeedReference)
+	require.NoError(t, err, "push itself has the address from the layout")
+
+	env["TARGET_REGISTRY"], env["IMAGE_NAME"], env["IMAGE_TAG"] = "harbor.example.org", "base", "1"
+	c, err := from(t, env, nil, settings.NeedBase, settings.NeedReference)
+	require.NoError(t, err)
+	assert.Equal(t, "harbor.example.org/base:1", c.Reference)
+	assert.False(t, c.Push)
+}
+
+func TestProxiesAreFoundInTheirLowerCaseSpelling(t *testing.T) {
+	c, err := from(t, map[string]string{"http_proxy": "http://proxy:3128"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "http://proxy:3128", c.HTTPProxy)
+}
+
+func TestExtraVariablesComeFromTextOrAFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "vars.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("course: databases\n"), 0o600))
+	for _, v := range []string{`{"course": "databases"}`, "@" + file} {
+		c, err := from(t, map[string]string{"EXTRA_VARS": v}, nil)
+		require.NoError(t, err)
+		assert.Equal(t, map[string]any{"course": "databases"}, c.ExtraVars)
+	}
+}
+
+func TestSizesAreInPowersOf1024(t *testing.T) {
+	for text, want := range map[string]int64{"10G": 10 << 30, "10Gi": 10 << 30, "10GiB": 10 << 30, "10240M": 10 << 30, "512": 512, "1T": 1 << 40} {
+		got, err := settings.ParseSize(text, 1)
+		require.NoError(t, err)
+		assert.Equal(t, want, got, text)
+	}
+}
+
+func TestAgesHaveDaysAndWeeks(t *testing.T) {
+	for text, want := range map[string]time.Duration{"7d": 168 * time.Hour, "2w": 336 * time.Hour, "12h": 12 * time.Hour, "0d": 0} {
+		got, err := settings.ParseAge(text)
+		require.NoError(t, err)
+		assert.Equal(t, want, got, text)
+	}
+	for _, text := range []string{"", "7", "-7d", "7 d", "1.5d", "7s", "999999w", "1d12h", "9999999d"} {
+		_, err := settings.ParseAge(text)
+		require.ErrorContains(t, err, "age", text)
+		require.ErrorContains(t, err, fmt.Sprintf("%q", text))
+	}
+}
+
+func TestAnAgeInMinutesOrMonthsIsRefusedAsAmbiguous(t *testing.T) {
+	_, err := settings.ParseAge("6m")
+	require.EqualError(t, err, `"6m" could be minutes or months: give 12h, 7d or 26w`)
+}
+
+func FuzzSizesNeverOverflow(f *testing.F) {
+	for _, s := range []string{"10G", "999999999999T", "", "Gi", "1K"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, bare := range []int64{1, 1 << 20} {
+			if n, err := settings.ParseSize(s, bare); err == nil && n < 0 {
+				t.Errorf("%q is %d", s, n)
+			}
+		}
+	})
+}
+
+func TestEverySettingHasHelpAndACommandThatReadsIt(t *testing.T) {
+	readers := strings.Fields("build provision sparsify verify pack push base doctor")
+	for _, f := range settings.Fields() {
+		assert.NotEmpty(t, f.Help, f.Env)
+		read := false
+		for _, r := range readers {
+			read = read || f.In(r)
+		}
+		assert.True(t, read, f.Env)
+	}
+}
+
+func TestAFieldTellsItsValueAndMasksASecret(t *testing.T) {
+	s := settings.Settings{ISOURL: "https://example.org/x.qcow2", RegistryPass: "s3cret"}
+	told := map[string]string{}
+	for _, f := range settings.Fields() {
+		told[f.Env] = f.Value(s)
+	}
+	assert.Equal(t, "https://example.org/x.qcow2", told["ISO_URL"])
+	assert.Equal(t, "***", told["REGISTRY_PASS"])
+	assert.Empty(t, told["SUITE"])
+}
+
+func TestACommandIsGivenNoOthersSettings(t *testing.T) {
+	s := settings.Settings{ISOURL: "https://example.org/x.qcow2", Playbook: "course", Memory: "4096", RegistryPass: "s3cret"}
+	only := s.Only("build-all")
+	assert.Empty(t, only.ISOURL+only.Playbook, "images have their own")
+	assert.Equal(t, "4096", only.Memory)
+	assert.Equal(t, settings.Secret("s3cret"), only.RegistryPass)
+	assert.Equal(t, "10G", only.DiskSize, "a default")
+	with := only.With(map[string]string{"ANSIBLE_PLAYBOOK": "course", "DISK_SIZE": "20G"})
+	assert.Equal(t, []string{"course", "20G", "4096"}, []string{with.Playbook, with.DiskSize, with.Memory})
+}
+
+func TestProvisionIsToldOfAllThatAnImageIsMadeFrom(t *testing.T) {
+	made := []string{
+		"ANSIBLE_PLAYBOOK", "DISK_SIZE", "BUILD_USER", "VM_USER", "BAKE_USER", "INSTALL_DESKTOP_ENVIRONMENT", "EXTRA_VARS", "APT_MIRROR",
+		"SPARSIFY", "QCOW2_COMPRESSION", "ARCHITECTURE", "IMAGE_INPUTS",
+	}
+	for _, f := range settings.Fields() {
+		if slices.Contains(made, f.Env) {
+			assert.True(t, f.In("provision"), "%s: it writes down the input digest", f.Env)
+		}
+	}
+}

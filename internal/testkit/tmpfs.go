@@ -1,0 +1,33 @@
+// Tmpfs gives tests of full disks a small file system of their own.
+
+package testkit
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"testing"
+)
+
+// Mount mounts a file system of the size ("1M") until the test's end and
+// returns its directory. A test whose host does not let it mount is skipped.
+func MountTmpfs(t testing.TB, size string) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small filesystem needs root")
+	}
+	dir := t.TempDir()
+	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size)
+	if errors.Is(err, syscall.EPERM) {
+		t.Skip("this container may not mount a small filesystem")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}

@@ -1,5 +1,0 @@
-package userfile
-
-import "time"
-
-func init() { pipeWait = time.Second }
