@@ -214,7 +214,7 @@ func calls(t *testing.T) (found []string) {
 		_, text := read(t, name)
 		found = append(found, inWorkflows.FindAllString(text, -1)...)
 	}
-	for _, name := range []string{"../README.md", "README.md"} {
+	for _, name := range documents(t) {
 		text, err := os.ReadFile(name)
 		require.NoError(t, err)
 		found = append(found, inDocuments.FindAllString(string(text), -1)...)

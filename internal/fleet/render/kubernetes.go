@@ -151,7 +151,7 @@ func (j *job) deadline(waits int) time.Duration {
 }
 
 // size makes the guest, the container and the volume fit each other, as
-// deploy/README.md says under "Size".
+// docs/kubernetes.md says under "Size".
 func (j *job) size(pod, build *yaml.Node, e Entry, env map[string]string) {
 	if e.memoryMiB > 0 {
 		env["MEMORY"] = strconv.Itoa(e.memoryMiB)
