@@ -14,7 +14,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
-	"github.com/netgroup-polito/diskforge/internal/ui"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 func (a *app) images() *cobra.Command {
@@ -216,7 +216,7 @@ func (a *app) prune(c *cobra.Command, s *registry.Session, all []registry.Decisi
 		size += d.Size
 	}
 	if !yes {
-		a.ui.Info(fmt.Sprintf("dry run: nothing was deleted; --yes deletes %d of %d images, at most %s", len(going), len(all), ui.Size(size)))
+		a.ui.Info(fmt.Sprintf("dry run: nothing was deleted; --yes deletes %d of %d images, at most %s", len(going), len(all), text.Size(size)))
 		return nil
 	}
 	failed := 0

@@ -13,7 +13,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/text"
-	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
 func (a *app) inspect() *cobra.Command {
@@ -86,16 +85,16 @@ func reportText(r *contract.Report) string {
 	fact("digest", "%s", r.Digest)
 	fact("platform", "%s/%s", r.Config.OS, r.Config.Architecture)
 	for _, l := range r.Layers {
-		fact("layer", "%s, %s, compression: %s", ui.Size(l.Size), l.MediaType, l.Compression)
+		fact("layer", "%s, %s, compression: %s", text.Size(l.Size), l.MediaType, l.Compression)
 		for _, e := range l.Entries[:min(len(l.Entries), 5)] {
-			fact("", "%s %d:%d %s %s %s", e.Mode, e.UID, e.GID, e.ModTime.Format("2006-01-02"), ui.Size(e.Size), e.Name)
+			fact("", "%s %d:%d %s %s %s", e.Mode, e.UID, e.GID, e.ModTime.Format("2006-01-02"), text.Size(e.Size), e.Name)
 		}
 		if l.Count > 5 {
 			fact("", "and %d more", l.Count-5)
 		}
 	}
 	if d := r.Disk; d != nil {
-		fact("disk", "%s, %s in a file of %s, compression: %s", d.Format, ui.Size(int64(d.VirtualSize)), ui.Size(d.FileSize), d.Compression)
+		fact("disk", "%s, %s in a file of %s, compression: %s", d.Format, text.Size(int64(d.VirtualSize)), text.Size(d.FileSize), d.Compression)
 	}
 	for _, known := range [][2]string{
 		{"base", strings.TrimSpace(oci.BaseName(r.Annotations) + " " + r.Annotations["org.opencontainers.image.base.digest"])},
@@ -126,12 +125,12 @@ func readText(r *contract.Report) string {
 			whole = append(whole, fmt.Sprintf("all of layer %d, as %s", n+1, l.WholeRead))
 		}
 	}
-	text := "parts of the layer"
+	how := "parts of the layer"
 	if len(whole) > 0 {
-		text = strings.Join(whole, "; ")
+		how = strings.Join(whole, "; ")
 	}
 	if r.BytesRead > 0 {
-		text = ui.Size(r.BytesRead) + " over the wire: " + text
+		how = text.Size(r.BytesRead) + " over the wire: " + how
 	}
-	return text
+	return how
 }

@@ -1,6 +1,16 @@
-// Package host starts external programs. Every one gets a context, a log
-// file, a bounded output buffer and, when it fails, an error that names the
-// program and its last lines. None outlives its context, nor this process.
+// Package host is the computer that diskforge runs on: its programs, files,
+// locks and clock, each asked in one way.
+//
+//   - Programs: Run, Output and Start give each a context, a log file, a bounded
+//     output and, where it fails, an error with its last lines. None outlives
+//     its context, nor this process. Confined ones run others' code.
+//   - Files: Open and OpenNoFollow take regular files alone, ReadFile what a user
+//     names, ReadAll no more than a bound. WriteFile, Create and Move give a file
+//     its name only when it is complete and on stable storage.
+//   - Locks: LockFile, LockDir and Lock wait, TryLock does not; StillNamed says
+//     whether what was locked is still what the path names.
+//   - Digests: DigestFile, Digest; Verify reads what must have a digest.
+//   - What ends with its context: Reader, Copy, Sleep, Retry with Backoff.
 package host
 
 import (

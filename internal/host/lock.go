@@ -1,6 +1,3 @@
-// Lock waits for other processes that work on the same thing. The
-// locks are the kernel's (flock): they end with their holder, however it ends.
-
 package host
 
 import (
@@ -15,12 +12,41 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
+// The locks are the kernel's (flock): they end with their holder, however it
+// ends.
+
 // poll is how often a lock that somebody holds is tried again: waiting with
 // flock itself could not be interrupted.
 const poll = 200 * time.Millisecond
 
-// File waits for the lock on the file called name, which it makes if need be,
-// and returns what gives it back. While it waits, p says what for.
+// TryLock takes the lock on an open file or directory, which closing it gives
+// back, or fails with unix.EWOULDBLOCK where somebody has it.
+func TryLock(f *os.File) error {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("locking %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// Lock waits for the lock on an open file or directory, which closing it gives
+// back. While it waits, p says what for. The error is the cause of ctx's end,
+// or the kernel's.
+func Lock(ctx context.Context, f *os.File, waiting string, p progress.Reporter) error {
+	for said := false; ; said = true {
+		if err := TryLock(f); !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		if !said {
+			p.Activity(waiting)
+		}
+		if err := Sleep(ctx, poll); err != nil {
+			return err
+		}
+	}
+}
+
+// LockFile waits for the lock on the file called name, which it makes if need
+// be, and returns what gives it back.
 func LockFile(ctx context.Context, name, waiting string, p progress.Reporter) (unlock func(), err error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -33,8 +59,8 @@ func LockFile(ctx context.Context, name, waiting string, p progress.Reporter) (u
 	return func() { f.Close() }, nil
 }
 
-// Dir makes a directory where it is missing, and waits for its lock; closing
-// what it returns gives the lock back. No file is left over.
+// LockDir makes a directory where it is missing, and waits for its lock;
+// closing what it returns gives the lock back. No file is left over.
 func LockDir(ctx context.Context, dir, waiting string, p progress.Reporter) (*os.File, error) {
 	for {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -47,45 +73,12 @@ func LockDir(ctx context.Context, dir, waiting string, p progress.Reporter) (*os
 		if err != nil {
 			return nil, fmt.Errorf("opening a lock: %w", err)
 		}
-		if err := Lock(ctx, f, waiting, p); err != nil {
-			f.Close()
-			return nil, err
-		}
-		if isStill(f, dir) {
+		if err = Lock(ctx, f, waiting, p); err == nil && StillNamed(f, dir) {
 			return f, nil
 		}
 		f.Close()
-	}
-}
-
-// isStill says whether the directory has not been removed while we waited.
-func isStill(f *os.File, dir string) bool {
-	opened, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	now, err := os.Lstat(dir)
-	return err == nil && os.SameFile(opened, now)
-}
-
-// Wait waits for the lock on an open file or directory; closing it gives the
-// lock back. The error is the cause of ctx's end, or the kernel's.
-func Lock(ctx context.Context, f *os.File, waiting string, p progress.Reporter) error {
-	for told := false; ; told = true {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("locking %s: %w", f.Name(), err)
-		}
-		if !told {
-			p.Activity(waiting)
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(poll):
+		if err != nil {
+			return nil, err
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/settings"
+	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -309,8 +310,8 @@ func (b *Build) checkBase(ctx context.Context, dir *Dir, r ready, out string) er
 		return err
 	}
 	if b.Config.DiskSize < info.VirtualSize {
-		return failure.New(fmt.Sprintf("DISK_SIZE: %s is less than the base image's virtual size", ui.Size(b.Config.DiskSize)),
-			"give "+ui.Size(info.VirtualSize)+" or more")
+		return failure.New(fmt.Sprintf("DISK_SIZE: %s is less than the base image's virtual size", text.Size(b.Config.DiskSize)),
+			"give "+text.Size(info.VirtualSize)+" or more")
 	}
 	return disk.CheckNeeds(disk.BuildNeeds(disk.BuildPlan{
 		Base: info, DiskSize: b.Config.DiskSize,
@@ -343,7 +344,7 @@ func (b *Build) pack(ctx context.Context, path, layout, distribution string, m o
 	err = b.stage(ctx, stagePack, func(ctx context.Context, p progress.Reporter) (string, error) {
 		packed, err = oci.Pack(ctx, path, layout, m, p)
 		b.record.note(func(to *report.Report) { to.Image.DiskDigest = packed.DiskDigest })
-		return fmt.Sprintf("%s, a layer of %s", layout, ui.Size(packed.Layer.Size)), err
+		return fmt.Sprintf("%s, a layer of %s", layout, text.Size(packed.Layer.Size)), err
 	})
 	return packed, err
 }

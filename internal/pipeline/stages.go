@@ -19,7 +19,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
-	"github.com/netgroup-polito/diskforge/internal/ui"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // provisioned is what later stages want to know of a provisioned disk.
@@ -112,7 +112,7 @@ func (p provisioned) String() string { return fmt.Sprintf("%d Ansible tasks", le
 
 // sparsified says in a line what sparsifying did.
 func sparsified(s disk.SparsifyResult) string {
-	return fmt.Sprintf("%s, %s to %s", s.Method, ui.Size(s.Before.FileSize), ui.Size(s.After.FileSize))
+	return fmt.Sprintf("%s, %s to %s", s.Method, text.Size(s.Before.FileSize), text.Size(s.After.FileSize))
 }
 
 // summary says in a line what verify found.

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/ui"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // parallel is how many repositories are read at a time.
@@ -100,7 +100,7 @@ func columns(e Entry, now time.Time) string {
 	if !e.Built.IsZero() {
 		age = FormatAge(max(0, now.Sub(e.Built)))
 	}
-	return strings.Join([]string{e.Repository, strings.Join(e.Tags, ","), short(e.Digest), ui.Size(e.Size), age}, "\t")
+	return strings.Join([]string{e.Repository, strings.Join(e.Tags, ","), short(e.Digest), text.Size(e.Size), age}, "\t")
 }
 
 func inputs(e Entry) string {

@@ -11,7 +11,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/netgroup-polito/diskforge/internal/ui"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 //go:embed page.html.tmpl
@@ -31,8 +31,8 @@ func styleHash(css string) string {
 }
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"size":       ui.Size,
-	"duration":   ui.Duration,
+	"size":       text.Size,
+	"duration":   text.Span,
 	"result":     Check.result,
 	"table":      func(label string, rows []taskRow) table[taskRow] { return table[taskRow]{label, rows} },
 	"checkTable": func(label string, rows []Check) table[Check] { return table[Check]{label, rows} },
@@ -105,7 +105,7 @@ func mood(outcome string) string {
 func (p *page) facts() []fact {
 	var all []fact
 	if p.Took > 0 {
-		all = append(all, fact{"Time", ui.Duration(p.Took), plural(len(p.Stages), "stage")})
+		all = append(all, fact{"Time", text.Span(p.Took), plural(len(p.Stages), "stage")})
 	}
 	if n := len(p.Checks); n > 0 {
 		note := "all passed"
@@ -118,13 +118,13 @@ func (p *page) facts() []fact {
 		all = append(all, fact{"Checks", fmt.Sprintf("%d of %d", p.Tally.Passed, n), note})
 	}
 	if n := len(p.Tasks); n > 0 {
-		all = append(all, fact{"Ansible", plural(n, "task"), ui.Duration(p.TaskTime)})
+		all = append(all, fact{"Ansible", plural(n, "task"), text.Span(p.TaskTime)})
 	}
 	if n := len(p.Sizes); n > 0 {
-		all = append(all, fact{"Size", ui.Size(p.Sizes[n-1].Bytes), p.Sizes[n-1].Name})
+		all = append(all, fact{"Size", text.Size(p.Sizes[n-1].Bytes), p.Sizes[n-1].Name})
 	}
 	if p.Image.VirtualSize > 0 {
-		all = append(all, fact{"Disk", ui.Size(p.Image.VirtualSize), "virtual size"})
+		all = append(all, fact{"Disk", text.Size(p.Image.VirtualSize), "virtual size"})
 	}
 	return all
 }
@@ -328,7 +328,7 @@ func change(before, after int64) string {
 	case after == before:
 		return "the same"
 	case after > before:
-		return "+" + ui.Size(after-before)
+		return "+" + text.Size(after-before)
 	}
 	less := 100 * float64(before-after) / float64(before)
 	if less < 10 {

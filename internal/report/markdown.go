@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/text"
-	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
 // GitHub takes a job summary of at most 1 MiB for a step: what is shown is
@@ -102,10 +101,10 @@ func (r *Report) markdownStages(b *bytes.Buffer) {
 		if s.Failure != "" {
 			sign, what = "❌", s.Failure
 		}
-		rows = append(rows, []string{sign + " " + s.Name, ui.Duration(s.Took), blocks(s.Took, r.took()), what})
+		rows = append(rows, []string{sign + " " + s.Name, text.Span(s.Took), blocks(s.Took, r.took()), what})
 	}
 	if len(rows) > 0 {
-		fmt.Fprintf(b, "### Stages: %s\n\n", ui.Duration(r.took()))
+		fmt.Fprintf(b, "### Stages: %s\n\n", text.Span(r.took()))
 	}
 	markdownTable(b, []string{"Stage", "Time", "", "Result"}, rows)
 }
@@ -115,7 +114,7 @@ func (r *Report) markdownTasks(b *bytes.Buffer) {
 	order := byTime(r.Tasks)
 	for _, i := range order[:min(shownTasks, len(order))] {
 		t := r.Tasks[i]
-		rows = append(rows, []string{t.Name, ui.Duration(t.Took), blocks(t.Took, r.Tasks[order[0]].Took), t.Status})
+		rows = append(rows, []string{t.Name, text.Span(t.Took), blocks(t.Took, r.Tasks[order[0]].Took), t.Status})
 	}
 	if len(rows) > 0 {
 		fmt.Fprintf(b, "### The longest of %s\n\n", plural(len(r.Tasks), "task"))
@@ -130,7 +129,7 @@ func (r *Report) markdownSizes(b *bytes.Buffer) {
 		largest = max(largest, s.Bytes)
 	}
 	for _, s := range sizeRows(r.Sizes) {
-		rows = append(rows, []string{s.Name, ui.Size(s.Bytes), blocks(s.Bytes, largest), s.Change})
+		rows = append(rows, []string{s.Name, text.Size(s.Bytes), blocks(s.Bytes, largest), s.Change})
 	}
 	if len(rows) > 0 {
 		b.WriteString("### Sizes\n\n")

@@ -9,7 +9,6 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/netgroup-polito/diskforge/internal/text"
-	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
 // What a terminal shows, so that it stays below 25 lines.
@@ -81,7 +80,7 @@ func (t *terminal) outcome(r *Report) {
 	}
 	head := t.paint(bold+colour, sign+r.headline()) + "  " + r.Image.title()
 	if took := r.took(); took > 0 {
-		head += t.paint(dim, "  in "+ui.Duration(took))
+		head += t.paint(dim, "  in "+text.Span(took))
 	}
 	t.line(head)
 	why := r.reasons()
@@ -117,7 +116,7 @@ func (t *terminal) stages(r *Report) {
 		case s.Stopped:
 			sign = t.paint(dim, "–")
 		}
-		line := "  " + sign + " " + pad(s.Name, 12) + fmt.Sprintf("%13s", ui.Duration(s.Took))
+		line := "  " + sign + " " + pad(s.Name, 12) + fmt.Sprintf("%13s", text.Span(s.Took))
 		if bar >= 10 {
 			line += "  " + t.paint(blue, gantt(s.Start, s.Took, r.took(), bar))
 		}
@@ -156,7 +155,7 @@ func (t *terminal) tasks(tasks []Task) {
 		if n == 0 {
 			name = "longest"
 		}
-		t.field(name, fmt.Sprintf("%-13s%s", ui.Duration(tasks[i].Took), tasks[i].Name))
+		t.field(name, fmt.Sprintf("%-13s%s", text.Span(tasks[i].Took), tasks[i].Name))
 	}
 }
 
@@ -164,7 +163,7 @@ func (t *terminal) tasks(tasks []Task) {
 func (t *terminal) sums(r *Report) {
 	var sizes []string
 	for _, s := range r.Sizes {
-		sizes = append(sizes, s.Name+" "+ui.Size(s.Bytes))
+		sizes = append(sizes, s.Name+" "+text.Size(s.Bytes))
 	}
 	if len(sizes) > 0 {
 		t.field("sizes", strings.Join(sizes, " → "))

@@ -1,7 +1,10 @@
-// Package text makes what others wrote harmless to show: guests, playbooks,
-// registries and images may call things whatever they like, and what they say
-// ends up in terminals, in logs that a CI system reads commands from
-// (::error::), in reports. Nothing else in diskforge decides what that takes.
+// Package text is how things are shown to people, decided once.
+//
+// What others wrote is made harmless by Line, Lines and Writer: guests,
+// playbooks, registries and images may call things whatever they like, and what
+// they say ends up in terminals, in logs that a CI system reads commands from
+// (::error::), in reports. Cut shortens it. URL and Redactor keep secrets out.
+// Size, Span and Count write numbers: 1.5 GiB, 7 min 47 s, 3 images.
 package text
 
 import (

@@ -8,6 +8,8 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 	"golang.org/x/term"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // screen draws the live lines at the bottom of a terminal.
@@ -81,7 +83,7 @@ const barWidth = 24
 
 func bar(done, total int64) string {
 	full := min(int(int64(barWidth)*done/total), barWidth)
-	return fmt.Sprintf("[%s%s] %3d%% of %s", strings.Repeat("█", full), strings.Repeat("░", barWidth-full), min(100*done/total, 100), Size(total))
+	return fmt.Sprintf("[%s%s] %3d%% of %s", strings.Repeat("█", full), strings.Repeat("░", barWidth-full), min(100*done/total, 100), text.Size(total))
 }
 
 // clip cuts a line to the terminal's width in columns, of which some

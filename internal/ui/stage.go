@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Stage is one step of the work as it is shown. It implements
@@ -38,7 +40,7 @@ func (s *Stage) Bytes(done, total int64) {
 	s.done, s.total = done, total
 	if total > 0 && s.ui.screen == nil && time.Since(s.told) >= plainEvery {
 		s.told = time.Now()
-		s.line(fmt.Sprintf("%d%% of %s", 100*done/total, Size(total)))
+		s.line(fmt.Sprintf("%d%% of %s", 100*done/total, text.Size(total)))
 	}
 }
 

@@ -195,7 +195,7 @@ func (t *Table) text(r *row, mark string) string {
 	}
 	elapsed := ""
 	if took > 0 {
-		elapsed = Duration(took)
+		elapsed = text.Span(took)
 	}
 	return fmt.Sprintf("%s %s  %-10s %11s  %s", mark, pad(text.Line(r.name), t.width), what, elapsed, why)
 }
@@ -231,5 +231,5 @@ func (t *Table) counts() string {
 	if len(t.rows) == 1 {
 		images = "image"
 	}
-	return fmt.Sprintf("%d %s: %s, %s", len(t.rows), images, strings.Join(parts, ", "), Duration(time.Since(t.began)))
+	return fmt.Sprintf("%d %s: %s, %s", len(t.rows), images, strings.Join(parts, ", "), text.Span(time.Since(t.began)))
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -122,23 +121,4 @@ func openPTY(t *testing.T) (slave, master *os.File) {
 	require.NoError(t, err)
 	t.Cleanup(func() { slave.Close() })
 	return slave, master
-}
-
-func TestSizesAreReadable(t *testing.T) {
-	assert.Equal(t, []string{"1 KiB", "200 MiB", "1.5 GiB"}, []string{ui.Size(1), ui.Size(200 << 20), ui.Size(3 << 29)})
-}
-
-func TestDurationsAreReadable(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		0:                        "0 ms",
-		350 * time.Millisecond:   "350 ms",
-		3540 * time.Millisecond:  "3.5 s",
-		9960 * time.Millisecond:  "10 s",
-		59700 * time.Millisecond: "1 min 0 s",
-		467 * time.Second:        "7 min 47 s",
-		2*time.Hour + 29*time.Second + 3*time.Minute: "2 h 3 min",
-		time.Hour - time.Millisecond:                 "1 h 0 min",
-	} {
-		assert.Equal(t, want, ui.Duration(d), d.String())
-	}
 }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Need is space that a build will take in one place.
@@ -103,13 +105,13 @@ func checkOne(needs []Need) error {
 	var parts []string
 	for _, n := range needs {
 		sum += n.Bytes
-		parts = append(parts, n.What+" "+gib(n.Bytes))
+		parts = append(parts, n.What+" "+text.Size(n.Bytes))
 	}
-	free, err := freeSpace(needs[0].Dir)
+	free, err := host.FreeSpace(needs[0].Dir)
 	if err != nil || free >= sum {
 		return err
 	}
-	what := fmt.Sprintf("%s has %s free, but about %s are needed (%s)", needs[0].Dir, gib(free), gib(sum), strings.Join(parts, ", "))
+	what := fmt.Sprintf("%s has %s free, but about %s are needed (%s)", needs[0].Dir, text.Size(free), text.Size(sum), strings.Join(parts, ", "))
 	return failure.New(what, "free some there, or set "+needs[0].Setting+" to a directory on a larger disk")
 }
 
@@ -130,14 +132,3 @@ func existing(dir string) (string, uint64, error) {
 		dir = filepath.Dir(dir)
 	}
 }
-
-// freeSpace returns the bytes that an ordinary user may still write.
-func freeSpace(dir string) (int64, error) {
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(dir, &s); err != nil {
-		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
-	}
-	return int64(s.Bavail) * s.Bsize, nil
-}
-
-func gib(n int64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }

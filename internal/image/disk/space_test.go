@@ -21,7 +21,7 @@ func TestNeedsOnOneFilesystemAddUp(t *testing.T) {
 	a, b := filepath.Join(small, "work"), filepath.Join(small, "deep", "layout")
 	require.NoError(t, disk.CheckNeeds([]disk.Need{need(a, 4*mib), need(b, 3*mib), need(t.TempDir(), 2*mib)}))
 	err := disk.CheckNeeds([]disk.Need{need(a, 5*mib), need(b, 4*mib), need(t.TempDir(), 2*mib)})
-	require.EqualError(t, err, small+" has 0.0 GiB free, but about 0.0 GiB are needed (the work 0.0 GiB, the layout 0.0 GiB): "+
+	require.EqualError(t, err, small+" has 8 MiB free, but about 9 MiB are needed (the work 5 MiB, the layout 4 MiB): "+
 		"free some there, or set OUTPUT_DIR to a directory on a larger disk")
 }
 

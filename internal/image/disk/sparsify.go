@@ -85,11 +85,11 @@ func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progres
 	if err != nil {
 		return SparsifyResult{}, err
 	}
-	target, err := create(out)
+	target, err := host.Create(out, 0o644)
 	if err != nil {
-		return SparsifyResult{}, err
+		return SparsifyResult{}, fmt.Errorf("creating the output: %w", err)
 	}
-	defer target.discard()
+	defer target.Discard()
 	source := image{in, before.Format}
 	if method == VirtSparsify {
 		scratch, err := os.MkdirTemp(o.tmpDir(out), "virt-sparsify-*")
@@ -101,14 +101,14 @@ func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progres
 			return SparsifyResult{}, err
 		}
 	}
-	if err := convert(ctx, source, target.temp, o.Compression, before.DataSize, o.Log, to); err != nil {
+	if err := convert(ctx, source, target.Name(), o.Compression, before.DataSize, o.Log, to); err != nil {
 		return SparsifyResult{}, err
 	}
-	after, err := Inspect(ctx, target.temp)
+	after, err := Inspect(ctx, target.Name())
 	if err != nil {
 		return SparsifyResult{}, err
 	}
-	if err := target.commit(); err != nil {
+	if err := target.Commit(); err != nil {
 		return SparsifyResult{}, err
 	}
 	return SparsifyResult{Method: method, Compression: o.Compression, Before: before, After: after}, nil
