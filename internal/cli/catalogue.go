@@ -151,11 +151,11 @@ image, or the toolbox, that will build.`,
 // carried is the target with what a plan for other hosts carries of this one's
 // files, checked.
 func carried(t render.Target, s settings.Settings) (render.Target, error) {
-	if s.VaultPasswordFile != "" || s.VaultIdentities != "" {
+	if s["ANSIBLE_VAULT_PASSWORD_FILE"] != "" || s["ANSIBLE_VAULT_IDENTITY_LIST"] != "" {
 		return t, errors.New("a plan is for many to read and carries no vault's password: leave it out, and give it to the hosts that build")
 	}
-	if s.CAFile != "" {
-		text, err := os.ReadFile(s.CAFile)
+	if file := s["CA_FILE"]; file != "" {
+		text, err := os.ReadFile(file)
 		if err != nil {
 			return t, fmt.Errorf("CA_FILE: %w", err)
 		}

@@ -257,10 +257,10 @@ func (a *app) withSession(run func(*cobra.Command, []string, *registry.Session) 
 // readImages lists what is below the prefixes, or below the settings' one.
 func (a *app) readImages(c *cobra.Command, prefixes []string, s *registry.Session) ([]registry.Repository, error) {
 	if len(prefixes) == 0 {
-		if a.settings.TargetRegistry == "" {
+		if a.settings["TARGET_REGISTRY"] == "" {
 			return nil, usageError{errors.New("name a registry: REGISTRY/PREFIX, or set TARGET_REGISTRY and REGISTRY_PREFIX")}
 		}
-		prefixes = []string{a.settings.TargetRegistry + "/" + strings.Trim(a.settings.RegistryPrefix, "/")}
+		prefixes = []string{a.settings["TARGET_REGISTRY"] + "/" + strings.Trim(a.settings["REGISTRY_PREFIX"], "/")}
 	}
 	return registry.ListRepositories(c.Context(), s, prefixes)
 }

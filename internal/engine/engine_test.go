@@ -40,7 +40,7 @@ func TestSettingsTravelAsTheyWereGiven(t *testing.T) {
 	require.NoError(t, err)
 	for name, want := range map[string]string{
 		"isoUrl": "https://example.org/a.qcow2", "isoChecksum": "file:https://example.org/SHA256SUMS", "ansiblePlaybook": "debian-base",
-		"diskSize": "20G", "gitAnsibleBranch": "v1", "gitAnsibleUrl": "", "extraVars": `{"a": 1}`,
+		"diskSize": "20G", "gitAnsibleBranch": "v1", "extraVars": `{"a": 1}`,
 	} {
 		assert.Equal(t, want, in.text[name], name)
 	}
@@ -133,26 +133,19 @@ func TestTheErrorIsTheStagesOwnLine(t *testing.T) {
 }
 
 func TestEverySettingOfABuildTravelsOrIsSaidNotTo(t *testing.T) {
-	otherwise := map[string]string{
-		"BASE_FROM_PACKAGES": "switch", "INSTALL_DESKTOP_ENVIRONMENT": "switch", "BAKE_USER": "switch", "REGISTRY_INSECURE": "switch",
-		"ANSIBLE_VAULT_PASSWORD_FILE": "secret", "ANSIBLE_VAULT_IDENTITY_LIST": "refused",
-		"ANSIBLE_DIR": "folder", "HYGIENE_ALLOW": "file", "CA_FILE": "file",
-		"TARGET_REGISTRY": "publish", "REGISTRY_PREFIX": "publish", "IMAGE_NAME": "publish", "IMAGE_TAG": "publish", "PUSH": "publish",
-		"REGISTRY_USER": "publish", "REGISTRY_PASS": "publish", "REGISTRY_PASS_FILE": "publish",
-		"OUTPUT_DIR": "export",
-	}
+	ways := []string{"", "folder", "file", "secret", "refused", "address", "login", "export"}
 	for _, f := range settings.Fields() {
 		if !f.In("build") {
 			continue
 		}
-		travels := slices.Contains(slices.Collect(maps.Values(text(settings.Settings{}.With(map[string]string{f.Env: "distinct"})))), "distinct")
-		ways := 0
-		for _, way := range []bool{travels, otherwise[f.Env] != "", ignored[f.Env] != ""} {
-			if way {
-				ways++
-			}
-		}
-		assert.Equal(t, 1, ways, "%s gets to the engine in one way, or ignored says why it has no effect there", f.Env)
+		_, ignored := strings.CutPrefix(f.Engine, "none: ")
+		assert.True(t, ignored || slices.Contains(ways, f.Engine), "%s gets to the engine in one way, or it is said why it has no effect there", f.Env)
+		travels := slices.Contains(slices.Collect(maps.Values(text(settings.Settings{f.Env: "distinct"}))), "distinct")
+		assert.Equal(t, f.Engine == "" && !f.Bool, travels, f.Env)
+	}
+	for env, name := range map[string]string{"ISO_URL": "isoUrl", "CPUS": "cpus", "QCOW2_COMPRESSION": "compression", "NO_PROXY": "noProxy"} {
+		f, _ := settings.By(env)
+		assert.Equal(t, name, argument(f))
 	}
 }
 

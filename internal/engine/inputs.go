@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"maps"
 	"net"
 	"path/filepath"
 	"strings"
@@ -26,42 +25,42 @@ type inputs struct {
 	secrets map[string]string
 }
 
-// text are the settings that travel as text, by argument.
-func text(s settings.Settings) map[string]string {
-	return map[string]string{
-		"ansiblePlaybook": s.Playbook, "isoUrl": s.ISOURL, "isoChecksum": s.ISOChecksum, "baseTimeout": s.BaseTimeout, "suite": s.Suite,
-		"gitAnsibleUrl": s.GitAnsibleURL, "gitAnsibleBranch": s.GitAnsibleBranch, "gitAnsiblePath": s.GitAnsiblePath,
-		"extraVars": s.ExtraVars, "memory": s.Memory, "cpus": s.CPUs, "diskSize": s.DiskSize, "accelerator": s.Accelerator,
-		"architecture": s.Architecture, "bootTimeout": s.BootTimeout, "buildUser": s.BuildUser, "vmUser": s.VMUser,
-		"sparsify": s.Sparsify, "compression": s.QCOW2Compression, "instanceType": s.InstanceType, "preference": s.Preference, "aptMirror": s.AptMirror, "imageInputs": s.ImageInputs,
-		"httpProxy": s.HTTPProxy, "httpsProxy": s.HTTPSProxy, "noProxy": s.NoProxy,
+// argument is the module's name of a setting.
+func argument(f settings.Field) string {
+	var name strings.Builder
+	for n, word := range strings.Split(strings.TrimPrefix(f.Flag, "qcow2-"), "-") {
+		if n > 0 {
+			word = strings.ToUpper(word[:1]) + word[1:]
+		}
+		name.WriteString(word)
 	}
+	return name.String()
 }
 
-// ignored are the settings that mean nothing to an engine, and why.
-var ignored = map[string]string{
-	"CACHE_DIR":  "an engine keeps base images and tools in its own cache",
-	"PACKER_LOG": "Packer's log stays in the engine",
+// text are the settings that travel as text, by argument. Defaults stay at
+// home: what `dagger call build` made without them is the same build.
+func text(s settings.Settings) map[string]string {
+	all := map[string]string{}
+	for _, f := range settings.Fields() {
+		if value := f.Value(s); f.In("build") && f.Engine == "" && !f.Bool && value != f.Default {
+			all[argument(f)] = value
+		}
+	}
+	return all
 }
 
 // warn tells of settings that were given and are ignored.
 func (b *Build) warn() {
 	for _, f := range settings.Fields() {
-		if why, ok := ignored[f.Env]; ok && f.Value(b.Settings) != f.Default {
+		if why, ok := strings.CutPrefix(f.Engine, "none: "); ok && f.Value(b.Settings) != f.Default {
 			b.UI.Warn(f.Env + " has no effect with --engine dagger: " + why)
 		}
 	}
 }
 
-// inputs turns the settings into the function's arguments. Defaults stay at
-// home: what `dagger call build` made without them is the same build.
+// inputs turns the settings into the function's arguments.
 func (b *Build) inputs(ctx context.Context) (inputs, error) {
 	s, c := b.Settings, b.Config
-	unset, err := settings.Read(ctx, nil, func(string) (string, bool) { return "", false })
-	if err != nil {
-		return inputs{}, err
-	}
-	defaults := text(unset)
 	in := inputs{
 		text: text(s),
 		flags: map[string]bool{
@@ -70,22 +69,21 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 		},
 		files:   map[string]string{"caFile": c.CAFile, "hygieneAllow": c.HygieneAllow},
 		dirs:    map[string]string{"ansible": c.AnsibleDir, "baseLayout": c.BaseImage.Layout},
-		secrets: map[string]string{"ansibleVaultPassword": s.VaultPasswordFile},
+		secrets: map[string]string{"ansibleVaultPassword": s["ANSIBLE_VAULT_PASSWORD_FILE"]},
 	}
-	maps.DeleteFunc(in.text, func(name, value string) bool { return value == defaults[name] })
-	if path, ok := strings.CutPrefix(s.ExtraVars, "@"); ok {
+	if path, ok := strings.CutPrefix(s["EXTRA_VARS"], "@"); ok {
 		in.files["extraVarsFile"] = path
 		delete(in.text, "extraVars")
 	}
-	if s.VaultIdentities != "" {
+	if c.VaultIdentities != "" {
 		return in, failure.New("ANSIBLE_VAULT_IDENTITY_LIST names files of this host, which a Dagger engine does not see", "give one password, in ANSIBLE_VAULT_PASSWORD_FILE, or build with --engine host")
 	}
 	if onLoopback(c.BaseImage.Reference) {
 		return in, failure.New("ISO_URL is on this host's loopback, which a Dagger engine's containers do not reach", "name the registry by another address")
 	}
-	if onLoopback(s.TargetRegistry) {
+	if onLoopback(c.TargetRegistry) {
 		return in, failure.New("TARGET_REGISTRY is on this host's loopback, which a Dagger engine's containers do not reach",
-			"name it by another address, or give it to dagger call … publish with --registry-service tcp://"+s.TargetRegistry)
+			"name it by another address, or give it to dagger call … publish with --registry-service tcp://"+c.TargetRegistry)
 	}
 	return in, b.localBase(ctx, in)
 }
@@ -93,7 +91,7 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 // localBase has a base of this host travel as what it is: the engine sees
 // nothing of this host but what it is given.
 func (b *Build) localBase(ctx context.Context, in inputs) error {
-	url, list := b.Settings.ISOURL, b.Config.ISOChecksum.File
+	url, list := b.Settings["ISO_URL"], b.Config.ISOChecksum.File
 	switch image := b.Config.BaseImage; {
 	case image.Layout != "":
 		in.text["isoChecksum"] = image.Digest

@@ -15,7 +15,7 @@ import (
 func (b *Build) address() map[string]any {
 	args := map[string]any{}
 	for name, value := range map[string]string{
-		"targetRegistry": b.Settings.TargetRegistry, "registryPrefix": b.Settings.RegistryPrefix,
+		"targetRegistry": b.Config.TargetRegistry, "registryPrefix": b.Config.RegistryPrefix,
 		"imageName": b.Config.ImageName, "imageTag": b.Config.ImageTag,
 	} {
 		if value != "" {

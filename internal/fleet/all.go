@@ -71,8 +71,8 @@ func (a *All) Target() render.Target {
 		delete(host, "REGISTRY_INSECURE")
 	}
 	return render.Target{
-		Registry: cmp.Or(a.Settings.TargetRegistry, a.Catalogue.Registry),
-		Prefix:   cmp.Or(a.Settings.RegistryPrefix, a.Catalogue.Prefix),
+		Registry: cmp.Or(a.Settings["TARGET_REGISTRY"], a.Catalogue.Registry),
+		Prefix:   cmp.Or(a.Settings["REGISTRY_PREFIX"], a.Catalogue.Prefix),
 		Host:     host,
 	}
 }
@@ -125,7 +125,7 @@ func (a *All) checkAddress() error {
 	if target.Registry == "" {
 		target.Prefix = ""
 	}
-	if _, err := registry.ParseReference(target.Registry, target.Prefix, "image", cmp.Or(a.Settings.ImageTag, untagged)); err != nil {
+	if _, err := registry.ParseReference(target.Registry, target.Prefix, "image", cmp.Or(a.Settings["IMAGE_TAG"], untagged)); err != nil {
 		return settings.Mistakes{err.Error()}
 	}
 	return nil
@@ -180,11 +180,14 @@ func (a *All) images(selected []catalogue.Image) (map[string]*image, error) {
 	for _, one := range selected {
 		i := &image{Image: one, settings: a.Settings.With(one.Settings)}
 		i.facts.Tags = a.tags(one)
-		i.settings.TargetRegistry, i.settings.RegistryPrefix, i.settings.ImageName = target.Registry, target.Prefix, one.Name
-		i.settings.ImageTag = cmp.Or(append(slices.Clone(i.facts.Tags), untagged)...)
-		if target.Registry == "" {
-			i.settings.RegistryPrefix = ""
+		address := map[string]string{
+			"TARGET_REGISTRY": target.Registry, "REGISTRY_PREFIX": target.Prefix, "IMAGE_NAME": one.Name,
+			"IMAGE_TAG": cmp.Or(append(slices.Clone(i.facts.Tags), untagged)...),
 		}
+		if target.Registry == "" {
+			address["REGISTRY_PREFIX"] = ""
+		}
+		i.settings = i.settings.With(address)
 		var err error
 		if i.config, err = settings.Parse(i.settings, i.needs()...); err == nil {
 			err = i.fits(all[one.From])
@@ -215,17 +218,17 @@ func (i *image) fits(parent *image) error {
 	if parent == nil || i.config.DiskSize >= parent.config.DiskSize {
 		return nil
 	}
-	size := parent.settings.DiskSize
-	return fmt.Errorf("size %s is less than its parent %s's %s: give %s or more, or leave size out", i.settings.DiskSize, i.From, size, size)
+	size := parent.settings.Get("DISK_SIZE")
+	return fmt.Errorf("size %s is less than its parent %s's %s: give %s or more, or leave size out", i.settings.Get("DISK_SIZE"), i.From, size, size)
 }
 
 // tags are those that an image shall have: the command's first.
 func (a *All) tags(one catalogue.Image) []string {
-	if a.Settings.ImageTag == "" {
+	if a.Settings["IMAGE_TAG"] == "" {
 		return one.Tags
 	}
-	others := slices.DeleteFunc(slices.Clone(one.Tags), func(tag string) bool { return tag == a.Settings.ImageTag })
-	return append([]string{a.Settings.ImageTag}, others...)
+	others := slices.DeleteFunc(slices.Clone(one.Tags), func(tag string) bool { return tag == a.Settings["IMAGE_TAG"] })
+	return append([]string{a.Settings["IMAGE_TAG"]}, others...)
 }
 
 // several are the mistakes that an error has.
@@ -322,7 +325,7 @@ func (a *All) logIn() error {
 		return err
 	}
 	a.Config.RegistryPass, a.Config.RegistryPassFile = settings.Secret(options.Password), ""
-	a.Settings.RegistryPass, a.Settings.RegistryPassFile = a.Config.RegistryPass, ""
+	a.Settings = a.Settings.With(map[string]string{"REGISTRY_PASS": options.Password, "REGISTRY_PASS_FILE": ""})
 	return nil
 }
 

@@ -205,7 +205,7 @@ func (i *image) address() {
 		i.config.Reference = strings.TrimSuffix(i.config.Reference, untagged) + tag
 		i.facts.Tags = []string{tag}
 	}
-	i.config.ImageTag, i.settings.ImageTag = tag, tag
+	i.config.ImageTag, i.settings = tag, i.settings.With(map[string]string{"IMAGE_TAG": tag})
 	if i.config.Reference == "" {
 		i.facts.Tags = nil
 	}

@@ -371,7 +371,7 @@ func TestTheSecretsOfABuildAreEverythingThatMayBeOne(t *testing.T) {
 	vault, program := filepath.Join(t.TempDir(), "vault"), filepath.Join(t.TempDir(), "program")
 	require.NoError(t, os.WriteFile(vault, []byte("vault-word\n"), 0o600))
 	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o700))
-	b.Config.Vault = playbook.Vault{PasswordFile: vault, Identities: "x@" + program}
+	b.Config.VaultPasswordFile, b.Config.VaultIdentities = vault, "x@"+program
 	secrets, err := b.secrets()
 	require.NoError(t, err)
 	var values []string
@@ -444,8 +444,8 @@ func TestAPasswordThatComesThroughAPipeIsReadOnce(t *testing.T) {
 
 func TestAReportTellsWhatWasGivenAndNoSecret(t *testing.T) {
 	given := givenSettings(settings.Settings{
-		ISOURL: "https://me:secret@example.org/x.qcow2?sig=secret", RegistryPass: "secret", ExtraVars: `{"password": "secret"}`,
-		ISOChecksum: "file:https://me:secret@example.org/SHA256SUMS?sig=secret", DiskSize: "20G", HTTPProxy: "http://me:secret@proxy:3128", Memory: "2048",
+		"ISO_URL": "https://me:secret@example.org/x.qcow2?sig=secret", "REGISTRY_PASS": "secret", "EXTRA_VARS": `{"password": "secret"}`,
+		"ISO_CHECKSUM": "file:https://me:secret@example.org/SHA256SUMS?sig=secret", "DISK_SIZE": "20G", "HTTP_PROXY": "http://me:secret@proxy:3128", "MEMORY": "2048",
 	})
 	assert.Equal(t, []report.Setting{
 		{Name: "ISO_URL", Value: "https://example.org/x.qcow2"}, {Name: "ISO_CHECKSUM", Value: "file:https://example.org/SHA256SUMS"}, {Name: "EXTRA_VARS", Value: "(given)"},

@@ -238,7 +238,7 @@ func (b *Build) PlaybookOptions() playbook.Options {
 	c := b.Config
 	return playbook.Options{
 		AnsibleDir: c.AnsibleDir, GitURL: c.GitURL, GitBranch: c.GitBranch, GitPath: c.GitPath,
-		Embedded: ansible.FS, Playbook: c.Playbook, Vault: c.Vault, Results: append([]string{c.OutputDir, c.CacheDir}, b.Results...),
+		Embedded: ansible.FS, Playbook: c.Playbook, Vault: playbook.Vault{PasswordFile: c.VaultPasswordFile, Identities: c.VaultIdentities}, Results: append([]string{c.OutputDir, c.CacheDir}, b.Results...),
 	}
 }
 

@@ -29,7 +29,7 @@ func (b *Build) secrets() ([]hygiene.Secret, error) {
 	for name, value := range c.ExtraVars {
 		variableSecrets(found, name, value, false)
 	}
-	for i, password := range c.Vault.Passwords() {
+	for i, password := range b.PlaybookOptions().Vault.Passwords() {
 		found[fmt.Sprintf("a vault's password (%d)", i+1)] = password
 	}
 	var all []hygiene.Secret

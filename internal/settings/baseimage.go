@@ -36,9 +36,11 @@ func (p *parser) baseImage(url, checksum string) BaseImage {
 		b.Reference = at
 		p.check("ISO_URL", registry.CheckStored(at))
 	} else {
-		b.Layout = p.dir("ISO_URL", strings.TrimSuffix(at, "@"+b.Digest))
-		if b.Layout == "" {
+		var err error
+		if b.Layout = strings.TrimSuffix(at, "@"+b.Digest); b.Layout == "" {
 			p.add("ISO_URL", "names no folder: give oci://REGISTRY/REPOSITORY:TAG, or oci:DIR@sha256:DIGEST as a build prints it")
+		} else if b.Layout, err = folder(b.Layout); err != nil {
+			p.check("ISO_URL", err)
 		}
 		if b.Digest != "" && !host.ValidDigest(b.Digest) {
 			p.add("ISO_URL", "ends in what is no digest: give sha256: and 64 hexadecimal digits behind @")

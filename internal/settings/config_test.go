@@ -154,8 +154,8 @@ func TestVaultsAreNamedByTheirFiles(t *testing.T) {
 	require.NoError(t, os.WriteFile("pw", []byte("pw"), 0o600))
 	c, err := from(t, map[string]string{"ANSIBLE_VAULT_PASSWORD_FILE": "pw", "ANSIBLE_VAULT_IDENTITY_LIST": "lab@pw, pw"}, nil)
 	require.NoError(t, err)
-	assert.Equal(t, dir+"/pw", c.Vault.PasswordFile)
-	assert.Equal(t, "lab@"+dir+"/pw,"+dir+"/pw", c.Vault.Identities)
+	assert.Equal(t, dir+"/pw", c.VaultPasswordFile)
+	assert.Equal(t, "lab@"+dir+"/pw,"+dir+"/pw", c.VaultIdentities)
 }
 
 // fifo is a pipe that nobody writes to.
@@ -226,7 +226,7 @@ func TestExtraVariablesComeFromTextOrAFile(t *testing.T) {
 	for _, v := range []string{`{"course": "databases"}`, "@" + file} {
 		c, err := from(t, map[string]string{"EXTRA_VARS": v}, nil)
 		require.NoError(t, err)
-		assert.Equal(t, map[string]any{"course": "databases"}, c.ExtraVars)
+		assert.Equal(t, settings.Vars{"course": "databases"}, c.ExtraVars)
 	}
 }
 
@@ -282,7 +282,7 @@ func TestEverySettingHasHelpAndACommandThatReadsIt(t *testing.T) {
 }
 
 func TestAFieldTellsItsValueAndMasksASecret(t *testing.T) {
-	s := settings.Settings{ISOURL: "https://example.org/x.qcow2", RegistryPass: "s3cret"}
+	s := settings.Settings{"ISO_URL": "https://example.org/x.qcow2", "REGISTRY_PASS": "s3cret"}
 	told := map[string]string{}
 	for _, f := range settings.Fields() {
 		told[f.Env] = f.Value(s)
@@ -293,14 +293,15 @@ func TestAFieldTellsItsValueAndMasksASecret(t *testing.T) {
 }
 
 func TestACommandIsGivenNoOthersSettings(t *testing.T) {
-	s := settings.Settings{ISOURL: "https://example.org/x.qcow2", Playbook: "course", Memory: "4096", RegistryPass: "s3cret"}
+	s := settings.Settings{"ISO_URL": "https://example.org/x.qcow2", "ANSIBLE_PLAYBOOK": "course", "MEMORY": "4096", "REGISTRY_PASS": "s3cret"}
 	only := s.Only("build-all")
-	assert.Empty(t, only.ISOURL+only.Playbook, "images have their own")
-	assert.Equal(t, "4096", only.Memory)
-	assert.Equal(t, settings.Secret("s3cret"), only.RegistryPass)
-	assert.Equal(t, "10G", only.DiskSize, "a default")
+	assert.Empty(t, only["ISO_URL"]+only["ANSIBLE_PLAYBOOK"], "images have their own")
+	assert.Equal(t, "4096", only["MEMORY"])
+	assert.Equal(t, "s3cret", only["REGISTRY_PASS"])
+	assert.NotContains(t, fmt.Sprintf("%v %+v %#v", only, struct{ S settings.Settings }{only}, only), "s3cret")
+	assert.Equal(t, "10G", only.Get("DISK_SIZE"), "a default")
 	with := only.With(map[string]string{"ANSIBLE_PLAYBOOK": "course", "DISK_SIZE": "20G"})
-	assert.Equal(t, []string{"course", "20G", "4096"}, []string{with.Playbook, with.DiskSize, with.Memory})
+	assert.Equal(t, []string{"course", "20G", "4096"}, []string{with["ANSIBLE_PLAYBOOK"], with["DISK_SIZE"], with["MEMORY"]})
 }
 
 func TestProvisionIsToldOfAllThatAnImageIsMadeFrom(t *testing.T) {

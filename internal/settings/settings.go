@@ -1,79 +1,93 @@
-// Package settings holds the settings of diskforge: read from the environment
-// and from flags of the same names, and checked in one place before anything
-// slow starts.
+// Package settings is the one table of diskforge's settings: Config. Its fields
+// are what settings mean, typed and checked; their tags say all there is to say
+// about each, and whoever needs a list of settings takes it from there (Fields, By):
+// the environment, the commands' flags, the README's table, the catalogue's keys,
+// what travels to a Dagger engine. To add a setting is to add a field.
 package settings
 
 import (
 	"context"
-	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
-	"github.com/sethvargo/go-envconfig"
+	"github.com/netgroup-polito/diskforge/internal/base"
 )
 
-// Settings are the settings as they were given: text, by the names that users
-// know. Parse turns them into a Config. The tags say all there is to say about
-// a setting: its variable and default (env), its flag's help (help), and the
-// commands that read it (in).
-type Settings struct {
-	ISOURL           string `env:"ISO_URL" in:"build provision base" help:"base image: an http(s) or file URL or a path of a disk image, or a containerdisk: oci://REGISTRY/REPOSITORY with :TAG or @sha256:DIGEST, or a local layout as a build prints it, oci:DIR@sha256:DIGEST"`
-	ISOChecksum      string `env:"ISO_CHECKSUM" in:"build provision base" help:"checksum of the base image: sha256:HEX, sha512:HEX, bare hex, or file: with the path or URL of a SHA256SUMS or SHA512SUMS file; of a containerdisk without a digest in ISO_URL, sha256: with that of its manifest, or inputs: with its input digest"`
-	BaseTimeout      string `env:"BASE_TIMEOUT" in:"build provision base" help:"how long to wait for a containerdisk with the input digest of ISO_CHECKSUM, e.g. 2h while another job builds it (default: not at all)"`
-	BaseFromPackages string `env:"BASE_FROM_PACKAGES, default=false" in:"build provision base" kind:"bool" help:"make the base image from Debian packages instead of ISO_URL"`
-	Suite            string `env:"SUITE" in:"build provision base" help:"Debian release for the base from packages: bookworm or trixie (default: the newest that this host's Ansible can manage)"`
+// Config is what settings mean. The tags of a setting:
+//
+//	env     its variable and its default, as go-envconfig reads them
+//	in      the commands that read it: the others have no flag and refuse nothing of it
+//	form    what its text must be: a closed set (a|b) or one of forms
+//	key     its key in a catalogue, where an image may have its own
+//	engine  how it gets to a Dagger engine where not as its text: as a folder, file
+//	        or secret, with the address or the login, by export, or not at all (none), and why
+//	help    its flag's help, and the README's words
+type Config struct {
+	ISOURL           string        `env:"ISO_URL" in:"build provision base" key:"base.url" help:"base image: an http(s) or file URL or a path of a disk image, or a containerdisk: oci://REGISTRY/REPOSITORY with :TAG or @sha256:DIGEST, or a local layout as a build prints it, oci:DIR@sha256:DIGEST"`
+	Checksum         string        `env:"ISO_CHECKSUM" in:"build provision base" key:"base.checksum" help:"checksum of the base image: sha256:HEX, sha512:HEX, bare hex, or file: with the path or URL of a SHA256SUMS or SHA512SUMS file; of a containerdisk without a digest in ISO_URL, sha256: with that of its manifest, or inputs: with its input digest"`
+	BaseTimeout      time.Duration `env:"BASE_TIMEOUT" in:"build provision base" help:"how long to wait for a containerdisk with the input digest of ISO_CHECKSUM, e.g. 2h while another job builds it (default: not at all)"`
+	BaseFromPackages bool          `env:"BASE_FROM_PACKAGES, default=false" in:"build provision base" key:"base.packages" help:"make the base image from Debian packages instead of ISO_URL"`
+	Suite            string        `env:"SUITE" in:"build provision base" form:"bookworm|trixie" key:"base.packages" help:"Debian release for the base from packages: bookworm or trixie (default: the newest that this host's Ansible can manage)"`
 
-	Playbook         string `env:"ANSIBLE_PLAYBOOK" in:"build provision verify" help:"playbook that provisions the image, a path in the playbook tree"`
-	AnsibleDir       string `env:"ANSIBLE_DIR" in:"build provision verify" help:"playbook tree on this host; it wins over git"`
-	GitAnsibleURL    string `env:"GIT_ANSIBLE_URL" in:"build provision verify" help:"git repository of the playbooks (https, ssh or file); where only GIT_ANSIBLE_BRANCH is set: https://github.com/netgroup-polito/CrownLabs.git"`
-	GitAnsibleBranch string `env:"GIT_ANSIBLE_BRANCH" in:"build provision verify" help:"branch, tag or full commit of the playbooks; where only GIT_ANSIBLE_URL is set: master"`
-	GitAnsiblePath   string `env:"GIT_ANSIBLE_PATH, default=provisioning/virtual-machines/ansible" in:"build provision verify" help:"folder of the playbook tree in the git repository"`
-	InstallDesktop   string `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build provision verify" kind:"bool" help:"install XFCE, served by noVNC on port 6080"`
-	ExtraVars        string `env:"EXTRA_VARS" in:"build provision verify" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
+	Playbook   string `env:"ANSIBLE_PLAYBOOK" in:"build provision verify" key:"playbook" help:"playbook that provisions the image, a path in the playbook tree"`
+	AnsibleDir string `env:"ANSIBLE_DIR" in:"build provision verify" form:"folder" key:"ansible-dir" engine:"folder" help:"playbook tree on this host; it wins over git"`
+	GitURL     string `env:"GIT_ANSIBLE_URL" in:"build provision verify" key:"git.url" help:"git repository of the playbooks (https, ssh or file); where only GIT_ANSIBLE_BRANCH is set: https://github.com/netgroup-polito/CrownLabs.git"`
+	GitBranch  string `env:"GIT_ANSIBLE_BRANCH" in:"build provision verify" key:"git.branch" help:"branch, tag or full commit of the playbooks; where only GIT_ANSIBLE_URL is set: master"`
+	GitPath    string `env:"GIT_ANSIBLE_PATH, default=provisioning/virtual-machines/ansible" in:"build provision verify" key:"git.path" help:"folder of the playbook tree in the git repository"`
+	Desktop    bool   `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build provision verify" key:"desktop" help:"install XFCE, served by noVNC on port 6080"`
+	ExtraVars  Vars   `env:"EXTRA_VARS" in:"build provision verify" form:"vars" key:"vars" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
 
-	VaultPasswordFile string `env:"ANSIBLE_VAULT_PASSWORD_FILE" in:"build provision build-all plan" help:"file with the password of what ansible-vault encrypted in the playbook tree; only Ansible is given it"`
-	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
+	VaultPasswordFile string `env:"ANSIBLE_VAULT_PASSWORD_FILE" in:"build provision build-all plan" form:"file" engine:"secret" help:"file with the password of what ansible-vault encrypted in the playbook tree; only Ansible is given it"`
+	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan" form:"vaults" engine:"refused" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
 
-	Memory       string `env:"MEMORY, default=2048" in:"build provision verify build-all plan" help:"memory of the guest in MiB"`
-	CPUs         string `env:"CPUS" in:"build provision verify build-all plan" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
-	DiskSize     string `env:"DISK_SIZE, default=10G" in:"build provision" help:"virtual size of the disk: 10G, or a number of MiB"`
-	Accelerator  string `env:"ACCELERATOR, default=auto" in:"build provision sparsify verify doctor build-all plan" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
-	Architecture string `env:"ARCHITECTURE, default=amd64" in:"build provision base pack" help:"architecture of the image: amd64"`
-	BootTimeout  string `env:"BOOT_TIMEOUT" in:"build provision verify build-all plan" help:"how long a guest may take until ssh answers (default: 5m with KVM, 15m with TCG)"`
+	MemoryMiB    int           `env:"MEMORY, default=2048" in:"build provision verify build-all plan" form:"memory" key:"memory" help:"memory of the guest in MiB"`
+	CPUs         int           `env:"CPUS" in:"build provision verify build-all plan" form:"cpus" key:"cpus" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
+	DiskSize     int64         `env:"DISK_SIZE, default=10G" in:"build provision" form:"size" key:"size" help:"virtual size of the disk: 10G, or a number of MiB"`
+	Accelerator  string        `env:"ACCELERATOR, default=auto" in:"build provision sparsify verify doctor build-all plan" form:"auto|kvm|tcg" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
+	Architecture string        `env:"ARCHITECTURE, default=amd64" in:"build provision base pack" form:"architecture" key:"architecture" help:"architecture of the image: amd64"`
+	BootTimeout  time.Duration `env:"BOOT_TIMEOUT" in:"build provision verify build-all plan" key:"boot-timeout" help:"how long a guest may take until ssh answers (default: 5m with KVM, 15m with TCG)"`
 
-	BuildUser string `env:"BUILD_USER, default=diskforge" in:"build provision verify" help:"user that provisions the guest; it is deleted before the disk is closed"`
-	VMUser    string `env:"VM_USER, default=crownlabs" in:"build provision verify" help:"login user of the virtual machines; cloud-init makes it where they run"`
-	BakeUser  string `env:"BAKE_USER, default=false" in:"build provision verify" kind:"bool" help:"provision as VM_USER and keep the account, its password locked, for playbooks that write into its home"`
+	BuildUser string `env:"BUILD_USER, default=diskforge" in:"build provision verify" form:"user" key:"build-user" help:"user that provisions the guest; it is deleted before the disk is closed"`
+	VMUser    string `env:"VM_USER, default=crownlabs" in:"build provision verify" form:"user" key:"vm-user" help:"login user of the virtual machines; cloud-init makes it where they run"`
+	BakeUser  bool   `env:"BAKE_USER, default=false" in:"build provision verify" key:"bake-user" help:"provision as VM_USER and keep the account, its password locked, for playbooks that write into its home"`
 
-	HygieneAllow string `env:"HYGIENE_ALLOW" in:"build verify" help:"file that excuses findings of the hygiene gate, with reasons, and may add rules (default: tests/PLAYBOOK.allow.yaml in the playbook tree)"`
+	HygieneAllow string `env:"HYGIENE_ALLOW" in:"build verify" form:"file" engine:"file" help:"file that excuses findings of the hygiene gate, with reasons, and may add rules (default: tests/PLAYBOOK.allow.yaml in the playbook tree)"`
 
-	Sparsify         string `env:"SPARSIFY, default=auto" in:"build provision sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
-	QCOW2Compression string `env:"QCOW2_COMPRESSION, default=zstd" in:"build provision sparsify" help:"compression of the disk: zstd, zlib (Longhorn needs it) or none"`
+	Sparsify    string `env:"SPARSIFY, default=auto" in:"build provision sparsify" form:"auto|trim|virt-sparsify|none" key:"sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
+	Compression string `env:"QCOW2_COMPRESSION, default=zstd" in:"build provision sparsify" form:"zstd|zlib|none" key:"compression" help:"compression of the disk: zstd, zlib (Longhorn needs it) or none"`
 
-	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build pack push images build-all plan" help:"registry host, without a scheme; without it nothing is pushed"`
-	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images build-all plan" help:"project or path in the registry"`
-	ImageName        string `env:"IMAGE_NAME" in:"build pack push" help:"name of the image (default where nothing is pushed: the playbook's)"`
-	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" help:"tag of the image; use a new one for each build"`
-	InstanceType     string `env:"INSTANCE_TYPE" in:"build pack" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
-	Preference       string `env:"PREFERENCE" in:"build pack" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
-	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" help:"input digest that the image must have, as diskforge plan tells it; another is refused before anything is built"`
-	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect images build-all plan" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
-	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect images build-all plan" help:"password of REGISTRY_USER, in the environment only"`
-	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect images build-all plan" help:"file with the password of REGISTRY_USER"`
-	Push             string `env:"PUSH, default=true" in:"build" kind:"bool" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
-	RegistryInsecure string `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect images build-all plan" kind:"bool" help:"allow plain HTTP to a registry that is not on loopback"`
+	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build pack push images build-all plan" engine:"address" help:"registry host, without a scheme; without it nothing is pushed"`
+	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images build-all plan" engine:"address" help:"project or path in the registry"`
+	ImageName        string `env:"IMAGE_NAME" in:"build pack push" engine:"address" help:"name of the image (default where nothing is pushed: the playbook's)"`
+	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" engine:"address" help:"tag of the image; use a new one for each build"`
+	InstanceType     string `env:"INSTANCE_TYPE" in:"build pack" form:"label" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
+	Preference       string `env:"PREFERENCE" in:"build pack" form:"label" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
+	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" form:"digest" help:"input digest that the image must have, as diskforge plan tells it; another is refused before anything is built"`
+	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect images build-all plan" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
+	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect images build-all plan" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
+	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect images build-all plan" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
+	Push             bool   `env:"PUSH, default=true" in:"build" engine:"address" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
+	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect images build-all plan" help:"allow plain HTTP to a registry that is not on loopback"`
 
-	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor build-all plan" help:"folder of the results and of the work; one build at a time"`
-	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
-	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
-	CAFile     string `env:"CA_FILE" in:"build provision base push inspect images build-all plan" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
-	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" help:"proxy for HTTP: downloads, and the guest during the build"`
-	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" help:"proxy for HTTPS, likewise"`
+	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor build-all plan" form:"path" engine:"export" help:"folder of the results and of the work; one build at a time"`
+	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
+	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan" form:"http" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
+	CAFile     string `env:"CA_FILE" in:"build provision base push inspect images build-all plan" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
+	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" form:"http" help:"proxy for HTTP: downloads, and the guest during the build"`
+	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" form:"http" help:"proxy for HTTPS, likewise"`
 	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan" help:"hosts that are reached without a proxy, likewise"`
-	PackerLog  string `env:"PACKER_LOG, default=1" in:"build provision build-all" kind:"bool" help:"1: Packer writes its debug log into the work folder; 0: it does not"`
+	PackerLog  bool   `env:"PACKER_LOG, default=1" in:"build provision build-all" engine:"none: Packer's log stays in the engine" help:"1: Packer writes its debug log into the work folder; 0: it does not"`
+
+	// What several settings mean together.
+
+	ISOChecksum base.Checksum // of ISOURL
+	BaseImage   BaseImage     // in place of ISOURL and ISOChecksum
+	Reference   string        // REGISTRY/PREFIX/NAME:TAG; empty where nothing is pushed
 }
 
 // Secret is text that no log, error or listing shows.
@@ -93,111 +107,144 @@ func (s Secret) GoString() string { return s.String() }
 // MarshalText masks the secret.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// Field describes one setting for flags and for documents.
+// Field describes one setting.
 type Field struct {
 	Env, Flag, Default, Help string
+	Key                      string   // in a catalogue, or empty
+	Engine                   string   // how it gets to a Dagger engine; empty: as its text
+	Values                   []string // all that there are; none: others say what it may be
 	Bool, Secret             bool
 	commands                 []string
-	index                    int // in Settings
+	form                     form
+	text                     bool // its Go type is text
 }
-
-// Value is the setting's text in s; a secret's is masked.
-func (f Field) Value(s Settings) string { return fmt.Sprint(reflect.ValueOf(s).Field(f.index)) }
 
 // In says whether the command reads the setting.
 func (f Field) In(command string) bool { return slices.Contains(f.commands, command) }
 
-// Fields lists every setting in the order of Settings.
-func Fields() []Field { return slices.Clone(fields()) }
-
-// fields reads the tags once.
-var fields = sync.OnceValue(func() []Field {
-	t := reflect.TypeFor[Settings]()
-	fields := make([]Field, 0, t.NumField())
-	for i := range t.NumField() {
-		sf := t.Field(i)
-		name, def, _ := strings.Cut(sf.Tag.Get("env"), ", default=")
-		fields = append(fields, Field{
-			Env:      name,
-			Flag:     strings.ToLower(strings.ReplaceAll(name, "_", "-")),
-			Default:  def,
-			Help:     sf.Tag.Get("help"),
-			Bool:     sf.Tag.Get("kind") == "bool",
-			Secret:   sf.Type == reflect.TypeFor[Secret](),
-			commands: strings.Fields(sf.Tag.Get("in")),
-			index:    i,
-		})
+// Value is the setting's text: what was given, else its default. A secret's is masked.
+func (f Field) Value(s Settings) string {
+	if f.Secret {
+		return Secret(s.Get(f.Env)).String()
 	}
-	return fields
+	return s.Get(f.Env)
+}
+
+// Fields lists every setting in the order of the table.
+func Fields() []Field { return slices.Clone(table()) }
+
+// By is the setting of that variable.
+func By(env string) (Field, bool) {
+	i := slices.IndexFunc(table(), func(f Field) bool { return f.Env == env })
+	if i < 0 {
+		return Field{}, false
+	}
+	return table()[i], true
+}
+
+// table reads the tags once.
+var table = sync.OnceValue(func() []Field {
+	var all []Field
+	for _, sf := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		name, def, _ := strings.Cut(sf.Tag.Get("env"), ", default=")
+		if name == "" {
+			continue
+		}
+		f := Field{
+			Env: name, Flag: strings.ToLower(strings.ReplaceAll(name, "_", "-")), Default: def,
+			Help: sf.Tag.Get("help"), Key: sf.Tag.Get("key"), Engine: sf.Tag.Get("engine"),
+			Bool: sf.Type.Kind() == reflect.Bool, Secret: sf.Type == reflect.TypeFor[Secret](),
+			commands: strings.Fields(sf.Tag.Get("in")), text: sf.Type.Kind() == reflect.String,
+		}
+		f.form, f.Values = formOf(sf)
+		all = append(all, f)
+	}
+	return all
 })
 
-// Read reads the settings: flags (by variable name) win over the environment,
-// and an empty variable counts as one that is not set, as Kubernetes and
-// GitHub Actions leave many.
-func Read(ctx context.Context, flags map[string]string, environ func(string) (string, bool)) (Settings, error) {
+// Settings are settings as they were given: their text, by variable.
+type Settings map[string]string
+
+// String lists no values: one may be a password.
+func (s Settings) String() string { return strings.Join(slices.Sorted(maps.Keys(s)), " ") }
+
+// GoString is String.
+func (s Settings) GoString() string { return s.String() }
+
+// Get is the text of a setting, or its default.
+func (s Settings) Get(env string) string {
+	if text, given := s[env]; given {
+		return text
+	}
+	f, _ := By(env)
+	return f.Default
+}
+
+// Only returns the settings that the command reads.
+func (s Settings) Only(command string) Settings {
+	only := Settings{}
+	for _, f := range table() {
+		if text, given := s[f.Env]; given && f.In(command) {
+			only[f.Env] = text
+		}
+	}
+	return only
+}
+
+// With returns the settings with other texts for some variables.
+func (s Settings) With(values map[string]string) Settings {
+	with := Settings{}
+	maps.Copy(with, s)
+	maps.Copy(with, values)
+	return with
+}
+
+// Read reads the settings: flags (by variable) win over the environment, and an
+// empty variable counts as one that is not set, as Kubernetes and GitHub Actions
+// leave many.
+func Read(_ context.Context, flags map[string]string, environ func(string) (string, bool)) (Settings, error) {
 	if environ == nil {
 		environ = os.LookupEnv
 	}
-	lookup := lookuper(func(key string) (string, bool) {
-		if v, ok := flags[key]; ok {
-			return v, true
+	s := Settings{}
+	for _, f := range table() {
+		text, given := flags[f.Env]
+		if !given {
+			text, _ = environ(f.Env)
+			if text == "" && strings.HasSuffix(f.Env, "_PROXY") { // curl's and apt's spelling
+				text, _ = environ(strings.ToLower(f.Env))
+			}
+			given = text != ""
 		}
-		v, ok := environ(key)
-		if !ok && strings.HasSuffix(key, "_PROXY") { // curl's and apt's spelling
-			v, ok = environ(strings.ToLower(key))
+		if given {
+			s[f.Env] = text
 		}
-		return v, ok && v != ""
-	})
-	if old(lookup) {
-		return Settings{}, Mistakes{"REGISTRY_USER: is not set, but USERNAME and PASSWORD are: rename them to REGISTRY_USER and REGISTRY_PASS"}
 	}
-	var s Settings
-	if err := envconfig.ProcessWith(ctx, &envconfig.Config{Target: &s, Lookuper: lookup}); err != nil {
-		return Settings{}, fmt.Errorf("reading the settings: %w", err)
+	// CrownLabs' former builder gave the account these names. They are not taken
+	// over: a USERNAME and a PASSWORD may be for anything.
+	user, _ := environ("USERNAME")
+	password, _ := environ("PASSWORD")
+	if s["TARGET_REGISTRY"] != "" && s["REGISTRY_USER"] == "" && user != "" && password != "" {
+		return nil, Mistakes{"REGISTRY_USER: is not set, but USERNAME and PASSWORD are: rename them to REGISTRY_USER and REGISTRY_PASS"}
 	}
 	return s, nil
 }
 
-// old says whether the registry's account has the names that CrownLabs' former
-// builder gave it. They are not taken over: a USERNAME and a PASSWORD may be for
-// anything.
-func old(l lookuper) bool {
-	for _, name := range []string{"TARGET_REGISTRY", "USERNAME", "PASSWORD"} {
-		if _, set := l(name); !set {
-			return false
-		}
+// Mistakes are all that is wrong with the settings, one line each.
+type Mistakes []string
+
+// Error joins the lines.
+func (m Mistakes) Error() string { return strings.Join(m, "\n") }
+
+// For leaves out mistakes in settings that the command does not read.
+func (m Mistakes) For(command string) error {
+	left := slices.DeleteFunc(slices.Clone(m), func(mistake string) bool {
+		name, _, _ := strings.Cut(mistake, ":")
+		f, known := By(name)
+		return known && !f.In(command)
+	})
+	if len(left) == 0 {
+		return nil
 	}
-	_, user := l("REGISTRY_USER")
-	return !user
+	return left
 }
-
-// Only returns the settings with what the command does not read at its
-// default.
-func (s Settings) Only(command string) Settings {
-	unset, err := Read(context.Background(), nil, func(string) (string, bool) { return "", false })
-	if err != nil {
-		panic(err) // the tags are wrong: every test fails
-	}
-	to, from := reflect.ValueOf(&unset).Elem(), reflect.ValueOf(s)
-	for _, f := range Fields() {
-		if f.In(command) {
-			to.Field(f.index).Set(from.Field(f.index))
-		}
-	}
-	return unset
-}
-
-// With returns the settings with values for some variables.
-func (s Settings) With(values map[string]string) Settings {
-	to := reflect.ValueOf(&s).Elem()
-	for _, f := range fields() {
-		if v, ok := values[f.Env]; ok {
-			to.Field(f.index).SetString(v)
-		}
-	}
-	return s
-}
-
-type lookuper func(string) (string, bool)
-
-func (l lookuper) Lookup(key string) (string, bool) { return l(key) }

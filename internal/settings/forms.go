@@ -1,0 +1,272 @@
+package settings
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
+)
+
+// form checks the text of one setting and returns it as its Go type is read
+// from. Errors follow the setting's name and a colon.
+type form func(text string) (string, error)
+
+// forms are those that the table names.
+var forms = map[string]form{
+	"architecture": architecture, "certificates": certificates, "cpus": cpus, "memory": memory, "path": filepath.Abs, "size": size,
+	"file": file, "file or pipe": fileOrPipe, "folder": folder, "vars": vars, "vaults": vaults,
+	"digest": func(v string) (string, error) {
+		return v, unless(host.ValidDigest(v), "%q is no digest: give sha256: and 64 hexadecimal digits", v)
+	},
+	"http": func(v string) (string, error) { // not quoted: proxies carry passwords
+		return v, unless(urlForm.MatchString(v), "is no http(s) URL: give e.g. http://host:3128")
+	},
+	"label": func(v string) (string, error) { // a hint becomes a label's value
+		return v, unless(oci.LabelValue(v), "%q is no name of Kubernetes: give e.g. u1.medium, ubuntu or none", v)
+	},
+	"user": func(v string) (string, error) {
+		return v, unless(userForm.MatchString(v) && v != "root", "%q cannot be a login name: give lower-case letters, digits, - and _, at most 32", v)
+	},
+}
+
+var (
+	urlForm = regexp.MustCompile(`^https?://[^\s'"\\]+$`)
+	// userForm is useradd's own rule (NAME_REGEX of shadow), with its 32 characters.
+	userForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+)
+
+// formOf is the form of a field of the table, and the values of a closed set.
+func formOf(sf reflect.StructField) (form, []string) {
+	name := sf.Tag.Get("form")
+	switch named, known := forms[name]; {
+	case known:
+		return named, nil
+	case name != "":
+		values := strings.Split(name, "|")
+		return func(v string) (string, error) {
+			return v, unless(slices.Contains(values, v), "%q is not known: give %s", v, strings.Join(values, ", "))
+		}, values
+	case sf.Type.Kind() == reflect.Bool:
+		return boolean, nil
+	case sf.Type == reflect.TypeFor[time.Duration]():
+		return duration, nil
+	}
+	return func(v string) (string, error) { return v, nil }, nil
+}
+
+// unless is an error where the condition does not hold.
+func unless(holds bool, format string, args ...any) error {
+	if holds {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}
+
+func boolean(v string) (string, error) {
+	_, err := strconv.ParseBool(v)
+	return v, unless(err == nil, "%q is neither true nor false: give true or false", v)
+}
+
+func duration(v string) (string, error) {
+	d, err := time.ParseDuration(v)
+	return v, unless(err == nil && d > 0, "%q is no duration: give e.g. 90s or 15m", v)
+}
+
+func architecture(v string) (string, error) {
+	return "amd64", unless(v == "amd64" || v == "x86_64", "%q cannot be built: give amd64", v)
+}
+
+func cpus(v string) (string, error) {
+	n, err := strconv.Atoi(v)
+	return strconv.Itoa(n), unless(err == nil && n >= 1 && n <= 64, "%q is no number of processors: give 1 to 64", v)
+}
+
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+
+	minMemoryMiB = 256        // less does not boot a cloud image
+	maxMemoryMiB = 1 << 20    // 1 TiB: beyond it is a slip of the keyboard
+	minDiskSize  = 1 * gib    // a cloud image's least
+	maxDiskSize  = 2048 * gib // KubeVirt's templates stay far below
+)
+
+// memory is a number of MiB.
+func memory(v string) (string, error) {
+	n, err := ParseSize(v, mib)
+	if err != nil {
+		return "", fmt.Errorf("%q is no amount of memory: give a number of MiB, e.g. 2048", v)
+	}
+	return strconv.FormatInt(n/mib, 10), unless(n >= minMemoryMiB*mib && n <= maxMemoryMiB*mib, "%s is out of range: give %d to %d MiB", v, minMemoryMiB, maxMemoryMiB)
+}
+
+// size is a disk's, in bytes.
+func size(v string) (string, error) {
+	n, err := ParseSize(v, mib) // as Packer reads its disk_size
+	if bytes, _ := strconv.ParseInt(v, 10, 64); bytes >= minDiskSize {
+		n = bytes // no disk has so many MiB
+	}
+	switch {
+	case err != nil:
+		return "", err
+	case n < minDiskSize || n > maxDiskSize:
+		return "", fmt.Errorf("%s is out of range: give %dG to %dG", v, minDiskSize/gib, maxDiskSize/gib)
+	}
+	return strconv.FormatInt(n, 10), unless(n%512 == 0, "%s is no multiple of 512 bytes: give e.g. 10G", v)
+}
+
+var sizeForm = regexp.MustCompile(`(?i)^([0-9]{1,12})(Ki?|Mi?|Gi?|Ti?|)B?$`)
+
+// ParseSize reads a size in bytes: 10G, 10g and 10Gi are GiB, 10240M is MiB, a
+// bare number is in units of bare bytes. Letters mean powers of 1024, as
+// qemu-img's do.
+func ParseSize(v string, bare int64) (int64, error) {
+	m := sizeForm.FindStringSubmatch(v)
+	if m == nil {
+		return 0, fmt.Errorf("%q is no size: give e.g. 10G, 10Gi or 10240M", v)
+	}
+	n, err := strconv.ParseInt(m[1], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no size: %w", v, err)
+	}
+	unit := bare
+	if m[2] != "" {
+		unit = 1 << (10 * (1 + strings.IndexByte("KMGT", strings.ToUpper(m[2])[0])))
+	}
+	if n > math.MaxInt64/unit {
+		return 0, fmt.Errorf("%q is larger than any disk", v)
+	}
+	return n * unit, nil
+}
+
+var ageForm = regexp.MustCompile(`^([0-9]{1,6})(m|h|d|w)$`)
+
+// ParseAge reads how long ago something may have happened: 30d, 12h, 2w. A day
+// has 24 hours. There is no m: what was meant as months would be minutes, and
+// images that are to stay would go.
+func ParseAge(v string) (time.Duration, error) {
+	m := ageForm.FindStringSubmatch(v)
+	switch {
+	case m == nil:
+		return 0, fmt.Errorf("%q is no age: give e.g. 7d, 12h or 2w", v)
+	case m[2] == "m":
+		return 0, fmt.Errorf("%q could be minutes or months: give 12h, 7d or 26w", v)
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil {
+		return 0, fmt.Errorf("%q is no age: %w", v, err)
+	}
+	const day = 24 * time.Hour
+	unit := map[string]time.Duration{"h": time.Hour, "d": day, "w": 7 * day}[m[2]]
+	if n > int(math.MaxInt64/unit) {
+		return 0, fmt.Errorf("%q is older than any image", v)
+	}
+	return time.Duration(n) * unit, nil
+}
+
+// maxFile bounds the files that settings name, in bytes.
+const maxFile = 16 << 20
+
+// Those that name what must be there return its absolute path.
+
+func folder(v string) (string, error) {
+	return existing(v, "a folder", func(info os.FileInfo) bool { return info.IsDir() })
+}
+
+// file is one that may be read more than once, so a pipe is none.
+func file(v string) (string, error) {
+	return existing(v, "a file", func(info os.FileInfo) bool { return info.Mode().IsRegular() })
+}
+
+func fileOrPipe(v string) (string, error) {
+	return existing(v, "a file", func(info os.FileInfo) bool {
+		return info.Mode().IsRegular() || info.Mode()&os.ModeNamedPipe != 0
+	})
+}
+
+func existing(v, what string, is func(os.FileInfo) bool) (string, error) {
+	info, err := os.Stat(v)
+	switch {
+	case err != nil:
+		return v, err
+	case !is(info):
+		return v, fmt.Errorf("%s is not %s", v, what)
+	case !info.IsDir() && info.Size() > maxFile:
+		return v, fmt.Errorf("%s has more than %d MiB", v, maxFile>>20)
+	}
+	return filepath.Abs(v)
+}
+
+func certificates(v string) (string, error) {
+	path, err := file(v)
+	if err != nil {
+		return path, err
+	}
+	pem, err := host.ReadFile(path, maxFile)
+	if err != nil {
+		return path, err
+	}
+	return path, unless(x509.NewCertPool().AppendCertsFromPEM(pem), "%s has no certificate in it: give certificates in PEM", v)
+}
+
+// vaults are the labels of Ansible's vaults with their passwords' files.
+func vaults(v string) (string, error) {
+	var all []string
+	var wrong []error
+	for one := range strings.SplitSeq(v, ",") {
+		label, name, labelled := strings.Cut(strings.TrimSpace(one), "@")
+		if !labelled {
+			label, name = "", label
+		}
+		if name == "" || name == "prompt" {
+			return v, fmt.Errorf("%q asks for a password, and nobody can type one: give LABEL@FILE", one)
+		}
+		path, err := file(name)
+		all, wrong = append(all, strings.TrimPrefix(label+"@"+path, "@")), append(wrong, err)
+	}
+	return strings.Join(all, ","), errors.Join(wrong...)
+}
+
+// Vars are variables for Ansible.
+type Vars map[string]any
+
+// UnmarshalText reads a JSON or YAML mapping.
+func (v *Vars) UnmarshalText(text []byte) (err error) {
+	if len(text) > 0 {
+		*v, err = host.YAMLVars(text)
+	}
+	return err
+}
+
+// maxVars bounds EXTRA_VARS, in bytes: it is settings, not data.
+const maxVars = 1 << 20
+
+// vars is the mapping itself, or @ and the file that has it.
+func vars(v string) (string, error) {
+	if path, ok := strings.CutPrefix(v, "@"); ok {
+		text, err := host.ReadFile(path, maxVars)
+		if err != nil {
+			return "", err
+		}
+		v = string(text)
+	}
+	err := new(Vars).UnmarshalText([]byte(v))
+	if err == nil && len(v) > maxVars {
+		err = fmt.Errorf("is longer than %d KiB", maxVars>>10)
+	}
+	if err != nil {
+		return "", fmt.Errorf(`%w: give a JSON or YAML mapping, e.g. {"course": "databases"}, or @FILE`, err)
+	}
+	return v, nil
+}
