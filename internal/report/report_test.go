@@ -2,6 +2,7 @@ package report_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -302,4 +303,23 @@ func FuzzRead(f *testing.F) {
 		assert.NotContains(t, written(t, r.WriteMarkdown), "\x1b")
 		assert.NotContains(t, written(t, terminal(r, 80, false)), "\x1b")
 	})
+}
+
+// TestEveryKindOfReportIsSaved writes the reports below DISKFORGE_TEST_PAGES
+// where that is set, for the tests that look at the pages in a browser.
+func TestEveryKindOfReportIsSaved(t *testing.T) {
+	dir := cmp.Or(os.Getenv("DISKFORGE_TEST_PAGES"), t.TempDir())
+	for name, r := range map[string]*report.Report{
+		"published": demo(t), "failed": failed(t), "task": brokenTask(t), "hostile": hostile(t), "empty": {},
+	} {
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
+		page, err := r.Save(filepath.Join(dir, name))
+		require.NoError(t, err)
+		assert.Equal(t, filepath.Join(dir, name, report.PageFile), page)
+		saved, err := os.Open(filepath.Join(dir, name, report.DataFile))
+		require.NoError(t, err)
+		_, err = report.Read(saved)
+		require.NoError(t, err)
+		require.NoError(t, saved.Close())
+	}
 }

@@ -1,4 +1,7 @@
-package report_test
+// Package page has no code: its tests look at the report's page in a real
+// browser. They lie here and not beside the report, because what drives the
+// browser is no dependency of the program's module.
+package page
 
 import (
 	"bytes"
@@ -25,19 +28,15 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/netgroup-polito/diskforge/internal/report"
 )
 
 // TestThePageIsReadableInARealBrowser shows reports in Chromium on screens of
 // several sizes, light and dark. With -artifacts it keeps screenshots to look
 // at.
 func TestThePageIsReadableInARealBrowser(t *testing.T) {
-	b := newBrowser(t)
-	for name, r := range map[string]*report.Report{
-		"published": demo(t), "failed": failed(t), "task": brokenTask(t), "hostile": hostile(t), "empty": {},
-	} {
-		b.open(save(t, r))
+	b, dir := newBrowser(t), pages(t)
+	for _, name := range []string{"published", "failed", "task", "hostile", "empty"} {
+		b.open(filepath.Join(dir, name, "report.html"))
 		b.check(name, "light", 1280)
 		b.check(name, "dark", 360)
 		if name == "published" || name == "failed" {
@@ -60,7 +59,7 @@ const headingSkips = `[...document.querySelectorAll("h1,h2,h3,h4")].map(h => +h.
 // on the screen.
 func TestTheWholeReportIsPrinted(t *testing.T) {
 	b := newBrowser(t)
-	b.open(save(t, demo(t)))
+	b.open(filepath.Join(pages(t), "published", "report.html"))
 	call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
 	assert.True(t, run(b, chromedp.Poll[bool](`[...document.querySelectorAll("details td, details li")].every(e => e.checkVisibility({contentVisibilityAuto: true}) && e.getBoundingClientRect().height)`,
 		chromedp.WithPollingTimeout(10*time.Second))))
@@ -70,11 +69,16 @@ func TestTheWholeReportIsPrinted(t *testing.T) {
 	assert.Greater(t, len(pdf), 10_000)
 }
 
-func save(t *testing.T, r *report.Report) (file string) {
+// pages has the report's own tests write their reports, each into a folder of
+// its name.
+func pages(t *testing.T) (dir string) {
 	t.Helper()
-	file, err := r.Save(t.TempDir())
-	require.NoError(t, err)
-	return file
+	dir = t.TempDir()
+	c := exec.Command("go", "test", "-count=1", "-run", "^TestEveryKindOfReportIsSaved$", "./internal/report")
+	c.Dir, c.Env = "../../..", append(os.Environ(), "DISKFORGE_TEST_PAGES="+dir)
+	out, err := c.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return dir
 }
 
 // browser is a headless Chromium with one page.
