@@ -28,13 +28,16 @@ const (
 	maxPage = 1 << 20 // bytes of anything that noVNC's server sends as a page
 )
 
-// Times of a desktop, which an emulated guest takes a minute to start.
-var patience = struct {
+// patience are the times of a desktop, which an emulated guest takes a minute
+// to start.
+type patience struct {
 	open    time.Duration // from ssh until the port opens
 	answer  time.Duration // for one page or handshake
 	settle  time.Duration // from VNC's first answer until a desktop is drawn
 	between time.Duration // two tries
-}{15 * time.Minute, time.Minute, 2 * time.Minute, 500 * time.Millisecond}
+}
+
+var usual = patience{15 * time.Minute, time.Minute, 2 * time.Minute, 500 * time.Millisecond}
 
 // errClosed says that nothing listens: QEMU accepted the connection and closed
 // it without a byte.
@@ -42,22 +45,21 @@ var errClosed = errors.New("nothing listens")
 
 // viewer looks at a desktop from outside.
 type viewer struct {
-	address string // host and port that lead to the guest's
-	client  *http.Client
-	read    *atomic.Int64 // bytes that came on the last connection of client
+	patience
+	client *http.Client
+	read   atomic.Int64 // bytes that came on the last connection of client
 }
 
-func newViewer(address string) *viewer {
-	v := &viewer{address: address, read: new(atomic.Int64)}
+// newViewer looks at the guest's port that a host and port lead to, whatever
+// an URL says: neither a proxy of the environment nor a redirect leads anywhere
+// else.
+func newViewer(address string, p patience) *viewer {
+	v := &viewer{patience: p}
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
 		v.read.Store(0)
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return counted{conn, v.read}, nil
+		return counted{conn, &v.read}, err
 	}
-	// Neither a proxy of the environment nor a redirect leads anywhere else.
 	v.client = &http.Client{
 		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -81,8 +83,8 @@ func (c counted) Read(b []byte) (int, error) {
 // machine for ready as soon as it opens (their probe is TCP only): the first
 // answer must already be VNC's. Then it looks at the page as they serve it.
 func (m *machine) desktop(ctx context.Context) found {
-	v := newViewer(m.guest.Address(desktopPort))
-	early, err := v.awaitVNC(ctx)
+	address := m.guest.Address(desktopPort)
+	early, err := newViewer(address, usual).awaitVNC(ctx)
 	opened := time.Since(m.guest.PowerOn())
 	if early != nil {
 		err = errors.Join(early, err)
@@ -92,27 +94,21 @@ func (m *machine) desktop(ctx context.Context) found {
 		return f
 	}
 	f.moments = []Moment{{"desktop", opened}}
-	served, err := serveUnderPrefix(m.guest.Address(desktopPort))
-	if err != nil {
-		f.checks = append(f.checks, m.check("desktop page", "", err))
-		return f
-	}
-	defer served.close()
-	socket, err := m.page(ctx, served, &f)
-	if err != nil {
-		return f
-	}
-	m.watch(ctx, served, socket, &f)
+	served := m.servedDesktop(ctx, address, usual)
+	f.checks, f.pictures = append(f.checks, served.checks...), served.pictures
 	return f
 }
 
 // awaitVNC tries until VNC answers. early is not nil where the port was open
 // before that.
 func (v *viewer) awaitVNC(ctx context.Context) (early, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience.open, fmt.Errorf("TCP %d did not open within %v", desktopPort, patience.open))
+	ctx, cancel := context.WithTimeoutCause(ctx, v.open, fmt.Errorf("TCP %d did not open within %v", desktopPort, v.open))
 	defer cancel()
 	for {
-		err := v.tryVNC(ctx, "ws://desktop/"+defaultPath)
+		_, done, err := v.vnc(ctx, "ws://desktop/"+defaultPath)
+		if err == nil {
+			done()
+		}
 		switch {
 		case ctx.Err() != nil:
 			return early, context.Cause(ctx)
@@ -123,25 +119,15 @@ func (v *viewer) awaitVNC(ctx context.Context) (early, err error) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(patience.between):
+		case <-time.After(v.between):
 		}
 	}
 }
 
-// tryVNC does one handshake of the websocket and of VNC.
-func (v *viewer) tryVNC(ctx context.Context, at string) error {
-	_, done, err := v.vnc(ctx, at)
-	if err != nil {
-		return err
-	}
-	done()
-	return nil
-}
-
-// vnc connects to VNC through the websocket at a URL. errClosed says that
-// nothing listens there.
-func (v *viewer) vnc(ctx context.Context, at string) (*VNC, func(), error) {
-	timed, cancel := context.WithTimeout(ctx, patience.answer)
+// vnc connects to VNC through the websocket at a URL, until done is called.
+// errClosed says that nothing listens there.
+func (v *viewer) vnc(ctx context.Context, at string) (client *vncClient, done func(), err error) {
+	timed, cancel := context.WithTimeout(ctx, v.answer)
 	defer cancel()
 	socket, _, err := websocket.Dial(timed, at, &websocket.DialOptions{HTTPClient: v.client})
 	if err != nil {
@@ -150,38 +136,62 @@ func (v *viewer) vnc(ctx context.Context, at string) (*VNC, func(), error) {
 		}
 		return nil, nil, fmt.Errorf("no websocket: %w", err)
 	}
-	// The connection outlives the handshake, which is timed.
-	lifetime, end := context.WithCancel(ctx)
-	stop := context.AfterFunc(timed, end)
-	client, err := NewVNC(websocket.NetConn(lifetime, socket, websocket.MessageBinary))
-	if err == nil && !stop() {
-		err = context.Cause(timed)
+	conn := websocket.NetConn(ctx, socket, websocket.MessageBinary)
+	err = conn.SetDeadline(time.Now().Add(v.answer))
+	if err == nil {
+		client, err = newVNC(conn)
 	}
+	if err == nil {
+		err = conn.SetDeadline(time.Time{})
+	}
+	done = func() { _ = socket.CloseNow() }
 	if err != nil {
-		stop()
-		end()
-		_ = socket.CloseNow()
-		return nil, nil, err
+		done()
 	}
-	return client, func() { end(); _ = socket.CloseNow() }, nil
+	return client, done, err
 }
 
-// page looks at the page that the port serves, under a path prefix, and
-// returns the URL of its websocket.
-func (m *machine) page(ctx context.Context, s *prefixed, f *found) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 4*patience.answer)
-	defer cancel()
+// servedDesktop looks at the desktop behind an address as consumers serve it,
+// under a path prefix: the page, and through it VNC and a picture.
+func (m *machine) servedDesktop(ctx context.Context, address string, p patience) (f found) {
+	s, err := serveUnderPrefix(address, p.answer)
+	if err != nil {
+		return found{checks: []Check{m.check("desktop page", "", err)}}
+	}
+	defer s.close()
 	began := time.Now()
-	socket, err := s.page(ctx)
+	socket, err := s.page(ctx, 4*p.answer)
 	c := m.check("desktop page", "noVNC, works under a path prefix and connects by itself", err)
 	c.Took = time.Since(began)
 	f.checks = append(f.checks, c)
-	return socket, err
+	if err != nil {
+		return f
+	}
+	client, done, err := newViewer(s.url.Host, p).vnc(ctx, socket)
+	f.checks = append(f.checks, m.check("desktop websocket", "VNC's handshake behind a path prefix", err))
+	if err != nil {
+		return f
+	}
+	defer done()
+	began = time.Now()
+	screen, err := p.settled(ctx, done, client.picture)
+	detail := ""
+	if err == nil {
+		detail = fmt.Sprintf("%d×%d pixels, drawn after %s more", screen.Rect.Dx(), screen.Rect.Dy(), seconds(time.Since(began)))
+		var picture Picture
+		if picture, err = encode("desktop through VNC", screen); err == nil {
+			f.pictures = append(f.pictures, picture)
+		}
+	}
+	f.checks = append(f.checks, m.check("desktop picture", detail, err))
+	return f
 }
 
 // page checks what the port serves as a consumer's browser sees it, and
 // returns the URL of the websocket that the page would open.
-func (s *prefixed) page(ctx context.Context) (string, error) {
+func (s *prefixed) page(ctx context.Context, limit time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	html, at, err := s.get(ctx, s.url)
 	if err != nil {
 		return "", err
@@ -189,8 +199,12 @@ func (s *prefixed) page(ctx context.Context) (string, error) {
 	if err := checkPage(html); err != nil {
 		return "", err
 	}
-	if err := s.checkWebsocketURL(ctx, at); err != nil {
+	program, _, err := s.get(ctx, at.ResolveReference(&url.URL{Path: "app/ui.js"}))
+	if err != nil {
 		return "", err
+	}
+	if !relative.Match(program) {
+		return "", errors.New("this noVNC opens its websocket at the root of the host, not beside its page: take 1.6 or newer")
 	}
 	settings := map[string]any{}
 	for _, name := range []string{"defaults.json", "mandatory.json"} { // the second wins
@@ -208,6 +222,10 @@ func (s *prefixed) page(ctx context.Context) (string, error) {
 	return s.socket(at, settings)
 }
 
+// relative is how noVNC's program finds its websocket from 1.6 on: beside its
+// page. Before, it puts its path after the host, where a path prefix gets lost.
+var relative = regexp.MustCompile(`new URL\(\s*path\s*,\s*(window\.)?location`)
+
 var reference = regexp.MustCompile(`(?i)\s(?:src|href)\s*=\s*["']?(/[^"'\s>]*)`)
 
 // checkPage checks the page itself: nothing in it may leave the prefix.
@@ -217,22 +235,6 @@ func checkPage(html []byte) error {
 	}
 	if m := reference.FindSubmatch(html); m != nil {
 		return fmt.Errorf("the page refers to %s, which is not found behind a path prefix: refer to it relatively", text.Line(string(m[1][:min(len(m[1]), 100)])))
-	}
-	return nil
-}
-
-// relative is how noVNC finds its websocket from 1.6 on: beside its page.
-var relative = regexp.MustCompile(`new URL\(\s*path\s*,\s*(window\.)?location`)
-
-// checkWebsocketURL looks into noVNC's program. Before 1.6 it puts its path
-// after the host, where a path prefix gets lost.
-func (s *prefixed) checkWebsocketURL(ctx context.Context, page *url.URL) error {
-	program, _, err := s.get(ctx, page.ResolveReference(&url.URL{Path: "app/ui.js"}))
-	if err != nil {
-		return err
-	}
-	if !relative.Match(program) {
-		return errors.New("this noVNC opens its websocket at the root of the host, not beside its page: take 1.6 or newer")
 	}
 	return nil
 }
@@ -259,34 +261,11 @@ func (s *prefixed) socket(page *url.URL, settings map[string]any) (string, error
 	return at.String(), nil
 }
 
-// watch goes through the prefix to VNC and takes a picture of the desktop.
-func (m *machine) watch(ctx context.Context, s *prefixed, socket string, f *found) {
-	client, done, err := newViewer(s.url.Host).vnc(ctx, socket)
-	f.checks = append(f.checks, m.check("desktop websocket", "VNC's handshake behind a path prefix", err))
-	if err != nil {
-		return
-	}
-	defer done()
-	began := time.Now()
-	picture, err := settled(ctx, done, client.Picture)
-	if err == nil {
-		var p Picture
-		if p, err = encode("desktop through VNC", picture); err == nil {
-			f.pictures = append(f.pictures, p)
-		}
-	}
-	detail := ""
-	if picture != nil {
-		detail = fmt.Sprintf("%d×%d pixels, drawn after %s more", picture.Rect.Dx(), picture.Rect.Dy(), seconds(time.Since(began)))
-	}
-	f.checks = append(f.checks, m.check("desktop picture", detail, err))
-}
-
 // settled takes pictures until one is not blank and the next is the same, or
 // the time is over; a desktop that never stands still is shown as it is. end
 // ends a picture that does not come.
-func settled(ctx context.Context, end func(), take func() (*image.RGBA, error)) (*image.RGBA, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience.settle)
+func (p patience) settled(ctx context.Context, end func(), take func() (*image.RGBA, error)) (*image.RGBA, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.settle)
 	defer cancel()
 	defer context.AfterFunc(ctx, end)()
 	var last *image.RGBA
@@ -304,10 +283,10 @@ func settled(ctx context.Context, end func(), take func() (*image.RGBA, error)) 
 		select {
 		case <-ctx.Done():
 			if last == nil || blank(last) {
-				return nil, fmt.Errorf("the screen is blank %v after VNC answered: no desktop was drawn", patience.settle)
+				return nil, fmt.Errorf("the screen is blank %v after VNC answered: no desktop was drawn", p.settle)
 			}
 			return last, nil
-		case <-time.After(2 * patience.between):
+		case <-time.After(2 * p.between):
 		}
 	}
 }

@@ -93,32 +93,18 @@ func serveVNC(c io.ReadWriter, pixel func(i int) byte) {
 }
 
 // quick makes a test's desktops wait less.
-func quick(t *testing.T) {
-	t.Helper()
-	before := patience
-	patience.between, patience.settle = 5*time.Millisecond, 100*time.Millisecond
-	t.Cleanup(func() { patience = before })
-}
+var quick = patience{open: time.Minute, answer: time.Minute, settle: 100 * time.Millisecond, between: 5 * time.Millisecond}
 
 // shown goes through what a desktop shows once its port is open.
 func shown(t *testing.T, g guestDesktop) found {
 	t.Helper()
 	server := httptest.NewServer(g)
 	t.Cleanup(server.Close)
-	s, err := serveUnderPrefix(strings.TrimPrefix(server.URL, "http://"))
-	require.NoError(t, err)
-	t.Cleanup(s.close)
-	m := &machine{p: progress.Discard}
-	var f found
-	socket, err := m.page(t.Context(), s, &f)
-	if err == nil {
-		m.watch(t.Context(), s, socket, &f)
-	}
-	return f
+	return (&machine{p: progress.Discard}).servedDesktop(t.Context(), strings.TrimPrefix(server.URL, "http://"), quick)
 }
 
 func TestADesktopThatConsumersCanServePassesWithAPicture(t *testing.T) {
-	quick(t)
+	t.Parallel()
 	f := shown(t, goodDesktop())
 	require.Len(t, f.checks, 3)
 	for _, c := range f.checks {
@@ -132,7 +118,7 @@ func TestADesktopThatConsumersCanServePassesWithAPicture(t *testing.T) {
 }
 
 func TestADesktopMayBeArrangedInOtherWays(t *testing.T) {
-	quick(t)
+	t.Parallel()
 	g := goodDesktop()
 	g.pages["/vnc.html"], g.pages["/"] = g.pages["/"], "-> vnc.html"
 	g.pages["/mandatory.json"] = `{"autoconnect": "true", "path": "vnc/socket"}`
@@ -144,7 +130,7 @@ func TestADesktopMayBeArrangedInOtherWays(t *testing.T) {
 }
 
 func TestADesktopThatBreaksBehindAPrefixIsFound(t *testing.T) {
-	quick(t)
+	t.Parallel()
 	tests := map[string]struct {
 		change func(*guestDesktop)
 		want   string
@@ -171,6 +157,7 @@ func TestADesktopThatBreaksBehindAPrefixIsFound(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := goodDesktop()
 			tt.change(&g)
 			f := shown(t, g)
@@ -203,7 +190,7 @@ func slirp(t *testing.T, answer func(n int) func(net.Conn)) *viewer {
 			}()
 		}
 	}()
-	return newViewer(l.Addr().String())
+	return newViewer(l.Addr().String(), quick)
 }
 
 // forwards passes a connection on to a guest's desktop.
@@ -223,7 +210,7 @@ func forwards(t *testing.T, g guestDesktop) func(net.Conn) {
 }
 
 func TestAPortThatOpensWithVNCBehindItIsWaitedFor(t *testing.T) {
-	quick(t)
+	t.Parallel()
 	good := forwards(t, goodDesktop())
 	v := slirp(t, func(n int) func(net.Conn) {
 		if n < 3 {
@@ -237,7 +224,7 @@ func TestAPortThatOpensWithVNCBehindItIsWaitedFor(t *testing.T) {
 }
 
 func TestAPortThatOpensBeforeVNCIsFound(t *testing.T) {
-	quick(t)
+	t.Parallel()
 	g := goodDesktop()
 	g.vnc = func(io.ReadWriter) {}
 	good, dead := forwards(t, goodDesktop()), forwards(t, g)
@@ -247,6 +234,7 @@ func TestAPortThatOpensBeforeVNCIsFound(t *testing.T) {
 		"a greeting at once": func(c net.Conn) { _, _ = io.WriteString(c, "RFB 003.008\n") },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			v := slirp(t, func(n int) func(net.Conn) {
 				switch n {
 				case 0:
@@ -264,12 +252,10 @@ func TestAPortThatOpensBeforeVNCIsFound(t *testing.T) {
 }
 
 func TestAPortThatStaysSilentIsOpenToo(t *testing.T) {
-	quick(t)
-	before := patience.answer
-	patience.answer = 50 * time.Millisecond
-	t.Cleanup(func() { patience.answer = before })
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	v := slirp(t, func(int) func(net.Conn) { return func(c net.Conn) { <-ctx.Done() } })
+	v.answer = 50 * time.Millisecond
 	time.AfterFunc(300*time.Millisecond, cancel)
 	early, err := v.awaitVNC(ctx)
 	require.ErrorContains(t, early, "was open before VNC answered")
@@ -277,11 +263,10 @@ func TestAPortThatStaysSilentIsOpenToo(t *testing.T) {
 }
 
 func TestAPortThatNeverOpensIsSaid(t *testing.T) {
-	quick(t)
-	before := patience.open
-	patience.open = 50 * time.Millisecond
-	t.Cleanup(func() { patience.open = before })
-	early, err := slirp(t, func(int) func(net.Conn) { return nil }).awaitVNC(t.Context())
+	t.Parallel()
+	v := slirp(t, func(int) func(net.Conn) { return nil })
+	v.open = 50 * time.Millisecond
+	early, err := v.awaitVNC(t.Context())
 	require.NoError(t, early)
 	require.EqualError(t, err, "TCP 6080 did not open within 50ms")
 }

@@ -25,8 +25,9 @@ type prefixed struct {
 	server *http.Server
 }
 
-// serveUnderPrefix serves what is at an address until close.
-func serveUnderPrefix(address string) (*prefixed, error) {
+// serveUnderPrefix serves what is at an address until close. An answer may take
+// as long as that to begin.
+func serveUnderPrefix(address string, answer time.Duration) (*prefixed, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("a proxy for the desktop: %w", err)
@@ -34,7 +35,7 @@ func serveUnderPrefix(address string) (*prefixed, error) {
 	silent := log.New(io.Discard, "", 0)
 	proxy := &httputil.ReverseProxy{
 		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: address}) },
-		Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: patience.answer},
+		Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: answer},
 		ErrorLog:  silent,
 	}
 	mux := http.NewServeMux()
@@ -43,10 +44,7 @@ func serveUnderPrefix(address string) (*prefixed, error) {
 		url:    &url.URL{Scheme: "http", Host: listener.Addr().String(), Path: prefix},
 		server: &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute, ErrorLog: silent},
 	}
-	s.client = &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true},
-		CheckRedirect: s.redirect,
-	}
+	s.client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: s.redirect}
 	go func() { _ = s.server.Serve(listener) }() // until close
 	return s, nil
 }

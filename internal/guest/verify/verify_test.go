@@ -163,38 +163,43 @@ func TestWhichChecksApplyFollowsFromTheOptions(t *testing.T) {
 	assert.Contains(t, names(Options{VirtualSize: 1 << 30}, kind{}), "root file system")
 	assert.Contains(t, names(Options{}, kind{}), "port 6080")
 	assert.Contains(t, names(Options{}, kind{crownLabs: true}), "cloud-init's schema")
-	assert.Contains(t, (&machine{}).loginUserScript(), "was in the image already")
-	assert.NotContains(t, (&machine{Options: Options{BakedUser: true}}).loginUserScript(), "was in the image already")
+	assert.Equal(t, "login_user; login_user_is_new", (&machine{}).looks()[0].command)
+	assert.Equal(t, "login_user", (&machine{Options: Options{BakedUser: true}}).looks()[0].command)
 }
 
-// here runs a part of the script on this host, as if it had been started at
-// boot (seconds since 1970), and returns what it printed.
-func here(t *testing.T, boot int64, part string, args ...string) string {
+// here runs a look's command on this host, as if it had been started at boot
+// (seconds since 1970), and returns what it printed.
+func here(t *testing.T, boot int64, command string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command("sh", append([]string{"-c", fmt.Sprintf("boot=%d\n(%s\n) 2>&1", boot, part), "sh"}, args...)...)
+	return run(t, insideScript, boot, command, args...)
+}
+
+func run(t *testing.T, functions string, boot int64, command string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("sh", append([]string{"-c", fmt.Sprintf("%s\nboot=%d\n(%s\n) 2>&1\nexit 0", functions, boot, command), "sh"}, args...)...)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return string(out)
 }
 
 func TestTheTracesOfAUserAreFoundAndAnUnknownUserHasNone(t *testing.T) {
-	assert.Contains(t, here(t, 0, buildUserTraces, "root"), "it is in /etc/passwd")
-	assert.Empty(t, here(t, 0, buildUserTraces, "no-such-user-here"))
+	assert.Contains(t, here(t, 0, "build_user_traces", "root"), "it is in /etc/passwd")
+	assert.Empty(t, here(t, 0, "build_user_traces", "no-such-user-here"))
 }
 
 func TestAUserWhoIsOlderThanTheMachineIsFound(t *testing.T) {
-	assert.Contains(t, here(t, 0, loginUser, "", "no-such-user-here"), "got the uid none")
-	assert.Contains(t, here(t, 0, loginUserIsNew, "", "no-such-user-here"), "has no home")
+	assert.Contains(t, here(t, 0, "login_user", "", "no-such-user-here"), "got the uid none")
+	assert.Contains(t, here(t, 0, "login_user_is_new", "", "no-such-user-here"), "has no home")
 	const made = "stat() { echo 1000; }\n" // not every file system knows it
-	assert.Contains(t, here(t, 1001, made+loginUserIsNew, "", "root"), "/root was in the image already")
-	assert.Empty(t, here(t, 999, made+loginUserIsNew, "", "root"))
-	assert.Empty(t, here(t, 1001, "stat() { echo -; }\n"+loginUserIsNew, "", "root"))
+	assert.Contains(t, here(t, 1001, made+"login_user_is_new", "", "root"), "/root was in the image already")
+	assert.Empty(t, here(t, 999, made+"login_user_is_new", "", "root"))
+	assert.Empty(t, here(t, 1001, "stat() { echo -; }\nlogin_user_is_new", "", "root"))
 }
 
 func TestASudoRuleWithoutPasswordIsFoundHoweverItIsWritten(t *testing.T) {
 	etc := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(etc, "sudoers.d"), 0o700))
-	rules := strings.ReplaceAll(sudoRules, "/etc/", etc+"/")
+	functions := strings.ReplaceAll(insideScript, "/etc/", etc+"/")
 	for file, text := range map[string]string{
 		"sudoers":                        "Defaults env_reset\n# Defaults !authenticate\n%sudo ALL=(ALL:ALL) ALL\n",
 		"sudoers.d/90-cloud-init-users":  "# User rules\nlab ALL=(ALL) NOPASSWD:ALL\n",
@@ -202,12 +207,12 @@ func TestASudoRuleWithoutPasswordIsFoundHoweverItIsWritten(t *testing.T) {
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(etc, file), []byte(text), 0o600))
 	}
-	assert.Empty(t, here(t, 0, rules, "", "lab"))
+	assert.Empty(t, run(t, functions, 0, "sudo_rules", "", "lab"))
 	for _, line := range []string{
 		"Defaults !authenticate", "Defaults:lab env_reset, ! authenticate", "Defaults\texempt_group = sudo", "other ALL=NOPASSWD: ALL", "#1000 ALL=NOPASSWD: ALL",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(etc, "sudoers.d/mine"), []byte(line+"\n"), 0o600))
-		assert.Equal(t, etc+"/sudoers.d/mine:1: "+line+"\n", here(t, 0, rules, "", "lab"))
+		assert.Equal(t, etc+"/sudoers.d/mine:1: "+line+"\n", run(t, functions, 0, "sudo_rules", "", "lab"))
 	}
 }
 
@@ -235,7 +240,7 @@ func TestSourcesOfAnotherReleaseAreFound(t *testing.T) {
 	} {
 		require.NoError(t, os.WriteFile(release, []byte(c.os), 0o600))
 		require.NoError(t, os.WriteFile(list, []byte(c.source+"\n"), 0o600))
-		out := here(t, 0, aptSources)
+		out := here(t, 0, "apt_sources")
 		if c.says == "" {
 			assert.Empty(t, out, c.source)
 		} else {
@@ -268,7 +273,7 @@ func TestSecretsInAnEnvironmentAreNamedAndNotShown(t *testing.T) {
 	sleep.Env = []string{"REGISTRY_PASS=hunter2", "https_proxy=http://me:hunter3@proxy:3128", "SSH_ASKPASS=/usr/bin/x", "EMPTY_TOKEN=", "HOME=/root", "URL=http://host:80/a@b"}
 	require.NoError(t, sleep.Start())
 	t.Cleanup(func() { _ = sleep.Process.Kill(); _ = sleep.Wait() })
-	out := here(t, 0, strings.ReplaceAll(environment, "/proc/[0-9]*/environ", fmt.Sprintf("/proc/%d/environ /dev/null", sleep.Process.Pid)))
+	out := run(t, strings.ReplaceAll(insideScript, "/proc/[0-9]*/environ", fmt.Sprintf("/proc/%d/environ /dev/null", sleep.Process.Pid)), 0, "environment")
 	assert.Equal(t, "sleep has REGISTRY_PASS in its environment\nsleep has https_proxy in its environment\n", out)
 }
 
@@ -454,7 +459,7 @@ func TestAnEFISystemPartitionIsToldByItsRealType(t *testing.T) {
 		// lsblk wants a block device; it tells the same types, MBR's with 0x.
 		lsblk := fmt.Sprintf("lsblk() { for n in 1 2; do sfdisk --part-type '%s' $n | sed 's/^..$/0x&/'; done; }\n", disk)
 		m := &machine{}
-		_, _ = m.keepIdentity(here(t, 0, lsblk+identity))
+		_, _ = m.keepIdentity(here(t, 0, lsblk+"identity"))
 		assert.Equal(t, esp, m.esp, table)
 	}
 }

@@ -61,9 +61,9 @@ func TestEveryVersionOfTheHandshakeIsSpoken(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			s := said(tt.server, screen(2, 1))
-			c, err := NewVNC(s)
+			c, err := newVNC(s)
 			require.NoError(t, err)
-			assert.Equal(t, "lab", c.Name)
+			assert.Equal(t, "lab", c.name)
 			assert.Equal(t, tt.told, s.told.String())
 		})
 	}
@@ -86,7 +86,7 @@ func TestWhatIsNoOpenDesktopIsSaid(t *testing.T) {
 		none38 + screen(65535, 65535):                              "65535×65535 pixels",
 		none38 + "\x00\x01\x00\x01" + string(make([]byte, 16)) + "\x7f\xff\xff\xff": "a text of 2147483647 bytes",
 	} {
-		_, err := NewVNC(said(server))
+		_, err := newVNC(said(server))
 		require.ErrorContains(t, err, want, "%q", server)
 	}
 }
@@ -100,10 +100,10 @@ func TestAPictureIsPutTogetherFromItsRectangles(t *testing.T) {
 		rect(0, 0, 2, 1, 0, "\xff\x00\x00\x00"+"\x00\xff\x00\x00"),
 		rect(9, 9, 0, 3, 0, ""), // empty, and nowhere
 		rect(0, 1, 2, 1, 0, "\x00\x00\xff\x00"+"\x01\x02\x03\x99"))
-	c, err := NewVNC(s)
+	c, err := newVNC(s)
 	require.NoError(t, err)
 	s.told.Reset()
-	picture, err := c.Picture()
+	picture, err := c.picture()
 	require.NoError(t, err)
 	assert.Equal(t, image.Rect(0, 0, 2, 2), picture.Bounds())
 	assert.Equal(t, color.RGBA{R: 255, A: 255}, picture.RGBAAt(0, 0))
@@ -129,9 +129,9 @@ func TestAPictureThatIsNoneIsRefused(t *testing.T) {
 		"\x77":                                               "an unknown message of type 119",
 		string(bytes.Repeat([]byte{2}, maxOther)) + "\x00":   "everything but a picture",
 	} {
-		c, err := NewVNC(said(none38, screen(2, 2), update))
+		c, err := newVNC(said(none38, screen(2, 2), update))
 		require.NoError(t, err)
-		_, err = c.Picture()
+		_, err = c.picture()
 		require.ErrorContains(t, err, want, "%q", update)
 	}
 }
@@ -152,9 +152,9 @@ func TestTheHandshakeWaitsForTheServersTurns(t *testing.T) {
 			}
 		}
 	}()
-	c, err := NewVNC(ours)
+	c, err := newVNC(ours)
 	require.NoError(t, err)
-	assert.Equal(t, "lab", c.Name)
+	assert.Equal(t, "lab", c.name)
 }
 
 func FuzzAnyServerIsSurvived(f *testing.F) {
@@ -162,12 +162,12 @@ func FuzzAnyServerIsSurvived(f *testing.F) {
 	f.Add([]byte("RFB 003.003\n\x00\x00\x00\x01" + screen(100, 1) + "\x00\x00\x00\x01" + rect(9, 65000, 0, 9, 0, "")))
 	f.Add([]byte("RFB 003.007\n\x00\x00\x00\x00\x05wrong"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := NewVNC(&stream{Reader: bytes.NewReader(b)})
+		c, err := newVNC(&stream{Reader: bytes.NewReader(b)})
 		if err != nil {
 			return
 		}
-		require.LessOrEqual(t, c.width*c.height, maxVNCPixels)
-		if picture, err := c.Picture(); err == nil {
+		require.LessOrEqual(t, c.width*c.height, maxPixels)
+		if picture, err := c.picture(); err == nil {
 			require.Len(t, picture.Pix, 4*c.width*c.height)
 		}
 	})
