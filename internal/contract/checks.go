@@ -150,14 +150,13 @@ func checkPlatform(s *subject) (string, []finding) {
 	default:
 		all = found(Error, "os is %q: nodes take only linux", s.Config.OS)
 	}
-	switch a := s.Config.Architecture; {
-	case oci.Architecture(a):
+	switch a, known := s.Config.Architecture, oci.Architecture(s.Config.Architecture); {
 	case a == "":
 		all = append(all, found(Error, "architecture is not set: CDI 1.63 and later refuse it where one is asked for")...)
-	case oci.OtherName(a) != "":
-		all = append(all, found(Error, "architecture is %q, and images call it %s: CDI 1.63 and later refuse it where one is asked for", a, oci.OtherName(a))...)
-	default:
+	case known == "":
 		all = append(all, found(Error, "architecture is %q: KubeVirt runs amd64, arm64 and s390x", a)...)
+	case known != a:
+		all = append(all, found(Error, "architecture is %q, and images call it %s: CDI 1.63 and later refuse it where one is asked for", a, known)...)
 	}
 	return s.Config.OS + "/" + s.Config.Architecture, all
 }

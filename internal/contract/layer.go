@@ -36,11 +36,7 @@ const (
 	maxName    = 1 << 10   // bytes of a path; no image has one near that
 )
 
-var (
-	errManyEntries = errors.New("there are too many entries in it")
-	errLongName    = fmt.Errorf("it has a name of more than %d bytes", maxName)
-	errUnpacked    = errors.New("it unpacks to more than any disk needs")
-)
+var errLongName = fmt.Errorf("it has a name of more than %d bytes", maxName)
 
 // layer is a layer that was read.
 type layer struct {
@@ -81,7 +77,7 @@ func (s *subject) readLayer(ctx context.Context, d v1.Descriptor, p progress.Rep
 		l.WholeRead = "it is compressed"
 	default:
 		err := s.readParts(ctx, l, b)
-		if err != nil || !errors.Is(l.err, errManyEntries) {
+		if err != nil || !errors.Is(l.err, oci.ErrManyEntries) {
 			return l, err
 		}
 		l.WholeRead, l.err, l.entries, l.disk, l.root = fmt.Sprintf("it has more than %d entries", s.limits.parts), nil, nil, content{}, content{}
@@ -186,26 +182,19 @@ func unpacker(how string, packed io.Reader) (io.Reader, func(), error) {
 // walk lists the entries of an archive. Where at is nil the archive is a
 // stream, of which the beginning of a disk must be kept as it passes.
 func (s *subject) walk(ctx context.Context, l *layer, in *tar.Reader, most int, at func(*tar.Header) (io.ReaderAt, error)) error {
-	for {
+	for h, err := range oci.Entries(in, l.Size, min(most, s.limits.entries)) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
-		}
-		h, err := in.Next()
-		if err == io.EOF {
-			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := s.count(h, len(l.entries) == most); err != nil {
+		if err := s.count(h); err != nil {
 			return err
 		}
-		if h.Typeflag == tar.TypeXGlobalHeader {
-			continue // it names no file
-		}
 		l.entries = append(l.entries, entry(h))
-		if (l.Compression != plain || oci.Sparse(h)) && (oci.Inflated(h, l.Size) || h.Size > s.limits.unpacked) {
-			return errUnpacked
+		if (l.Compression != plain || oci.Sparse(h)) && h.Size > s.limits.unpacked {
+			return oci.ErrInflated
 		}
 		to := s.place(l, h)
 		if to == nil || to.ReaderAt != nil {
@@ -221,6 +210,7 @@ func (s *subject) walk(ctx context.Context, l *layer, in *tar.Reader, most int, 
 			return err
 		}
 	}
+	return nil
 }
 
 // place is where the content of a file belongs that may be the disk. At the root
@@ -237,14 +227,14 @@ func (s *subject) place(l *layer, h *tar.Header) *content {
 }
 
 // count takes an entry off the limits, so that what is remembered stays small.
-func (s *subject) count(h *tar.Header, full bool) error {
+func (s *subject) count(h *tar.Header) error {
 	s.limits.entries--
 	s.limits.names -= len(h.Name) + len(h.Linkname)
 	switch {
 	case len(h.Name) > maxName || len(h.Linkname) > maxName:
 		return errLongName
-	case full || s.limits.entries < 0 || s.limits.names < 0:
-		return errManyEntries
+	case s.limits.names < 0:
+		return oci.ErrManyEntries
 	}
 	return nil
 }
@@ -371,7 +361,7 @@ type bounded struct {
 func (b *bounded) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
 	if *b.left -= int64(n); *b.left < 0 {
-		return 0, errUnpacked
+		return 0, oci.ErrInflated
 	}
 	return n, err
 }

@@ -2,14 +2,12 @@ package oci
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -17,9 +15,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sys/unix"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -74,32 +69,10 @@ type Stored struct {
 }
 
 const (
-	maxDisk    = 2 << 40   // bytes of a disk, those of the largest virtual size
-	maxEntries = 16        // of a layer; a containerdisk has two
-	maxWindow  = 128 << 20 // bytes of memory that unpacking may take
-	sparseStep = 64 << 10  // bytes of zeros that become a hole
-
-	// A layer that is smaller than what it claims may unpack to 16 GiB, or to
-	// so many times its size: a disk of zeros alone does so to a thousand.
-	alwaysUnpacked = 16 << 30
-	mostInflated   = 256
+	maxDisk    = 2 << 40  // bytes of a disk, those of the largest virtual size
+	maxEntries = 16       // of a layer; a containerdisk has two
+	sparseStep = 64 << 10 // bytes of zeros that become a hole
 )
-
-// Inflated says whether an entry claims to be absurdly larger than the layer of
-// so many bytes that it is in: it would be unpacked for hours.
-func Inflated(h *tar.Header, layer int64) bool {
-	return h.Size > max(alwaysUnpacked, min(layer, math.MaxInt64/mostInflated)*mostInflated)
-}
-
-// Sparse says whether an entry leaves holes out (PAX, as GNU tar writes it).
-func Sparse(h *tar.Header) bool {
-	for key := range h.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}
 
 // Extract takes the disk out of the layout in dir, into cacheDir.
 func Extract(ctx context.Context, dir string, want Want, cacheDir string, p progress.Reporter) (Extracted, error) {
@@ -107,15 +80,7 @@ func Extract(ctx context.Context, dir string, want Want, cacheDir string, p prog
 	if err != nil {
 		return Extracted{}, err
 	}
-	s := Stored{Name: dir, Digest: l.Digest}
-	if s.Manifest, err = l.Image.RawManifest(); err != nil {
-		return Extracted{}, err
-	}
-	if s.Config, err = l.Image.RawConfigFile(); err != nil {
-		return Extracted{}, err
-	}
-	s.Open = func(layer v1.Descriptor) (io.ReadCloser, error) { return blob{dir, layer}.Compressed() }
-	return s.Extract(ctx, want, cacheDir, p)
+	return l.stored.Extract(ctx, want, cacheDir, p)
 }
 
 // Extract takes the disk out of an image's layer, into a folder of cacheDir
@@ -126,94 +91,95 @@ func Extract(ctx context.Context, dir string, want Want, cacheDir string, p prog
 // where the image has that. What fails or is stopped leaves nothing. Errors
 // that a person must act on are *failure.Error.
 func (s Stored) Extract(ctx context.Context, want Want, cacheDir string, p progress.Reporter) (Extracted, error) {
-	about, layer, annotated, err := s.about()
+	x, err := s.read()
 	if err != nil {
 		return Extracted{}, failure.Wrap(err, s.Name+" is no containerdisk", "")
 	}
-	if err := want.Check(s.Name, s.Digest, about.Inputs); err != nil {
+	if err := want.Check(s.Name, s.Digest, x.Inputs); err != nil {
 		return Extracted{}, err
 	}
-	dir := filepath.Join(cacheDir, "sha256-"+layer.Digest.Hex)
+	dir := filepath.Join(cacheDir, "sha256-"+x.layer.Digest.Hex)
 	held, err := host.LockDir(ctx, dir, "waiting for another process that takes out the same disk", p)
 	if err != nil {
-		return Extracted{}, stopped(ctx, failure.New(err.Error(), "check CACHE_DIR"))
+		return Extracted{}, stopped(ctx, failure.Wrap(err, "cannot keep the base's disk", "check CACHE_DIR"))
 	}
 	defer held.Close()
 	defer os.Remove(dir) // where nothing came into it
-	x := extraction{image: s, about: about, layer: layer, annotated: annotated, dir: dir}
+	x.Path, x.record = filepath.Join(dir, "disk"), filepath.Join(dir, "disk.json")
 	if x.cached(ctx, p) {
-		return x.about, nil
+		return x.Extracted, nil
 	}
 	if err := x.run(ctx, p); err != nil {
-		return Extracted{}, stopped(ctx, err)
+		return Extracted{}, stopped(ctx, x.explain(err))
 	}
-	return x.about, nil
-}
-
-// about reads what the image says of itself.
-func (s Stored) about() (Extracted, v1.Descriptor, string, error) {
-	var m v1.Manifest
-	var c v1.ConfigFile
-	if err := json.Unmarshal(s.Manifest, &m); err != nil {
-		return Extracted{}, v1.Descriptor{}, "", fmt.Errorf("its manifest: %w", err)
-	}
-	if err := json.Unmarshal(s.Config, &c); err != nil {
-		return Extracted{}, v1.Descriptor{}, "", fmt.Errorf("its config: %w", err)
-	}
-	if len(m.Layers) != 1 {
-		return Extracted{}, v1.Descriptor{}, "", fmt.Errorf("it has %d layers, not one", len(m.Layers))
-	}
-	layer, annotated := m.Layers[0], m.Annotations[AnnotationDisk]
-	switch {
-	case !host.ValidDigest(layer.Digest.String()):
-		return Extracted{}, layer, "", fmt.Errorf("its layer's digest is %q, not a sha256", layer.Digest)
-	case layer.Size < 0:
-		return Extracted{}, layer, "", fmt.Errorf("its layer has %d bytes", layer.Size)
-	case annotated != "" && !host.ValidDigest(annotated):
-		return Extracted{}, layer, "", fmt.Errorf("its annotation %s is no digest", AnnotationDisk)
-	}
-	x := Extracted{Manifest: s.Digest, Inputs: m.Annotations[AnnotationInputs], Created: c.Created.UTC()}
-	if t, err := time.Parse(time.RFC3339, m.Annotations["org.opencontainers.image.created"]); err == nil {
-		x.Created = t.UTC()
-	}
-	for _, hint := range []string{m.Annotations[AnnotationGuest], BaseName(m.Annotations), m.Annotations["org.opencontainers.image.title"]} {
-		if hint != "" {
-			x.Hints = append(x.Hints, hint)
-		}
-	}
-	return x, layer, annotated, nil
+	return x.Extracted, nil
 }
 
 // extraction takes one disk out of its layer.
 type extraction struct {
+	Extracted
 	image     Stored
-	about     Extracted
 	layer     v1.Descriptor
 	annotated string // digest that the disk must have, or empty
-	dir       string // ours, and locked
+	record    string // the file that says what the disk beside it is
 }
 
-// record says what the disk beside it is.
-type record struct {
+// recorded is the content of that file.
+type recorded struct {
 	Digest string `json:"digest"`
 	Format string `json:"format"`
 }
 
-func (x *extraction) disk() string   { return filepath.Join(x.dir, "disk") }
-func (x *extraction) record() string { return filepath.Join(x.dir, "disk.json") }
+// read reads what the image says of itself.
+func (s Stored) read() (*extraction, error) {
+	var m v1.Manifest
+	var c v1.ConfigFile
+	if err := json.Unmarshal(s.Manifest, &m); err != nil {
+		return nil, fmt.Errorf("its manifest: %w", err)
+	}
+	if err := json.Unmarshal(s.Config, &c); err != nil {
+		return nil, fmt.Errorf("its config: %w", err)
+	}
+	if len(m.Layers) != 1 {
+		return nil, fmt.Errorf("it has %d layers, not one", len(m.Layers))
+	}
+	x := &extraction{image: s, layer: m.Layers[0], annotated: m.Annotations[AnnotationDisk]}
+	switch {
+	case !host.ValidDigest(x.layer.Digest.String()):
+		return nil, fmt.Errorf("its layer's digest is %q, not a sha256", x.layer.Digest)
+	case x.layer.Size < 0:
+		return nil, fmt.Errorf("its layer has %d bytes", x.layer.Size)
+	case x.annotated != "" && !host.ValidDigest(x.annotated):
+		return nil, fmt.Errorf("its annotation %s is no digest", AnnotationDisk)
+	}
+	x.Manifest, x.Inputs, x.Created = s.Digest, m.Annotations[AnnotationInputs], c.Created.UTC()
+	if t, err := time.Parse(time.RFC3339, m.Annotations[AnnotationCreated]); err == nil {
+		x.Created = t.UTC()
+	}
+	for _, hint := range []string{m.Annotations[AnnotationGuest], BaseName(m.Annotations), m.Annotations[standardPrefix+"title"]} {
+		if hint != "" {
+			x.Hints = append(x.Hints, hint)
+		}
+	}
+	return x, nil
+}
 
 // cached says whether the disk is there and is what it was.
 func (x *extraction) cached(ctx context.Context, p progress.Reporter) bool {
-	var r record
-	b, err := readFile(x.record())
-	if err != nil || json.Unmarshal(b, &r) != nil || x.annotated != "" && r.Digest != x.annotated {
+	var r recorded
+	text, err := os.ReadFile(x.record)
+	if err != nil || json.Unmarshal(text, &r) != nil || x.annotated != "" && r.Digest != x.annotated {
 		return false
 	}
-	f, err := openRegular(x.disk())
+	f, err := host.OpenNoFollow(x.Path)
 	if err != nil {
 		return false
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
 	p.Activity("checking the disk that was taken out before")
 	got, err := host.Digest(ctx, f, p)
 	if err != nil {
@@ -223,70 +189,67 @@ func (x *extraction) cached(ctx context.Context, p progress.Reporter) bool {
 		p.Warn(fmt.Sprintf("the cached disk was changed: it is %s, not %s; it is taken out again", got, r.Digest))
 		return false
 	}
-	info, err := f.Stat()
-	x.about.Path, x.about.Format, x.about.Digest, x.about.Cached = x.disk(), r.Format, r.Digest, true
-	if err == nil {
-		x.about.Size = info.Size()
-	}
-	return err == nil
+	x.Format, x.Size, x.Digest, x.Cached = r.Format, info.Size(), r.Digest, true
+	return true
 }
 
 // run takes the disk out and gives it its name when it is what it must be.
 func (x *extraction) run(ctx context.Context, p progress.Reporter) error {
 	p.Activity("taking the disk out of " + x.image.Name)
-	temp := x.disk() + ".part"
-	_ = os.RemoveAll(temp) // of a process that was killed
-	defer os.Remove(temp)
-	sum, err := x.copy(ctx, temp, p)
-	if err == nil {
-		err = x.check(ctx, temp, sum)
+	out, err := host.Create(x.Path, 0o600)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		err = x.keep(temp)
+	defer out.Discard()
+	if x.Digest, err = x.copy(ctx, out.File, p); err != nil {
+		return err
 	}
-	return x.explain(err)
+	if x.annotated != "" && x.Digest != x.annotated {
+		return fmt.Errorf("%w: its disk has the digest %s, not %s", ErrDamaged, x.Digest, x.annotated)
+	}
+	info, err := disk.Inspect(ctx, out.Name())
+	if err != nil {
+		return err
+	}
+	x.Format, x.Size = info.Format, info.FileSize
+	// The record goes first: a disk without one, or with another's, is not used.
+	err = host.WriteFile(x.record, 0o600, func(w io.Writer) error {
+		return json.NewEncoder(w).Encode(recorded{x.Digest, x.Format})
+	})
+	if err == nil {
+		err = out.Commit()
+	}
+	if err != nil {
+		os.Remove(x.record)
+	}
+	return err
 }
 
 // copy writes the disk in the layer to a file and returns its digest.
-func (x *extraction) copy(ctx context.Context, to string, p progress.Reporter) (string, error) {
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return "", err
-	}
-	defer out.Close()
+func (x *extraction) copy(ctx context.Context, out *os.File, p progress.Reporter) (string, error) {
 	raw, err := x.image.Open(x.layer)
 	if err != nil {
 		return "", err
 	}
 	defer raw.Close()
-	in := &contextReader{ctx, progress.Reader(raw, x.layer.Size, p)}
-	sum, err := takeDisk(in, x.layer.Size, out)
+	in := host.Reader(ctx, progress.Reader(raw, x.layer.Size, p))
+	digest, err := takeDisk(in, x.layer.Size, out)
 	if err == nil {
 		// To the end of the layer, where its digest is checked.
 		_, err = io.Copy(io.Discard, in)
 	}
-	if err == nil {
-		err = out.Sync()
-	}
-	return sum, errors.Join(err, out.Close())
+	return digest, err
 }
 
 // takeDisk unpacks a layer of a size and writes the disk in it.
-func takeDisk(layer io.Reader, size int64, out *os.File) (string, error) {
-	unpacked, end, err := unpack(layer)
+func takeDisk(layer io.Reader, size int64, out *os.File) (digest string, err error) {
+	unpacked, _, err := Unpack(layer)
 	if err != nil {
 		return "", err
 	}
-	defer end()
-	archive, sum := tar.NewReader(unpacked), ""
-	for range maxEntries {
-		h, err := archive.Next()
-		if err == io.EOF && sum == "" {
-			return "", errors.New("there is no file in its disk/")
-		}
-		if err == io.EOF {
-			return sum, nil
-		}
+	defer unpacked.Close()
+	archive := tar.NewReader(unpacked)
+	for h, err := range Entries(archive, size, maxEntries) {
 		if err != nil {
 			return "", fmt.Errorf("unpacking its layer: %w", err)
 		}
@@ -294,37 +257,18 @@ func takeDisk(layer io.Reader, size int64, out *os.File) (string, error) {
 		switch {
 		case err != nil:
 			return "", err
-		case isDisk && Inflated(h, size):
-			return "", fmt.Errorf("its layer of %d bytes claims to hold a disk of %d GiB", size, h.Size>>30)
-		case isDisk && sum != "":
+		case isDisk && digest != "":
 			return "", fmt.Errorf("there is a second file in its disk/: %q", h.Name)
 		case isDisk:
-			if sum, err = writeDisk(archive, h.Size, out); err != nil {
+			if digest, err = writeDisk(archive, h.Size, out); err != nil {
 				return "", fmt.Errorf("unpacking its layer: %w", err)
 			}
 		}
 	}
-	return "", fmt.Errorf("its layer has more than %d files", maxEntries)
-}
-
-// unpack sees by the first bytes how a layer is compressed.
-func unpack(layer io.Reader) (io.Reader, func(), error) {
-	in := bufio.NewReaderSize(layer, blockSize)
-	head, err := in.Peek(4)
-	switch {
-	case err != nil && err != io.EOF:
-		return nil, nil, err
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(in)
-		return z, func() {}, err
-	case bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, nil, err
-		}
-		return z, z.Close, nil
+	if digest == "" {
+		return "", errors.New("there is no file in its disk/")
 	}
-	return in, func() {}, nil
+	return digest, nil
 }
 
 // classify says whether an entry is the disk. Anything that is neither that
@@ -333,8 +277,6 @@ func classify(h *tar.Header) (isDisk bool, err error) {
 	name := strings.TrimPrefix(strings.TrimPrefix(h.Name, "."), "/")
 	clean := strings.TrimSuffix(name, "/")
 	switch {
-	case h.Typeflag == tar.TypeXGlobalHeader:
-		return false, nil // it names no file
 	case clean != "" && (clean != path.Clean(clean) || !filepath.IsLocal(clean)):
 		return false, fmt.Errorf("its layer has a file of the name %q", h.Name)
 	case h.Typeflag == tar.TypeDir && (clean == "" || clean == "disk"):
@@ -350,17 +292,18 @@ func classify(h *tar.Header) (isDisk bool, err error) {
 // writeDisk copies the disk, leaving holes where it has long runs of zeros, and
 // returns its digest.
 func writeDisk(in io.Reader, size int64, out *os.File) (string, error) {
-	sum := newDigester()
-	defer sum.stop()
-	holes := &sparseWriter{file: out}
-	n, err := io.CopyBuffer(io.MultiWriter(sum, holes), struct{ io.Reader }{in}, make([]byte, blockSize))
+	h := newHasher()
+	defer h.Close()
+	// The buffer is ours, not the archive's, which knows its own holes.
+	n, err := io.CopyBuffer(io.MultiWriter(h, &sparseWriter{file: out}), struct{ io.Reader }{in}, make([]byte, blockSize))
 	if err == nil && n != size {
 		err = io.ErrUnexpectedEOF
 	}
 	if err == nil {
 		err = out.Truncate(size)
 	}
-	return sum.sum().String(), err
+	digest, _ := h.sum()
+	return digest.String(), err
 }
 
 // sparseWriter writes at its place what is not all zeros.
@@ -387,46 +330,13 @@ func (s *sparseWriter) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// check says whether the file is the disk that the image tells of, and one
-// that may be used.
-func (x *extraction) check(ctx context.Context, file, sum string) error {
-	if x.annotated != "" && sum != x.annotated {
-		return fmt.Errorf("%w: its disk has the digest %s, not %s", ErrDamaged, sum, x.annotated)
-	}
-	info, err := disk.Inspect(ctx, file)
-	if err != nil {
-		return err
-	}
-	x.about.Path, x.about.Format, x.about.Size, x.about.Digest = x.disk(), info.Format, info.FileSize, sum
-	return nil
-}
-
-// keep gives the disk its name. The record goes first: a disk without one, or
-// with another's, is not used.
-func (x *extraction) keep(temp string) error {
-	b, err := json.Marshal(record{x.about.Digest, x.about.Format})
-	if err != nil {
-		return err
-	}
-	part := x.record() + ".part"
-	_ = os.RemoveAll(part)
-	defer os.Remove(part)
-	if err := errors.Join(writeFile(part, b), os.Rename(part, x.record()), os.Rename(temp, x.disk())); err != nil {
-		os.Remove(x.record())
-		return err
-	}
-	return host.Sync(x.dir)
-}
-
 func (x *extraction) explain(err error) error {
 	if f, ok := failure.In(err); ok {
-		return &failure.Error{What: fmt.Sprintf("the disk of %s cannot be used: %s", x.image.Name, strings.TrimPrefix(f.What, x.disk()+".part: ")), Try: f.Try, Lines: f.Lines, Err: err}
+		return &failure.Error{What: fmt.Sprintf("the disk of %s cannot be used: %s", x.image.Name, strings.TrimPrefix(f.What, x.Path+".part: ")), Try: f.Try, Lines: f.Lines, Err: err}
 	}
 	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
-		return failure.Wrap(err, "no room for the base's disk in "+filepath.Dir(x.dir), "free some, or set CACHE_DIR")
+	case host.DiskFull(err):
+		return failure.Wrap(err, "no room for the base's disk in "+filepath.Dir(filepath.Dir(x.Path)), "free some, or set CACHE_DIR")
 	case errors.Is(err, os.ErrPermission):
 		return failure.Wrap(err, "cannot keep the base's disk", "check CACHE_DIR")
 	}

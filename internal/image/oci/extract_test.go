@@ -267,7 +267,7 @@ func TestAHostileLayerIsRefusedAndLeavesNothing(t *testing.T) {
 		"a folder deeper":     {layer: tarOf(t, file{name: "disk/a/disk.img", kind: tar.TypeReg, body: disk}), says: "which is no file in disk/"},
 		"another file":        {layer: tarOf(t, good, file{name: "etc/passwd", kind: tar.TypeReg, body: disk}), says: "which is no file in disk/"},
 		"many entries":        {layer: tarOf(t, many...), says: "more than 16 files"},
-		"an absurd size":      {layer: tarOf(t, file{name: "disk/disk.img", kind: tar.TypeReg, size: 3 << 40}), says: "its disk has"},
+		"an absurd size":      {layer: tarOf(t, file{name: "disk/disk.img", kind: tar.TypeReg, size: 3 << 40}), says: "claims to hold a disk of 3072 GiB"},
 		"cut short":           {layer: tarOf(t, file{name: "disk/disk.img", kind: tar.TypeReg, body: disk, size: 2 << 20}), says: "unexpected EOF"},
 		"a broken gzip":       {layer: append([]byte{0x1f, 0x8b}, make([]byte, 40)...), says: "gzip"},
 		"no disk image":       {layer: tarOf(t, file{name: "disk/disk.img", kind: tar.TypeReg, body: []byte("#!/bin/sh")}), says: "cannot be used"},

@@ -57,7 +57,7 @@ func TestALayoutThatIsNotOneContainerdiskIsRefusedWithTheReason(t *testing.T) {
 		"its index.json": func(dir string, _ oci.Result) { write(filepath.Join(dir, "index.json"), "{") },
 		"has 0 images":   func(dir string, _ oci.Result) { write(filepath.Join(dir, "index.json"), "{}") },
 		"has 2 images":   func(dir string, _ oci.Result) { twice(t, dir) },
-		"larger than": func(dir string, _ oci.Result) {
+		"longer than": func(dir string, _ oci.Result) {
 			write(filepath.Join(dir, "index.json"), strings.Repeat(" ", 5<<20))
 		},
 		"not an OCI image":   func(dir string, _ oci.Result) { edit(t, dir, "image.manifest.v1", "image.index.v1") },
@@ -69,7 +69,7 @@ func TestALayoutThatIsNotOneContainerdiskIsRefusedWithTheReason(t *testing.T) {
 		"bytes, not": func(dir string, made oci.Result) {
 			require.NoError(t, os.Truncate(blobPath(dir, made.Layer.Digest), 9))
 		},
-		"too many levels of symbolic": func(dir string, made oci.Result) {
+		"path escapes from parent": func(dir string, made oci.Result) {
 			path := blobPath(dir, made.Layer.Digest)
 			require.NoError(t, os.Rename(path, path+".away"))
 			require.NoError(t, os.Symlink(path+".away", path))

@@ -40,18 +40,23 @@ const (
 	// is an image's reference).
 	AnnotationBase = "io.github.netgroup-polito.diskforge.base.name"
 
-	annotationBase = "org.opencontainers.image.base.name"
+	// AnnotationCreated is the image's date, in RFC 3339.
+	AnnotationCreated = standardPrefix + "created"
+
+	// standardPrefix begins the annotations that the OCI image specification
+	// names (annotations.md).
+	standardPrefix = "org.opencontainers.image."
 	// annotationTag and annotationName stand on the manifest's descriptor, too:
 	// the tag, by which oras and skopeo take an image out of a layout, and the
 	// whole reference, as containerd and BuildKit write it.
-	annotationTag  = "org.opencontainers.image.ref.name"
+	annotationTag  = standardPrefix + "ref.name"
 	annotationName = "io.containerd.image.name"
 )
 
 // BaseName is the name of what an image with these annotations was built on, or
 // empty.
 func BaseName(annotations map[string]string) string {
-	return cmp.Or(annotations[annotationBase], annotations[AnnotationBase])
+	return cmp.Or(annotations[standardPrefix+"base.name"], annotations[AnnotationBase])
 }
 
 // Metadata is what an image says about itself besides its disk. No field is
@@ -91,19 +96,18 @@ type Metadata struct {
 	Accept func(ctx context.Context, layoutDir string) error
 }
 
-// otherNames are the names that the rest of the world has for Go's.
-var otherNames = map[string]string{"x86_64": "amd64", "x64": "amd64", "aarch64": "arm64"}
+// architectures are the names of those that KubeVirt runs: Go's, by which images
+// call them, and others'.
+var architectures = map[string]string{
+	"amd64": "amd64", "x86_64": "amd64", "x64": "amd64", "arm64": "arm64", "aarch64": "arm64", "s390x": "s390x",
+}
+
+// Architecture returns Go's name for an architecture that KubeVirt runs, by
+// whatever name, or nothing.
+func Architecture(name string) string { return architectures[name] }
 
 // labelValue is what Kubernetes takes as the value of a label.
 var labelValue = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
-
-// Architecture says whether KubeVirt runs guests of the architecture, in Go's
-// terms.
-func Architecture(name string) bool { return name == "amd64" || name == "arm64" || name == "s390x" }
-
-// OtherName returns Go's name for an architecture that others call name, or
-// nothing.
-func OtherName(name string) string { return otherNames[name] }
 
 // LabelValue says whether Kubernetes takes the text as the value of a label:
 // instance type hints become some.
@@ -142,16 +146,16 @@ func PreferenceFor(distribution string, f disk.Firmware) string {
 }
 
 func (m Metadata) validate() error {
-	if !Architecture(m.Architecture) {
+	if known := Architecture(m.Architecture); known == "" || known != m.Architecture {
 		try := "KubeVirt runs amd64, arm64 and s390x"
-		if name := OtherName(m.Architecture); name != "" {
-			try = "images call it " + name
+		if known != "" {
+			try = "images call it " + known
 		}
 		return failure.New(fmt.Sprintf("no containerdisk can have the architecture %q", m.Architecture), try)
 	}
-	for _, hint := range m.hints() {
-		if !LabelValue(hint.value) {
-			return failure.New(fmt.Sprintf("%s cannot be %q", hint.what, hint.value),
+	for _, h := range m.hints() {
+		if h.value != "" && !LabelValue(h.value) {
+			return failure.New(fmt.Sprintf("%s cannot be %q", h.what, h.value),
 				"it becomes a Kubernetes label: at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends")
 		}
 	}
@@ -166,21 +170,14 @@ func (m Metadata) validate() error {
 
 type hint struct{ what, name, value string }
 
-// hints returns the instance type hints that are set, in a fixed order.
+// hints returns the instance type hints in a fixed order.
 func (m Metadata) hints() []hint {
-	const prefix = "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_"
-	var set []hint
-	for _, h := range []hint{
-		{"the instance type", prefix + "INSTANCETYPE", m.InstanceType},
-		{"the kind of the instance type", prefix + "INSTANCETYPE_KIND", m.InstanceTypeKind},
-		{"the preference", prefix + "PREFERENCE", m.Preference},
-		{"the kind of the preference", prefix + "PREFERENCE_KIND", m.PreferenceKind},
-	} {
-		if h.value != "" {
-			set = append(set, h)
-		}
+	return []hint{
+		{"the instance type", "INSTANCETYPE", m.InstanceType},
+		{"the kind of the instance type", "INSTANCETYPE_KIND", m.InstanceTypeKind},
+		{"the preference", "PREFERENCE", m.Preference},
+		{"the kind of the preference", "PREFERENCE_KIND", m.PreferenceKind},
 	}
-	return set
 }
 
 func (m Metadata) created() time.Time {
@@ -190,38 +187,34 @@ func (m Metadata) created() time.Time {
 	return m.Created.UTC().Truncate(time.Second)
 }
 
-// standard returns the org.opencontainers.image annotations that are set.
+// standard returns the org.opencontainers.image annotations that are set. The
+// base has one only where its name is an image's reference.
 func (m Metadata) standard() map[string]string {
-	set := map[string]string{"created": m.created().Format(time.RFC3339)}
+	set := map[string]string{AnnotationCreated: m.created().Format(time.RFC3339)}
 	for key, value := range map[string]string{
-		"title": m.Title, "version": m.Version, "source": m.Source, "revision": m.Revision,
-		"base.name": m.baseImage(), "base.digest": m.BaseDigest,
+		"title": m.Title, "version": m.Version, "source": m.Source, "revision": m.Revision, "base.digest": m.BaseDigest,
 	} {
 		if value != "" {
-			set[key] = value
+			set[standardPrefix+key] = value
 		}
 	}
-	named := make(map[string]string, len(set))
-	for key, value := range set {
-		named["org.opencontainers.image."+key] = value
+	if isReference(m.BaseName) {
+		set[standardPrefix+"base.name"] = m.BaseName
 	}
-	return named
+	return set
 }
 
-// baseImage is the base's name where that is an image's reference.
-func (m Metadata) baseImage() string {
-	if _, err := name.ParseReference(m.BaseName, name.StrictValidation); err != nil {
-		return ""
-	}
-	return m.BaseName
+func isReference(s string) bool {
+	_, err := name.ParseReference(s, name.StrictValidation)
+	return err == nil
 }
 
 func (m Metadata) annotations(diskDigest string) map[string]string {
-	all := make(map[string]string, len(m.Annotations)+8)
+	all := map[string]string{}
 	maps.Copy(all, m.Annotations)
 	maps.Copy(all, m.standard())
 	all[AnnotationDisk] = diskDigest
-	if m.BaseName != "" && m.baseImage() == "" {
+	if m.BaseName != "" && !isReference(m.BaseName) {
 		all[AnnotationBase] = m.BaseName
 	}
 	return all
@@ -230,7 +223,9 @@ func (m Metadata) annotations(diskDigest string) map[string]string {
 func (m Metadata) config(diffID v1.Hash) v1.ConfigFile {
 	var env []string
 	for _, h := range m.hints() {
-		env = append(env, h.name+"="+h.value)
+		if h.value != "" {
+			env = append(env, "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_"+h.name+"="+h.value)
+		}
 	}
 	return v1.ConfigFile{
 		Architecture: m.Architecture,

@@ -1,12 +1,16 @@
-// Package oci packs a VM's disk into the OCI image that KubeVirt and
-// CDI expect (a "containerdisk") and reads such an image back from its layout.
+// Package oci is what diskforge knows of containerdisks: the OCI image with a
+// VM's disk in its one layer that KubeVirt and CDI take. Pack makes one as an
+// OCI image layout, deterministically: the same disk and the same metadata have
+// the same digest. Load reads a layout of ours back and Files one that others
+// made; Stored.Extract takes the disk out of an image, wherever it lies. What is
+// read is not trusted: digests are checked while it is read, and memory, time
+// and names are bounded.
 package oci
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"time"
@@ -14,9 +18,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/gzip"
-	"golang.org/x/sys/unix"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -38,13 +43,13 @@ type Result struct {
 // Pack writes the disk as an OCI image layout with one image into layoutDir.
 // A layout that is there already is replaced when the new one is complete; a
 // directory with anything else in it is refused. The disk is read once, and
-// memory does not grow with it. Errors that a person can mend are
+// memory does not grow with it. Errors that a person can act on are
 // *failure.Error.
 func Pack(ctx context.Context, disk, layoutDir string, m Metadata, p progress.Reporter) (Result, error) {
 	if err := m.validate(); err != nil {
 		return Result{}, err
 	}
-	w, err := newLayoutWriter(layoutDir)
+	w, err := newLayoutWriter(ctx, layoutDir)
 	if err != nil {
 		return Result{}, err
 	}
@@ -75,9 +80,9 @@ func Pack(ctx context.Context, disk, layoutDir string, m Metadata, p progress.Re
 	}
 	return Result{
 		Digest:      digest.String(),
-		Layer:       Layer{l.digest.String(), l.size, string(l.mediaType)},
+		Layer:       Layer{l.Digest.String(), l.Size, string(l.MediaType)},
 		DiskDigest:  l.disk.String(),
-		VirtualSize: src.virtualSize,
+		VirtualSize: src.about.VirtualSize,
 	}, nil
 }
 
@@ -89,15 +94,46 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
+// source is an opened disk that may become a containerdisk.
+type source struct {
+	*os.File
+	about disk.Info
+	stat  os.FileInfo
+}
+
+// openDisk opens a qcow2 or raw disk and refuses every one that KubeVirt or
+// CDI would refuse, or that needs another file to be read.
+func openDisk(ctx context.Context, path string, p progress.Reporter) (*source, error) {
+	p.Activity("checking the disk")
+	about, err := disk.Inspect(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if about.Format == disk.FormatRaw && about.FileSize != about.VirtualSize {
+		return nil, failure.New(path+" ends within a sector", "give the whole disk image")
+	}
+	f, err := host.Open(path)
+	if err != nil {
+		return nil, failure.Wrap(err, "cannot open the disk", "")
+	}
+	stat, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, failure.Wrap(err, "cannot read the disk", "")
+	}
+	return &source{f, about, stat}, nil
+}
+
 // writtenLayer is what is known about a layer when it has been written.
 type writtenLayer struct {
-	digest, diffID, disk v1.Hash
-	size                 int64
-	mediaType            types.MediaType
+	v1.Descriptor
+	diffID, disk v1.Hash
 }
 
 // writeLayer writes the layer's blob and computes its digest, its diffID and
-// the digest of the disk in one pass.
+// the digest of the disk in one pass. A disk that is compressed inside goes into
+// a plain layer; other layers get gzip, as CDI's importer cannot read zstd
+// (issue 4277), at a fixed level, as the digest depends on it.
 func (s *source) writeLayer(ctx context.Context, w *layoutWriter, p progress.Reporter) (writtenLayer, error) {
 	p.Activity("packing the disk")
 	blob, err := w.createBlob()
@@ -105,40 +141,30 @@ func (s *source) writeLayer(ctx context.Context, w *layoutWriter, p progress.Rep
 		return writtenLayer{}, err
 	}
 	defer blob.Close()
-	disk, content := newDigester(), newDigester()
-	defer disk.stop()
-	defer content.stop()
+	disk, content, stored := newHasher(), newHasher(), newHasher()
+	defer disk.Close()
+	defer content.Close()
+	defer stored.Close()
 
-	l, stored := writtenLayer{mediaType: types.OCIUncompressedLayer}, content
-	if s.compressed {
-		if err := reserve(blob, s.tarSize()); err != nil {
-			return l, err
-		}
-		err = s.writeTar(ctx, io.MultiWriter(content, blob), disk, p)
+	l, out := writtenLayer{}, io.MultiWriter(stored, blob)
+	if s.about.Compressed() {
+		l.MediaType = types.OCIUncompressedLayer
+		err = s.writeTar(ctx, out, disk, p)
+		content = stored
 	} else {
-		l.mediaType, stored = types.OCILayer, newDigester()
-		defer stored.stop()
-		err = s.writeCompressed(ctx, io.MultiWriter(stored, blob), content, disk, p)
+		l.MediaType = types.OCILayer
+		z, _ := gzip.NewWriterLevel(out, gzip.DefaultCompression) // it fails for another level only
+		if err = s.writeTar(ctx, io.MultiWriter(content, z), disk, p); err == nil {
+			err = z.Close()
+		}
 	}
 	if err != nil {
 		return l, err
 	}
-	l.digest, l.diffID, l.disk, l.size = stored.sum(), content.sum(), disk.sum(), stored.size
-	return l, w.keepBlob(blob, l.digest)
-}
-
-// writeCompressed writes the tar through gzip to w, and uncompressed to content.
-// CDI's importer cannot read layers of zstd (issue 4277). The level is fixed, as
-// the digest depends on it.
-func (s *source) writeCompressed(ctx context.Context, w, content, disk io.Writer, p progress.Reporter) error {
-	z, err := gzip.NewWriterLevel(w, gzip.DefaultCompression)
-	if err != nil {
-		return err
-	}
-	if err := s.writeTar(ctx, io.MultiWriter(content, z), disk, p); err != nil {
-		return err
-	}
-	return z.Close()
+	l.Digest, l.Size = stored.sum()
+	l.diffID, _ = content.sum()
+	l.disk, _ = disk.sum()
+	return l, w.keepBlob(blob, l.Digest)
 }
 
 // The owner is the user that QEMU runs as in virt-launcher.
@@ -150,67 +176,60 @@ var epoch = time.Unix(0, 0)
 
 // writeTar writes disk/ and the disk in it to w, and the disk alone to disk.
 // CDI looks for names that begin with "disk", without a slash in front
-// (pkg/importer/transport.go).
-func (s *source) writeTar(ctx context.Context, w, disk io.Writer, p progress.Reporter) error {
+// (pkg/importer/transport.go); disk.img is the name that KubeVirt documents for
+// raw disks.
+func (s *source) writeTar(ctx context.Context, w, alone io.Writer, p progress.Reporter) error {
+	name := "disk/disk." + s.about.Format
+	if s.about.Format == disk.FormatRaw {
+		name = "disk/disk.img"
+	}
+	size := s.stat.Size()
 	t := tar.NewWriter(w)
-	dir := tar.Header{Typeflag: tar.TypeDir, Name: "disk/", Mode: 0o555, Uid: owner, Gid: owner, ModTime: epoch}
-	file := tar.Header{Typeflag: tar.TypeReg, Name: "disk/" + s.name, Mode: 0o444, Uid: owner, Gid: owner, ModTime: epoch, Size: s.info.Size()}
-	if err := t.WriteHeader(&dir); err != nil {
+	for _, h := range []tar.Header{
+		{Typeflag: tar.TypeDir, Name: "disk/", Mode: 0o555, Uid: owner, Gid: owner, ModTime: epoch},
+		{Typeflag: tar.TypeReg, Name: name, Mode: 0o444, Uid: owner, Gid: owner, ModTime: epoch, Size: size},
+	} {
+		if err := t.WriteHeader(&h); err != nil {
+			return err
+		}
+	}
+	if _, err := host.Copy(ctx, io.MultiWriter(t, alone), io.LimitReader(progress.Reader(s.File, size, p), size)); err != nil {
 		return err
 	}
-	if err := t.WriteHeader(&file); err != nil {
-		return err
-	}
-	in := progress.Reader(&contextReader{ctx, s.File}, file.Size, p)
-	_, err := io.CopyBuffer(io.MultiWriter(t, disk), io.LimitReader(in, file.Size), make([]byte, blockSize))
-	if err != nil {
-		return err
-	}
-	if err := s.unchanged(); err != nil {
-		return err
-	}
-	return t.Close()
-}
-
-// tarSize is the size of what writeTar writes, in bytes, for disks under 8 GiB
-// (larger ones have a longer header).
-func (s *source) tarSize() int64 {
-	const record = 512
-	content := (s.info.Size() + record - 1) / record * record
-	return content + 4*record // two headers, two empty records
-}
-
-// unchanged fails when somebody wrote to the disk while it was read.
-func (s *source) unchanged() error {
 	now, err := s.Stat()
 	if err != nil {
 		return err
 	}
-	if now.Size() != s.info.Size() || !now.ModTime().Equal(s.info.ModTime()) {
+	if now.Size() != size || !now.ModTime().Equal(s.stat.ModTime()) {
 		return failure.New(s.Name()+" changed while it was packed", "end what writes to it, then pack it again")
 	}
-	return nil
+	return t.Close()
 }
 
-// reserve claims room for size bytes, so that a full disk is told at once and
-// not after the copy. File systems that cannot do it are left alone.
-func reserve(f *os.File, size int64) error {
-	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
-	if errors.Is(err, unix.ENOSPC) {
-		return fmt.Errorf("reserving %d MiB: %w", size>>20, err)
-	}
-	return nil
+const blockSize = 1 << 20 // bytes read, hashed and written at once
+
+// hasher is a sha256 that is computed beside its writer, on another core. It has
+// to be closed.
+type hasher struct {
+	*io.PipeWriter
+	done   chan struct{}
+	digest v1.Hash
+	size   int64 // bytes
 }
 
-// contextReader ends with the context's cause.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
+func newHasher() *hasher {
+	in, out := io.Pipe()
+	h := &hasher{PipeWriter: out, done: make(chan struct{})}
+	go func() {
+		defer close(h.done)
+		h.digest, h.size, _ = v1.SHA256(bufio.NewReaderSize(in, blockSize)) // reading a pipe does not fail
+	}()
+	return h
 }
 
-func (c *contextReader) Read(b []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(b)
+// sum returns the digest and the number of all bytes that were written.
+func (h *hasher) sum() (v1.Hash, int64) {
+	h.Close()
+	<-h.done
+	return h.digest, h.size
 }

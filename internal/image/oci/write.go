@@ -1,12 +1,12 @@
 package oci
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
 // layoutWriter makes a layout beside its destination and moves it there when
@@ -28,7 +29,7 @@ type layoutWriter struct {
 	moved   bool     // partial is the destination now
 }
 
-func newLayoutWriter(dir string) (*layoutWriter, error) {
+func newLayoutWriter(ctx context.Context, dir string) (*layoutWriter, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, failure.Wrap(err, "cannot find the layout's directory", "")
@@ -38,11 +39,8 @@ func newLayoutWriter(dir string) (*layoutWriter, error) {
 	}
 	parent, name := filepath.Split(dir)
 	w := &layoutWriter{dir: dir, partial: filepath.Join(parent, "."+name+".partial")}
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return nil, failure.Wrap(err, "cannot make the layout's directory", "")
-	}
-	if err := w.claim(); err != nil {
-		return nil, err
+	if err := w.claim(ctx); err != nil {
+		return nil, w.explain(err)
 	}
 	if err := w.clear(); err != nil {
 		w.discard()
@@ -86,39 +84,18 @@ func mayReplace(dir string) error {
 	return nil
 }
 
-// claim makes and locks the partial directory. The lock ends with the process,
-// so that what is left of a killed one is nobody's.
-func (w *layoutWriter) claim() error {
-	busy := failure.New("another diskforge is packing into "+w.dir, "wait for it, or name another directory")
-	for range 2 {
-		if err := os.Mkdir(w.partial, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return failure.Wrap(err, "cannot write beside "+w.dir, "")
-		}
-		lock, err := os.OpenFile(w.partial, unix.O_DIRECTORY|unix.O_NOFOLLOW|os.O_RDONLY, 0)
-		if err != nil {
-			return failure.Wrap(err, "cannot write beside "+w.dir, "")
-		}
-		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			lock.Close()
-			return busy
-		}
-		// Its last owner may have moved it to its destination meanwhile.
-		if sameFile(lock, w.partial) {
-			w.lock = lock
-			return nil
-		}
-		lock.Close()
+// claim makes and locks the partial directory, without waiting for another who
+// has it. The lock ends with the process, so that what is left of a killed one
+// is nobody's.
+func (w *layoutWriter) claim(ctx context.Context) error {
+	if err := os.MkdirAll(w.partial, 0o755); err != nil {
+		return err
 	}
-	return busy
-}
-
-func sameFile(f *os.File, path string) bool {
-	opened, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	named, err := os.Lstat(path)
-	return err == nil && os.SameFile(opened, named)
+	ctx, stop := context.WithCancelCause(ctx)
+	stop(failure.New("another diskforge is packing into "+w.dir, "wait for it, or name another directory"))
+	var err error
+	w.lock, err = host.LockDir(ctx, w.partial, "", progress.Discard)
+	return err
 }
 
 // clear empties the partial directory and makes the folders of a layout.
@@ -144,10 +121,10 @@ func (w *layoutWriter) createBlob() (*os.File, error) {
 
 // keepBlob gives a finished blob its name.
 func (w *layoutWriter) keepBlob(f *os.File, digest v1.Hash) error {
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := f.Close(); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), filepath.Join(w.blobs(), digest.Hex))
+	return host.Move(f.Name(), filepath.Join(w.blobs(), digest.Hex))
 }
 
 // writeImage writes config, manifest and index and returns the manifest's
@@ -161,7 +138,7 @@ func (w *layoutWriter) writeImage(m Metadata, l writtenLayer) (v1.Hash, error) {
 		SchemaVersion: 2,
 		MediaType:     types.OCIManifestSchema1,
 		Config:        config,
-		Layers:        []v1.Descriptor{{MediaType: l.mediaType, Size: l.size, Digest: l.digest}},
+		Layers:        []v1.Descriptor{l.Descriptor},
 		Annotations:   m.annotations(l.disk.String()),
 	})
 	if err != nil {
@@ -190,15 +167,23 @@ func (w *layoutWriter) writeJSON(mediaType types.MediaType, v any) (v1.Descripto
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	sum := sha256.Sum256(b)
-	digest := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
-	return v1.Descriptor{MediaType: mediaType, Size: int64(len(b)), Digest: digest},
-		writeFile(filepath.Join(w.blobs(), digest.Hex), b)
+	digest, size, err := v1.SHA256(bytes.NewReader(b))
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	return v1.Descriptor{MediaType: mediaType, Size: size, Digest: digest}, writeFile(filepath.Join(w.blobs(), digest.Hex), b)
+}
+
+func writeFile(path string, b []byte) error {
+	return host.WriteFile(path, 0o644, func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	})
 }
 
 // commit moves the layout to its destination; one that was there is gone then.
 func (w *layoutWriter) commit(ctx context.Context) error {
-	for _, dir := range []string{w.blobs(), filepath.Dir(w.blobs()), w.partial} {
+	for _, dir := range []string{filepath.Dir(w.blobs()), w.partial} {
 		if err := host.Sync(dir); err != nil {
 			return err
 		}
@@ -217,25 +202,19 @@ func (w *layoutWriter) commit(ctx context.Context) error {
 func (w *layoutWriter) swap() error {
 	// This also replaces an empty directory, which os.Rename does not.
 	err := unix.Rename(w.partial, w.dir)
-	if err == nil {
-		w.moved = true
-		return nil
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		if unix.Renameat2(unix.AT_FDCWD, w.partial, unix.AT_FDCWD, w.dir, unix.RENAME_EXCHANGE) == nil {
+			return nil // discard removes the old one, which is partial now
+		}
+		if err = os.RemoveAll(w.dir); err == nil {
+			err = unix.Rename(w.partial, w.dir)
+		}
 	}
-	if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+	if err != nil {
 		return &os.LinkError{Op: "rename", Old: w.partial, New: w.dir, Err: err}
 	}
-	if unix.Renameat2(unix.AT_FDCWD, w.partial, unix.AT_FDCWD, w.dir, unix.RENAME_EXCHANGE) == nil {
-		return nil // discard removes the old one, which is partial now
-	}
-	old := w.partial + ".old"
-	if err := errors.Join(os.RemoveAll(old), os.Rename(w.dir, old)); err != nil {
-		return err
-	}
-	if err := os.Rename(w.partial, w.dir); err != nil {
-		return errors.Join(err, os.Rename(old, w.dir))
-	}
 	w.moved = true
-	return os.RemoveAll(old)
+	return nil
 }
 
 // discard removes what is not the layout and gives up the lock.
@@ -251,21 +230,8 @@ func (w *layoutWriter) explain(err error) error {
 	if _, ok := failure.In(err); ok || err == nil {
 		return err
 	}
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if host.DiskFull(err) {
 		return failure.Wrap(err, "no room for the layout in "+filepath.Dir(w.dir), "free some, or choose another directory")
 	}
 	return failure.Wrap(err, "cannot write the layout "+w.dir, "")
-}
-
-// writeFile writes a small file so that it survives a crash.
-func writeFile(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
 }

@@ -1,0 +1,403 @@
+package oci
+
+import (
+	"archive/tar"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sys/unix"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+)
+
+const (
+	layoutFile    = "oci-layout"
+	indexFile     = "index.json"
+	layoutVersion = "1.0.0"
+
+	// maxJSON bounds what is read into memory of a layout that others made, in
+	// bytes. Registries refuse manifests above 4 MiB.
+	maxJSON = 4 << 20
+	// maxArchived bounds the entries of an archived layout.
+	maxArchived = 10_000
+)
+
+// ErrDamaged is the cause of errors of blobs that are not what their digest
+// says.
+var ErrDamaged = errors.New("the layout is damaged")
+
+// Files are those of an OCI image layout that others may have made: in a
+// directory, or in a tar archive of one.
+type Files struct {
+	dir     string // where it is no archive
+	archive *os.File
+	stored  map[string]*io.SectionReader // in the archive
+}
+
+// OpenFiles opens the files at path. The caller must call Close.
+func OpenFiles(path string) (*Files, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	if info.IsDir() {
+		return &Files{dir: path}, nil
+	}
+	archive, err := host.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &Files{archive: archive, stored: map[string]*io.SectionReader{}}
+	if err := f.scan(io.NewSectionReader(archive, 0, info.Size())); err != nil {
+		archive.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Close closes the archive.
+func (f *Files) Close() error {
+	if f.archive == nil {
+		return nil
+	}
+	return f.archive.Close()
+}
+
+// scan lists the files of an archive, which are read where they lie. Of two with
+// one name the first counts.
+func (f *Files) scan(whole *io.SectionReader) error {
+	in := tar.NewReader(whole)
+	for h, err := range Entries(in, whole.Size(), maxArchived) {
+		if err != nil {
+			return fmt.Errorf("it is no tar archive that can be read: %w", err)
+		}
+		name := path.Clean(h.Name)
+		if _, known := f.stored[name]; known || h.Typeflag != tar.TypeReg || Sparse(h) {
+			continue
+		}
+		at, err := whole.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return err
+		}
+		f.stored[name] = io.NewSectionReader(whole, at, h.Size)
+	}
+	return nil
+}
+
+// file is a regular file of a layout.
+type file struct {
+	*io.SectionReader
+	io.Closer
+}
+
+// open opens a file by its slash-separated path. No link leads out of a
+// directory: it would make us publish something else.
+func (f *Files) open(name string) (file, error) {
+	if f.archive != nil {
+		if r, ok := f.stored[name]; ok {
+			return file{r, io.NopCloser(nil)}, nil
+		}
+		return file{}, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	root, err := os.OpenRoot(f.dir)
+	if err != nil {
+		return file{}, err
+	}
+	defer root.Close()
+	opened, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return file{}, err
+	}
+	info, err := opened.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: name, Err: host.ErrNotRegular}
+	}
+	if err != nil {
+		opened.Close()
+		return file{}, err
+	}
+	return file{io.NewSectionReader(opened, 0, info.Size()), opened}, nil
+}
+
+func (f *Files) has(name string) bool {
+	opened, err := f.open(name)
+	if err != nil {
+		return false
+	}
+	opened.Close()
+	return true
+}
+
+// read reads a small file, of which nobody has stated the size.
+func (f *Files) read(name string) ([]byte, error) {
+	opened, err := f.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer opened.Close()
+	b, err := host.ReadAll(opened, maxJSON)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return b, nil
+}
+
+// Index reads index.json, where the files say that they are a layout.
+func (f *Files) Index() ([]byte, error) {
+	marker, err := f.read(layoutFile)
+	if err != nil {
+		return nil, fmt.Errorf("it is no OCI image layout: %w", err)
+	}
+	var layout struct {
+		Version string `json:"imageLayoutVersion"`
+	}
+	if err := json.Unmarshal(marker, &layout); err != nil || layout.Version != layoutVersion {
+		return nil, fmt.Errorf("it is no OCI image layout of version %s", layoutVersion)
+	}
+	index, err := f.read(indexFile)
+	if err != nil {
+		return nil, fmt.Errorf("it is no OCI image layout: %w", err)
+	}
+	return index, nil
+}
+
+// Blob is a blob of a layout, of the size that its descriptor says. It must be
+// closed.
+type Blob struct {
+	file
+	digest v1.Hash
+}
+
+// Blob opens a blob.
+func (f *Files) Blob(d v1.Descriptor) (Blob, error) {
+	if d.Digest.Algorithm != "sha256" {
+		return Blob{}, fmt.Errorf("its digest is %q, not a sha256", d.Digest)
+	}
+	opened, err := f.open("blobs/sha256/" + d.Digest.Hex)
+	if err == nil && opened.Size() != d.Size {
+		opened.Close()
+		err = fmt.Errorf("blob %s has %d bytes, not %d", d.Digest, opened.Size(), d.Size)
+	}
+	return Blob{opened, d.Digest}, err
+}
+
+// Whole reads all of the blob. That fails with ErrDamaged, before its last bytes
+// are given out, where it has another digest than its name says.
+func (b Blob) Whole() io.Reader {
+	return host.Verify(io.NewSectionReader(b, 0, b.Size()), b.Size(), b.digest.String(), func(got string) error {
+		return fmt.Errorf("%w: blob %s has the digest %s", ErrDamaged, b.digest, got)
+	})
+}
+
+// ReadBlob reads a small blob and checks it.
+func (f *Files) ReadBlob(d v1.Descriptor) ([]byte, error) {
+	if d.Size > maxJSON {
+		return nil, fmt.Errorf("%d bytes are too many", d.Size)
+	}
+	b, err := f.Blob(d)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	return io.ReadAll(b.Whole())
+}
+
+// Layout is an OCI image layout with one containerdisk in it.
+type Layout struct {
+	// Image is the containerdisk. Its layer checks itself while it is read:
+	// the last bytes of a blob with another digest are never given out.
+	Image      v1.Image
+	Digest     string // of the manifest, "sha256:…"
+	Layer      Layer
+	DiskDigest string // of the disk in the layer, or empty where Pack did not make it
+	Reference  string // where it was meant to go when it was packed, or empty
+	Verified   bool   // the disk in it has been booted
+
+	stored Stored
+}
+
+// Load reads the layout in dir and checks all of it but the content of the
+// layer, of which it checks the size. Its errors are *failure.Error.
+func Load(dir string) (*Layout, error) {
+	l, err := load(dir)
+	if err != nil {
+		return nil, failure.Wrap(err, dir+" has no containerdisk", LayoutHint(dir, "pack it again"))
+	}
+	return l, nil
+}
+
+// LayoutHint says how to come to a layout from a path that was taken for one:
+// another tool's image can become one, or exactly one directory in it is one.
+// Else it says otherwise.
+func LayoutHint(path, otherwise string) string {
+	f, err := OpenFiles(path)
+	if err != nil {
+		return otherwise
+	}
+	defer f.Close()
+	found, _ := fs.Glob(os.DirFS(path), "*/"+layoutFile)
+	switch {
+	case f.has(layoutFile):
+	case f.has("manifest.json") && f.archive != nil:
+		return fmt.Sprintf("skopeo copy docker-archive:%s oci:NEW makes a layout of it", path)
+	case f.has("manifest.json"):
+		return fmt.Sprintf("skopeo copy dir:%s oci:NEW makes a layout of it", path)
+	case len(found) == 1:
+		return "the layout is " + filepath.Join(path, filepath.Dir(found[0]))
+	}
+	return otherwise
+}
+
+func load(dir string) (*Layout, error) {
+	files := &Files{dir: dir}
+	index, err := readIndex(dir)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(index.Manifests); n != 1 {
+		return nil, fmt.Errorf("the layout has %d images, not one", n)
+	}
+	described := index.Manifests[0]
+	raw, err := files.ReadBlob(described)
+	if err != nil {
+		return nil, fmt.Errorf("its manifest: %w", err)
+	}
+	m, err := parseManifest(raw)
+	if err != nil {
+		return nil, err
+	}
+	config, err := files.ReadBlob(m.Config)
+	if err != nil {
+		return nil, fmt.Errorf("its config: %w", err)
+	}
+	layer := layer{files, m.Layers[0]}
+	b, err := files.Blob(layer.desc)
+	if err != nil {
+		return nil, fmt.Errorf("its layer: %w", err)
+	}
+	b.Close()
+	stored := Stored{Name: dir, Digest: described.Digest.String(), Manifest: raw, Config: config}
+	stored.Open = func(v1.Descriptor) (io.ReadCloser, error) { return layer.Compressed() }
+	image, err := partial.CompressedToImage(image{stored, layer})
+	if err != nil {
+		return nil, err
+	}
+	disk := m.Annotations[AnnotationDisk]
+	return &Layout{
+		Image:      image,
+		Digest:     stored.Digest,
+		Layer:      Layer{layer.desc.Digest.String(), layer.desc.Size, string(layer.desc.MediaType)},
+		DiskDigest: disk,
+		Reference:  reference(described.Annotations),
+		Verified:   disk != "" && described.Annotations[AnnotationVerified] == disk,
+		stored:     stored,
+	}, nil
+}
+
+// reference is where an image was meant to go: layouts of earlier releases have
+// the whole reference for the tag.
+func reference(annotations map[string]string) string {
+	if whole := annotations[annotationName]; whole != "" {
+		return whole
+	}
+	if old := annotations[annotationTag]; strings.Contains(old, "/") {
+		return old
+	}
+	return ""
+}
+
+// readIndex reads what images there are in the layout in dir.
+func readIndex(dir string) (*v1.IndexManifest, error) {
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return nil, errors.New("there is no such directory")
+	}
+	raw, err := (&Files{dir: dir}).Index()
+	if err != nil {
+		return nil, err
+	}
+	return parseIndex(raw)
+}
+
+func parseIndex(raw []byte) (*v1.IndexManifest, error) {
+	var index v1.IndexManifest
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return nil, fmt.Errorf("its %s: %w", indexFile, err)
+	}
+	for _, d := range index.Manifests {
+		if d.MediaType != types.OCIManifestSchema1 {
+			return nil, fmt.Errorf("its %s lists a %q, not an OCI image", indexFile, d.MediaType)
+		}
+	}
+	return &index, nil
+}
+
+// parseManifest accepts what KubeVirt and CDI demand of a manifest: OCI media
+// types and one layer.
+func parseManifest(raw []byte) (*v1.Manifest, error) {
+	var m v1.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, fmt.Errorf("its manifest: %w", err)
+	}
+	if m.Config.MediaType != types.OCIConfigJSON {
+		return nil, fmt.Errorf("its config is a %q, not that of an OCI image", m.Config.MediaType)
+	}
+	if len(m.Layers) != 1 {
+		return nil, fmt.Errorf("the image has %d layers, not one", len(m.Layers))
+	}
+	switch mt := m.Layers[0].MediaType; mt {
+	case types.OCIUncompressedLayer, types.OCILayerZStd, types.OCILayer:
+		return &m, nil
+	default:
+		return nil, fmt.Errorf("its layer is a %q, not one of an OCI image", mt)
+	}
+}
+
+// image implements partial.CompressedImageCore with bytes that were checked.
+type image struct {
+	stored Stored
+	layer  layer
+}
+
+func (i image) RawManifest() ([]byte, error)        { return i.stored.Manifest, nil }
+func (i image) RawConfigFile() ([]byte, error)      { return i.stored.Config, nil }
+func (i image) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
+
+func (i image) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
+	if h != i.layer.desc.Digest {
+		return nil, fmt.Errorf("the image has no layer %s", h)
+	}
+	return i.layer, nil
+}
+
+// layer implements partial.CompressedLayer with a blob that is opened each time.
+type layer struct {
+	files *Files
+	desc  v1.Descriptor
+}
+
+func (l layer) Digest() (v1.Hash, error)            { return l.desc.Digest, nil }
+func (l layer) Size() (int64, error)                { return l.desc.Size, nil }
+func (l layer) MediaType() (types.MediaType, error) { return l.desc.MediaType, nil }
+func (l layer) Descriptor() (*v1.Descriptor, error) { return &l.desc, nil }
+
+func (l layer) Compressed() (io.ReadCloser, error) {
+	b, err := l.files.Blob(l.desc)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{b.Whole(), b}, nil
+}
