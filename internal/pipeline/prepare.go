@@ -213,7 +213,7 @@ func (b *Build) resolvePlaybook(ctx context.Context, dir, controller string, p p
 	if err := host.Unconfined(); err != nil && b.Config.RegistryPass != "" {
 		p.Warn(fmt.Sprintf("playbooks see this user's processes, and REGISTRY_PASS in the environment of whoever started diskforge, because %v; with PUSH=false a build needs no password, and diskforge push sends the image", err))
 	}
-	return source, uses, source.Check(ctx, b.Config.ExtraVars, p)
+	return source, uses, source.Check(ctx, uses, b.Config.ExtraVars, p)
 }
 
 // policy is what the hygiene gate excuses and looks for besides: HYGIENE_ALLOW's,

@@ -1,6 +1,7 @@
 package playbook
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,17 +21,23 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
+// GuestAlias is the guest's name in the inventory, Packer's own.
+const GuestAlias = "default"
+
 // Check makes sure that this host's Ansible can run the playbook, and that it
 // would change the guest: it installs what the requirements ask for beside the
 // tree, and asks ansible-playbook for the hosts of each play, with the extra
 // variables of the build, for which it reads all that --syntax-check reads.
 // Nothing is booted.
-func (s Source) Check(ctx context.Context, extraVars map[string]any, report progress.Reporter) error {
-	if err := s.prepare(); err != nil {
-		return err
+func (s Source) Check(ctx context.Context, in Inputs, extraVars map[string]any, report progress.Reporter) error {
+	// Ansible wants its configuration to be a file, be it an empty one.
+	if err := errors.Join(os.MkdirAll(s.beside("ansible", "tmp"), 0o700), os.WriteFile(s.beside("ansible.cfg"), nil, 0o600)); err != nil {
+		return fmt.Errorf("preparing Ansible: %w", err)
 	}
-	if err := s.install(ctx, report); err != nil {
-		return err
+	for _, file := range s.Requirements {
+		if err := s.install(ctx, file, report); err != nil {
+			return err
+		}
 	}
 	report.Activity("checking the playbook's syntax")
 	vars, err := WriteExtraVars(s.beside("check-vars.json"), extraVars)
@@ -42,29 +49,27 @@ func (s Source) Check(ctx context.Context, extraVars map[string]any, report prog
 		Program: "ansible-playbook", Dir: s.Root, Env: host.Env(s.Env()...), Confined: true,
 		Args: []string{"--list-hosts", "--inventory", GuestAlias + ",", "--extra-vars", "@" + vars, filepath.Join(s.Root, filepath.FromSlash(s.File))},
 	})
-	if err != nil {
-		return s.checkFailed(ctx, err)
-	}
-	return s.checkHosts(string(out), extraVars)
-}
-
-func (s Source) checkFailed(ctx context.Context, err error) error {
 	switch {
-	case err == nil:
-		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.Is(err, exec.ErrNotFound):
 		return noAnsible(err)
+	case err != nil:
+		return s.refused(ctx, err)
 	}
+	return s.checkHosts(listed(string(out)), in, extraVars["ansible_connection"] == "local")
+}
+
+// refused is the error of a playbook that ansible-playbook does not take.
+func (s Source) refused(ctx context.Context, err error) error {
 	lines := host.Tail(err)
 	what := fmt.Sprintf("this host's Ansible refuses the playbook %s", s.File)
 	for i, l := range lines {
 		lines[i] = strings.ReplaceAll(strings.ReplaceAll(l, s.Root+"/", ""), s.Root, ".")
-		if text, found := strings.CutPrefix(lines[i], "ERROR! "); found {
-			what += ": " + text
-		} else if text, found := strings.CutPrefix(lines[i], "[ERROR]: "); found {
-			what += ": " + text
+		for _, start := range []string{"ERROR! ", "[ERROR]: "} {
+			if reason, found := strings.CutPrefix(lines[i], start); found {
+				what += ": " + reason
+			}
 		}
 	}
 	try := "correct the playbook, or run it with the Ansible it was written for"
@@ -76,6 +81,122 @@ func (s Source) checkFailed(ctx context.Context, err error) error {
 		}
 	}
 	return &failure.Error{What: what, Lines: lines, Err: err, Try: try}
+}
+
+// unresolved is what ansible-core says of a module that it does not find.
+var unresolved = regexp.MustCompile(`couldn't resolve module/action '([A-Za-z0-9_.]+)'`)
+
+// movedTo prints where a module of Ansible 2.9 moved to, by ansible-core's own list.
+const movedTo = `import os, sys, yaml, ansible.config
+with open(os.path.join(os.path.dirname(ansible.config.__file__), "ansible_builtin_runtime.yml")) as f:
+    routing = yaml.safe_load(f)["plugin_routing"]
+for kind in "modules", "action":
+    print(routing[kind].get(sys.argv[1], {}).get("redirect", ""))`
+
+// collectionOf is the collection that a module moved to, or is named as part of, or "".
+func collectionOf(ctx context.Context, module string) string {
+	names := module
+	if strings.Count(module, ".") < 2 {
+		names, _ = askPython(ctx, movedTo, module)
+	}
+	for name := range strings.FieldsSeq(names) {
+		if parts := strings.Split(name, "."); len(parts) > 2 {
+			return parts[0] + "." + parts[1]
+		}
+	}
+	return ""
+}
+
+// listedPlay is what ansible-playbook --list-hosts says of a play.
+type listedPlay struct {
+	name  string   // as Ansible shows it
+	hosts []string // those of the inventory, and localhost
+}
+
+var (
+	playLine  = regexp.MustCompile(`^  play #\d+ \((.*)\):`)
+	hostsLine = regexp.MustCompile(`^    hosts \(\d+\):`)
+)
+
+// listed reads the list of plays and their hosts.
+func listed(list string) []listedPlay {
+	var all []listedPlay
+	hosts := false
+	for line := range strings.Lines(list) {
+		line = strings.TrimRight(line, "\r\n")
+		if m := playLine.FindStringSubmatch(line); m != nil {
+			all, hosts = append(all, listedPlay{name: m[1]}), false
+		} else if hostsLine.MatchString(line) {
+			hosts = true
+		} else if host := strings.TrimSpace(line); hosts && host != "" && len(all) > 0 {
+			all[len(all)-1].hosts = append(all[len(all)-1].hosts, host)
+		}
+	}
+	return all
+}
+
+// checkHosts refuses a playbook that would not touch the guest, by what
+// Ansible says of its plays' hosts: one that is for localhost changes this
+// host, and one for a group that is not there does nothing.
+func (s Source) checkHosts(plays []listedPlay, in Inputs, local bool) error {
+	const try = "write hosts: all, which is the guest"
+	guest, elsewhere := false, false
+	for i, p := range plays {
+		// Which play is which cannot be told where Ansible counts others than we do.
+		local := local || len(in.local) == len(plays) && in.local[i]
+		switch {
+		case len(p.hosts) == 0 && !in.groups:
+			return failure.New(fmt.Sprintf("the play %q of %s matches no host: there is one, the guest", p.name, s.File), try)
+		case slices.Contains(p.hosts, GuestAlias) && !local:
+			guest = true
+		case len(p.hosts) > 0:
+			elsewhere = true
+		}
+	}
+	if elsewhere && !guest {
+		return failure.New(fmt.Sprintf("no play of %s is for the guest: they are for localhost or connect locally, and would change this host", s.File), try)
+	}
+	return nil
+}
+
+// play is what counts here of an item of a playbook.
+type play struct {
+	Hosts      yaml.Node
+	Import     yaml.Node `yaml:"import_playbook"`
+	FullImport yaml.Node `yaml:"ansible.builtin.import_playbook"`
+	Connection yaml.Node
+	Vars       yaml.Node
+}
+
+// playsIn are the items of a playbook; none where the document is none.
+func playsIn(document *yaml.Node) []play {
+	var plays []play
+	if document.Decode(&plays) != nil || len(plays) == 0 || slices.ContainsFunc(plays, func(p play) bool { return p.Hosts.IsZero() && p.Import.IsZero() && p.FullImport.IsZero() }) {
+		return nil
+	}
+	return plays
+}
+
+// local says which plays of a playbook connect to this host, with those that
+// it imports in their place.
+func (t *Tree) local(playbook string, within map[string]bool) []bool {
+	f := t.files[playbook]
+	if f == nil || within[playbook] {
+		return nil
+	}
+	within[playbook] = true
+	defer delete(within, playbook)
+	var all []bool
+	for _, p := range f.facts.plays {
+		if imported := p.Import.Value + p.FullImport.Value; imported != "" {
+			all = append(all, t.local(path.Join(path.Dir(playbook), imported), within)...)
+			continue
+		}
+		var vars map[string]any
+		_ = p.Vars.Decode(&vars)
+		all = append(all, strings.TrimPrefix(p.Connection.Value, "ansible.builtin.") == "local" || vars["ansible_connection"] == "local")
+	}
+	return all
 }
 
 func noAnsible(err error) error {
@@ -105,10 +226,7 @@ func WriteExtraVars(path string, vars map[string]any) (string, error) {
 // user's own: configuration, roles, collections and state are the tree's or
 // lie beside it. They are to be added to command.Env.
 func (s Source) Env() []string {
-	config := s.companion("ansible.cfg")
-	if config == "" {
-		config = s.beside("ansible.cfg")
-	}
+	config := cmp.Or(s.companion("ansible.cfg"), s.beside("ansible.cfg"))
 	// What the tree's own configuration names comes first, as it does without us.
 	roles := append(s.configured("roles_path"), filepath.Join(s.Root, "roles"), s.beside("galaxy", "roles"))
 	collections := append(s.configured("collections_path", "collections_paths"), filepath.Join(s.Root, "collections"), s.beside("galaxy", "collections"), "/usr/share/ansible/collections")
@@ -194,127 +312,4 @@ func configValue(b []byte, names ...string) string {
 // beside is a path in our directory, next to the tree.
 func (s Source) beside(elem ...string) string {
 	return filepath.Join(append([]string{filepath.Dir(s.Root)}, elem...)...)
-}
-
-// prepare makes what Env names.
-func (s Source) prepare() error {
-	if err := os.MkdirAll(s.beside("ansible", "tmp"), 0o700); err != nil {
-		return fmt.Errorf("preparing Ansible: %w", err)
-	}
-	// Ansible wants its configuration to be a file, be it an empty one.
-	if err := os.WriteFile(s.beside("ansible.cfg"), nil, 0o600); err != nil {
-		return fmt.Errorf("preparing Ansible: %w", err)
-	}
-	return nil
-}
-
-// install fetches the roles and collections of the requirements.
-func (s Source) install(ctx context.Context, report progress.Reporter) error {
-	for _, file := range s.Requirements {
-		name, _ := filepath.Rel(s.Root, file)
-		b, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("reading the requirements: %w", err)
-		}
-		req, err := parseRequirements(b, path.Base(filepath.Dir(file)))
-		if err != nil {
-			return failure.Wrap(err, name, "pin every role and collection to one version: x.y.z, or a full commit")
-		}
-		report.Activity("installing the playbook's requirements")
-		for _, kind := range []struct {
-			name string
-			list []requirement
-		}{{"role", req.Roles}, {"collection", req.Collections}} {
-			if len(kind.list) == 0 {
-				continue
-			}
-			args := []string{kind.name, "install", "-r", file, "-p", s.beside("galaxy", kind.name+"s")}
-			err := host.Run(ctx, host.Cmd{Program: "ansible-galaxy", Args: args, Dir: s.Root, Confined: true,
-				Env: host.Env(append(gitVariables(), s.Env()...)...)})
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			if err != nil {
-				return &failure.Error{What: fmt.Sprintf("installing the %ss of %s: %v", kind.name, name, err), Lines: host.Tail(err), Err: err,
-					Try: "are the versions there, and the server reachable?"}
-			}
-		}
-	}
-	return nil
-}
-
-// requirements is the content of a requirements.yml.
-type requirements struct {
-	Roles       []requirement `yaml:"roles"`
-	Collections []requirement `yaml:"collections"`
-}
-
-// requirement is one role or collection. The short form, a bare name, has no
-// version and is refused with all others that have none.
-type requirement struct {
-	Name    string `yaml:"name"`
-	Src     string `yaml:"src"`
-	Source  string `yaml:"source"`
-	Type    string `yaml:"type"`
-	SCM     string `yaml:"scm"`
-	Version string `yaml:"version"`
-	Include string `yaml:"include"`
-}
-
-// UnmarshalYAML accepts the short form, for the sake of a better error.
-func (r *requirement) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind == yaml.ScalarNode {
-		r.Name = n.Value
-		return nil
-	}
-	type plain requirement
-	return n.Decode((*plain)(r))
-}
-
-// pinned are versions that name one thing: a release, a tag that looks like
-// one, a full commit. A branch, a range or "latest" is none.
-var pinned = regexp.MustCompile(`^(?:==)?v?[0-9]+(\.[0-9]+)+([-+.][0-9A-Za-z.+-]+)?$|^[0-9a-f]{40}$|^[0-9a-f]{64}$`)
-
-// parseRequirements reads a requirements.yml, in its old form (a list of
-// roles, or of collections in a folder of that name) or its new one, and
-// refuses what is not pinned.
-func parseRequirements(b []byte, folder string) (requirements, error) {
-	var req requirements
-	var old []requirement
-	if err := yaml.Unmarshal(b, &old); err == nil && folder == "collections" {
-		req.Collections = old
-	} else if err == nil {
-		req.Roles = old
-	} else if err := yaml.Unmarshal(b, &req); err != nil {
-		return req, fmt.Errorf("is no list of roles and collections: %s", strings.Join(strings.Fields(err.Error()), " "))
-	}
-	for _, r := range append(append([]requirement(nil), req.Roles...), req.Collections...) {
-		if err := r.check(); err != nil {
-			return req, err
-		}
-	}
-	return req, nil
-}
-
-func (r requirement) check() error {
-	name := r.Name
-	if name == "" {
-		name = r.Src
-	}
-	switch {
-	case r.Include != "":
-		return fmt.Errorf("includes %q: name its roles here", r.Include)
-	case r.Version == "":
-		return fmt.Errorf("%q has no version", name)
-	case slices.Contains(strings.Split(r.Name, "/"), ".."):
-		return fmt.Errorf("%q would be installed outside the folder of roles", name)
-	case !pinned.MatchString(r.Version):
-		return fmt.Errorf("%q has the version %q, which may mean another one tomorrow", name, r.Version)
-	}
-	for _, v := range []string{r.Name, r.Src, r.Source} {
-		if strings.HasPrefix(v, "-") || strings.Contains(v, "::") || strings.HasPrefix(v, "http://") {
-			return fmt.Errorf("%q comes from where nothing may be fetched from", name)
-		}
-	}
-	return nil
 }

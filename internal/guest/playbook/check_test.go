@@ -19,10 +19,22 @@ func check(t *testing.T, files map[string]string, vars map[string]any) (playbook
 	t.Helper()
 	s, err := resolve(t, playbook.Options{AnsibleDir: tree(t, files), Playbook: "a"})
 	require.NoError(t, err)
-	return s, s.Check(t.Context(), vars, progress.Discard)
+	in, err := s.Inputs(t.Context(), vars)
+	require.NoError(t, err)
+	return s, s.Check(t.Context(), in, vars, progress.Discard)
+}
+
+// needsAnsible skips, in short, a test that starts ansible-playbook often: each
+// start takes a second.
+func needsAnsible(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts ansible-playbook often")
+	}
 }
 
 func TestAPlaybookWithItsRolesBesideIsAccepted(t *testing.T) {
+	t.Parallel()
 	s, err := check(t, map[string]string{
 		"playbooks/a.yml":          "- hosts: \"{{ where }}\"\n  roles: [one]\n",
 		"roles/one/tasks/main.yml": "- ansible.builtin.ping:\n",
@@ -37,6 +49,8 @@ func TestAPlaybookWithItsRolesBesideIsAccepted(t *testing.T) {
 }
 
 func TestAPlaybookThatThisAnsibleRefusesIsNamedWithTheReason(t *testing.T) {
+	t.Parallel()
+	needsAnsible(t)
 	for name, content := range map[string]string{
 		"no such module": "- hosts: all\n  tasks:\n    - no_such_module_here: {}\n",
 		"no such role":   "- hosts: all\n  roles: [missing_role]\n",
@@ -51,6 +65,8 @@ func TestAPlaybookThatThisAnsibleRefusesIsNamedWithTheReason(t *testing.T) {
 }
 
 func TestAModuleOfACollectionThatIsNotThereIsExplained(t *testing.T) {
+	t.Parallel()
+	needsAnsible(t)
 	_, err := check(t, map[string]string{"a.yml": "- hosts: all\n  tasks:\n    - no_such_module_here: {}\n"}, nil)
 	actionable(t, err, "apt-get install ansible", "requirements.yml")
 	if _, err := os.Stat("/usr/lib/python3/dist-packages/ansible_collections/community/general"); err == nil {
@@ -64,32 +80,37 @@ func TestAModuleOfACollectionThatIsNotThereIsExplained(t *testing.T) {
 }
 
 func TestAPlaybookThatWouldNotTouchTheGuestIsRefused(t *testing.T) {
+	t.Parallel()
 	const lines = "\n  tasks: [{ping: }]\n"
-	for playbook, why := range map[string]string{
-		"- hosts: localhost" + lines:                                        "no play of a.yml is for the guest",
-		"- hosts: all\n  connection: local" + lines:                         "no play of a.yml is for the guest",
-		"- hosts: all\n  vars: {ansible_connection: local}" + lines:         "no play of a.yml is for the guest",
-		"- import_playbook: local.yml\n":                                    "no play of a.yml is for the guest",
-		"- name: Lab\n  hosts: lab" + lines:                                 `the play "lab" of a.yml matches no host`,
-		"- hosts: all" + lines + "- {name: More, hosts: 'lab:&kvm'}":        `the play "lab:&kvm" of a.yml matches no host`,
-		"- hosts: '{{ where }}'" + lines:                                    `matches no host`,
-		"- hosts: all" + lines:                                              "",
-		"- hosts: default" + lines:                                          "",
-		"- hosts: localhost" + lines + "- hosts: all" + lines:               "",
-		"- hosts: all\n  tasks: [{group_by: {key: x}}]\n- hosts: x" + lines: "",
-		"- hosts: all\n  connection: ssh" + lines:                           "",
+	for i, c := range []struct{ playbook, why string }{
+		{"- hosts: localhost" + lines, "no play of a.yml is for the guest"},
+		{"- import_playbook: local.yml\n", "no play of a.yml is for the guest"},
+		{"- name: Lab\n  hosts: lab" + lines, `the play "lab" of a.yml matches no host`},
+		{"- hosts: all\n  tasks: [{group_by: {key: x}}]\n- hosts: x" + lines, ""},
+		{"- hosts: all\n  connection: local" + lines, "no play of a.yml is for the guest"},
+		{"- hosts: all\n  vars: {ansible_connection: local}" + lines, "no play of a.yml is for the guest"},
+		{"- hosts: all" + lines + "- {name: More, hosts: 'lab:&kvm'}", `the play "lab:&kvm" of a.yml matches no host`},
+		{"- hosts: '{{ where }}'" + lines, `matches no host`},
+		{"- hosts: all" + lines, ""},
+		{"- hosts: default" + lines, ""},
+		{"- hosts: localhost" + lines + "- hosts: all" + lines, ""},
+		{"- hosts: all\n  connection: ssh" + lines, ""},
 	} {
-		_, err := check(t, map[string]string{"a.yml": playbook, "local.yml": "- hosts: all\n  connection: ansible.builtin.local" + lines}, map[string]any{"where": "nowhere"})
-		if why == "" {
-			assert.NoError(t, err, playbook)
+		if i == 4 && testing.Short() {
+			break // each starts ansible-playbook
+		}
+		_, err := check(t, map[string]string{"a.yml": c.playbook, "local.yml": "- hosts: all\n  connection: ansible.builtin.local" + lines}, map[string]any{"where": "nowhere"})
+		if c.why == "" {
+			assert.NoError(t, err, c.playbook)
 		} else {
-			actionable(t, err, why, "hosts: all")
+			actionable(t, err, c.why, "hosts: all")
 		}
 	}
 }
 
 // The tree's own configuration was overruled, without a word.
 func TestTheTreesOwnFoldersOfRolesAndCollectionsCount(t *testing.T) {
+	t.Parallel()
 	s, err := check(t, map[string]string{
 		"ansible.cfg":                      "[privilege_escalation]\nroles_path = /nowhere\n[defaults]\nroles_path = ./shared/roles:/usr/share/ansible/roles ; ours\ncollections_paths: shared/collections\n",
 		"shared/roles/tool/tasks/main.yml": "- lab.own.thing: {}\n",
@@ -102,6 +123,7 @@ func TestTheTreesOwnFoldersOfRolesAndCollectionsCount(t *testing.T) {
 
 // In a terminal the check stood there for ever: Ansible was stopped as it asked.
 func TestNobodyIsAskedForAPassword(t *testing.T) {
+	t.Parallel()
 	for _, config := range []string{"[defaults]\nask_vault_pass = True\nask_pass = True\n", "[privilege_escalation]\nbecome_ask_pass = True\n"} {
 		s, err := check(t, map[string]string{"ansible.cfg": config, "a.yml": play}, nil)
 		require.NoError(t, err)
@@ -114,6 +136,7 @@ const encrypted = `$ANSIBLE_VAULT;1.1;AES256
 `
 
 func TestAnEncryptedFileWithoutAPasswordIsFoundBeforeTheBoot(t *testing.T) {
+	t.Parallel()
 	password := filepath.Join(t.TempDir(), "pw")
 	require.NoError(t, os.WriteFile(password, []byte("pw\n"), 0o600))
 	for name, files := range map[string]map[string]string{
@@ -147,6 +170,8 @@ func TestAnEncryptedFileWithoutAPasswordIsFoundBeforeTheBoot(t *testing.T) {
 
 // A real vault, the real ansible-playbook: it reads its variables for the hosts.
 func TestTheVaultsPasswordReachesAnsible(t *testing.T) {
+	t.Parallel()
+	needsAnsible(t)
 	password := filepath.Join(t.TempDir(), "pw")
 	require.NoError(t, os.WriteFile(password, []byte("pw\n"), 0o600))
 	vars := filepath.Join(t.TempDir(), "vault.yml")
@@ -159,16 +184,17 @@ func TestTheVaultsPasswordReachesAnsible(t *testing.T) {
 	for _, v := range []playbook.Vault{{PasswordFile: password}, {Identities: "lab@" + password}} {
 		s, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "a", Vault: v})
 		require.NoError(t, err)
-		require.NoError(t, s.Check(t.Context(), nil, progress.Discard))
+		require.NoError(t, s.Check(t.Context(), playbook.Inputs{}, nil, progress.Discard))
 	}
 	s, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "a"})
 	require.NoError(t, err)
-	actionable(t, s.Check(t.Context(), nil, progress.Discard), "vault")
+	actionable(t, s.Check(t.Context(), playbook.Inputs{}, nil, progress.Discard), "vault")
 }
 
 // What ansible-core removed is refused by it only as it runs, for what is
 // included: after the boot.
 func TestWhatAnsibleRemovedIsNamedBeforeTheBoot(t *testing.T) {
+	t.Parallel()
 	files := map[string]string{
 		"a.yml":                    "- hosts: all\n  roles: [r]\n",
 		"roles/r/tasks/main.yml":   "- include_tasks: '{{ x }}.yml'\n",
@@ -201,6 +227,7 @@ func TestTheUsersOwnAnsibleConfigurationDoesNotMatter(t *testing.T) {
 }
 
 func TestRequirementsMustBePinned(t *testing.T) {
+	t.Parallel()
 	for name, content := range map[string]string{
 		"no version":           "roles:\n  - name: geerlingguy.docker\n",
 		"short form":           "collections:\n  - community.general\n",
@@ -221,6 +248,7 @@ func TestRequirementsMustBePinned(t *testing.T) {
 }
 
 func TestARolePinnedToACommitIsInstalledAndUsed(t *testing.T) {
+	t.Parallel()
 	role := tree(t, map[string]string{"tasks/main.yml": "- ansible.builtin.ping:\n", "meta/main.yml": "galaxy_info: {author: t, description: t, license: MIT, min_ansible_version: '2.14'}\n"})
 	git(t, role, "init", "-q")
 	git(t, role, "add", ".")
@@ -235,6 +263,7 @@ func TestARolePinnedToACommitIsInstalledAndUsed(t *testing.T) {
 }
 
 func TestGuestsAreKnownByTheirImagesNames(t *testing.T) {
+	t.Parallel()
 	for name, want := range map[string]string{
 		"https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-generic-amd64.qcow2":           "Debian 12",
 		"https://cloud.debian.org/images/cloud/trixie/latest/debian-13-genericcloud-amd64.qcow2":        "Debian 13",
@@ -257,6 +286,7 @@ func TestGuestsAreKnownByTheirImagesNames(t *testing.T) {
 }
 
 func TestAnAnsibleThatCannotManageTheGuestIsNamedBeforeTheBoot(t *testing.T) {
+	t.Parallel()
 	noble := playbook.Guest{Name: "Ubuntu 24.04", Python: "3.12"}
 	trixie := playbook.Guest{Name: "Debian 13", Python: "3.13"}
 	bookworm := playbook.Guest{Name: "Debian 12", Python: "3.11"}
@@ -293,6 +323,7 @@ func TestTheVersionOfThisHostsAnsibleIsRead(t *testing.T) {
 }
 
 func TestExtraVariablesAreForOurEyesOnly(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "v.json")
 	require.NoError(t, os.WriteFile(path, []byte("old, and readable by all"), 0o644))
 	_, err := playbook.WriteExtraVars(path, map[string]any{"k": "v"})

@@ -1,12 +1,10 @@
 package playbook
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/url"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -87,74 +85,44 @@ func ValidateGitPath(p string) error {
 	return nil
 }
 
-// repository is a shallow, sparse clone that only lives while the tree is
-// copied out of it.
-type repository struct {
-	dir, url, ref, path string
-}
+// repository is a folder of a git repository at a branch, tag or commit. Of it
+// is made a shallow, sparse clone.
+type repository struct{ url, ref, path string }
 
-// repository is what the options name, to be cloned to dir.
-func (o Options) repository(dir string) (repository, error) {
-	r := repository{
-		dir: dir, url: cmp.Or(o.GitURL, DefaultGitURL), ref: cmp.Or(o.GitBranch, DefaultGitBranch),
-		path: path.Clean(cmp.Or(o.GitPath, DefaultGitPath)),
-	}
-	for _, err := range []error{ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)} {
-		if err != nil {
-			return r, err
+// clone fetches the folder, without history, and its submodules at their
+// commits to dir, which is made. It returns the commit's full name.
+func (r repository) clone(ctx context.Context, dir string, report progress.Reporter) (commit string, err error) {
+	report.Activity("fetching the playbooks from " + r.url)
+	for _, args := range [][]string{
+		{"init", "--quiet", "--template=", dir},
+		// The remote's name is what a later checkout asks for missing files.
+		{"-C", dir, "remote", "add", "origin", r.url},
+	} {
+		if _, err := r.git(ctx, args...); err != nil {
+			return "", fmt.Errorf("making the clone: %w", err)
 		}
 	}
-	return r, nil
-}
-
-// fromGit copies the tree out of a repository.
-func fromGit(ctx context.Context, opts Options, dir, root string, report progress.Reporter) (Source, error) {
-	r, err := opts.repository(filepath.Join(dir, "repository"))
-	if err != nil {
-		return Source{}, err
-	}
-	if err := os.RemoveAll(r.dir); err != nil {
-		return Source{}, fmt.Errorf("clearing the clone: %w", err)
-	}
-	defer os.RemoveAll(r.dir)
-	report.Activity("fetching the playbooks from " + r.url)
-	commit, err := r.fetch(ctx)
-	if err != nil {
-		return Source{}, err
-	}
-	if err := r.checkout(ctx); err != nil {
-		return Source{}, err
-	}
-	if err := r.submodules(ctx); err != nil {
-		return Source{}, err
-	}
-	tree, err := os.OpenRoot(filepath.Join(r.dir, filepath.FromSlash(r.path)))
-	if err != nil {
-		return Source{}, fmt.Errorf("reading the clone: %w", err)
-	}
-	defer tree.Close()
-	return Source{URL: r.url, Revision: commit}, copyTree(ctx, tree.FS(), nil, root, report)
-}
-
-// fetch gets one commit without its history, and no file yet where the server
-// can leave them out. It returns the commit's full name.
-func (r repository) fetch(ctx context.Context) (string, error) {
-	if _, err := r.git(ctx, "init", "--quiet", "--template=", r.dir); err != nil {
-		return "", fmt.Errorf("making the clone: %w", err)
-	}
-	// The remote's name is what a later checkout asks for missing files.
-	if _, err := r.git(ctx, "-C", r.dir, "remote", "add", "origin", r.url); err != nil {
-		return "", fmt.Errorf("making the clone: %w", err)
-	}
-	_, err := r.git(ctx, "-C", r.dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--filter=blob:none", "origin", r.ref)
-	if err != nil {
+	// No file yet where the server can leave them out.
+	if _, err := r.git(ctx, "-C", dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--filter=blob:none", "origin", r.ref); err != nil {
 		return "", r.fetchFailed(ctx, err)
 	}
-	out, err := r.git(ctx, "-C", r.dir, "rev-parse", "--verify", "FETCH_HEAD^{commit}")
+	commit, err = r.git(ctx, "-C", dir, "rev-parse", "--verify", "FETCH_HEAD^{commit}")
 	if err != nil {
 		return "", fmt.Errorf("reading the commit of %s: %w", r.ref, err)
 	}
-	return strings.TrimSpace(out), nil
+	if err := r.checkout(ctx, dir); err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(commit), r.submodules(ctx, dir)
+}
+
+// openTree opens the tree of a commit, which lies in dir.
+func (r repository) openTree(ctx context.Context, dir, commit string) (*Tree, error) {
+	t, err := OpenTree(ctx, dir)
+	if err == nil {
+		t.URL, t.Revision = r.url, commit
+	}
+	return t, err
 }
 
 func (r repository) fetchFailed(ctx context.Context, err error) error {
@@ -212,12 +180,12 @@ func gitReason(lines []string) (reason, try string) {
 }
 
 // checkout writes the files of the path, and of no other directory.
-func (r repository) checkout(ctx context.Context) error {
+func (r repository) checkout(ctx context.Context, dir string) error {
 	object := "FETCH_HEAD:" + r.path
 	if r.path == "." {
 		object = "FETCH_HEAD^{tree}"
 	}
-	kind, err := r.git(ctx, "-C", r.dir, "cat-file", "-t", object)
+	kind, err := r.git(ctx, "-C", dir, "cat-file", "-t", object)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -229,7 +197,7 @@ func (r repository) checkout(ctx context.Context) error {
 		steps = append([][]string{{"sparse-checkout", "init", "--cone"}, {"sparse-checkout", "set", r.path}}, steps...)
 	}
 	for _, args := range steps {
-		if _, err := r.git(ctx, append([]string{"-C", r.dir}, args...)...); err != nil {
+		if _, err := r.git(ctx, append([]string{"-C", dir}, args...)...); err != nil {
 			return r.fetchFailed(ctx, err)
 		}
 	}
@@ -237,8 +205,8 @@ func (r repository) checkout(ctx context.Context) error {
 }
 
 // submodules fetches those of the path, at the commits that the repository names.
-func (r repository) submodules(ctx context.Context) error {
-	out, err := r.git(ctx, "-C", r.dir, "ls-tree", "-r", "-z", "--full-tree", "FETCH_HEAD", "--", r.path)
+func (r repository) submodules(ctx context.Context, dir string) error {
+	out, err := r.git(ctx, "-C", dir, "ls-tree", "-r", "-z", "--full-tree", "FETCH_HEAD", "--", r.path)
 	if err != nil {
 		return fmt.Errorf("reading the commit of %s: %w", r.ref, err)
 	}
@@ -251,7 +219,7 @@ func (r repository) submodules(ctx context.Context) error {
 	if paths == nil {
 		return nil
 	}
-	_, err = r.git(ctx, append([]string{"-C", r.dir, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--"}, paths...)...)
+	_, err = r.git(ctx, append([]string{"-C", dir, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--"}, paths...)...)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -265,30 +233,20 @@ func (r repository) submodules(ctx context.Context) error {
 // git runs git so that it never asks, runs no hook and no helper protocol,
 // touches no submodule unasked and gives up on a server that does not answer.
 func (r repository) git(ctx context.Context, args ...string) (string, error) {
-	env := gitEnv()
+	env := append(gitVariables(), "LC_ALL=C", "LANGUAGE=") // its messages are read above
 	if !strings.HasPrefix(r.url, "file:") {
 		env = append(env, "GIT_ALLOW_PROTOCOL=https:ssh") // a server's submodules are none of this host's files
 	}
-	out, err := host.Output(ctx, host.Cmd{Program: "git", Args: append(settings(), args...), Env: env})
-	return string(out), err
-}
-
-func settings() []string {
-	var args []string
-	for _, s := range []string{
+	var all []string
+	for _, setting := range []string{
 		"core.hooksPath=/dev/null", "core.fsmonitor=false", "submodule.recurse=false", "fetch.recurseSubmodules=false",
 		"protocol.ext.allow=never", "protocol.version=2", "http.lowSpeedLimit=1", "http.lowSpeedTime=60", "http.followRedirects=initial",
 		"advice.detachedHead=false", "init.defaultBranch=main", "gc.auto=0", "maintenance.auto=false",
 	} {
-		args = append(args, "-c", s)
+		all = append(all, "-c", setting)
 	}
-	return args
-}
-
-// gitEnv is the environment of git: see gitVariables.
-func gitEnv() []string {
-	// Messages are read above.
-	return host.Env(append(gitVariables(), "LC_ALL=C", "LANGUAGE=")...)
+	out, err := host.Output(ctx, host.Cmd{Program: "git", Args: append(all, args...), Env: host.Env(env...)})
+	return string(out), err
 }
 
 // gitVariables keep git from asking and from unwanted protocols, and let it

@@ -53,6 +53,7 @@ func repository(t *testing.T) (url, first, second string) {
 }
 
 func TestAGitSourceIsABranchATagOrACommit(t *testing.T) {
+	t.Parallel()
 	url, first, second := repository(t)
 	for ref, want := range map[string]string{"": first, "master": first, "v1.0": first, "feature/x": second, first: first, second: second} {
 		dir := t.TempDir()
@@ -71,6 +72,7 @@ func TestAGitSourceIsABranchATagOrACommit(t *testing.T) {
 }
 
 func TestADirectoryWinsOverGitAndGitOverTheEmbedded(t *testing.T) {
+	t.Parallel()
 	url, _, _ := repository(t)
 	dir := tree(t, map[string]string{"mine.yml": play})
 	embedded := os.DirFS(tree(t, map[string]string{"carried.yml": play}))
@@ -83,6 +85,7 @@ func TestADirectoryWinsOverGitAndGitOverTheEmbedded(t *testing.T) {
 }
 
 func TestAGitSourceThatIsNotThereIsNamed(t *testing.T) {
+	t.Parallel()
 	url, _, _ := repository(t)
 	_, err := resolve(t, playbook.Options{GitURL: url, GitBranch: "no-such", Playbook: "base"})
 	actionable(t, err, `no branch, tag or commit "no-such"`, "GIT_ANSIBLE_BRANCH")
@@ -99,6 +102,7 @@ func TestAGitSourceThatIsNotThereIsNamed(t *testing.T) {
 }
 
 func TestAServerThatRefusesOrIsNotThereIsNamedAndNothingIsAsked(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(server.Close)
 	_, err := resolve(t, playbook.Options{GitURL: server.URL + "/x.git", Playbook: "base"})
@@ -166,6 +170,7 @@ func TestHooksAndHelpersOfARepositoryDoNotRun(t *testing.T) {
 }
 
 func TestTheEndOfTheContextEndsTheFetchAndLeavesNoClone(t *testing.T) {
+	t.Parallel()
 	url, _, _ := repository(t)
 	stop := errors.New("stopped by the test")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -216,6 +221,7 @@ var gitURLs = map[string]bool{
 }
 
 func TestGitAddresses(t *testing.T) {
+	t.Parallel()
 	for raw, good := range gitURLs {
 		err := playbook.ValidateGitURL(raw)
 		if good {
@@ -228,6 +234,7 @@ func TestGitAddresses(t *testing.T) {
 }
 
 func TestGitReferencesAndPaths(t *testing.T) {
+	t.Parallel()
 	for _, good := range []string{"master", "feature/x-1", "v1.2.3", strings.Repeat("a1", 20), "refs/heads/main"} {
 		assert.NoError(t, playbook.ValidateGitRef(good), good)
 	}
@@ -258,6 +265,7 @@ func withSubmodule(t *testing.T) (repository, role string) {
 }
 
 func TestASubmoduleIsFetchedAtItsCommitOrRefused(t *testing.T) {
+	t.Parallel()
 	repo, role := withSubmodule(t)
 	options := playbook.Options{GitURL: "file://" + repo, GitBranch: "main", GitPath: "deep", Playbook: "lab"}
 	digest := func() string {
@@ -294,10 +302,9 @@ func TestASubmoduleIsFetchedAtItsCommitOrRefused(t *testing.T) {
 }
 
 func TestAPointerOfGitLFSIsNoFile(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, map[string]string{"playbooks/lab.yml": play, "files/tool.deb": "version https://git-lfs.github.com/spec/v1\noid sha256:" + strings.Repeat("4d", 32) + "\nsize 73400320\n"})
-	s, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "lab"})
-	require.NoError(t, err)
-	_, err = s.Inputs(t.Context(), nil)
+	_, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "lab"})
 	actionable(t, err, "files/tool.deb", "pointer of Git LFS", "git lfs pull")
 	trees := playbook.Trees{Dir: t.TempDir()}
 	defer trees.Close()

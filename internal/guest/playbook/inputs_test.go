@@ -123,6 +123,7 @@ func inputsOf(t *testing.T, dir string) playbook.Inputs {
 }
 
 func TestRolesPlaybooksDocumentsAndChecksThatNothingNamesAreLeftOut(t *testing.T) {
+	t.Parallel()
 	in := inputsOf(t, tree(t, lab()))
 	require.Empty(t, in.Whole)
 	left := slices.DeleteFunc(slices.Sorted(maps.Keys(lab())), func(name string) bool { return slices.Contains(in.Files, name) })
@@ -130,6 +131,7 @@ func TestRolesPlaybooksDocumentsAndChecksThatNothingNamesAreLeftOut(t *testing.T
 }
 
 func TestEveryUsedFileChangesTheDigestAndNoOther(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, lab())
 	before := inputsOf(t, dir)
 	for name, content := range lab() {
@@ -147,6 +149,7 @@ func TestEveryUsedFileChangesTheDigestAndNoOther(t *testing.T) {
 }
 
 func TestAnAddedARemovedAndARenamedFileOfARoleChangeTheDigest(t *testing.T) {
+	t.Parallel()
 	for what, change := range map[string]func(dir string) error{
 		"added":      func(dir string) error { return os.WriteFile(dir+"/roles/plain/files/new", nil, 0o600) },
 		"removed":    func(dir string) error { return os.Remove(dir + "/roles/plain/files/x") },
@@ -165,6 +168,7 @@ func TestAnAddedARemovedAndARenamedFileOfARoleChangeTheDigest(t *testing.T) {
 }
 
 func TestTimePlaceOrderAndOwnersDoNotMatter(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, lab())
 	before := inputsOf(t, dir)
 	for name := range lab() {
@@ -191,6 +195,7 @@ func TestTimePlaceOrderAndOwnersDoNotMatter(t *testing.T) {
 }
 
 func TestWhatIsNamedAsItRunsTakesTheWholeTreeAndSaysWhy(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ file, content, why string }{
 		{"roles/plain/tasks/main.yml", "- include_role: {name: '{{ y }}'}", "roles/plain/tasks/main.yml uses the role {{ y }}"},
 		{"roles/plain/tasks/main.yml", "- block:\n  - import_role: {tasks_from: x}", "uses the role"},
@@ -248,6 +253,7 @@ func inMemory(t *testing.T, files map[string]string) playbook.Inputs {
 // What a distribution's name decides was taken for no file at all: two trees
 // with different files had one digest.
 func TestFilesThatFactsNameCount(t *testing.T) {
+	t.Parallel()
 	files := map[string]string{
 		"base.yml":          "- hosts: all\n  tasks:\n    - copy: {src: '{{ ansible_distribution_release }}', dest: /etc/x}\n",
 		"bookworm":          "one",
@@ -267,6 +273,7 @@ func TestFilesThatFactsNameCount(t *testing.T) {
 // What a build reads is what counts: its copy of the tree holds nothing else,
 // so that a stale image cannot come of a file that was overlooked.
 func TestEveryByteThatABuildReadsIsInTheDigest(t *testing.T) {
+	t.Parallel()
 	for what, edit := range map[string]func(map[string]string){
 		"a tree of which parts are left out": func(map[string]string) {},
 		"a tree that counts whole":           func(f map[string]string) { f["roles/plain/tasks/more.yml"] = "- include_role: {name: '{{ x }}'}" },
@@ -320,6 +327,7 @@ func TestEveryByteThatABuildReadsIsInTheDigest(t *testing.T) {
 }
 
 func TestWhatExtraVariablesNameCountsFromTheFirstCallOn(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, lab())
 	vars := map[string]any{"about": "README.md"}
 	open := func() *playbook.Tree {
@@ -340,6 +348,7 @@ func TestWhatExtraVariablesNameCountsFromTheFirstCallOn(t *testing.T) {
 }
 
 func TestLinksCountWithWhatTheyLeadTo(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, lab())
 	require.NoError(t, os.Symlink("../../unused/README.md", filepath.Join(dir, "roles/plain/files/theirs")))
 	assert.Contains(t, inputsOf(t, dir).Files, "roles/unused/README.md")
@@ -353,6 +362,7 @@ func TestLinksCountWithWhatTheyLeadTo(t *testing.T) {
 }
 
 func TestOurOwnPlaybooksAreStatic(t *testing.T) {
+	t.Parallel()
 	tree, err := playbook.NewTree(t.Context(), ansible.FS)
 	require.NoError(t, err)
 	for _, name := range []string{"debian-base", "ubuntu-base"} {

@@ -1,9 +1,16 @@
 // Package playbook finds the Ansible playbook that configures an image, in a
 // directory, a git repository or the program itself, and makes sure, before
 // anything is booted, that this host's Ansible can run it.
+//
+// A Tree is a directory of playbooks and roles as it lies, for plans. A Source
+// is the copy of one that a build runs. Both say which files a build of a
+// playbook reads, and their digest (Inputs). What is not among them is taken
+// out of the build's copy before anything runs (Source.Keep): no file can
+// change the disk without changing the digest.
 package playbook
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,8 +20,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -43,10 +48,39 @@ type Options struct {
 	// Dir is a directory of ours for the copy of the tree; it is created.
 	// What a former call left there is replaced.
 	Dir string
-	// Results are folders and files of builds, absolute paths: no part of the
-	// tree where they are in AnsibleDir.
+	// Results are folders and files of builds: no part of the tree where they
+	// are in AnsibleDir.
 	Results []string
 	Vault   Vault
+}
+
+// open opens the tree that the options name; clone gets one that is in git.
+func (o Options) open(ctx context.Context, clone func(repository) (*Tree, error)) (*Tree, error) {
+	switch {
+	case o.AnsibleDir != "":
+		dir, err := filepath.Abs(o.AnsibleDir)
+		if err != nil {
+			return nil, err
+		}
+		if err := missingSubmodule(dir); err != nil {
+			return nil, err
+		}
+		t, err := OpenTree(ctx, dir, o.Results...)
+		if err != nil {
+			return nil, err
+		}
+		t.URL = dir
+		return t, nil
+	case o.GitURL != "" || o.GitBranch != "":
+		r := repository{url: cmp.Or(o.GitURL, DefaultGitURL), ref: cmp.Or(o.GitBranch, DefaultGitBranch), path: path.Clean(cmp.Or(o.GitPath, DefaultGitPath))}
+		if err := cmp.Or(ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)); err != nil {
+			return nil, err
+		}
+		return clone(r)
+	case o.Embedded != nil:
+		return NewTree(ctx, o.Embedded)
+	}
+	return nil, failure.New("there is no playbook to run", "set ANSIBLE_DIR to a directory of playbooks, or GIT_ANSIBLE_URL to a repository")
 }
 
 // Source is a playbook and the tree it belongs to, copied to this disk: what
@@ -72,12 +106,8 @@ type Vault struct {
 // executed is asked by Ansible, and tells nothing here.
 func (v Vault) Passwords() []string {
 	files := []string{v.PasswordFile}
-	for one := range strings.SplitSeq(v.Identities, ",") {
-		_, file, found := strings.Cut(one, "@")
-		if !found {
-			file = one
-		}
-		files = append(files, file)
+	for identity := range strings.SplitSeq(v.Identities, ",") {
+		files = append(files, identity[strings.Index(identity, "@")+1:])
 	}
 	var all []string
 	for _, file := range files {
@@ -102,31 +132,38 @@ func Resolve(ctx context.Context, opts Options, report progress.Reporter) (Sourc
 	if err != nil {
 		return Source{}, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return Source{}, fmt.Errorf("making the playbooks' directory: %w", err)
-	}
-	root := filepath.Join(dir, "tree")
-	if err := os.RemoveAll(root); err != nil {
+	s := Source{Root: filepath.Join(dir, "tree"), Vault: opts.Vault}
+	clone := filepath.Join(dir, "repository")
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.RemoveAll(s.Root), os.RemoveAll(clone)); err != nil {
 		return Source{}, fmt.Errorf("clearing the playbooks' directory: %w", err)
 	}
-	s, err := fetch(ctx, opts, dir, root, report)
+	defer os.RemoveAll(clone)
+	opts.Results = append(slices.Clone(opts.Results), dir)
+	tree, err := opts.open(ctx, func(r repository) (*Tree, error) {
+		commit, err := r.clone(ctx, clone, report)
+		if err != nil {
+			return nil, err
+		}
+		return r.openTree(ctx, filepath.Join(clone, filepath.FromSlash(r.path)), commit)
+	})
 	if err != nil {
 		return Source{}, err
 	}
-	s.Root = root
-	if s.Revision == "" {
-		if s.Revision, err = digest(root); err != nil {
-			return Source{}, fmt.Errorf("hashing the playbooks: %w", err)
-		}
-	}
-	isFile := func(name string) bool { return isFile(root, name) }
-	list := func() []string { return playbooksOf(os.DirFS(root), isFile) }
-	if s.File, err = find(opts.Playbook, isFile, list); err != nil {
+	defer tree.Close()
+	if s.File, err = tree.Find(opts.Playbook); err != nil {
 		return Source{}, err
 	}
-	s.Checks = s.companion(checksOf(s.File))
-	s.Allow = s.companion(strings.TrimSuffix(checksOf(s.File), ".yaml") + ".allow.yaml")
-	s.Vault = opts.Vault
+	for _, why := range tree.leftOut {
+		report.Warn("the playbooks' tree: " + why)
+	}
+	content, err := tree.copy(ctx, s.Root)
+	if err != nil {
+		return Source{}, err
+	}
+	s.URL, s.Revision = tree.URL, cmp.Or(tree.Revision, content)
+	checks := path.Join("tests", strings.TrimSuffix(path.Base(s.File), path.Ext(s.File)))
+	s.Checks = s.companion(checks + ".yaml")
+	s.Allow = s.companion(checks + ".allow.yaml")
 	s.Requirements = s.requirements()
 	return s, nil
 }
@@ -137,10 +174,7 @@ func (s Source) requirements() []string {
 	var files []string
 	for _, folder := range []string{"", "roles", "collections"} {
 		for _, beside := range []string{path.Dir(s.File), "."} {
-			found := s.companion(beside, folder, "requirements.yml")
-			if found == "" {
-				found = s.companion(beside, folder, "requirements.yaml")
-			}
+			found := cmp.Or(s.companion(beside, folder, "requirements.yml"), s.companion(beside, folder, "requirements.yaml"))
 			if found != "" && !slices.Contains(files, found) {
 				files = append(files, found)
 				break
@@ -150,38 +184,24 @@ func (s Source) requirements() []string {
 	return files
 }
 
-// fetch fills root with the tree from where opts say.
-func fetch(ctx context.Context, opts Options, dir, root string, report progress.Reporter) (Source, error) {
-	switch {
-	case opts.AnsibleDir != "":
-		return fromDir(ctx, opts.AnsibleDir, append(opts.Results, dir), root, report)
-	case opts.GitURL != "" || opts.GitBranch != "":
-		return fromGit(ctx, opts, dir, root, report)
-	case opts.Embedded != nil:
-		return Source{}, copyTree(ctx, opts.Embedded, nil, root, report)
+// companion is the absolute path of a regular file of the tree, or "".
+func (s Source) companion(elem ...string) string {
+	file := filepath.Join(s.Root, filepath.FromSlash(path.Join(elem...)))
+	if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
+		return ""
 	}
-	return Source{}, errNoSource()
+	return file
 }
 
-func errNoSource() error {
-	return failure.New("there is no playbook to run", "set ANSIBLE_DIR to a directory of playbooks, or GIT_ANSIBLE_URL to a repository")
-}
-
-// fromDir copies a directory of the user's.
-func fromDir(ctx context.Context, dir string, results []string, root string, report progress.Reporter) (Source, error) {
-	abs, err := filepath.Abs(dir)
+// Inputs returns what of the tree can change the disk; see Tree.Inputs.
+func (s Source) Inputs(ctx context.Context, extraVars map[string]any) (Inputs, error) {
+	tree, err := OpenTree(ctx, s.Root)
 	if err != nil {
-		return Source{}, err
+		return Inputs{}, err
 	}
-	r, err := os.OpenRoot(abs)
-	if err != nil {
-		return Source{}, failure.Wrap(err, "reading the playbooks in ANSIBLE_DIR", "name a directory that is there")
-	}
-	defer r.Close()
-	if err := missingSubmodule(abs); err != nil {
-		return Source{}, err
-	}
-	return Source{URL: abs}, copyTree(ctx, r.FS(), within(abs, results), root, report)
+	defer tree.Close()
+	tree.Vault = s.Vault
+	return tree.Inputs(ctx, s.File, extraVars)
 }
 
 // Keep takes what is not among the inputs out of the copy of the tree, so that
@@ -206,14 +226,10 @@ func (s *Source) Keep(in Inputs) error {
 	}
 	kept := make(map[string]bool, len(in.Files))
 	for _, name := range in.Files {
-		kept[name] = true
+		kept[filepath.Join(s.Root, filepath.FromSlash(name))] = true
 	}
 	err := filepath.WalkDir(s.Root, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(s.Root, file)
-		if err != nil || kept[filepath.ToSlash(name)] {
+		if err != nil || d.IsDir() || kept[file] {
 			return err
 		}
 		return os.Remove(file)
@@ -222,15 +238,6 @@ func (s *Source) Keep(in Inputs) error {
 		return fmt.Errorf("taking out what the playbook does not use: %w", err)
 	}
 	return nil
-}
-
-// companion is the absolute path of a regular file of the tree, or "".
-func (s Source) companion(elem ...string) string {
-	name := path.Join(elem...)
-	if !isFile(s.Root, name) {
-		return ""
-	}
-	return filepath.Join(s.Root, filepath.FromSlash(name))
 }
 
 // ErrUnknown is the cause of errors about a playbook's name: the tree has none
@@ -254,78 +261,42 @@ func ValidateName(name string) error {
 	return nil
 }
 
-// find is the path, relative to the tree, of the playbook called name.
-func find(name string, isFile func(string) bool, list func() []string) (string, error) {
-	name = path.Clean(name)
-	places := []string{name, path.Join("playbooks", name)}
+// Find returns the path, within the tree, of the playbook called name.
+func (t *Tree) Find(name string) (string, error) {
+	if err := ValidateName(name); err != nil {
+		return "", err
+	}
+	places := []string{path.Clean(name), path.Join("playbooks", name)}
 	for _, tree := range []string{"ansible/", DefaultGitPath + "/"} { // the path that it has in its repository
-		if within, found := strings.CutPrefix(name, tree); found {
+		if within, found := strings.CutPrefix(path.Clean(name), tree); found {
 			places = append(places, within)
 		}
 	}
 	for _, base := range places {
 		for _, ext := range []string{"", ".yml", ".yaml"} {
-			if isFile(base + ext) {
+			if t.isFile(base + ext) {
 				return base + ext, nil
 			}
 		}
 	}
-	known := list()
+	known := t.playbooks()
 	if len(known) == 0 {
 		return "", unknown(fmt.Sprintf("there is no playbook %q, nor any other", name), "is this the directory that holds the playbooks?")
 	}
 	return "", unknown(fmt.Sprintf("there is no playbook %q", name), "there are "+strings.Join(known, ", "))
 }
 
-// checksOf is where the checks of a playbook would be in its tree.
-func checksOf(playbook string) string {
-	return path.Join("tests", strings.TrimSuffix(path.Base(playbook), path.Ext(playbook))+".yaml")
-}
-
-// isFile says whether name is a regular file of the tree; a link that leads
-// out of the tree is not.
-func isFile(root, name string) bool {
-	r, err := os.OpenRoot(root)
-	if err != nil {
-		return false
-	}
-	defer r.Close()
-	info, err := r.Stat(filepath.FromSlash(name))
-	return err == nil && info.Mode().IsRegular()
-}
-
-// playbooksOf names the playbooks at the tree's top and in its playbooks folder.
-func playbooksOf(tree fs.FS, isFile func(string) bool) []string {
+// playbooks names the playbooks at the tree's top and in its playbooks folder.
+func (t *Tree) playbooks() []string {
 	var names []string
-	for _, pattern := range []string{"*.yml", "*.yaml", "playbooks/*.yml", "playbooks/*.yaml"} {
-		files, _ := fs.Glob(tree, pattern)
-		for _, f := range files {
-			if !isFile(f) {
-				continue
-			}
-			if b, err := fs.ReadFile(tree, f); err == nil && isPlaybook(b) {
-				names = append(names, strings.TrimSuffix(path.Base(f), path.Ext(f)))
+	for _, name := range t.names {
+		dir, ext := path.Dir(name), path.Ext(name)
+		if (dir == "." || dir == "playbooks") && (ext == ".yml" || ext == ".yaml") && t.isFile(name) {
+			if f, err := t.read(name); err == nil && f.facts.plays != nil {
+				names = append(names, strings.TrimSuffix(path.Base(name), ext))
 			}
 		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
-}
-
-// isPlaybook says whether a file with this content holds a list of plays.
-func isPlaybook(b []byte) bool {
-	var plays []map[string]yaml.Node
-	if yaml.Unmarshal(b, &plays) != nil || len(plays) == 0 {
-		return false
-	}
-	for _, play := range plays {
-		if !hasAny(play, "hosts", "import_playbook", "ansible.builtin.import_playbook") {
-			return false
-		}
-	}
-	return true
-}
-
-func hasAny(m map[string]yaml.Node, keys ...string) bool {
-	return slices.ContainsFunc(keys, func(k string) bool { _, ok := m[k]; return ok })
 }

@@ -52,6 +52,7 @@ func actionable(t *testing.T, err error, words ...string) {
 }
 
 func TestAPlaybookIsFoundByPathOrNameWithOrWithoutItsEnding(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, map[string]string{"top.yml": play, "playbooks/base.yml": play, "playbooks/other.yaml": play, "deep/er/own.yml": play})
 	for name, file := range map[string]string{
 		"ansible/playbooks/base.yml": "playbooks/base.yml", "ansible/top.yml": "top.yml", "provisioning/virtual-machines/ansible/playbooks/base.yml": "playbooks/base.yml",
@@ -66,6 +67,7 @@ func TestAPlaybookIsFoundByPathOrNameWithOrWithoutItsEnding(t *testing.T) {
 }
 
 func TestAnUnknownPlaybookIsAnsweredWithThoseThatExist(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, map[string]string{
 		"playbooks/ubuntu-base.yml": play, "playbooks/import.yml": "- import_playbook: ubuntu-base.yml\n", "playbooks/vars.yml": "a: 1\n", "playbooks/tasks.yml": "- name: x\n  debug:\n",
 		"site.yaml": play, "broken.yml": "- hosts: [\n", "empty.yml": "", "roles/x/tasks/main.yml": "- debug:\n",
@@ -80,6 +82,7 @@ func TestAnUnknownPlaybookIsAnsweredWithThoseThatExist(t *testing.T) {
 }
 
 func TestAPlaybookOutsideTheTreeIsRefused(t *testing.T) {
+	t.Parallel()
 	outside := tree(t, map[string]string{"evil.yml": play})
 	dir := tree(t, map[string]string{"good.yml": play, "sub/x": ""})
 	require.NoError(t, os.Symlink(filepath.Join(outside, "evil.yml"), filepath.Join(dir, "link.yml")))
@@ -113,6 +116,7 @@ func (*warnings) Activity(string)    {}
 func (w *warnings) Warn(m string)    { w.mu.Lock(); defer w.mu.Unlock(); w.list = append(w.list, m) }
 
 func TestWhatIsNoFileIsLeftOutWithAWarning(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, map[string]string{"a.yml": play, ".git/config": "x", ".hidden": "kept"})
 	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
 	var w warnings
@@ -125,6 +129,7 @@ func TestWhatIsNoFileIsLeftOutWithAWarning(t *testing.T) {
 }
 
 func TestChecksAndRequirementsAreFoundBesideThePlaybook(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, map[string]string{"playbooks/a.yml": play, "playbooks/b.yml": play, "tests/a.yaml": "file: {}\n", "requirements.yml": "roles: []\n", "playbooks/requirements.yml": "roles: []\n"})
 	a, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "a"})
 	require.NoError(t, err)
@@ -144,6 +149,7 @@ func TestChecksAndRequirementsAreFoundBesideThePlaybook(t *testing.T) {
 }
 
 func TestTheRevisionIsThatOfTheContentWhereverItLies(t *testing.T) {
+	t.Parallel()
 	files := map[string]string{"a.yml": play, "roles/r/tasks/main.yml": "[]"}
 	embedded := fstest.MapFS{}
 	for name, content := range files {
@@ -164,6 +170,7 @@ func TestTheRevisionIsThatOfTheContentWhereverItLies(t *testing.T) {
 }
 
 func TestTheCopyStaysAsItWasWhenTheOriginalChanges(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, map[string]string{"a.yml": play})
 	into := t.TempDir()
 	s, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "a", Dir: into})
@@ -181,6 +188,7 @@ func TestTheCopyStaysAsItWasWhenTheOriginalChanges(t *testing.T) {
 }
 
 func TestWithoutAnySourceAndWithADirectoryThatIsNotThereTheErrorSaysSo(t *testing.T) {
+	t.Parallel()
 	_, err := resolve(t, playbook.Options{Playbook: "a"})
 	actionable(t, err, "ANSIBLE_DIR")
 	_, err = resolve(t, playbook.Options{Playbook: "a", AnsibleDir: filepath.Join(t.TempDir(), "no")})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -17,26 +18,58 @@ import (
 	"unicode/utf8"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-// belongs says whether an entry of a directory belongs to the tree of playbooks:
-// version control does not, nor do folders of results (no, relative to the
-// tree) or OCI layouts.
-func belongs(tree fs.FS, name string, d fs.DirEntry, no []string) bool {
-	if d.Name() == ".git" || slices.Contains(no, name) {
-		return false
-	}
-	if !d.IsDir() || name == "." {
-		return true
-	}
-	_, err := fs.Stat(tree, path.Join(name, "oci-layout"))
-	return err != nil
+// Tree is a playbook tree, listed once for all the playbooks in it, and of
+// which each file is read at most once. It notices no later change. It is for
+// one goroutine.
+type Tree struct {
+	URL      string // where it came from: a git URL, a directory, or "" for the program's own
+	Revision string // full commit, or "" where it is not from git
+	Vault    Vault
+
+	fsys    fs.FS
+	close   func() error
+	files   map[string]*file
+	names   []string // the files', sorted
+	dirs    map[string]bool
+	leftOut []string // what is there and no part of it, with the reason
+	words   []string // what names parts that are no roles; nil before split
+	inputs  map[string]Inputs
 }
 
-// walk is fs.WalkDir over what belongs to the tree.
-func walk(ctx context.Context, tree fs.FS, no []string, visit func(name string, d fs.DirEntry) error) error {
-	err := fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
+// file is a regular file or a symbolic link.
+type file struct {
+	link  string // the link's target as it is written, or empty
+	leads string // what the link leads to, relative to the tree; empty where another link is in between
+	exec  bool
+	parts []part // see Tree.split
+
+	// What reading it tells:
+	digest string // of the content, or of a link's target
+	facts  facts
+}
+
+// OpenTree lists a directory's files, without folders that are no part of it
+// (no). What leads out of it is left out. The caller must call Close.
+func OpenTree(ctx context.Context, dir string, no ...string) (*Tree, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, failure.Wrap(err, "reading the playbooks in ANSIBLE_DIR", "name a directory that is there")
+	}
+	t, err := NewTree(ctx, root.FS(), within(dir, no)...)
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	t.close = root.Close
+	return t, nil
+}
+
+// NewTree lists the files of a tree, but for folders that are no part of it (no).
+func NewTree(ctx context.Context, fsys fs.FS, no ...string) (*Tree, error) {
+	t := &Tree{fsys: fsys, close: func() error { return nil }, files: map[string]*file{}, dirs: map[string]bool{}, inputs: map[string]Inputs{}}
+	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -44,17 +77,186 @@ func walk(ctx context.Context, tree fs.FS, no []string, visit func(name string, 
 			return context.Cause(ctx)
 		case !utf8.ValidString(name):
 			return failure.New(fmt.Sprintf("the playbook tree has a file whose name is not UTF-8: %q", name), "rename it, e.g. with convmv")
-		case belongs(tree, name, d, no):
-			return visit(name, d)
-		case d.IsDir():
-			return fs.SkipDir
+		case d.Name() == ".git" || slices.Contains(no, name) || t.isLayout(name, d):
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		}
-		return nil
+		return t.add(name, d)
 	})
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	if _, actionable := failure.In(err); actionable || ctx.Err() != nil {
+		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the playbooks: %w", err)
+	}
+	t.names = slices.Sorted(maps.Keys(t.files))
+	for name, f := range t.files {
+		if target := path.Join(path.Dir(name), f.link); f.link != "" && (t.files[target] != nil || t.dirs[target]) {
+			f.leads = target
+		}
+	}
+	return t, nil
+}
+
+// Close gives the directory back.
+func (t *Tree) Close() error { return t.close() }
+
+// isLayout says whether a folder is an OCI layout: an image, and no part of the tree.
+func (t *Tree) isLayout(name string, d fs.DirEntry) bool {
+	if !d.IsDir() || name == "." {
+		return false
+	}
+	_, err := fs.Stat(t.fsys, path.Join(name, "oci-layout"))
+	return err == nil
+}
+
+func (t *Tree) add(name string, d fs.DirEntry) error {
+	f := &file{}
+	switch d.Type() {
+	case fs.ModeDir:
+		t.dirs[name] = true
+		return nil
+	case fs.ModeSymlink:
+		target, err := fs.ReadLink(t.fsys, name)
+		if err != nil {
+			return err
+		}
+		// The file system of an os.Root resolves nothing outside it.
+		if _, err := fs.Stat(t.fsys, name); err != nil {
+			t.leftOut = append(t.leftOut, fmt.Sprintf("%s is left out, it is a link to %s, outside the tree or not there", name, target))
+			return nil
+		}
+		f.link = target
+	case 0:
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		f.exec = info.Mode()&0o100 != 0
+		if err := t.checkPointer(name, info.Size()); err != nil {
+			return err
+		}
+	default:
+		t.leftOut = append(t.leftOut, name+" is left out, it is neither a file nor a directory")
+		return nil
+	}
+	t.files[name] = f
+	return nil
+}
+
+// lfsPointer begins what stands for a file that Git LFS keeps elsewhere
+// (git-lfs' docs/spec.md).
+const lfsPointer = "version https://git-lfs.github.com/spec/"
+
+// checkPointer refuses a file that is a pointer of Git LFS: its few lines would
+// be in the image in place of the file.
+func (t *Tree) checkPointer(name string, size int64) error {
+	if size < int64(len(lfsPointer)) || size > 1024 {
+		return nil
+	}
+	b, err := fs.ReadFile(t.fsys, name)
+	if err == nil && strings.HasPrefix(string(b), lfsPointer) {
+		return failure.New(fmt.Sprintf("%s is not the file itself but a pointer of Git LFS", name),
+			"run git lfs pull in a clone and name it with ANSIBLE_DIR; where git fetches the playbooks, git lfs install --system makes it fetch such files")
 	}
 	return err
+}
+
+// isFile says whether name is a regular file or leads to one.
+func (t *Tree) isFile(name string) bool {
+	f := t.files[name]
+	if f == nil || f.link == "" {
+		return f != nil
+	}
+	info, err := fs.Stat(t.fsys, name)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// maxScan bounds the size of the files that are looked into, in bytes: no
+// playbook or template is larger.
+const maxScan = 4 << 20
+
+// read reads a file, once: its digest, and what its text says. Of a link it
+// reads what Ansible does.
+func (t *Tree) read(name string) (*file, error) {
+	f := t.files[name]
+	if f == nil {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
+	}
+	if f.digest != "" {
+		return f, nil
+	}
+	h := sha256.New()
+	if f.link != "" {
+		_, _ = io.WriteString(h, f.link)
+	}
+	if f.link == "" || t.files[f.leads] != nil {
+		in, err := t.fsys.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer in.Close()
+		content := io.Reader(in)
+		if f.link == "" {
+			content = io.TeeReader(in, h)
+		}
+		head, err := io.ReadAll(io.LimitReader(content, maxScan+1))
+		if err != nil {
+			return nil, err
+		}
+		f.facts = factsIn(name, head)
+		if _, err := io.Copy(io.Discard, content); err != nil {
+			return nil, err
+		}
+	}
+	f.digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	return f, nil
+}
+
+// copy writes the tree to a new directory and returns the digest of what it
+// wrote: each path with its kind and its bytes, folder by folder.
+func (t *Tree) copy(ctx context.Context, to string) (digest string, err error) {
+	for dir := range t.dirs {
+		if err := os.MkdirAll(filepath.Join(to, filepath.FromSlash(dir)), 0o700); err != nil {
+			return "", fmt.Errorf("copying the playbooks: %w", err)
+		}
+	}
+	byFolder := slices.SortedFunc(slices.Values(t.names), func(a, b string) int {
+		return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
+	})
+	h := sha256.New()
+	for _, name := range byFolder {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		kind, content, err := t.copyFile(name, filepath.Join(to, filepath.FromSlash(name)))
+		if err != nil {
+			return "", fmt.Errorf("copying the playbooks: %w", err)
+		}
+		fmt.Fprintf(h, "%d %q %d\n", kind, name, len(content))
+		h.Write(content)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// copyFile copies a file, or a link, which it does not follow. What Ansible's
+// script module runs keeps its executable bit.
+func (t *Tree) copyFile(name, to string) (fs.FileMode, []byte, error) {
+	f := t.files[name]
+	if f.link != "" {
+		return fs.ModeSymlink, []byte(f.link), os.Symlink(f.link, to)
+	}
+	content, err := fs.ReadFile(t.fsys, name)
+	if err != nil {
+		return 0, nil, err
+	}
+	mode := fs.FileMode(0o600)
+	if f.exec {
+		mode = 0o700
+	}
+	return 0, content, os.WriteFile(to, content, mode)
 }
 
 // within returns those of the paths that lie in dir, relative to it.
@@ -83,133 +285,24 @@ func resolved(p string) string {
 	return p
 }
 
-// copyTree copies the regular files, directories and links of src to dst,
-// which it creates. A link that leads out of the tree is left out, with a
-// warning, and so is what is neither file, directory nor link.
-func copyTree(ctx context.Context, src fs.FS, no []string, dst string, report progress.Reporter) error {
-	if err := os.Mkdir(dst, 0o700); err != nil {
-		return fmt.Errorf("copying the playbooks: %w", err)
-	}
-	err := walk(ctx, src, no, func(name string, entry fs.DirEntry) error {
-		to := filepath.Join(dst, filepath.FromSlash(name))
-		switch {
-		case name == ".":
-			return nil
-		case entry.IsDir():
-			return os.Mkdir(to, 0o700)
-		case entry.Type()&fs.ModeSymlink != 0:
-			return copyLink(src, name, to, report)
-		case entry.Type().IsRegular():
-			return copyFile(src, name, to)
-		}
-		report.Warn(fmt.Sprintf("the playbooks' tree: %s is left out, it is neither a file nor a directory", name))
-		return nil
-	})
-	if _, told := failure.In(err); err != nil && !told && ctx.Err() == nil {
-		return fmt.Errorf("copying the playbooks: %w", err)
-	}
-	return err
-}
+// submodulePath is a submodule's folder in .gitmodules (gitmodules(5)).
+var submodulePath = regexp.MustCompile(`(?m)^\s*path\s*=(.*)$`)
 
 // missingSubmodule finds a submodule of the repository that dir is in, and
 // which the user did not fetch: an empty folder in dir that .gitmodules names.
 func missingSubmodule(dir string) error {
-	for top := dir; ; top = filepath.Dir(top) {
-		b, err := os.ReadFile(filepath.Join(top, ".gitmodules"))
-		if err != nil && top != filepath.Dir(top) {
-			continue
+	top := dir
+	b, err := os.ReadFile(filepath.Join(top, ".gitmodules"))
+	for errors.Is(err, fs.ErrNotExist) && top != filepath.Dir(top) {
+		top = filepath.Dir(top)
+		b, err = os.ReadFile(filepath.Join(top, ".gitmodules"))
+	}
+	for _, m := range submodulePath.FindAllSubmatch(b, -1) {
+		module := filepath.Join(top, strings.TrimSpace(string(m[1])))
+		rel, err := filepath.Rel(dir, module)
+		if entries, errRead := os.ReadDir(module); err == nil && filepath.IsLocal(rel) && errRead == nil && len(entries) == 0 {
+			return failure.New(fmt.Sprintf("%s is a git submodule that was not fetched: the folder is empty", rel), "run git submodule update --init --recursive in ANSIBLE_DIR")
 		}
-		for _, m := range submodulePath.FindAllSubmatch(b, -1) {
-			module := filepath.Join(top, strings.TrimSpace(string(m[1])))
-			rel, err := filepath.Rel(dir, module)
-			if entries, e := os.ReadDir(module); err == nil && filepath.IsLocal(rel) && e == nil && len(entries) == 0 {
-				return failure.New(fmt.Sprintf("%s is a git submodule that was not fetched: the folder is empty", rel), "run git submodule update --init --recursive in ANSIBLE_DIR")
-			}
-		}
-		return nil
 	}
-}
-
-// submodulePath is a submodule's folder in .gitmodules (gitmodules(5)).
-var submodulePath = regexp.MustCompile(`(?m)^\s*path\s*=(.*)$`)
-
-// lfsPointer begins what stands for a file that Git LFS keeps elsewhere
-// (git-lfs' docs/spec.md).
-const lfsPointer = "version https://git-lfs.github.com/spec/"
-
-// checkPointer refuses a file that is a pointer of Git LFS: its few lines would
-// be in the image in place of the file.
-func (t *Tree) checkPointer(name string, size int64) error {
-	if size < int64(len(lfsPointer)) || size > 1024 {
-		return nil
-	}
-	b, err := t.read(name)
-	if err == nil && strings.HasPrefix(string(b), lfsPointer) {
-		return failure.New(fmt.Sprintf("%s is not the file itself but a pointer of Git LFS", name),
-			"run git lfs pull in a clone and name it with ANSIBLE_DIR; where git fetches the playbooks, git lfs install --system makes it fetch such files")
-	}
-	return err
-}
-
-// copyLink copies a link whose target is within the tree. The file system of
-// an os.Root resolves nothing outside it, so that a target it finds is inside.
-func copyLink(src fs.FS, name, to string, report progress.Reporter) error {
-	target, err := fs.ReadLink(src, name)
-	if err != nil {
-		return err
-	}
-	if _, err := fs.Stat(src, name); err != nil {
-		report.Warn(fmt.Sprintf("the playbooks' tree: %s is left out, it is a link to %s, outside the tree or not there", name, target))
-		return nil
-	}
-	return os.Symlink(target, to)
-}
-
-func copyFile(src fs.FS, name, to string) (err error) {
-	in, err := src.Open(name)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	// What Ansible's script module runs keeps its executable bit.
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600|info.Mode().Perm()&0o100)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	_, err = io.Copy(out, in)
-	return err
-}
-
-// digest identifies the content of the tree: every path with its kind and its
-// bytes, in the order of WalkDir, which is that of the names.
-func digest(root string) (string, error) {
-	h := sha256.New()
-	err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(root, file)
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		var content []byte
-		if entry.Type()&fs.ModeSymlink != 0 {
-			target, err := os.Readlink(file)
-			if err != nil {
-				return err
-			}
-			content = []byte(target)
-		} else if content, err = os.ReadFile(file); err != nil {
-			return err
-		}
-		fmt.Fprintf(h, "%d %q %d\n", entry.Type(), filepath.ToSlash(name), len(content))
-		h.Write(content)
-		return nil
-	})
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), err
+	return nil
 }

@@ -10,26 +10,23 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
 // Trees opens playbook trees to look into, each once however many images
 // share it; one that cannot be opened is not tried again. Nothing is copied but
-// what comes from git. The zero value is ready once Dir is set; its methods may
-// be called at the same time.
+// what comes from git. The zero value is ready once Dir is set. It is for one
+// goroutine.
 type Trees struct {
 	// Dir is a directory of ours for trees from git, by commit: one that is
 	// there is not fetched again. It is created.
 	Dir string
 
-	mu   sync.Mutex
-	open map[string]*opening
+	opened map[string]opened
 }
 
-type opening struct {
-	sync.Mutex
+type opened struct {
 	tree *Tree
 	err  error
 }
@@ -37,99 +34,48 @@ type opening struct {
 // Open returns the tree that opts name, of which Playbook and Dir do not
 // matter. It is Trees that closes it.
 func (t *Trees) Open(ctx context.Context, opts Options, report progress.Reporter) (*Tree, error) {
-	o := t.opening(opts)
-	o.Lock()
-	defer o.Unlock()
-	if o.tree != nil || o.err != nil {
-		return o.tree, o.err
+	// There is only one tree that the program carries.
+	key := fmt.Sprintf("%q %q %q %q %t %q", opts.AnsibleDir, opts.GitURL, opts.GitBranch, opts.GitPath, opts.Embedded != nil, opts.Vault)
+	if known, ok := t.opened[key]; ok {
+		return known.tree, known.err
 	}
-	tree, err := t.read(ctx, opts, report)
+	tree, err := opts.open(ctx, func(r repository) (*Tree, error) { return t.fromGit(ctx, r, report) })
 	if err == nil {
 		tree.Vault = opts.Vault
 	}
-	if ctx.Err() == nil { // whoever comes next may have more time
-		o.err = err
+	if ctx.Err() == nil || err == nil { // whoever comes next may have more time
+		if t.opened == nil {
+			t.opened = map[string]opened{}
+		}
+		t.opened[key] = opened{tree, err}
 	}
-	if err == nil {
-		o.tree = tree
-	}
-	return o.tree, err
-}
-
-func (t *Trees) opening(opts Options) *opening {
-	// There is only one tree that the program carries.
-	key := fmt.Sprintf("%q %q %q %q %t %q", opts.AnsibleDir, opts.GitURL, opts.GitBranch, opts.GitPath, opts.Embedded != nil, opts.Vault)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.open == nil {
-		t.open = map[string]*opening{}
-	}
-	if t.open[key] == nil {
-		t.open[key] = &opening{}
-	}
-	return t.open[key]
+	return tree, err
 }
 
 // Close gives the directories back.
 func (t *Trees) Close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	var all error
-	for key, o := range t.open {
+	for _, o := range t.opened {
 		if o.tree != nil {
 			all = errors.Join(all, o.tree.Close())
 		}
-		delete(t.open, key)
 	}
+	t.opened = nil
 	return all
 }
 
-func (t *Trees) read(ctx context.Context, opts Options, report progress.Reporter) (*Tree, error) {
-	switch {
-	case opts.AnsibleDir != "":
-		dir, err := filepath.Abs(opts.AnsibleDir)
-		if err != nil {
-			return nil, err
-		}
-		if err := missingSubmodule(dir); err != nil {
-			return nil, err
-		}
-		tree, err := OpenTree(ctx, dir, opts.Results...)
-		if err != nil {
-			return nil, err
-		}
-		tree.URL = dir
-		return tree, nil
-	case opts.GitURL != "" || opts.GitBranch != "":
-		return t.fromGit(ctx, opts, report)
-	case opts.Embedded != nil:
-		return NewTree(ctx, opts.Embedded)
-	}
-	return nil, errNoSource()
-}
-
 // fromGit opens the tree of the commit that the server names now.
-func (t *Trees) fromGit(ctx context.Context, opts Options, report progress.Reporter) (*Tree, error) {
-	r, err := opts.repository("")
-	if err != nil {
-		return nil, err
-	}
+func (t *Trees) fromGit(ctx context.Context, r repository, report progress.Reporter) (*Tree, error) {
 	commit, err := r.commit(ctx)
 	if err != nil {
 		return nil, err
 	}
-	dir := t.place(r, commit)
-	if _, err := os.Stat(dir); commit == "" || err != nil {
-		if commit, err = t.fetch(ctx, opts, r, report); err != nil {
+	if _, err := os.Stat(t.place(r, commit)); commit == "" || err != nil {
+		if commit, err = t.fetch(ctx, r, report); err != nil {
 			return nil, err
 		}
-		dir = t.place(r, commit)
 	}
-	tree, err := OpenTree(ctx, dir)
-	if err == nil {
-		tree.URL, tree.Revision = r.url, commit
-	}
-	return tree, err
+	return r.openTree(ctx, t.place(r, commit), commit)
 }
 
 // place is where the tree of a commit is kept.
@@ -139,7 +85,7 @@ func (t *Trees) place(r repository, commit string) string {
 }
 
 // fetch fetches a tree to its place and returns its commit.
-func (t *Trees) fetch(ctx context.Context, opts Options, r repository, report progress.Reporter) (string, error) {
+func (t *Trees) fetch(ctx context.Context, r repository, report progress.Reporter) (string, error) {
 	if err := os.MkdirAll(t.Dir, 0o700); err != nil {
 		return "", fmt.Errorf("making the playbooks' directory: %w", err)
 	}
@@ -148,15 +94,19 @@ func (t *Trees) fetch(ctx context.Context, opts Options, r repository, report pr
 		return "", fmt.Errorf("making the playbooks' directory: %w", err)
 	}
 	defer os.RemoveAll(temp)
-	root := filepath.Join(temp, "tree")
-	s, err := fromGit(ctx, opts, temp, root, report)
+	commit, err := r.clone(ctx, temp, report)
 	if err != nil {
 		return "", err
 	}
-	if err := os.Rename(root, t.place(r, s.Revision)); err != nil && !errors.Is(err, os.ErrExist) {
+	// What git needs is none of the tree, where that is the whole repository.
+	err = os.RemoveAll(filepath.Join(temp, ".git"))
+	if err == nil {
+		err = os.Rename(filepath.Join(temp, filepath.FromSlash(r.path)), t.place(r, commit))
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		return "", fmt.Errorf("keeping the playbooks: %w", err)
 	}
-	return s.Revision, nil
+	return commit, nil
 }
 
 var fullCommit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)

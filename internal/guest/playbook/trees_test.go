@@ -15,6 +15,7 @@ import (
 )
 
 func TestATreeFromGitIsFetchedOnceForEachCommit(t *testing.T) {
+	t.Parallel()
 	url, first, second := repository(t)
 	dir := filepath.Join(t.TempDir(), "trees")
 	open := func(ref string) (*playbook.Tree, string) {
@@ -49,6 +50,7 @@ func TestATreeFromGitIsFetchedOnceForEachCommit(t *testing.T) {
 }
 
 func TestTreesAreReadWhereTheyLie(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	trees := playbook.Trees{Dir: filepath.Join(dir, "none")}
 	defer trees.Close()
@@ -88,6 +90,7 @@ func (a *activities) Activity(what string) { *a = append(*a, what) }
 func (*activities) Warn(string)            {}
 
 func TestANameThatIsNotUTF8IsNamed(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, map[string]string{"base.yml": play, "\xdcbung\n.txt": "x"})
 	_, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "base"})
 	actionable(t, err, `"\xdcbung\n.txt"`, "rename it")
@@ -101,6 +104,7 @@ func TestANameThatIsNotUTF8IsNamed(t *testing.T) {
 // tree was copied into itself until names were too long, and each image made
 // another tree of it.
 func TestResultsAreNoPartOfTheTree(t *testing.T) {
+	t.Parallel()
 	dir := tree(t, map[string]string{
 		"playbooks/base.yml": play, "out/report.json": "{}", "out/lab/lab/oci-layout": "{}", "out/lab/lab/blobs/sha256/x": "x",
 		"elsewhere/image/oci-layout": "{}", "elsewhere/image/index.json": "{}", "disk.qcow2": "QFI", ".git/config": "x", "outside": "x",

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -76,23 +74,21 @@ var coreVersion = regexp.MustCompile(`(?:\[core |^ansible-playbook )(\d+\.\d+\.\
 // Python that ansible-playbook runs with, which takes a tenth of the time of
 // ansible-playbook --version, and that where there is no such Python.
 func ControllerVersion(ctx context.Context) (string, error) {
-	if python := ansiblePython(); python != "" {
-		// In a folder where no module of the user's is in the way.
-		out, err := host.Output(ctx, host.Cmd{Program: python, Args: []string{"-c", "import ansible.release; print(ansible.release.__version__)"}, Dir: "/", Env: host.Env("LC_ALL=C.UTF-8")})
-		if version := plainVersion.FindString(string(out)); err == nil && version != "" {
-			return version, nil
-		}
+	out, err := askPython(ctx, "import ansible.release; print(ansible.release.__version__)")
+	if version := plainVersion.FindString(out); err == nil && version != "" {
+		return version, nil
 	}
-	out, err := host.Output(ctx, host.Cmd{Program: "ansible-playbook", Args: []string{"--version"}, Env: host.Env("LC_ALL=C.UTF-8")})
+	said, err := host.Output(ctx, host.Cmd{Program: "ansible-playbook", Args: []string{"--version"}, Env: host.Env("LC_ALL=C.UTF-8")})
 	if errors.Is(err, exec.ErrNotFound) {
 		return "", noAnsible(err)
 	}
 	if err != nil {
 		return "", failure.Wrap(err, "asking Ansible for its version", "does ansible-playbook --version work?")
 	}
-	m := coreVersion.FindSubmatch(out)
+	m := coreVersion.FindSubmatch(said)
 	if m == nil {
-		return "", failure.New(fmt.Sprintf("ansible-playbook --version says %q", firstLine(string(out))), "install ansible-core 2.14 or newer")
+		first, _, _ := strings.Cut(string(said), "\n")
+		return "", failure.New(fmt.Sprintf("ansible-playbook --version says %q", first), "install ansible-core 2.14 or newer")
 	}
 	return string(m[1]), nil
 }
@@ -104,39 +100,52 @@ var plainVersion = regexp.MustCompile(`^\d+\.\d+\.\d+`)
 // its path. Others, such as env or a wrapper, say nothing of the Python behind.
 var shebang = regexp.MustCompile(`^#! ?(/[^\s]*/python[0-9.]*)\n`)
 
-// ansiblePython is the interpreter of ansible-playbook, or "".
-func ansiblePython() string {
+// askPython runs code in the Python that ansible-playbook runs with and
+// returns what it prints.
+func askPython(ctx context.Context, code string, args ...string) (string, error) {
 	file, err := exec.LookPath("ansible-playbook")
 	if err != nil {
-		return ""
+		return "", err
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return ""
+		return "", err
 	}
 	defer f.Close()
 	head := make([]byte, 256)
 	n, _ := io.ReadFull(f, head)
-	if m := shebang.FindSubmatch(head[:n]); m != nil {
-		return string(m[1])
+	m := shebang.FindSubmatch(head[:n])
+	if m == nil {
+		return "", fmt.Errorf("%s names no Python", file)
 	}
-	return ""
+	// In a folder where no module of the user's is in the way.
+	out, err := host.Output(ctx, host.Cmd{Program: string(m[1]), Args: append([]string{"-c", code}, args...), Dir: "/", Env: host.Env("LC_ALL=C.UTF-8")})
+	return string(out), err
 }
 
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
+// release is the first two numbers of a version.
+type release [2]int
+
+func releaseOf(version string) (r release, err error) {
+	if _, err := fmt.Sscanf(version, "%d.%d", &r[0], &r[1]); err != nil {
+		return r, fmt.Errorf("reading the version %q: %w", version, err)
+	}
+	return r, nil
 }
+
+func (r release) before(other release) bool { return slices.Compare(r[:], other[:]) < 0 }
+
+func (r release) String() string { return fmt.Sprintf("%d.%d", r[0], r[1]) }
 
 // oldestPython is, by ansible-core's minor release, the oldest Python that its
 // modules run with on a guest (docs.ansible.com, "ansible-core support
-// matrix"); newer releases than the last one here are taken to be like it.
-var oldestPython = []struct{ core, python [2]int }{
-	{[2]int{2, 14}, [2]int{3, 5}},
-	{[2]int{2, 16}, [2]int{3, 6}},
-	{[2]int{2, 17}, [2]int{3, 7}},
-	{[2]int{2, 18}, [2]int{3, 8}},
-	{[2]int{2, 20}, [2]int{3, 9}},
+// matrix"), newest first; newer releases than those are taken to be like them.
+var oldestPython = []struct{ core, python release }{
+	{release{2, 20}, release{3, 9}},
+	{release{2, 18}, release{3, 8}},
+	{release{2, 17}, release{3, 7}},
+	{release{2, 16}, release{3, 6}},
+	{release{2, 14}, release{3, 5}},
 }
 
 // CheckVersions says whether the controller's ansible-core (2.14.18) can
@@ -144,102 +153,94 @@ var oldestPython = []struct{ core, python [2]int }{
 // not by a stack trace after it. Up to 2.15 the modules import six in a way
 // that Python 3.12 removed; each release also has an oldest Python.
 func CheckVersions(controller string, guest Guest) error {
-	core, ok := minor(controller)
-	python, ok2 := minor(guest.Python)
-	if !ok || !ok2 {
-		return fmt.Errorf("comparing ansible-core %q with Python %q: no versions", controller, guest.Python)
+	core, err := releaseOf(controller)
+	python, errPython := releaseOf(guest.Python)
+	if err := errors.Join(err, errPython); err != nil {
+		return fmt.Errorf("comparing ansible-core with the guest's Python: %w", err)
 	}
 	what := fmt.Sprintf("this host's ansible-core %s cannot manage %s (Python %s)", controller, guest.Name, guest.Python)
-	if !less(python, [2]int{3, 12}) && less(core, [2]int{2, 16}) {
+	if !python.before(release{3, 12}) && core.before(release{2, 16}) {
 		return failure.New(what, "it takes ansible-core 2.16 or newer: build on Debian 13, in the toolbox, or from an older guest such as Debian 12 or Ubuntu 22.04")
 	}
-	for i := len(oldestPython) - 1; i >= 0; i-- {
-		if row := oldestPython[i]; !less(core, row.core) {
-			if less(python, row.python) {
-				return failure.New(what, fmt.Sprintf("it takes an older ansible-core, or a guest with Python %d.%d or newer", row.python[0], row.python[1]))
-			}
-			break
+	for _, row := range oldestPython {
+		if core.before(row.core) {
+			continue
 		}
+		if python.before(row.python) {
+			return failure.New(what, fmt.Sprintf("it takes an older ansible-core, or a guest with Python %s or newer", row.python))
+		}
+		break
 	}
 	return nil
 }
 
-// minor is the first two numbers of a version.
-func minor(version string) (v [2]int, ok bool) {
-	parts := strings.SplitN(version, ".", 3)
-	if len(parts) < 2 {
-		return v, false
-	}
-	for i := range v {
-		n, err := strconv.Atoi(parts[i])
-		if err != nil {
-			return v, false
-		}
-		v[i] = n
-	}
-	return v, true
-}
-
-func less(a, b [2]int) bool { return a[0] < b[0] || a[0] == b[0] && a[1] < b[1] }
-
 // forms are ways of writing that an ansible-core release removed: its syntax
 // check sees them in what a playbook imports, not in what it includes.
-var forms = map[string]struct {
-	core [2]int // the first without it
+var forms = []struct {
+	name string
+	core release // the first without it
 	try  string
 }{
-	"include": {[2]int{2, 16}, "write include_tasks or import_tasks"}, // porting guide 2.16
-	"warn":    {[2]int{2, 14}, "leave it out"},                        // of command and shell, porting guide 2.14
+	{"include", release{2, 16}, "write include_tasks or import_tasks"}, // porting guide 2.16
+	{"warn", release{2, 14}, "leave it out"},                           // of command and shell, porting guide 2.14
 }
 
 // removed is a place where a playbook uses one of the forms.
 type removed struct {
-	form  string
-	line  int
-	where string // FILE:LINE
+	form string
+	file string
+	line int
 }
 
 // task notes the forms that an item of a list uses, if it is a task.
 func (f *facts) task(n *yaml.Node) {
-	note := func(key *yaml.Node) { f.removed = append(f.removed, removed{form: key.Value, line: key.Line}) }
-	command := false
-	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
-		switch key := n.Content[i]; key.Value {
-		case "include", "ansible.builtin.include":
-			f.removed = append(f.removed, removed{form: "include", line: key.Line})
-		case "command", "shell", "ansible.builtin.command", "ansible.builtin.shell":
-			command = true
-			child(n.Content[i+1], "warn", note)
+	note := func(form string, key *yaml.Node) {
+		if key != nil {
+			f.removed = append(f.removed, removed{form: form, line: key.Line})
 		}
 	}
-	if command {
-		child(n, "args", func(args *yaml.Node) { child(n.Content[slices.Index(n.Content, args)+1], "warn", note) })
+	for _, module := range []string{"include", "command", "shell"} {
+		for _, name := range []string{module, "ansible.builtin." + module} {
+			key, value := child(n, name)
+			switch {
+			case module == "include":
+				note("include", key)
+			case key != nil:
+				warn, _ := child(value, "warn")
+				note("warn", warn)
+				_, args := child(n, "args")
+				warn, _ = child(args, "warn")
+				note("warn", warn)
+			}
+		}
 	}
 }
 
-// child calls found with the key of that name in a mapping.
-func child(n *yaml.Node, name string, found func(key *yaml.Node)) {
-	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+// child is the key of that name in a mapping, and its value, or nil.
+func child(n *yaml.Node, name string) (key, value *yaml.Node) {
+	for i := 0; n != nil && n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
 		if n.Content[i].Value == name {
-			found(n.Content[i])
+			return n.Content[i], n.Content[i+1]
 		}
 	}
+	return nil, nil
 }
 
 // CheckForms says whether the controller's ansible-core still has the forms
 // that a playbook uses.
 func CheckForms(controller string, in Inputs) error {
-	core, _ := minor(controller)
-	places := map[string][]string{}
-	for _, r := range in.removed {
-		if !less(core, forms[r.form].core) {
-			places[r.form] = append(places[r.form], r.where)
+	core, _ := releaseOf(controller) // CheckVersions refuses what is none
+	for _, form := range forms {
+		var places []string
+		for _, r := range in.removed {
+			if r.form == form.name && !core.before(form.core) {
+				places = append(places, fmt.Sprintf("%s:%d", r.file, r.line))
+			}
 		}
-	}
-	for _, form := range slices.Sorted(maps.Keys(places)) {
-		f := forms[form]
-		return failure.New(fmt.Sprintf("ansible-core %s has no %s any more (%s)", controller, form, strings.Join(places[form], ", ")),
-			fmt.Sprintf("%s, or build with ansible-core %d.%d or older, as Debian 12 has for guests up to Python 3.11", f.try, f.core[0], f.core[1]-1))
+		if places != nil {
+			return failure.New(fmt.Sprintf("ansible-core %s has no %s any more (%s)", controller, form.name, strings.Join(places, ", ")),
+				fmt.Sprintf("%s, or build with ansible-core %d.%d or older, as Debian 12 has for guests up to Python 3.11", form.try, form.core[0], form.core[1]-1))
+		}
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func options(t *testing.T, base, play string) provision.Options {
 	dir := t.TempDir()
 	source, err := playbook.Resolve(t.Context(), playbook.Options{AnsibleDir: tree, Playbook: "test", Dir: filepath.Join(dir, "playbook")}, progress.Discard)
 	require.NoError(t, err)
-	require.NoError(t, source.Check(t.Context(), nil, progress.Discard))
+	require.NoError(t, source.Check(t.Context(), playbook.Inputs{}, nil, progress.Discard))
 	return provision.Options{
 		Base: base, BaseFormat: "qcow2", Output: filepath.Join(dir, "disk.qcow2"), WorkDir: filepath.Join(dir, "work"),
 		Playbook: source, Tools: set, Accel: accel.Verdict{Accelerator: "tcg"},

@@ -190,6 +190,9 @@ func TestTheEndOfTheContextEndsACompilationAndTheWaitForOne(t *testing.T) {
 }
 
 func TestTheRealToolsWork(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles Packer and its plugins where the cache has none: minutes")
+	}
 	base, err := os.UserCacheDir()
 	require.NoError(t, err)
 	set, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: filepath.Join(base, "diskforge", "tools")}, progress.Discard)
