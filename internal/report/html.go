@@ -34,7 +34,7 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"size":       text.Size,
 	"duration":   text.Span,
 	"result":     Check.result,
-	"table":      func(label string, rows []taskRow) table[taskRow] { return table[taskRow]{label, rows} },
+	"table":      func(label string, rows []taskBar) table[taskBar] { return table[taskBar]{label, rows} },
 	"checkTable": func(label string, rows []Check) table[Check] { return table[Check]{label, rows} },
 	"first":      func(lines []string) string { return lines[0] },
 	"rest":       func(lines []string) []string { return lines[1:] },
@@ -43,69 +43,48 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 // WriteHTML writes the report as one page that needs nothing else: no network,
 // no fonts, no scripts.
 func (r *Report) WriteHTML(w io.Writer) error {
-	return pageTemplate.Execute(w, newPage(r.clean()))
+	return pageTemplate.Execute(w, newPage(r.view()))
 }
 
-// page is a clean report as the template shows it.
+// page is a view as the template shows it, with its bars.
 type page struct {
-	*Report
+	*view
 	CSS    template.CSS
 	Policy string
-	Mood   string // good, open or bad: what the colours say
-	Title  string
-	Head   string
-	Why    []string
 	Facts  []fact
 
-	Took     time.Duration
-	Ticks    []tick
-	Stages   []stageRow
-	Moments  []momentRow
-	TaskTime time.Duration
-	Strip    []segment
-	Longest  []taskRow
-	Tasks    []taskRow
-	Sizes    []sizeRow
-	Groups   []group
-	Tally    group
-	Shots    []shot
+	Ticks   []tick
+	Stages  []stageBar
+	Moments []momentBar
+	Strip   []segment
+	Longest []taskBar
+	Tasks   []taskBar
+	Sizes   []sizeBar
+	Shots   []shot
 }
 
 // fact is a figure at the top of the page.
 type fact struct{ Name, Value, Note string }
 
-func newPage(r *Report) *page {
-	p := &page{
-		Report: r, CSS: template.CSS(pageCSS), Policy: policy,
-		Mood: mood(r.Outcome), Title: r.Image.title(), Head: r.headline(), Why: r.reasons(),
-		Took: r.took(), Groups: groups(r.Checks), Tally: tally(r.Checks), Moments: momentRows(r.Boot), Sizes: sizeRows(r.Sizes),
+func newPage(v *view) *page {
+	p := &page{view: v, CSS: template.CSS(pageCSS), Policy: policy, Ticks: ticks(v.Took), Moments: momentBars(v.Boot), Sizes: sizeBars(v)}
+	for _, s := range v.Stages {
+		p.Stages = append(p.Stages, stageBar{s, spanOf(s.Start, s.Start+s.Took, v.Took)})
 	}
-	p.Ticks = ticks(p.Took)
-	p.Stages = stageRows(r.Stages, p.Took)
-	p.addTasks(r.Tasks)
-	for _, picture := range r.Pictures {
+	p.addTasks()
+	for _, picture := range v.Pictures {
 		uri := "data:image/png;base64," + base64.StdEncoding.EncodeToString(picture.PNG)
 		p.Shots = append(p.Shots, shot{picture, template.URL(uri)})
 	}
-	p.Facts = p.facts()
+	p.addFacts()
 	return p
 }
 
-func mood(outcome string) string {
-	switch outcome {
-	case Failed:
-		return "bad"
-	case Published, Packed, Verified:
-		return "good"
-	}
-	return "open"
-}
-
-// facts are the figures that people ask for first.
-func (p *page) facts() []fact {
-	var all []fact
+// addFacts adds the figures that people ask for first.
+func (p *page) addFacts() {
+	add := func(name, value, note string) { p.Facts = append(p.Facts, fact{name, value, note}) }
 	if p.Took > 0 {
-		all = append(all, fact{"Time", text.Span(p.Took), plural(len(p.Stages), "stage")})
+		add("Time", text.Span(p.Took), text.Count(len(p.Stages), "stage"))
 	}
 	if n := len(p.Checks); n > 0 {
 		note := "all passed"
@@ -115,25 +94,17 @@ func (p *page) facts() []fact {
 		case p.Tally.Excused > 0:
 			note = fmt.Sprintf("%d excused", p.Tally.Excused)
 		}
-		all = append(all, fact{"Checks", fmt.Sprintf("%d of %d", p.Tally.Passed, n), note})
+		add("Checks", fmt.Sprintf("%d of %d", p.Tally.Passed, n), note)
 	}
 	if n := len(p.Tasks); n > 0 {
-		all = append(all, fact{"Ansible", plural(n, "task"), text.Span(p.TaskTime)})
+		add("Ansible", text.Count(n, "task"), text.Span(p.TaskTime))
 	}
 	if n := len(p.Sizes); n > 0 {
-		all = append(all, fact{"Size", text.Size(p.Sizes[n-1].Bytes), p.Sizes[n-1].Name})
+		add("Size", text.Size(p.Sizes[n-1].Bytes), p.Sizes[n-1].Name)
 	}
 	if p.Image.VirtualSize > 0 {
-		all = append(all, fact{"Disk", text.Size(p.Image.VirtualSize), "virtual size"})
+		add("Disk", text.Size(p.Image.VirtualSize), "virtual size")
 	}
-	return all
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // span is a part of a bar, in the percentages that SVG takes.
@@ -187,139 +158,103 @@ func axisLabel(at time.Duration) string {
 	return fmt.Sprintf("%d:%02d h", at/time.Hour, at%time.Hour/time.Minute)
 }
 
-type stageRow struct {
-	Stage
-	Span span
-}
-
-func stageRows(stages []Stage, whole time.Duration) []stageRow {
-	var rows []stageRow
-	for _, s := range stages {
-		rows = append(rows, stageRow{s, spanOf(s.Start, s.Start+s.Took, whole)})
+// The rows of the page's charts.
+type (
+	stageBar struct {
+		Stage
+		Span span
 	}
-	return rows
-}
-
-// momentRow is a step of the boot: what led from the moment before to this.
-type momentRow struct {
-	Moment
-	Step time.Duration
-	Span span
-}
-
-func momentRows(moments []Moment) []momentRow {
-	sorted := slices.SortedStableFunc(slices.Values(moments), func(a, b Moment) int { return cmp.Compare(a.At, b.At) })
-	var rows []momentRow
-	var before time.Duration
-	for _, m := range sorted {
-		rows = append(rows, momentRow{m, m.At - before, spanOf(before, m.At, sorted[len(sorted)-1].At)})
-		before = m.At
+	// momentBar is a step of the boot: what led from the moment before to this.
+	momentBar struct {
+		Moment
+		Step time.Duration
+		Span span
 	}
-	return rows
-}
-
-// How many of the longest tasks stand out, and how many are shown unfolded.
-const (
-	topTasks   = 3
-	shownTasks = 10
+	taskBar struct {
+		taskRow
+		Span span
+	}
+	// sizeBar is a size with what changed since the one before.
+	sizeBar struct {
+		Size
+		Change string
+		Same   span // what was there before, too
+		More   span // what came to it
+		Less   span // what is gone
+	}
+	// segment is a task in the strip of all tasks.
+	segment struct {
+		span
+		Number int
+		Center string
+		Wide   bool // enough for its number
+		Top    bool
+		Failed bool
+	}
+	shot struct {
+		Picture
+		URI template.URL
+	}
+	// table is a table with the id of its heading.
+	table[Row any] struct {
+		Label string
+		Rows  []Row
+	}
 )
 
-type taskRow struct {
-	Task
-	Number int  // in the order in which they ran
-	Top    bool // among the three longest
-	Span   span
+func momentBars(moments []Moment) (bars []momentBar) {
+	sorted := slices.SortedStableFunc(slices.Values(moments), func(a, b Moment) int { return cmp.Compare(a.At, b.At) })
+	var before time.Duration
+	for _, m := range sorted {
+		bars = append(bars, momentBar{m, m.At - before, spanOf(before, m.At, sorted[len(sorted)-1].At)})
+		before = m.At
+	}
+	return bars
 }
 
-// table is a table with the id of its heading.
-type table[Row any] struct {
-	Label string
-	Rows  []Row
-}
-
-// segment is a task in the strip of all tasks.
-type segment struct {
-	span
-	Number int
-	Center string
-	Wide   bool // enough for its number
-	Top    bool
-	Failed bool
-}
-
-// addTasks ranks the tasks and lays them end to end. What failed is shown
-// with the longest, before them.
-func (p *page) addTasks(tasks []Task) {
-	if len(tasks) == 0 {
-		return
+// addTasks lays the tasks end to end in the strip, without those too short to
+// be seen. What failed is listed with the longest, before them.
+func (p *page) addTasks() {
+	var at, longest time.Duration
+	if len(p.ByTime) > 0 {
+		longest = p.ByTime[0].Took
 	}
-	order := byTime(tasks)
-	for i, t := range tasks {
-		p.Tasks = append(p.Tasks, taskRow{Task: t, Number: i + 1, Span: spanOf(0, t.Took, tasks[order[0]].Took)})
-		p.TaskTime += t.Took
-	}
-	for _, i := range order[:min(topTasks, len(order))] {
-		p.Tasks[i].Top = true
-	}
-	for _, t := range p.Tasks {
+	bar := func(t taskRow) taskBar { return taskBar{t, spanOf(0, t.Took, longest)} }
+	for _, t := range p.view.Tasks {
+		p.Tasks = append(p.Tasks, bar(t))
 		if t.Status == Failed {
-			p.Longest = append(p.Longest, t)
+			p.Longest = append(p.Longest, bar(t))
 		}
-	}
-	for _, i := range order[:min(shownTasks, len(order))] {
-		if p.Tasks[i].Status != Failed {
-			p.Longest = append(p.Longest, p.Tasks[i])
-		}
-	}
-	p.Strip = strip(p.Tasks, p.TaskTime)
-}
-
-// strip shows how much of the whole each task took. Those too short to be seen
-// are left out.
-func strip(tasks []taskRow, whole time.Duration) []segment {
-	var all []segment
-	var at time.Duration
-	for _, t := range tasks {
-		share := 100 * float64(t.Took) / float64(max(whole, 1))
-		if share >= 0.2 {
-			center := 100*float64(at)/float64(whole) + share/2
-			all = append(all, segment{spanOf(at, at+t.Took, whole), t.Number, percent(center), share >= 4, t.Top, t.Status == Failed})
+		if share := 100 * float64(t.Took) / float64(max(p.TaskTime, 1)); share >= 0.2 {
+			center := 100*float64(at)/float64(p.TaskTime) + share/2
+			p.Strip = append(p.Strip, segment{spanOf(at, at+t.Took, p.TaskTime), t.Number, percent(center), share >= 4, t.Top, t.Status == Failed})
 		}
 		at += t.Took
 	}
-	return all
-}
-
-// sizeRow is a size with what changed since the one before.
-type sizeRow struct {
-	Size
-	Change string
-	Same   span // what was there before, too
-	More   span // what came to it
-	Less   span // what is gone
-}
-
-func sizeRows(sizes []Size) []sizeRow {
-	var largest int64
-	for _, s := range sizes {
-		largest = max(largest, s.Bytes)
+	for _, t := range p.ByTime[:min(shownTasks, len(p.ByTime))] {
+		if t.Status != Failed {
+			p.Longest = append(p.Longest, bar(t))
+		}
 	}
-	var rows []sizeRow
-	for i, s := range sizes {
-		row := sizeRow{Size: s, Same: spanOf(0, s.Bytes, largest)}
+}
+
+func sizeBars(v *view) (bars []sizeBar) {
+	largest := v.largest()
+	for i, s := range v.Sizes {
+		bar := sizeBar{Size: s, Same: spanOf(0, s.Bytes, largest)}
 		if i > 0 {
-			before := sizes[i-1].Bytes
-			row.Change = change(before, s.Bytes)
+			before := v.Sizes[i-1].Bytes
+			bar.Change = change(before, s.Bytes)
 			switch {
 			case s.Bytes > before:
-				row.Same, row.More = spanOf(0, before, largest), spanOf(before, s.Bytes, largest)
+				bar.Same, bar.More = spanOf(0, before, largest), spanOf(before, s.Bytes, largest)
 			case s.Bytes < before:
-				row.Less = spanOf(s.Bytes, before, largest)
+				bar.Less = spanOf(s.Bytes, before, largest)
 			}
 		}
-		rows = append(rows, row)
+		bars = append(bars, bar)
 	}
-	return rows
+	return bars
 }
 
 // change says how one size became another.
@@ -335,9 +270,4 @@ func change(before, after int64) string {
 		return fmt.Sprintf("−%.1f %%", less)
 	}
 	return fmt.Sprintf("−%.0f %%", less)
-}
-
-type shot struct {
-	Picture
-	URI template.URL
 }

@@ -22,137 +22,103 @@ const (
 // came out, what failed, how long the stages and the longest tasks took, and
 // the sizes. It is less than 1 MiB.
 func (r *Report) WriteMarkdown(w io.Writer) error {
-	c := r.clean()
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "## %s %s: %s\n\n", outcomeSign(c.Outcome), markdown(c.headline()), markdown(c.Image.title()))
-	c.markdownFailure(&b)
-	if c.Image.Reference != "" {
-		fmt.Fprintf(&b, "<code>%s</code>\n\n", markdown(c.Image.Reference))
+	v := r.view()
+	s := &summary{}
+	fmt.Fprintf(s, "## %s %s: %s\n\n", map[string]string{"good": "✅", "bad": "❌", "open": "⚠️"}[v.Mood], markdown(v.Head), markdown(v.Title))
+	s.failure(v)
+	if v.Image.Reference != "" {
+		fmt.Fprintf(s, "<code>%s</code>\n\n", markdown(v.Image.Reference))
 	}
-	c.markdownChecks(&b)
-	c.markdownStages(&b)
-	c.markdownTasks(&b)
-	c.markdownSizes(&b)
-	_, err := b.WriteTo(w)
+	s.checks(v)
+	var rows [][]string
+	for _, stage := range v.Stages {
+		sign, what := "✅", stage.Result
+		switch {
+		case stage.Failure != "":
+			sign, what = "❌", stage.Failure
+		case stage.Stopped:
+			sign = "⏹️"
+		}
+		rows = append(rows, []string{sign + " " + stage.Name, text.Span(stage.Took), blocks(stage.Took, v.Took), what})
+	}
+	s.table("Stages: "+text.Span(v.Took), "Stage | Time | | Result", rows)
+	rows = nil
+	for _, t := range v.ByTime[:min(shownTasks, len(v.ByTime))] {
+		rows = append(rows, []string{t.Name, text.Span(t.Took), blocks(t.Took, v.ByTime[0].Took), t.Status})
+	}
+	s.table("The longest of "+text.Count(len(v.Tasks), "task"), "Task | Time | | Status", rows)
+	rows = nil
+	for _, size := range sizeBars(v) {
+		rows = append(rows, []string{size.Name, text.Size(size.Bytes), blocks(size.Bytes, v.largest()), size.Change})
+	}
+	s.table("Sizes", "What | Size | | Change", rows)
+	_, err := s.WriteTo(w)
 	return err
 }
 
-func outcomeSign(outcome string) string {
-	switch mood(outcome) {
-	case "good":
-		return "✅"
-	case "bad":
-		return "❌"
-	}
-	return "⚠️"
-}
+// summary collects Markdown.
+type summary struct{ bytes.Buffer }
 
-func (r *Report) markdownFailure(b *bytes.Buffer) {
-	why := r.reasons()
-	if len(why) == 0 {
+func (s *summary) failure(v *view) {
+	if len(v.Why) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "**%s**\n\n", markdown(why[0]))
-	if len(why) > 1 {
+	fmt.Fprintf(s, "**%s**\n\n", markdown(v.Why[0]))
+	if len(v.Why) > 1 {
 		// HTML, because no fence is longer than what a guest can write.
-		b.WriteString("<pre>\n")
-		for _, line := range why[1:min(len(why), summaryRows)] {
-			// An empty line would not end the block, but reads like its end.
-			fmt.Fprintln(b, html.EscapeString(text.Cut(text.Line(line), summaryText)))
+		s.WriteString("<pre>\n")
+		for _, line := range v.Why[1:min(len(v.Why), summaryRows)] {
+			fmt.Fprintln(s, html.EscapeString(text.Cut(text.Line(line), summaryText)))
 		}
-		b.WriteString("</pre>\n\n")
+		s.WriteString("</pre>\n\n")
 	}
-	if r.Log != "" {
-		fmt.Fprintf(b, "Whole log: <code>%s</code>\n\n", markdown(r.Log))
+	if v.Log != "" {
+		fmt.Fprintf(s, "Whole log: <code>%s</code>\n\n", markdown(v.Log))
 	}
 }
 
-func (r *Report) markdownChecks(b *bytes.Buffer) {
-	if len(r.Checks) == 0 {
+// checks counts the checks and lists those that did not pass.
+func (s *summary) checks(v *view) {
+	if len(v.Checks) == 0 {
 		return
 	}
-	n := tally(r.Checks)
-	fmt.Fprintf(b, "### Checks: %d of %d passed", n.Passed, len(r.Checks))
-	if n.Excused > 0 {
-		fmt.Fprintf(b, ", %d excused", n.Excused)
+	head := fmt.Sprintf("Checks: %d of %d passed", v.Tally.Passed, len(v.Checks))
+	if v.Tally.Excused > 0 {
+		head += fmt.Sprintf(", %d excused", v.Tally.Excused)
 	}
-	b.WriteString("\n\n")
+	fmt.Fprintf(s, "### %s\n\n", head)
 	var rows [][]string
-	for _, g := range groups(r.Checks) {
+	for _, g := range v.Groups {
 		for _, c := range g.Remarkable() {
-			why := c.Detail
+			result, why := "❌ failed", c.Detail
 			if c.result() == checkExcused {
-				why = "excused: " + c.Excused
+				result, why = "⚠️ excused", "excused: "+c.Excused
 			}
-			rows = append(rows, []string{map[string]string{checkFailed: "❌ failed", checkExcused: "⚠️ excused"}[c.result()], c.Group, c.Name, why})
+			rows = append(rows, []string{result, c.Group, c.Name, why})
 		}
 	}
-	markdownTable(b, []string{"Result", "Group", "Check", "Found"}, rows)
+	s.table("", "Result | Group | Check | Found", rows)
 }
 
-func (r *Report) markdownStages(b *bytes.Buffer) {
-	var rows [][]string
-	for _, s := range r.Stages {
-		sign := "✅"
-		what := s.Result
-		if s.Stopped {
-			sign = "⏹️"
-		}
-		if s.Failure != "" {
-			sign, what = "❌", s.Failure
-		}
-		rows = append(rows, []string{sign + " " + s.Name, text.Span(s.Took), blocks(s.Took, r.took()), what})
-	}
-	if len(rows) > 0 {
-		fmt.Fprintf(b, "### Stages: %s\n\n", text.Span(r.took()))
-	}
-	markdownTable(b, []string{"Stage", "Time", "", "Result"}, rows)
-}
-
-func (r *Report) markdownTasks(b *bytes.Buffer) {
-	var rows [][]string
-	order := byTime(r.Tasks)
-	for _, i := range order[:min(shownTasks, len(order))] {
-		t := r.Tasks[i]
-		rows = append(rows, []string{t.Name, text.Span(t.Took), blocks(t.Took, r.Tasks[order[0]].Took), t.Status})
-	}
-	if len(rows) > 0 {
-		fmt.Fprintf(b, "### The longest of %s\n\n", plural(len(r.Tasks), "task"))
-	}
-	markdownTable(b, []string{"Task", "Time", "", "Status"}, rows)
-}
-
-func (r *Report) markdownSizes(b *bytes.Buffer) {
-	var rows [][]string
-	var largest int64
-	for _, s := range r.Sizes {
-		largest = max(largest, s.Bytes)
-	}
-	for _, s := range sizeRows(r.Sizes) {
-		rows = append(rows, []string{s.Name, text.Size(s.Bytes), blocks(s.Bytes, largest), s.Change})
-	}
-	if len(rows) > 0 {
-		b.WriteString("### Sizes\n\n")
-	}
-	markdownTable(b, []string{"What", "Size", "", "Change"}, rows)
-}
-
-// markdownTable writes nothing where there are no rows.
-func markdownTable(b *bytes.Buffer, head []string, rows [][]string) {
+// table writes a heading and a table, or nothing where there are no rows.
+func (s *summary) table(title, head string, rows [][]string) {
 	if len(rows) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "| %s |\n|%s\n", strings.Join(head, " | "), strings.Repeat(" --- |", len(head)))
+	if title != "" {
+		fmt.Fprintf(s, "### %s\n\n", title)
+	}
+	fmt.Fprintf(s, "| %s |\n|%s\n", head, strings.Repeat(" --- |", len(rows[0])))
 	for _, row := range rows[:min(len(rows), summaryRows)] {
 		for _, cell := range row {
-			fmt.Fprintf(b, "| %s ", markdown(cell))
+			fmt.Fprintf(s, "| %s ", markdown(cell))
 		}
-		b.WriteString("|\n")
+		s.WriteString("|\n")
 	}
 	if more := len(rows) - summaryRows; more > 0 {
-		fmt.Fprintf(b, "\n… and %d more\n", more)
+		fmt.Fprintf(s, "\n… and %d more\n", more)
 	}
-	b.WriteString("\n")
+	s.WriteString("\n")
 }
 
 // special are the characters that GitHub's Markdown gives a meaning inside a

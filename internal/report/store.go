@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"reflect"
-	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -64,30 +62,4 @@ func (r *Report) Save(dir string) (page string, err error) {
 		return "", err
 	}
 	return page, host.WriteFile(page, 0o644, r.WriteHTML)
-}
-
-// Mask replaces in all texts what must not be told.
-func (r *Report) Mask(with *strings.Replacer) { mask(reflect.ValueOf(r).Elem(), with) }
-
-func mask(v reflect.Value, with *strings.Replacer) {
-	switch v.Kind() {
-	case reflect.String:
-		v.SetString(with.Replace(v.String()))
-	case reflect.Struct:
-		for i := range v.NumField() {
-			if v.Field(i).CanSet() {
-				mask(v.Field(i), with)
-			}
-		}
-	case reflect.Slice:
-		if v.Type().Elem().Kind() != reflect.Uint8 {
-			for i := range v.Len() {
-				mask(v.Index(i), with)
-			}
-		}
-	case reflect.Map:
-		for _, key := range v.MapKeys() { // names of programs, which tell nothing
-			v.SetMapIndex(key, reflect.ValueOf(with.Replace(v.MapIndex(key).String())))
-		}
-	}
 }

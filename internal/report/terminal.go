@@ -24,11 +24,17 @@ const (
 // which is where report.html is, or empty.
 func (r *Report) WriteTerminal(w io.Writer, width int, colour bool, page string) error {
 	t := &terminal{width: max(width, 40), colour: colour}
-	c := r.clean()
-	t.outcome(c)
-	t.stages(c)
-	t.tasks(c.Tasks)
-	t.sums(c)
+	v := r.view()
+	t.outcome(v)
+	t.stages(v)
+	for n, task := range v.ByTime[:min(terminalTasks, len(v.ByTime))] {
+		name := ""
+		if n == 0 {
+			name = "longest"
+		}
+		t.field(name, fmt.Sprintf("%-13s%s", text.Span(task.Took), task.Name))
+	}
+	t.sums(v)
 	if page != "" {
 		t.whole("report", cleanText(page, 1000))
 	}
@@ -73,29 +79,28 @@ func (t *terminal) whole(name, value string) {
 func (t *terminal) field(name, value string) { t.line("  ", t.paint(dim, pad(name, 9)), value) }
 
 // outcome is what came out, or why nothing did.
-func (t *terminal) outcome(r *Report) {
+func (t *terminal) outcome(v *view) {
 	sign, colour := "✓ ", green
-	if r.Outcome == Failed {
+	if v.Outcome == Failed {
 		sign, colour = "✗ ", red
 	}
-	head := t.paint(bold+colour, sign+r.headline()) + "  " + r.Image.title()
-	if took := r.took(); took > 0 {
-		head += t.paint(dim, "  in "+text.Span(took))
+	head := t.paint(bold+colour, sign+v.Head) + "  " + v.Title
+	if v.Took > 0 {
+		head += t.paint(dim, "  in "+text.Span(v.Took))
 	}
 	t.line(head)
-	why := r.reasons()
-	if len(why) > 0 {
-		t.reason(why[0])
-		for _, line := range why[1:min(len(why), 1+terminalEvidence)] {
+	if len(v.Why) > 0 {
+		t.reason(v.Why[0])
+		for _, line := range v.Why[1:min(len(v.Why), 1+terminalEvidence)] {
 			t.line("  | ", line)
 		}
 	}
-	if r.Image.Reference != "" {
-		t.whole("image", r.Image.Reference)
+	if v.Image.Reference != "" {
+		t.whole("image", v.Image.Reference)
 	}
 }
 
-// reason wraps the line that says what is wrong and how to mend it.
+// reason wraps the line that says what is wrong and how to put it right.
 func (t *terminal) reason(why string) {
 	lines := strings.Split(ansi.Wrap(text.Cut(text.Line(why), summaryText), t.width-2, ""), "\n")
 	for _, line := range lines[:min(len(lines), terminalReason)] {
@@ -105,10 +110,10 @@ func (t *terminal) reason(why string) {
 
 // stages draws when each stage ran. Where there are too many, the longest are
 // shown, in their order.
-func (t *terminal) stages(r *Report) {
+func (t *terminal) stages(v *view) {
 	const room = 40 // columns beside the bar
 	bar := min(t.width-room, 50)
-	for _, s := range longestStages(r.Stages) {
+	for _, s := range longestStages(v.Stages) {
 		sign := t.paint(green, "✓")
 		switch {
 		case s.Failure != "":
@@ -118,7 +123,7 @@ func (t *terminal) stages(r *Report) {
 		}
 		line := "  " + sign + " " + pad(s.Name, 12) + fmt.Sprintf("%13s", text.Span(s.Took))
 		if bar >= 10 {
-			line += "  " + t.paint(blue, gantt(s.Start, s.Took, r.took(), bar))
+			line += "  " + t.paint(blue, gantt(s.Start, s.Took, v.Took, bar))
 		}
 		if s.Reused {
 			line += t.paint(dim, "  reused")
@@ -149,30 +154,20 @@ func gantt(start, took, whole time.Duration, width int) string {
 	return strings.Repeat("·", from) + strings.Repeat("█", to-from) + strings.Repeat("·", max(0, width-to))
 }
 
-func (t *terminal) tasks(tasks []Task) {
-	for n, i := range byTime(tasks)[:min(terminalTasks, len(tasks))] {
-		name := ""
-		if n == 0 {
-			name = "longest"
-		}
-		t.field(name, fmt.Sprintf("%-13s%s", text.Span(tasks[i].Took), tasks[i].Name))
-	}
-}
-
 // sums are the sizes and the checks.
-func (t *terminal) sums(r *Report) {
+func (t *terminal) sums(v *view) {
 	var sizes []string
-	for _, s := range r.Sizes {
+	for _, s := range v.Sizes {
 		sizes = append(sizes, s.Name+" "+text.Size(s.Bytes))
 	}
 	if len(sizes) > 0 {
 		t.field("sizes", strings.Join(sizes, " → "))
 	}
-	if len(r.Checks) == 0 {
+	if len(v.Checks) == 0 {
 		return
 	}
-	n := tally(r.Checks)
-	checks := fmt.Sprintf("%d of %d passed", n.Passed, len(r.Checks))
+	n := v.Tally
+	checks := fmt.Sprintf("%d of %d passed", n.Passed, len(v.Checks))
 	if n.Excused > 0 {
 		checks += fmt.Sprintf(", %d excused", n.Excused)
 	}

@@ -6,19 +6,69 @@ import (
 	"time"
 )
 
-// What all forms of a report tell in the same way. They take clean reports.
+// view is a clean report with what all its forms show beside its fields.
+type view struct {
+	*Report
+	Mood     string // good, open or bad: what the colours say
+	Title    string // the image's name and tag
+	Head     string // the outcome in a few words
+	Why      []string
+	Took     time.Duration
+	TaskTime time.Duration
+	Tasks    []taskRow // in the order in which they ran
+	ByTime   []taskRow // likewise, those that took longest first
+	Groups   []group
+	Tally    group
+}
 
-// took is how long the build took.
-func (r *Report) took() time.Duration {
-	var end time.Duration
-	for _, s := range r.Stages {
-		end = max(end, s.Start+s.Took)
+type taskRow struct {
+	Task
+	Number int  // in the order in which they ran
+	Top    bool // among the three longest
+}
+
+// How many of the longest tasks stand out, and how many are shown unfolded.
+const (
+	topTasks   = 3
+	shownTasks = 10
+)
+
+func (r *Report) view() *view {
+	c := r.clean()
+	v := &view{
+		Report: c, Mood: "open", Title: cmp.Or(c.Image.Name, "unnamed image"), Head: headline(c), Why: c.Failure,
+		Groups: groups(c.Checks), Tally: tally(c.Checks),
 	}
-	return end
+	if c.Image.Name != "" && c.Image.Tag != "" {
+		v.Title += ":" + c.Image.Tag
+	}
+	switch c.Outcome {
+	case Published, Packed, Verified:
+		v.Mood = "good"
+	case Failed:
+		v.Mood = "bad"
+		if len(v.Why) == 0 {
+			v.Why = []string{"No reason was recorded."}
+		}
+	}
+	for _, s := range c.Stages {
+		v.Took = max(v.Took, s.Start+s.Took)
+	}
+	for i, t := range c.Tasks {
+		v.Tasks = append(v.Tasks, taskRow{Task: t, Number: i + 1})
+		v.TaskTime += t.Took
+	}
+	byTime := func(a, b taskRow) int { return cmp.Compare(b.Took, a.Took) }
+	v.ByTime = slices.SortedStableFunc(slices.Values(v.Tasks), byTime)
+	for i := range v.ByTime[:min(topTasks, len(v.ByTime))] {
+		v.ByTime[i].Top = true
+		v.Tasks[v.ByTime[i].Number-1].Top = true
+	}
+	return v
 }
 
 // headline is the outcome in a few words.
-func (r *Report) headline() string {
+func headline(r *Report) string {
 	switch r.Outcome {
 	case Published:
 		return "Published"
@@ -29,51 +79,22 @@ func (r *Report) headline() string {
 	case Built:
 		return "Built, not verified"
 	case Failed:
-		if stage := r.failedStage(); stage != "" {
-			return "Failed in " + stage
+		for _, s := range slices.Backward(r.Stages) {
+			if s.Failure != "" {
+				return "Failed in " + s.Name
+			}
 		}
 		return "Failed"
 	}
 	return "Outcome unknown"
 }
 
-// failedStage is the stage that ended the build, or empty.
-func (r *Report) failedStage() string {
-	for _, s := range slices.Backward(r.Stages) {
-		if s.Failure != "" {
-			return s.Name
-		}
+// largest is the largest of the sizes, in bytes.
+func (v *view) largest() (n int64) {
+	for _, s := range v.Sizes {
+		n = max(n, s.Bytes)
 	}
-	return ""
-}
-
-// reasons are why the build failed, at least one line where it did.
-func (r *Report) reasons() []string {
-	if r.Outcome == Failed && len(r.Failure) == 0 {
-		return []string{"No reason was recorded."}
-	}
-	return r.Failure
-}
-
-// title is the image's name and tag.
-func (i Image) title() string {
-	switch {
-	case i.Name == "":
-		return "unnamed image"
-	case i.Tag == "":
-		return i.Name
-	}
-	return i.Name + ":" + i.Tag
-}
-
-// byTime are the indexes of the tasks, those that took longest first.
-func byTime(tasks []Task) []int {
-	order := make([]int, len(tasks))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(tasks[b].Took, tasks[a].Took) })
-	return order
+	return n
 }
 
 // The three ways in which a check ends.
