@@ -23,6 +23,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/deploy"
 	"github.com/netgroup-polito/diskforge/internal/cli"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/fleet/render"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
@@ -86,15 +87,15 @@ func job(t *testing.T) (build, push container) {
 }
 
 // rendered returns the Jobs of catalogue.yaml, none of which was built.
-func rendered(t *testing.T) (jobs []manifest, entries []render.Entry) {
+func rendered(t *testing.T) (jobs []manifest, entries []*fleet.Entry) {
 	t.Helper()
 	c, err := catalogue.Load("catalogue.yaml")
 	require.NoError(t, err)
-	facts := map[string]render.Facts{}
+	facts := map[string]fleet.Facts{}
 	for _, image := range c.Images {
-		facts[image.Name] = render.Facts{Inputs: "sha256:" + strings.Repeat("0", 64), Tags: []string{"2026-11-23"}, MemoryMiB: 4096, DiskSize: 15 << 30}
+		facts[image.Name] = fleet.Facts{Inputs: "sha256:" + strings.Repeat("0", 64), Tags: []string{"2026-11-23"}, MemoryMiB: 4096, DiskSize: 15 << 30}
 	}
-	entries = render.Decide(c.Images, facts, render.Options{})
+	entries = fleet.Decide(c.Images, facts, fleet.Policy{})
 	var out bytes.Buffer
 	require.NoError(t, render.Kubernetes(&out, deploy.Job, entries, render.Target{Registry: c.Registry, Prefix: c.Prefix}, ""))
 	for document := range strings.SplitSeq(out.String(), "\n---\n") {

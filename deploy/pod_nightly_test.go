@@ -15,6 +15,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/deploy"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/fleet/render"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
@@ -85,9 +86,9 @@ defaults: {playbook: debian-base, tags: "1"}
 images: [{name: parent, base: {url: "https://example.org/x", checksum: "sha256:`+strings.Repeat("0", 64)+`"}}, {name: child, from: parent}]`))
 	require.NoError(t, err)
 	c.Images[1].Settings["IMAGE_INPUTS"] = "sha256:" + strings.Repeat("f", 64)
-	facts := map[string]render.Facts{"parent": {Inputs: inputs, Tags: []string{"1"}}, "child": {Inputs: "sha256:" + strings.Repeat("f", 64), Tags: []string{"1"}}}
+	facts := map[string]fleet.Facts{"parent": {Inputs: inputs, Tags: []string{"1"}}, "child": {Inputs: "sha256:" + strings.Repeat("f", 64), Tags: []string{"1"}}}
 	var out bytes.Buffer
-	require.NoError(t, render.Kubernetes(&out, deploy.Job, render.Decide(c.Images, facts, render.Options{}), render.Target{Registry: address, Prefix: "labs"}, "registry-read-only"))
+	require.NoError(t, render.Kubernetes(&out, deploy.Job, fleet.Decide(c.Images, facts, fleet.Policy{}), render.Target{Registry: address, Prefix: "labs"}, "registry-read-only"))
 	_, text, _ := strings.Cut(out.String(), "\n---\n")
 	var j manifest
 	require.NoError(t, yaml.Unmarshal([]byte(text), &j))

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
 
+	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/fleet/render"
 )
@@ -287,12 +288,12 @@ func matrix(t *testing.T) string {
 	t.Helper()
 	c, err := catalogue.Load("catalogue.yaml")
 	require.NoError(t, err)
-	facts := map[string]render.Facts{}
+	facts := map[string]fleet.Facts{}
 	for _, image := range c.Images {
-		facts[image.Name] = render.Facts{Inputs: "sha256:" + strings.Repeat("0", 64), Tags: []string{"1", "latest"}}
+		facts[image.Name] = fleet.Facts{Inputs: "sha256:" + strings.Repeat("0", 64), Tags: []string{"1", "latest"}}
 	}
 	var out strings.Builder
-	require.NoError(t, render.GitHubMatrix(&out, render.Decide(c.Images, facts, render.Options{}), render.Target{Registry: c.Registry, Prefix: c.Prefix}, "/"))
+	require.NoError(t, render.GitHubMatrix(&out, fleet.Decide(c.Images, facts, fleet.Policy{}), render.Target{Registry: c.Registry, Prefix: c.Prefix}, "/"))
 	return strings.TrimSpace(out.String())
 }
 
@@ -362,7 +363,7 @@ images: [{name: x, base: {packages: bookworm}, playbook: p, git: {url: "https://
 	require.NoError(t, err)
 	c.Images[0].Settings["IMAGE_INPUTS"], c.Images[0].Settings["APT_MIRROR"] = "sha256:0", "https://deb.example.org" // the plan adds these
 	var out strings.Builder
-	require.NoError(t, render.GitHubMatrix(&out, render.Decide(c.Images, map[string]render.Facts{"x": {Tags: []string{"1"}}}, render.Options{}), render.Target{Registry: "r"}, "/x"))
+	require.NoError(t, render.GitHubMatrix(&out, fleet.Decide(c.Images, map[string]fleet.Facts{"x": {Tags: []string{"1"}}}, fleet.Policy{}), render.Target{Registry: "r"}, "/x"))
 	var m struct {
 		Levels []struct {
 			Include []struct{ Settings map[string]string }

@@ -35,10 +35,10 @@ func (w *wishes) flags(c *cobra.Command) {
 
 // all reads the catalogue and puts it together with the settings.
 func (w *wishes) all(b *pipeline.Build) (*fleet.All, error) {
-	all := &fleet.All{Settings: b.Settings, Config: b.Config, UI: b.UI, Version: b.Version, Only: w.only, Options: render.Options{Force: w.force}}
+	all := &fleet.All{Settings: b.Settings, Config: b.Config, UI: b.UI, Version: b.Version, Only: w.only, Policy: fleet.Policy{Force: w.force}}
 	var err error
 	if w.maxAge != "" {
-		if all.Options.MaxAge, err = settings.ParseAge(w.maxAge); err != nil {
+		if all.Policy.MaxAge, err = settings.ParseAge(w.maxAge); err != nil {
 			return nil, usageError{fmt.Errorf("--max-age: %w", err)}
 		}
 	}
@@ -123,9 +123,9 @@ image, or the toolbox, that will build.`,
 			if err != nil {
 				return err
 			}
-			target := all.Target()
+			var target render.Target
 			if elsewhere(format) {
-				if target, err = carried(target, b.Settings); err != nil {
+				if target, err = render.NewTarget(all); err != nil {
 					return usageError{fmt.Errorf("--format %s: %w", format, err)}
 				}
 			}
@@ -140,7 +140,7 @@ image, or the toolbox, that will build.`,
 			if err := write(to, entries, target); err != nil {
 				return err
 			}
-			return fleet.NotBuildable(entries)
+			return fleet.Unplannable(entries)
 		})
 	w.flags(c)
 	c.Flags().StringVar(&format, "format", "text", "text, json (what --json gives, too), github-matrix or kubernetes")
@@ -148,35 +148,19 @@ image, or the toolbox, that will build.`,
 	return c
 }
 
-// carried is the target with what a plan for other hosts carries of this one's
-// files, checked.
-func carried(t render.Target, s settings.Settings) (render.Target, error) {
-	if s["ANSIBLE_VAULT_PASSWORD_FILE"] != "" || s["ANSIBLE_VAULT_IDENTITY_LIST"] != "" {
-		return t, errors.New("a plan is for many to read and carries no vault's password: leave it out, and give it to the hosts that build")
-	}
-	if file := s["CA_FILE"]; file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return t, fmt.Errorf("CA_FILE: %w", err)
-		}
-		t.CA = string(text)
-	}
-	return t, t.Check()
-}
-
 // elsewhere says whether a plan in the format is carried out by other hosts.
 func elsewhere(format string) bool { return format == "github-matrix" || format == "kubernetes" }
 
-type planWriter func(io.Writer, []render.Entry, render.Target) error
+type planWriter func(io.Writer, []*fleet.Entry, render.Target) error
 
 func planFormat(name, pullSecret string) (planWriter, error) {
 	switch name {
 	case "text":
-		return func(w io.Writer, e []render.Entry, _ render.Target) error { return render.Text(w, e) }, nil
+		return func(w io.Writer, e []*fleet.Entry, _ render.Target) error { return render.Text(w, e) }, nil
 	case "json":
-		return func(w io.Writer, e []render.Entry, _ render.Target) error { return render.JSON(w, e) }, nil
+		return func(w io.Writer, e []*fleet.Entry, _ render.Target) error { return render.JSON(w, e) }, nil
 	case "github-matrix":
-		return func(w io.Writer, e []render.Entry, t render.Target) error {
+		return func(w io.Writer, e []*fleet.Entry, t render.Target) error {
 			checkout, err := os.Getwd()
 			if err != nil {
 				return err
@@ -184,7 +168,7 @@ func planFormat(name, pullSecret string) (planWriter, error) {
 			return render.GitHubMatrix(w, e, t, checkout)
 		}, nil
 	case "kubernetes":
-		return func(w io.Writer, e []render.Entry, t render.Target) error {
+		return func(w io.Writer, e []*fleet.Entry, t render.Target) error {
 			return render.Kubernetes(w, deploy.Job, e, t, pullSecret)
 		}, nil
 	}

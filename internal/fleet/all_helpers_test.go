@@ -20,7 +20,6 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/fleet/render"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
@@ -32,12 +31,11 @@ import (
 
 // site is a catalogue with its playbooks, and the folders of whoever builds.
 type site struct {
-	t   testing.TB
-	dir string            // of the catalogue
-	env map[string]string // the command's settings
-	// options are the wishes.
-	options render.Options
-	only    []string
+	t      testing.TB
+	dir    string            // of the catalogue
+	env    map[string]string // the command's settings
+	policy fleet.Policy
+	only   []string
 }
 
 // zeros is some digest.
@@ -108,7 +106,7 @@ func (s *site) read() (*fleet.All, error) {
 	s.t.Cleanup(shown.Close)
 	all, err := read(s.t.Context(), s.dir, s.env, shown)
 	if err == nil {
-		all.Only, all.Options = s.only, s.options
+		all.Only, all.Policy = s.only, s.policy
 	}
 	return all, err
 }
@@ -137,11 +135,11 @@ func (s *site) run(m *maker) fleet.Summary {
 }
 
 // planned is the plan, by name.
-func (s *site) planned() map[string]render.Entry {
+func (s *site) planned() map[string]*fleet.Entry {
 	s.t.Helper()
 	entries, err := s.all(nil).Plan(s.t.Context())
 	require.NoError(s.t, err)
-	byName := map[string]render.Entry{}
+	byName := map[string]*fleet.Entry{}
 	for _, e := range entries {
 		byName[e.Name] = e
 	}

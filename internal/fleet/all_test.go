@@ -18,7 +18,6 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/fleet/render"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -65,7 +64,7 @@ func TestAFurtherTagIsSetWithoutSendingALayer(t *testing.T) {
 		assert.Zero(t, asked[layer], layer)
 	}
 	for name, e := range s.planned() {
-		assert.Equal(t, render.Skip, e.Action, name)
+		assert.Equal(t, fleet.Skip, e.Action, name)
 		assert.Equal(t, []string{"2026-11-23", "v1"}, e.Tags, "the catalogue's come behind the command's")
 	}
 }
@@ -122,16 +121,16 @@ func TestForceAndAgeBuildAnew(t *testing.T) {
 			s.run(m)
 			m.taken()
 
-			s.options.MaxAge = 11 * 24 * time.Hour
+			s.policy.MaxAge = 11 * 24 * time.Hour
 			assert.Equal(t, "skip: unchanged", s.said()["debian"])
-			s.options.MaxAge = 7 * 24 * time.Hour
+			s.policy.MaxAge = 7 * 24 * time.Hour
 			assert.Equal(t, "build: 10d old, and 7d is the limit", s.said()["debian"])
 			m.days = 0
 			s.run(m)
 			assert.Equal(t, everyone, m.taken())
 			assert.Equal(t, "skip: unchanged", s.said()["lab"])
 
-			s.options, s.only = render.Options{Force: true}, []string{"la*"}
+			s.policy, s.only = fleet.Policy{Force: true}, []string{"la*"}
 			s.run(m)
 			assert.Equal(t, []string{"lab"}, m.taken(), "what it starts from is taken as it is")
 		})
@@ -464,7 +463,7 @@ func TestWhatTheControllersAnsibleHasNoMoreIsBlockedInThePlan(t *testing.T) {
 	s.write("playbooks/roles/course/tasks/main.yml", "- ansible.builtin.debug: {msg: hello}\n- include: other.yml\n")
 	s.write("playbooks/roles/course/tasks/other.yml", "- ansible.builtin.debug: {msg: hello}\n")
 	planned := s.planned()
-	assert.Equal(t, render.Build, planned["debian"].Action)
-	assert.Equal(t, render.Blocked, planned["lab"].Action)
+	assert.Equal(t, fleet.Build, planned["debian"].Action)
+	assert.Equal(t, fleet.Blocked, planned["lab"].Action)
 	assert.Contains(t, planned["lab"].Why, "ansible-core 2.18.1 has no include any more (roles/course/tasks/main.yml:2)")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,53 +15,53 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/fleet/render"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
-	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // learn fills in the facts of all images: first their input digests, parents
 // before children, then what there is already, side by side.
-func (a *All) learn(ctx context.Context, selected []catalogue.Image, images map[string]*image) error {
+func (a *All) learn(ctx context.Context, entries []*Entry) error {
 	s := a.UI.Stage("plan")
-	err := a.learnInputs(ctx, selected, images, s)
+	err := a.learnInputs(ctx, entries, s)
 	if err == nil {
-		err = common(selected, images)
+		err = common(entries)
 	}
 	if err == nil {
 		s.Activity("looking for what there is already")
-		err = a.learnFound(ctx, selected, images)
+		err = a.find(ctx, entries)
 	}
-	s.End(render.Images(len(images)), err)
+	s.End(text.Count(len(entries), "image"), err)
 	return err
 }
 
 // common is the error that keeps every image from being planned, where it is
 // one and the same.
-func common(selected []catalogue.Image, images map[string]*image) error {
-	var first error
-	name := ""
-	for _, one := range selected {
-		switch i := images[one.Name]; {
-		case i.facts.Inputs != "", i.facts.Err != nil && first != nil && i.facts.Err.Error() != first.Error():
+func common(entries []*Entry) error {
+	var first *Entry
+	for _, e := range entries {
+		switch {
+		case e.Inputs != "":
 			return nil
-		case i.facts.Err != nil && first == nil:
-			first, name = i.facts.Err, one.Name
+		case e.Err == nil: // it is its parent's
+		case first == nil:
+			first = e
+		case e.Err.Error() != first.Err.Error():
+			return nil
 		}
 	}
 	if first == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %w", name, first)
+	return fmt.Errorf("%s: %w", first.Name, first.Err)
 }
 
-func (a *All) learnInputs(ctx context.Context, selected []catalogue.Image, images map[string]*image, p progress.Reporter) error {
+func (a *All) learnInputs(ctx context.Context, entries []*Entry, p progress.Reporter) error {
 	controller, err := playbook.ControllerVersion(ctx)
 	if err != nil {
 		return err
@@ -71,17 +72,16 @@ func (a *All) learnInputs(ctx context.Context, selected []catalogue.Image, image
 	l := &learner{controller: controller, trees: playbook.Trees{Dir: filepath.Join(a.Config.CacheDir, "playbooks")}, lists: map[string]resolved{}, p: p}
 	defer l.trees.Close()
 	var mistakes catalogue.Mistakes
-	for _, one := range selected {
-		i := images[one.Name]
-		i.facts.Err = l.learn(ctx, i, images[one.From])
-		if f, ok := failure.In(i.facts.Err); ok { // the catalogue's author knows its keys
+	for _, e := range entries {
+		e.Err = l.learn(ctx, e)
+		if f, ok := failure.In(e.Err); ok { // the catalogue's author knows its keys
 			f.What, f.Try = keyed(f.What), keyed(f.Try)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if errors.Is(i.facts.Err, playbook.ErrUnknown) {
-			mistakes = append(mistakes, a.mistakes(one, several(i.facts.Err))...)
+		if errors.Is(e.Err, playbook.ErrUnknown) {
+			mistakes = append(mistakes, a.mistakes(e, several(e.Err))...)
 		}
 	}
 	return inLines(mistakes)
@@ -102,26 +102,39 @@ type resolved struct {
 
 // learn fills in what is known of an image before anything is built. The name
 // of its playbook is checked in any case.
-func (l *learner) learn(ctx context.Context, i, parent *image) error {
-	b := &pipeline.Build{Config: i.config}
+func (l *learner) learn(ctx context.Context, e *Entry) error {
+	b := &pipeline.Build{Config: e.config}
 	tree, err := l.trees.Open(ctx, b.PlaybookOptions(), l.p)
 	var uses playbook.Inputs
 	if err == nil {
-		uses, err = tree.Inputs(ctx, i.config.Playbook, i.config.ExtraVars)
+		uses, err = tree.Inputs(ctx, e.config.Playbook, e.config.ExtraVars)
 	}
-	if parent != nil && parent.facts.Inputs == "" && !errors.Is(err, playbook.ErrUnknown) {
+	if e.Parent != nil && e.Parent.Inputs == "" && !errors.Is(err, playbook.ErrUnknown) {
 		return nil // nobody can say: the plan blocks it with its parent
 	}
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(l.manageable(i.config), playbook.CheckForms(l.controller, uses)); err != nil {
+	if err := errors.Join(l.manageable(e.config), playbook.CheckForms(l.controller, uses)); err != nil {
 		return err
 	}
 	if uses.Whole != "" {
-		i.facts.Notes = append(i.facts.Notes, "depends on "+uses.String())
+		e.Notes = append(e.Notes, "depends on "+uses.String())
 	}
-	return l.inputs(ctx, i, parent, uses.Digest, tree)
+	if err := l.checksum(ctx, b); err != nil {
+		return err
+	}
+	from := ""
+	if e.Parent != nil {
+		from = e.Parent.Inputs
+	}
+	if e.Inputs, err = b.Inputs(l.controller, uses.Digest, from); err != nil {
+		return err
+	}
+	e.MemoryMiB, e.DiskSize = e.config.MemoryMiB, e.config.DiskSize
+	e.fix(b.Config.ISOChecksum, tree)
+	e.address()
+	return nil
 }
 
 // manageable says whether this host's Ansible can manage the release that the
@@ -138,42 +151,25 @@ func (l *learner) manageable(c settings.Config) error {
 	return nil
 }
 
-// inputs fills in the image's input digest and what follows from it.
-func (l *learner) inputs(ctx context.Context, i, parent *image, uses string, tree *playbook.Tree) error {
-	b, from := &pipeline.Build{Config: i.config}, ""
-	if parent != nil {
-		from = parent.facts.Inputs
-	}
-	if err := l.checksum(ctx, b); err != nil {
-		return err
-	}
-	var err error
-	if i.facts.Inputs, err = b.Inputs(l.controller, uses, from); err != nil {
-		return err
-	}
-	i.fix(b.Config.ISOChecksum, tree)
-	i.facts.MemoryMiB, i.facts.DiskSize = i.config.MemoryMiB, i.config.DiskSize
-	i.address()
-	return nil
-}
-
 // fix has the image built from what was planned, even if the list of checksums
 // or the branch of the playbooks says something else by then.
-func (i *image) fix(sum base.Checksum, tree *playbook.Tree) {
-	i.fixed = map[string]string{"IMAGE_INPUTS": i.facts.Inputs}
-	i.config.ImageInputs = i.facts.Inputs
-	if i.config.ISOChecksum.File != "" {
-		i.config.ISOChecksum = sum
-		i.fixed["ISO_CHECKSUM"] = sum.String()
+func (e *Entry) fix(sum base.Checksum, tree *playbook.Tree) {
+	fixed := map[string]string{"IMAGE_INPUTS": e.Inputs}
+	e.config.ImageInputs = e.Inputs
+	if e.config.ISOChecksum.File != "" {
+		e.config.ISOChecksum = sum
+		fixed["ISO_CHECKSUM"] = sum.String()
 	}
 	if tree.Revision != "" {
-		i.config.GitURL, i.config.GitBranch = tree.URL, tree.Revision
-		i.fixed["GIT_ANSIBLE_URL"], i.fixed["GIT_ANSIBLE_BRANCH"] = tree.URL, tree.Revision
+		e.config.GitURL, e.config.GitBranch = tree.URL, tree.Revision
+		fixed["GIT_ANSIBLE_URL"], fixed["GIT_ANSIBLE_BRANCH"] = tree.URL, tree.Revision
 	}
-	if i.config.AptMirror != "" {
-		i.fixed["APT_MIRROR"] = i.config.AptMirror
+	if e.config.AptMirror != "" {
+		fixed["APT_MIRROR"] = e.config.AptMirror
 	}
-	i.settings = i.settings.With(i.fixed)
+	e.settings = e.settings.With(fixed)
+	e.Settings = maps.Clone(e.image.Settings)
+	maps.Copy(e.Settings, fixed)
 }
 
 // checksum looks the base's checksum up in its list, once for all images.
@@ -194,67 +190,58 @@ func (l *learner) checksum(ctx context.Context, b *pipeline.Build) error {
 
 // address names the image in the registry. Without a tag of anybody's it is
 // that of its inputs: another image never takes its place.
-func (i *image) address() {
-	tag := i.config.ImageTag
+func (e *Entry) address() {
+	tag := e.config.ImageTag
 	switch {
-	case len(i.facts.Tags) > 0:
-	case i.config.Reference == "":
-		tag = ""
-	default:
-		tag = strings.TrimPrefix(i.facts.Inputs, "sha256:")[:12]
-		i.config.Reference = strings.TrimSuffix(i.config.Reference, untagged) + tag
-		i.facts.Tags = []string{tag}
+	case e.config.Reference == "":
+		if len(e.Tags) == 0 {
+			tag = ""
+		}
+		e.Tags = nil
+	case len(e.Tags) == 0:
+		tag = strings.TrimPrefix(e.Inputs, "sha256:")[:12]
+		e.config.Reference = strings.TrimSuffix(e.config.Reference, untagged) + tag
+		e.Tags = []string{tag}
 	}
-	i.config.ImageTag, i.settings = tag, i.settings.With(map[string]string{"IMAGE_TAG": tag})
-	if i.config.Reference == "" {
-		i.facts.Tags = nil
-	}
-	i.facts.Reference = i.config.Reference
+	e.config.ImageTag, e.settings = tag, e.settings.With(map[string]string{"IMAGE_TAG": tag})
+	e.Reference = e.config.Reference
 }
 
 // questions bounds how many images are asked for at once.
 const questions = 16
 
-// learnFound asks the registry, or looks into OUTPUT_DIR, for images of the
-// same inputs. It is an error where that fails for all images: then it is for
-// the same reason. The first show that, so that a registry which is away or
+// find asks the registry, or looks into OUTPUT_DIR, for images of the same
+// inputs. It is an error where that fails for all images: then it is for the
+// same reason. The first show that, so that a registry which is away or
 // refuses a login is not bothered with the rest.
-func (a *All) learnFound(ctx context.Context, selected []catalogue.Image, images map[string]*image) error {
+func (a *All) find(ctx context.Context, entries []*Entry) error {
 	session, err := a.session()
 	if err != nil {
 		return err
 	}
 	defer session.Close()
-	var asked []*image
-	for _, one := range selected {
-		if i := images[one.Name]; i.facts.Inputs != "" {
-			asked = append(asked, i)
-		}
-	}
+	asked := slices.DeleteFunc(slices.Clone(entries), func(e *Entry) bool { return e.Inputs == "" })
 	first := asked[:min(len(asked), questions)]
 	a.ask(ctx, session, first)
-	if ctx.Err() == nil && len(first) > 0 && !slices.ContainsFunc(first, func(i *image) bool { return i.facts.Err == nil }) {
-		return first[0].facts.Err
+	if ctx.Err() == nil && len(first) > 0 && !slices.ContainsFunc(first, func(e *Entry) bool { return e.Err == nil }) {
+		return first[0].Err
 	}
 	a.ask(ctx, session, asked[len(first):])
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return nil
+	return context.Cause(ctx)
 }
 
 // ask finds the images, side by side.
-func (a *All) ask(ctx context.Context, session *registry.Session, images []*image) {
+func (a *All) ask(ctx context.Context, session *registry.Session, entries []*Entry) {
 	g := new(errgroup.Group)
 	g.SetLimit(questions)
-	for _, i := range images {
+	for _, e := range entries {
 		g.Go(func() error {
 			switch {
 			case ctx.Err() != nil:
-			case i.facts.Reference == "":
-				i.facts.Found = i.made(a.Config.OutputDir)
+			case e.Reference == "":
+				e.Found, e.Absent = e.made(a.Config.OutputDir)
 			default:
-				i.facts.Err = i.find(ctx, session)
+				e.Found, e.Absent, e.Err = e.published(ctx, session)
 			}
 			return nil
 		})
@@ -262,76 +249,65 @@ func (a *All) ask(ctx context.Context, session *registry.Session, images []*imag
 	_ = g.Wait()
 }
 
-// find looks the image up in the registry, under each tag that it shall have.
-func (i *image) find(ctx context.Context, session *registry.Session) error {
-	found, ok, err := session.Find(ctx, i.facts.Reference, i.facts.Inputs)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		switch {
-		case found.Lost != "":
-			i.facts.Absent = "the registry has lost " + found.Lost
-		case found.Other:
-			i.facts.Absent = changed
-		}
-		return nil
-	}
-	i.facts.Found = &render.Found{Digest: found.Digest, Tags: []string{found.Tag}, Built: found.Built}
-	for _, tag := range i.facts.Tags[1:] {
-		if tag == found.Tag {
-			continue
-		}
-		other, ok, err := session.Find(ctx, i.repository()+":"+tag, i.facts.Inputs)
-		if err != nil {
-			return err
-		}
-		if ok && other.Tag == tag && other.Digest == found.Digest {
-			i.facts.Found.Tags = append(i.facts.Found.Tags, tag)
-		}
-	}
-	return nil
-}
-
 // changed is why an image is built of which there is another.
 const changed = "its inputs have changed"
 
-// repository is where the image goes, without its tag.
-func (i *image) repository() string {
-	return strings.TrimSuffix(i.config.Reference, ":"+i.config.ImageTag)
-}
-
-// known is the reference of the image that there is already, as a build tells it.
-func (i *image) known(outputDir string) string {
+// published is the image of these inputs in the registry with those of its tags
+// that it has there, or why there is none.
+func (e *Entry) published(ctx context.Context, session *registry.Session) (found *Found, absent string, err error) {
+	first, ok, err := session.Find(ctx, e.Reference, e.Inputs)
 	switch {
-	case i.facts.Found == nil:
-		return ""
-	case i.config.Reference == "":
-		return "oci:" + i.layoutDir(outputDir) + "@" + i.facts.Found.Digest
+	case err != nil:
+		return nil, "", err
+	case !ok && first.Lost != "":
+		return nil, "the registry has lost " + first.Lost, nil
+	case !ok && first.Other:
+		return nil, changed, nil
+	case !ok:
+		return nil, "", nil
 	}
-	return i.config.Reference + "@" + i.facts.Found.Digest
+	found = &Found{Digest: first.Digest, Tags: []string{first.Tag}, Built: first.Built}
+	for _, tag := range e.Tags[1:] {
+		if tag == first.Tag {
+			continue
+		}
+		other, ok, err := session.Find(ctx, e.repository()+":"+tag, e.Inputs)
+		if err != nil {
+			return nil, "", err
+		}
+		if ok && other.Tag == tag && other.Digest == first.Digest {
+			found.Tags = append(found.Tags, tag)
+		}
+	}
+	return found, "", nil
 }
 
-// made is the image of these inputs in OUTPUT_DIR, or nil.
-func (i *image) made(outputDir string) *render.Found {
-	layout, annotations, err := i.load(outputDir)
-	if errors.Is(err, errOther) {
-		i.facts.Absent = changed
+// repository is where the image goes, without its tag.
+func (e *Entry) repository() string {
+	return strings.TrimSuffix(e.config.Reference, ":"+e.config.ImageTag)
+}
+
+// made is the image of these inputs in OUTPUT_DIR, or why there is none. What
+// else may be wrong there, the build will say.
+func (e *Entry) made(outputDir string) (found *Found, absent string) {
+	layout, annotations, err := e.load(outputDir)
+	switch {
+	case errors.Is(err, errOther):
+		return nil, changed
+	case err != nil:
+		return nil, ""
 	}
-	if err != nil {
-		return nil // whatever it is, the build will say
-	}
-	found := &render.Found{Digest: layout.Digest}
+	found = &Found{Digest: layout.Digest}
 	found.Built, _ = time.Parse(time.RFC3339, annotations[oci.AnnotationBuilt])
-	return found
+	return found, ""
 }
 
 var errOther = errors.New("holds another image, or one that was not verified")
 
 // load reads the image's layout in OUTPUT_DIR and its manifest's annotations,
 // if it is of these inputs and was verified.
-func (i *image) load(outputDir string) (*oci.Layout, map[string]string, error) {
-	dir := i.layoutDir(outputDir)
+func (e *Entry) load(outputDir string) (*oci.Layout, map[string]string, error) {
+	dir := e.layout(outputDir)
 	layout, err := oci.Load(dir)
 	if err != nil {
 		return nil, nil, err
@@ -340,58 +316,13 @@ func (i *image) load(outputDir string) (*oci.Layout, map[string]string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if manifest.Annotations[oci.AnnotationInputs] != i.facts.Inputs || !layout.Verified {
+	if manifest.Annotations[oci.AnnotationInputs] != e.Inputs || !layout.Verified {
 		return nil, nil, fmt.Errorf("%s %w", dir, errOther)
 	}
 	return layout, manifest.Annotations, nil
 }
 
-func (i *image) layoutDir(outputDir string) string {
-	return pipeline.Layout(Dir(outputDir, i.Name), i.Name)
-}
-
-// layout is the directory of the image that there is, where OUTPUT_DIR has it.
-// What others start from need not be fetched then.
-func (i *image) layout(outputDir string, e render.Entry) string {
-	switch {
-	case e.Found == "":
-		return ""
-	case i.config.Reference == "":
-	case !e.Fetch:
-		return ""
-	default:
-		if here, _, err := i.load(outputDir); err != nil || here.Digest != e.Found {
-			return ""
-		}
-	}
-	return i.layoutDir(outputDir)
-}
-
-const (
-	// qemuMiB is what QEMU and the programs beside it take besides the guest's
-	// memory.
-	qemuMiB = 512
-	// baseData is what is assumed of a base that is not there yet, in bytes: a
-	// server image has less. The build itself knows, and checks again.
-	baseData = 1 << 30
-)
-
-// resources is what a build takes of the host. A guest that installs
-// packages keeps half of its processors busy (measured: 1.05 of 2 under
-// emulation). Which accelerator works is the build's to find out: the guest is
-// counted as one that may have them all.
-func (i *image) resources(dir string) Resources {
-	c := i.config
-	r := Resources{CPUs: (accel.Verdict{}.CPUs(c.CPUs) + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB, Disk: map[string]int64{}, Keep: map[string]int64{}}
-	for _, need := range disk.BuildNeeds(disk.BuildPlan{
-		Base: disk.Info{DataSize: baseData}, DiskSize: c.DiskSize,
-		Method: disk.Method(c.Sparsify), Compression: disk.Compression(c.Compression), WorkDir: dir, TmpDir: dir, LayoutDir: dir,
-		Left: pipeline.Left(Dir(dir, i.Name)),
-	}) {
-		r.Disk[dir] += need.Bytes
-		if need.What == disk.LayoutSpace {
-			r.Keep[dir] += need.Bytes
-		}
-	}
-	return r
+// layout is the directory of the image's OCI layout.
+func (e *Entry) layout(outputDir string) string {
+	return pipeline.Layout(Dir(outputDir, e.Name), e.Name)
 }

@@ -29,13 +29,13 @@ type fake struct {
 	began   []string // "image stage"
 	cleaned []string
 	fails   map[string]error
-	gate    func(context.Context, fleet.Entry) error // runs before a build, where there is one
+	gate    func(context.Context, *fleet.Entry) error // runs before a build, where there is one
 	builds  int
 	active  map[string]bool // directories in use
 	clashes []string
 }
 
-func (f *fake) Build(ctx context.Context, e fleet.Entry, dir string, parent fleet.Result) (fleet.Result, error) {
+func (f *fake) Build(ctx context.Context, e *fleet.Entry, dir string, parent fleet.Result) (fleet.Result, error) {
 	defer f.enter(dir)()
 	if f.gate != nil {
 		if err := f.gate(ctx, e); err != nil {
@@ -168,11 +168,11 @@ func (f *fake) note(what, image, stage, in string) {
 	}
 }
 
-func (f *fake) Tag(_ context.Context, e fleet.Entry) (fleet.Result, error) {
+func (f *fake) Tag(_ context.Context, e *fleet.Entry) (fleet.Result, error) {
 	return e.Known, f.fails[e.Name]
 }
 
-func (f *fake) Check(ctx context.Context, _ fleet.Entry, dir string, r fleet.Result) error {
+func (f *fake) Check(ctx context.Context, _ *fleet.Entry, dir string, r fleet.Result) error {
 	got, err := host.DigestFile(ctx, filepath.Join(dir, r.Layout), progress.Discard)
 	if err != nil {
 		return err
@@ -183,7 +183,7 @@ func (f *fake) Check(ctx context.Context, _ fleet.Entry, dir string, r fleet.Res
 	return nil
 }
 
-func (f *fake) Clean(e fleet.Entry, dir string) error {
+func (f *fake) Clean(e *fleet.Entry, dir string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.cleaned = append(f.cleaned, e.Name)

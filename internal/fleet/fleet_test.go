@@ -26,17 +26,19 @@ import (
 var _ fleet.Observer = (*ui.Table)(nil)
 
 // family is a base with two images on it.
-func family() []fleet.Entry {
-	return []fleet.Entry{
-		{Name: "base", Action: fleet.Build, Inputs: "1", Why: "it is new"},
-		{Name: "desktop", Parent: "base", Action: fleet.Build, Inputs: "2"},
-		{Name: "server", Parent: "base", Action: fleet.Build, Inputs: "3"},
-	}
+func family() []*fleet.Entry {
+	base := build("base", nil, "1")
+	base.Why = "it is new"
+	return []*fleet.Entry{base, build("desktop", base, "2"), build("server", base, "3")}
+}
+
+func build(name string, parent *fleet.Entry, inputs string) *fleet.Entry {
+	return &fleet.Entry{Name: name, Parent: parent, Action: fleet.Build, Facts: fleet.Facts{Inputs: inputs}}
 }
 
 // run runs the entries with a builder of their own and says which images were
 // built, in order.
-func run(t *testing.T, dir string, entries []fleet.Entry) (built []string, s fleet.Summary, o *observer) {
+func run(t *testing.T, dir string, entries []*fleet.Entry) (built []string, s fleet.Summary, o *observer) {
 	t.Helper()
 	b := &fake{}
 	o = &observer{}
@@ -82,28 +84,28 @@ func TestWhatIsCompleteFromTheSameInputsIsNotBuiltAgain(t *testing.T) {
 func TestNothingIsUsedAgainWhoseInputsChanged(t *testing.T) {
 	layout := func(dir, image string) string { return filepath.Join(dir, image, "layout") }
 	for name, c := range map[string]struct {
-		change  func(t *testing.T, dir string, e []fleet.Entry)
+		change  func(t *testing.T, dir string, e []*fleet.Entry)
 		rebuilt []string
 		warning string
 	}{
-		"an image's inputs":        {func(_ *testing.T, _ string, e []fleet.Entry) { e[1].Inputs = "other" }, []string{"desktop"}, ""},
-		"the parent's inputs":      {func(_ *testing.T, _ string, e []fleet.Entry) { e[0].Inputs = "other" }, []string{"base", "desktop", "server"}, ""},
-		"another parent":           {func(_ *testing.T, _ string, e []fleet.Entry) { e[2].Parent = "desktop" }, []string{"server"}, ""},
-		"inputs that nobody knows": {func(_ *testing.T, _ string, e []fleet.Entry) { e[1].Inputs = "" }, []string{"desktop"}, ""},
-		"too old":                  {func(_ *testing.T, _ string, e []fleet.Entry) { e[1].NotBefore = time.Now().Add(time.Hour) }, []string{"desktop"}, ""},
-		"a result that is gone": {func(t *testing.T, dir string, _ []fleet.Entry) {
+		"an image's inputs":        {func(_ *testing.T, _ string, e []*fleet.Entry) { e[1].Inputs = "other" }, []string{"desktop"}, ""},
+		"the parent's inputs":      {func(_ *testing.T, _ string, e []*fleet.Entry) { e[0].Inputs = "other" }, []string{"base", "desktop", "server"}, ""},
+		"another parent":           {func(_ *testing.T, _ string, e []*fleet.Entry) { e[2].Parent = e[1] }, []string{"server"}, ""},
+		"inputs that nobody knows": {func(_ *testing.T, _ string, e []*fleet.Entry) { e[1].Inputs = "" }, []string{"desktop"}, ""},
+		"too old":                  {func(_ *testing.T, _ string, e []*fleet.Entry) { e[1].NotBefore = time.Now().Add(time.Hour) }, []string{"desktop"}, ""},
+		"a result that is gone": {func(t *testing.T, dir string, _ []*fleet.Entry) {
 			require.NoError(t, os.Remove(layout(dir, "server")))
 		}, []string{"server"}, "server: what was made earlier is not used again: open "},
-		"a result that was changed": {func(t *testing.T, dir string, _ []fleet.Entry) {
+		"a result that was changed": {func(t *testing.T, dir string, _ []*fleet.Entry) {
 			require.NoError(t, os.WriteFile(layout(dir, "desktop"), []byte("half"), 0o600))
 		}, []string{"desktop"}, "desktop: what was made earlier is not used again: it is sha256:"},
-		"a parent that was changed": {func(t *testing.T, dir string, _ []fleet.Entry) {
+		"a parent that was changed": {func(t *testing.T, dir string, _ []*fleet.Entry) {
 			require.NoError(t, os.WriteFile(layout(dir, "base"), []byte("half"), 0o600))
 		}, []string{"base", "desktop", "server"}, "base: what was made earlier"},
-		"a record that is half": {func(t *testing.T, dir string, _ []fleet.Entry) {
+		"a record that is half": {func(t *testing.T, dir string, _ []*fleet.Entry) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "work", "image-server.json"), []byte(`{"image`), 0o600))
 		}, []string{"server"}, "server: its record is unreadable"},
-		"nothing": {func(*testing.T, string, []fleet.Entry) {}, nil, ""},
+		"nothing": {func(*testing.T, string, []*fleet.Entry) {}, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, entries := t.TempDir(), family()
@@ -122,9 +124,8 @@ func TestNothingIsUsedAgainWhoseInputsChanged(t *testing.T) {
 }
 
 func TestAFailureStopsOnlyWhatStartsFromItAndTheErrorNamesItInALine(t *testing.T) {
-	entries := append(family(),
-		fleet.Entry{Name: "kiosk", Parent: "desktop", Action: fleet.Build, Inputs: "4"},
-		fleet.Entry{Name: "other", Action: fleet.Build, Inputs: "5"})
+	entries := family()
+	entries = append(entries, build("kiosk", entries[1], "4"), build("other", nil, "5"))
 	cause := &failure.Error{What: "task failed", Try: "mend it", Lines: []string{"fatal: x"}}
 	b := &fake{fails: map[string]error{"desktop": fmt.Errorf("provision: %w", cause), "other": errors.New("first line\nsecond line")}}
 	dir, o := t.TempDir(), &observer{}
@@ -155,13 +156,10 @@ func TestWhatAnImageWasMadeWithStaysUntilNobodyStartsFromIt(t *testing.T) {
 }
 
 func TestWhatTheRegistryHasIsNotBuiltAndWaitsForNobody(t *testing.T) {
-	entries := []fleet.Entry{
-		{Name: "broken", Action: fleet.Build, Inputs: "0"},
-		{Name: "base", Action: fleet.Skip, Why: "the registry has it", Known: fleet.Result{Reference: "r/base@x", Digest: "sha256:base"}},
-		{Name: "retagged", Parent: "broken", Action: fleet.Tag, Known: fleet.Result{Reference: "r/retagged@x"}},
-		{Name: "child", Parent: "base", Action: fleet.Build, Inputs: "1"},
-		{Name: "grandchild", Parent: "retagged", Action: fleet.Build, Inputs: "2"},
-	}
+	broken := build("broken", nil, "0")
+	base := &fleet.Entry{Name: "base", Action: fleet.Skip, Why: "the registry has it", Known: fleet.Result{Reference: "r/base@x", Digest: "sha256:base"}}
+	retagged := &fleet.Entry{Name: "retagged", Parent: broken, Action: fleet.Tag, Known: fleet.Result{Reference: "r/retagged@x"}}
+	entries := []*fleet.Entry{broken, base, retagged, build("child", base, "1"), build("grandchild", retagged, "2")}
 	var parents []string
 	b := &fake{fails: map[string]error{"broken": errors.New("planted"), "retagged": errors.New("no")}}
 	o := &observer{}
@@ -179,7 +177,7 @@ type handed struct {
 	parents *[]string
 }
 
-func (h handed) Build(ctx context.Context, e fleet.Entry, dir string, parent fleet.Result) (fleet.Result, error) {
+func (h handed) Build(ctx context.Context, e *fleet.Entry, dir string, parent fleet.Result) (fleet.Result, error) {
 	*h.parents = append(*h.parents, e.Name+" from "+parent.Reference)
 	return h.fake.Build(ctx, e, dir, parent)
 }
@@ -188,7 +186,7 @@ func TestACancelledRunEndsAndTellsWhyAndTheNextGoesOn(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stop := errors.New("stopped by the test")
-	b := &fake{gate: func(ctx context.Context, e fleet.Entry) error {
+	b := &fake{gate: func(ctx context.Context, e *fleet.Entry) error {
 		if e.Name == "base" {
 			return nil
 		}
@@ -206,7 +204,7 @@ func TestACancelledRunEndsAndTellsWhyAndTheNextGoesOn(t *testing.T) {
 func TestASecondRunInTheSameDirectoryIsToldAtOnceAndHarmsNothing(t *testing.T) {
 	dir := t.TempDir()
 	inside, goOn := make(chan struct{}), make(chan struct{})
-	b := &fake{gate: func(_ context.Context, e fleet.Entry) error {
+	b := &fake{gate: func(_ context.Context, e *fleet.Entry) error {
 		if e.Name == "base" {
 			close(inside)
 			<-goOn
@@ -249,14 +247,15 @@ func TestImagesThatWouldMeetAreRefused(t *testing.T) {
 		`an image cannot be called "../a"`:              {"../a"},
 		"holds the image of a single build":             {"a"},
 	} {
-		var entries []fleet.Entry
+		var entries []*fleet.Entry
 		for _, name := range names {
-			entries = append(entries, fleet.Entry{Name: name, Action: fleet.Build})
+			entries = append(entries, build(name, nil, ""))
 		}
 		_, err := fleet.Run(t.Context(), entries, &fake{}, fleet.Options{OutputDir: occupied}, &observer{})
 		assert.ErrorContains(t, err, want)
 	}
-	_, err := fleet.Run(t.Context(), []fleet.Entry{{Name: "a", Parent: "b"}, {Name: "b"}}, &fake{}, fleet.Options{OutputDir: t.TempDir()}, &observer{})
+	late := build("b", nil, "")
+	_, err := fleet.Run(t.Context(), []*fleet.Entry{build("a", late, ""), late}, &fake{}, fleet.Options{OutputDir: t.TempDir()}, &observer{})
 	assert.ErrorContains(t, err, `the parent "b" of "a" does not stand before it`)
 }
 
@@ -267,11 +266,11 @@ func TestNoTwoImagesAreWrittenToOnePlace(t *testing.T) {
 		count++
 		dir := filepath.Join(top, fmt.Sprint(count))
 		names := rapid.SliceOfN(rapid.StringMatching(`[a-d][a-d./_-]{0,3}`), 1, 3).Draw(t, "names")
-		var entries []fleet.Entry
+		var entries []*fleet.Entry
 		for i, name := range names {
-			e := fleet.Entry{Name: name, Action: fleet.Build, Inputs: fmt.Sprint(i)}
+			e := build(name, nil, fmt.Sprint(i))
 			if i > 0 && rapid.Bool().Draw(t, "child") {
-				e.Parent = names[rapid.IntRange(0, i-1).Draw(t, "parent")]
+				e.Parent = entries[rapid.IntRange(0, i-1).Draw(t, "parent")]
 			}
 			entries = append(entries, e)
 		}

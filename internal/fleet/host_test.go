@@ -9,15 +9,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestThisHostHasProcessorsMemoryAndOneFileSystemForOneDirectory(t *testing.T) {
+func TestThisHostHasProcessorsMemoryAndSpace(t *testing.T) {
 	dir := t.TempDir()
-	c, err := HostCapacity(dir, dir, filepath.Dir(dir))
+	c, err := HostCapacity(dir)
 	require.NoError(t, err)
 	assert.Positive(t, c.CPUs)
 	assert.Positive(t, c.MemoryMiB)
-	require.Len(t, c.Space, 1)
-	assert.Equal(t, []string{dir, filepath.Dir(dir)}, c.Space[0].Dirs)
-	assert.Positive(t, c.Space[0].Free)
+	assert.Equal(t, dir, c.Dir)
+	assert.Positive(t, c.Free)
 }
 
 func TestADirectoryThatIsNotThereIsNamed(t *testing.T) {

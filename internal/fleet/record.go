@@ -25,11 +25,11 @@ type record struct {
 
 // recordFile lies in the top of the work directory, where what a killed run
 // left half-written is cleared.
-func (f *fleet) recordFile(e Entry) string {
+func (f *fleet) recordFile(e *Entry) string {
 	return f.dir.Path("image-" + filepath.Base(Dir("", e.Name)) + ".json")
 }
 
-func (f *fleet) save(e Entry, parent, r Result) error {
+func (f *fleet) save(e *Entry, parent, r Result) error {
 	if !host.ValidDigest(r.Digest) {
 		return fmt.Errorf("%s: its digest %q is none", e.Name, r.Digest)
 	}
@@ -38,7 +38,7 @@ func (f *fleet) save(e Entry, parent, r Result) error {
 
 // load returns the record of an image if its result could be used again. One
 // that cannot be read is no record: the image is built again.
-func (f *fleet) load(e Entry) (record, bool) {
+func (f *fleet) load(e *Entry) (record, bool) {
 	text, err := os.ReadFile(f.recordFile(e))
 	if err != nil {
 		return record{}, false
@@ -51,7 +51,7 @@ func (f *fleet) load(e Entry) (record, bool) {
 }
 
 // parseRecord reads a record, and says whether the entry could use it.
-func parseRecord(text []byte, e Entry) (r record, usable bool, err error) {
+func parseRecord(text []byte, e *Entry) (r record, usable bool, err error) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		return record{}, false, err
 	}
@@ -72,8 +72,8 @@ func writeJSON(name string, mode os.FileMode, v any) error {
 var imageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
 
 // check refuses entries of which two would write to one place.
-func check(entries []Entry, outputDir string) error {
-	seen, dirs := map[string]bool{}, map[string]string{}
+func check(entries []*Entry, outputDir string) error {
+	seen, dirs := map[*Entry]bool{nil: true}, map[string]string{}
 	for _, e := range entries {
 		dir := Dir(outputDir, e.Name)
 		base := filepath.Base(dir)
@@ -82,12 +82,12 @@ func check(entries []Entry, outputDir string) error {
 			return failure.New(fmt.Sprintf("an image cannot be called %q", e.Name), "give it another name")
 		case dirs[dir] != "":
 			return failure.New(fmt.Sprintf("the images %s and %s would both be made in %s", dirs[dir], e.Name, dir), "give one of them another name")
-		case e.Parent != "" && !seen[e.Parent]:
-			return fmt.Errorf("the parent %q of %q does not stand before it", e.Parent, e.Name)
+		case !seen[e.Parent]:
+			return fmt.Errorf("the parent %q of %q does not stand before it", e.Parent.Name, e.Name)
 		case e.Action == Build && exists(filepath.Join(dir, "oci-layout")):
 			return failure.New(dir+" holds the image of a single build", "set OUTPUT_DIR to another directory, or move the image away")
 		}
-		seen[e.Name], dirs[dir] = true, e.Name
+		seen[e], dirs[dir] = true, e.Name
 	}
 	return nil
 }

@@ -1,20 +1,18 @@
-// Schedule runs jobs that depend on one another: a parent before its
-// children, as many at once as the host bears.
-//
-// Room is reserved, not measured, while jobs run: a guest that was just started
-// has not taken its memory yet. A semaphore holds one kind of room; a job needs
-// several at once or none, so that two half-served jobs cannot wait for each
-// other.
-
 package fleet
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// Job is a piece of work.
+// Job is a piece of work that may depend on another.
 type Job struct {
 	Name   string // unique
 	Parent string // the job that must have ended well before; may be empty
@@ -30,106 +28,194 @@ type Resources struct {
 	// takes them all and runs alone.
 	CPUs      int
 	MemoryMiB int
-	// Disk is the most that the job takes while it runs, in bytes, by
-	// directory. The directories must be among those of Capacity.Space.
-	Disk map[string]int64
-	// Keep is what of it stays when the job has ended, likewise.
-	Keep map[string]int64
+	Disk      int64 // the most that it takes in Capacity.Dir while it runs, in bytes
+	Keep      int64 // what of it stays when the job has ended
 }
 
-// State is where a job stands.
-type State string
-
-// The states of a job. The last five are final.
-const (
-	Waiting   State = "waiting"
-	Running   State = "running"
-	Done      State = "done"
-	Skipped   State = "skipped"   // there was nothing to do
-	Failed    State = "failed"    // Run returned an error
-	Blocked   State = "blocked"   // an ancestor failed
-	Cancelled State = "cancelled" // the context ended before the job had ended well
-)
-
-// Event says that a job's state, or the reason for it, has changed.
+// Event says that a job's state, or the reason for it, has changed; the last of
+// a job says how it ended.
 type Event struct {
 	Name  string
 	State State
-	Why   string // what it waits for, what blocks or stops it; one line, may be empty
-	Err   error  // of Failed and Cancelled
+	Why   string        // what it waits for, what blocks or stops it; may be empty
+	Err   error         // of Failed and Cancelled
+	Took  time.Duration // of a job that ran and has ended
 }
 
-// Outcome is how a job ended.
-type Outcome struct {
-	Event
-	Took time.Duration // 0 where it never ran
-}
-
-// Options says how many jobs may run at once.
-type ScheduleOptions struct {
-	// Jobs is how many may run at once, whatever the host's processors. 0: as
-	// many as there are processors for. Memory and space are heeded in both.
-	Jobs int
-	Host Capacity
-}
-
-// Run runs the jobs and returns how each ended, by name. A job that fails
-// stops only its descendants; the end of the context stops all, and Run
-// returns when those that ran have ended. Of the jobs that could start, those
-// with the longest chain of descendants start first.
+// Schedule runs the jobs, parents before their children, as many at once as the
+// host bears: at most limit, or, where that is 0, as many as there are
+// processors for. It returns how each ended, by name.
 //
-// The error says, before anything has started, which jobs cannot be run at
-// all: a parent that is not there, a cycle, a need that the host can never
-// meet. observe is told of every change, in order, by one goroutine.
-func Schedule(ctx context.Context, jobs []Job, o ScheduleOptions, observe func(Event)) (map[string]Outcome, error) {
+// A job that fails stops only its descendants; the end of the context stops
+// all, and Schedule returns when those that ran have ended. Of the jobs that
+// could start, those with the longest chain of descendants start first. Room is
+// reserved, not measured, while jobs run: a guest that was just started has not
+// taken its memory yet. A job takes all that it needs at once or nothing, so
+// that two half-served jobs cannot wait for each other.
+//
+// Parents must stand before their children. The error says, before anything has
+// started, that they do not, or what the host can never give. observe is told
+// of every change, in order, by one goroutine.
+func Schedule(ctx context.Context, jobs []Job, limit int, host Capacity, observe func(Event)) (map[string]Event, error) {
 	nodes, err := graph(jobs)
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{observe: observe, ended: make(chan *node)}
-	if err := r.reserve(nodes, o); err != nil {
+	s := &scheduler{observe: observe, ended: make(chan *node)}
+	if err := s.reserve(nodes, limit, host); err != nil {
 		return nil, err
 	}
-	r.queue = slices.SortedStableFunc(slices.Values(nodes), byUrgency)
-	r.run(ctx)
-	outcomes := make(map[string]Outcome, len(nodes))
+	s.queue = slices.SortedStableFunc(slices.Values(nodes), byUrgency)
+	s.run(ctx)
+	outcomes := make(map[string]Event, len(nodes))
 	for _, n := range nodes {
-		outcomes[n.Name] = n.outcome
+		outcomes[n.Name] = n.last
 	}
 	return outcomes, nil
 }
 
-// runner runs one schedule. Everything in it belongs to the goroutine of Run.
-type runner struct {
+// node is a job in its graph.
+type node struct {
+	Job
+	parent      *node
+	children    []*node
+	chain       int // jobs on the longest way down below it
+	descendants int
+	need        amounts
+	overtaken   int // by less urgent jobs, while it could have started but for want of room
+	began       time.Time
+	err         error
+	last        Event
+}
+
+// graph connects the jobs, and counts what depends on each.
+func graph(jobs []Job) ([]*node, error) {
+	byName := make(map[string]*node, len(jobs))
+	nodes := make([]*node, len(jobs))
+	for i, j := range jobs {
+		n := &node{Job: j, parent: byName[j.Parent]}
+		switch {
+		case byName[j.Name] != nil:
+			return nil, fmt.Errorf("two jobs are called %q", j.Name)
+		case j.Parent != "" && n.parent == nil:
+			return nil, fmt.Errorf("the parent %q of %q does not stand before it", j.Parent, j.Name)
+		case n.parent != nil:
+			n.parent.children = append(n.parent.children, n)
+		}
+		nodes[i], byName[j.Name] = n, n
+	}
+	for _, n := range slices.Backward(nodes) {
+		if p := n.parent; p != nil {
+			p.chain = max(p.chain, n.chain+1)
+			p.descendants += n.descendants + 1
+		}
+	}
+	return nodes, nil
+}
+
+// byUrgency sorts the critical path first: the job from which the longest
+// chain hangs, then the one that most others need.
+func byUrgency(a, b *node) int {
+	return cmp.Or(cmp.Compare(b.chain, a.chain), cmp.Compare(b.descendants, a.descendants))
+}
+
+// ready says whether what the job builds on is there.
+func (n *node) ready() bool {
+	return n.parent == nil || n.parent.last.State == Done || n.parent.last.State == Skipped
+}
+
+// amounts are of each kind of room.
+type amounts [3]int64
+
+const (
+	turns  = iota // processors, or what stands in for them: the limit of jobs
+	memory        // MiB
+	space         // bytes in Capacity.Dir
+)
+
+// scheduler runs one schedule. Everything in it belongs to the goroutine of
+// Schedule.
+type scheduler struct {
 	observe func(Event)
 	queue   []*node // the most urgent first
-	room    room
+	free    amounts
+	kinds   [3]string // what a job that lacks them waits for
 	running int
 	ended   chan *node
 }
 
-func (r *runner) run(ctx context.Context) {
-	for _, n := range r.queue {
+// reserve finds out what each job takes and what there is. The error names
+// every job for which there can never be enough.
+func (s *scheduler) reserve(nodes []*node, limit int, host Capacity) error {
+	s.free = amounts{int64(limit), int64(host.MemoryMiB), host.Free}
+	s.kinds = [3]string{"its turn", "memory", "space in " + host.Dir}
+	if limit <= 0 {
+		s.free[turns], s.kinds[turns] = int64(max(host.CPUs, 1)), "processors"
+	}
+	var errs []error
+	var kept, last int64 // what all leave, and the most that one takes beyond that
+	count := 0
+	for _, n := range nodes {
 		if n.Run == nil {
-			r.set(n, Event{State: Skipped})
+			continue
+		}
+		n.need = amounts{1, int64(n.Needs.MemoryMiB), max(n.Needs.Disk, n.Needs.Keep)}
+		if limit <= 0 {
+			n.need[turns] = min(int64(max(n.Needs.CPUs, 1)), s.free[turns])
+		}
+		if n.need[memory] > s.free[memory] {
+			errs = append(errs, failure.New(fmt.Sprintf("%s needs %d MiB of memory, but this host has %d MiB to give", n.Name, n.need[memory], s.free[memory]),
+				"give it less, build on a larger host, or leave it out"))
+		}
+		if n.need[space] > s.free[space] {
+			errs = append(errs, failure.New(fmt.Sprintf("%s needs about %s of %s, but %s is free", n.Name, text.Size(n.need[space]), s.kinds[space], text.Size(s.free[space])),
+				"free some there, choose a directory on a larger disk, or leave it out"))
+		}
+		if n.need[space] > 0 {
+			count++
+			kept += n.Needs.Keep
+			last = max(last, n.need[space]-n.Needs.Keep)
+		}
+	}
+	if errs == nil && kept+last > s.free[space] { // the last would wait for ever
+		return failure.New(fmt.Sprintf("%d builds need about %s of %s together, but %s is free", count, text.Size(kept+last), s.kinds[space], text.Size(s.free[space])),
+			"free some there, choose a directory on a larger disk, or build fewer at a time")
+	}
+	return errors.Join(errs...)
+}
+
+// lacks returns the first kind of room of which there is not enough, if any.
+func (s *scheduler) lacks(need amounts) (kind string, lacks bool) {
+	for i := range need {
+		if need[i] > s.free[i] {
+			return s.kinds[i], true
+		}
+	}
+	return "", false
+}
+
+func (s *scheduler) run(ctx context.Context) {
+	for _, n := range s.queue {
+		if n.Run == nil {
+			s.set(n, Event{State: Skipped})
 		} else {
-			r.set(n, Event{State: Waiting})
+			s.set(n, Event{State: Waiting})
 		}
 	}
 	stopped := ctx.Done()
 	for {
 		if ctx.Err() != nil {
-			r.cancel(context.Cause(ctx))
+			s.cancel(context.Cause(ctx))
 			stopped = nil
 		} else {
-			r.dispatch(ctx)
+			s.dispatch(ctx)
 		}
-		if r.running == 0 {
+		if s.running == 0 {
 			return
 		}
 		select {
-		case n := <-r.ended:
-			r.finish(ctx, n)
+		case n := <-s.ended:
+			s.finish(ctx, n)
 		case <-stopped:
 		}
 	}
@@ -141,89 +227,89 @@ func (r *runner) run(ctx context.Context) {
 const patience = 4
 
 // dispatch starts every job for which there is room.
-func (r *runner) dispatch(ctx context.Context) {
+func (s *scheduler) dispatch(ctx context.Context) {
 	var held []*node
 	var first *node // a job whose patience is at its end
-	for _, n := range r.queue {
-		if n.outcome.State != Waiting {
+	for _, n := range s.queue {
+		if n.last.State != Waiting {
 			continue
 		}
-		if !n.ready() {
-			r.set(n, Event{State: Waiting, Why: "for " + n.Parent})
-			continue
-		}
-		if kind, lacks := r.room.lacks(n.need); lacks {
-			r.set(n, Event{State: Waiting, Why: "for " + r.room.names[kind]})
+		kind, lacks := s.lacks(n.need)
+		switch {
+		case !n.ready():
+			s.set(n, Event{State: Waiting, Why: "for " + n.Parent})
+		case lacks:
+			s.set(n, Event{State: Waiting, Why: "for " + kind})
 			held = append(held, n)
 			if first == nil && n.overtaken >= patience {
 				first = n
 			}
-			continue
+		case first != nil:
+			s.set(n, Event{State: Waiting, Why: "for " + first.Name + " to start"})
+		default:
+			for _, h := range held {
+				h.overtaken++
+			}
+			s.start(ctx, n)
 		}
-		if first != nil {
-			r.set(n, Event{State: Waiting, Why: "for " + first.Name + " to start"})
-			continue
-		}
-		for _, h := range held {
-			h.overtaken++
-		}
-		r.start(ctx, n)
 	}
 }
 
-func (r *runner) start(ctx context.Context, n *node) {
-	r.room.take(n.need)
-	r.running++
+func (s *scheduler) start(ctx context.Context, n *node) {
+	for i := range n.need {
+		s.free[i] -= n.need[i]
+	}
+	s.running++
 	n.began = time.Now()
-	r.set(n, Event{State: Running})
+	s.set(n, Event{State: Running})
 	go func() {
 		n.err = n.Run(ctx)
-		r.ended <- n
+		s.ended <- n
 	}()
 }
 
-func (r *runner) finish(ctx context.Context, n *node) {
-	r.running--
-	r.room.give(n.need, n.keep)
-	n.outcome.Took = time.Since(n.began)
+func (s *scheduler) finish(ctx context.Context, n *node) {
+	s.running--
+	for i := range n.need {
+		s.free[i] += n.need[i]
+	}
+	s.free[space] -= n.Needs.Keep
+	took := time.Since(n.began)
 	switch {
 	case n.err == nil:
-		r.set(n, Event{State: Done})
+		s.set(n, Event{State: Done, Took: took})
 	case ctx.Err() != nil: // what a stopped job says is no evidence
-		r.set(n, stoppedBy(context.Cause(ctx)))
+		s.set(n, Event{State: Cancelled, Why: context.Cause(ctx).Error(), Err: context.Cause(ctx), Took: took})
 	default:
-		r.set(n, Event{State: Failed, Why: n.err.Error(), Err: n.err})
-		r.block(n, n.Name)
+		s.set(n, Event{State: Failed, Why: n.err.Error(), Err: n.err, Took: took})
+		s.block(n, n.Name)
 	}
 }
 
 // block marks the descendants of a job that failed.
-func (r *runner) block(n *node, culprit string) {
+func (s *scheduler) block(n *node, culprit string) {
 	for _, child := range n.children {
 		if child.Run != nil {
-			r.set(child, Event{State: Blocked, Why: "blocked by " + culprit})
-			r.block(child, culprit)
+			s.set(child, Event{State: Blocked, Why: "blocked by " + culprit})
+			s.block(child, culprit)
 		}
 	}
 }
 
 // cancel marks what will not be started any more.
-func (r *runner) cancel(cause error) {
-	for _, n := range r.queue {
-		if n.outcome.State == Waiting {
-			r.set(n, stoppedBy(cause))
+func (s *scheduler) cancel(cause error) {
+	for _, n := range s.queue {
+		if n.last.State == Waiting {
+			s.set(n, Event{State: Cancelled, Why: cause.Error(), Err: cause})
 		}
 	}
 }
 
-func stoppedBy(cause error) Event { return Event{State: Cancelled, Why: cause.Error(), Err: cause} }
-
-// set tells a change; what stays as it was is not told again.
-func (r *runner) set(n *node, e Event) {
+// set reports a change; what stays as it was is not reported again.
+func (s *scheduler) set(n *node, e Event) {
 	e.Name = n.Name
-	if n.outcome.State == e.State && n.outcome.Why == e.Why {
-		return
+	if n.last.State != e.State || n.last.Why != e.Why {
+		n.last = e
+		s.observe(e)
 	}
-	n.outcome.Event = e
-	r.observe(e)
 }

@@ -16,15 +16,11 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 )
 
-const out, cache = "/out", "/cache"
+// small is a host in numbers that are easy to draw.
+var small = fleet.Capacity{CPUs: 4, MemoryMiB: 100, Dir: "/out", Free: 1000}
 
-// host is a host in numbers that are easy to draw.
-var small = fleet.Capacity{CPUs: 4, MemoryMiB: 100, Space: []fleet.Space{
-	{Dirs: []string{out}, Free: 1000}, {Dirs: []string{cache}, Free: 50},
-}}
-
-// graphs draws jobs that the host can run, in any order, each below any other
-// or none; some have nothing to do.
+// graphs draws jobs that the host can run, each below any before it or none;
+// some have nothing to do.
 func graphs(t *rapid.T, run func(name string, needs fleet.Resources) func(context.Context) error) []fleet.Job {
 	count := rapid.IntRange(0, 12).Draw(t, "jobs")
 	var jobs []fleet.Job
@@ -32,8 +28,8 @@ func graphs(t *rapid.T, run func(name string, needs fleet.Resources) func(contex
 		job := fleet.Job{Name: fmt.Sprint("job", i), Needs: fleet.Resources{
 			CPUs:      rapid.IntRange(0, 6).Draw(t, "cpus"),
 			MemoryMiB: rapid.IntRange(0, 100).Draw(t, "memory"),
-			Disk:      map[string]int64{out: rapid.Int64Range(0, 450).Draw(t, "out"), cache: rapid.Int64Range(0, 50).Draw(t, "cache")},
-			Keep:      map[string]int64{out: rapid.Int64Range(0, 50).Draw(t, "keep")},
+			Disk:      rapid.Int64Range(0, 450).Draw(t, "disk"),
+			Keep:      rapid.Int64Range(0, 50).Draw(t, "keep"),
 		}}
 		if i > 0 && rapid.Bool().Draw(t, "child") {
 			job.Parent = fmt.Sprint("job", rapid.IntRange(0, i-1).Draw(t, "parent"))
@@ -43,14 +39,14 @@ func graphs(t *rapid.T, run func(name string, needs fleet.Resources) func(contex
 		}
 		jobs = append(jobs, job)
 	}
-	return rapid.Permutation(jobs).Draw(t, "order")
+	return jobs
 }
 
 // meter watches the jobs as they run, as the host would.
 type meter struct {
 	sync.Mutex
 	running, cpus, memory    int
-	out, cache               int64
+	disk                     int64
 	ran                      map[string]int
 	ended                    map[string]bool
 	overCommitted, outOfTurn []string
@@ -64,11 +60,10 @@ func (m *meter) begin(name string, r fleet.Resources, jobs int) {
 	m.ran[name]++
 	m.running++
 	m.memory += r.MemoryMiB
-	m.out += max(r.Disk[out], r.Keep[out])
-	m.cache += r.Disk[cache]
+	m.disk += max(r.Disk, r.Keep)
 	m.cpus += min(max(r.CPUs, 1), small.CPUs)
 	tooMany := jobs > 0 && m.running > jobs || jobs == 0 && m.cpus > small.CPUs
-	if tooMany || m.memory > small.MemoryMiB || m.out > small.Space[0].Free || m.cache > small.Space[1].Free {
+	if tooMany || m.memory > small.MemoryMiB || m.disk > small.Free {
 		m.overCommitted = append(m.overCommitted, name)
 	}
 }
@@ -79,8 +74,7 @@ func (m *meter) end(name string, r fleet.Resources) {
 	m.ended[name] = true
 	m.running--
 	m.memory -= r.MemoryMiB
-	m.out -= max(r.Disk[out], r.Keep[out]) - r.Keep[out]
-	m.cache -= r.Disk[cache]
+	m.disk -= max(r.Disk, r.Keep) - r.Keep
 	m.cpus -= min(max(r.CPUs, 1), small.CPUs)
 }
 
@@ -116,7 +110,7 @@ func TestEveryOrderRespectsParentsAndTheHostAndAFailureBlocksExactlyItsDescendan
 		for _, j := range jobs {
 			parents[j.Name], idle[j.Name] = j.Parent, j.Run == nil
 		}
-		outcomes, err := fleet.Schedule(context.Background(), jobs, fleet.ScheduleOptions{Jobs: limit, Host: small}, func(fleet.Event) {})
+		outcomes, err := fleet.Schedule(context.Background(), jobs, limit, small, func(fleet.Event) {})
 		require.NoError(t, err)
 		require.Len(t, outcomes, len(jobs))
 		assert.Empty(t, m.overCommitted)
@@ -172,7 +166,7 @@ func TestACancelledScheduleStartsNothingMoreAndWaitsForWhatRuns(t *testing.T) {
 			}
 		}
 		jobs := graphs(t, run)
-		outcomes, err := fleet.Schedule(ctx, jobs, fleet.ScheduleOptions{Host: small}, func(fleet.Event) {})
+		outcomes, err := fleet.Schedule(ctx, jobs, 0, small, func(fleet.Event) {})
 		require.NoError(t, err)
 		cancel(nil)
 		assert.Zero(t, m.running)
@@ -198,7 +192,7 @@ func TestEveryJobsStatesAreToldInTheirOrder(t *testing.T) {
 			return func(context.Context) error { return nil }
 		})
 		told := map[string][]fleet.State{}
-		_, err := fleet.Schedule(context.Background(), jobs, fleet.ScheduleOptions{Host: small}, func(e fleet.Event) {
+		_, err := fleet.Schedule(context.Background(), jobs, 0, small, func(e fleet.Event) {
 			if states := told[e.Name]; len(states) == 0 || states[len(states)-1] != e.State {
 				told[e.Name] = append(told[e.Name], e.State)
 			}
@@ -217,10 +211,10 @@ func TestEveryJobsStatesAreToldInTheirOrder(t *testing.T) {
 func nothing(context.Context) error { return nil }
 
 // order runs the jobs one at a time and returns the order in which they began.
-func order(t *testing.T, o fleet.ScheduleOptions, jobs ...fleet.Job) []string {
+func order(t *testing.T, jobs ...fleet.Job) []string {
 	t.Helper()
 	var began []string
-	_, err := fleet.Schedule(t.Context(), jobs, o, func(e fleet.Event) {
+	_, err := fleet.Schedule(t.Context(), jobs, 1, small, func(e fleet.Event) {
 		if e.State == fleet.Running {
 			began = append(began, e.Name)
 		}
@@ -230,16 +224,16 @@ func order(t *testing.T, o fleet.ScheduleOptions, jobs ...fleet.Job) []string {
 }
 
 func TestTheLongestChainStartsFirstThenWhatMostOthersNeed(t *testing.T) {
-	began := order(t, fleet.ScheduleOptions{Jobs: 1, Host: small},
+	began := order(t,
 		fleet.Job{Name: "leaf", Run: nothing},
 		fleet.Job{Name: "wide", Run: nothing},
 		fleet.Job{Name: "wide1", Parent: "wide", Run: nothing},
 		fleet.Job{Name: "wide2", Parent: "wide", Run: nothing},
 		fleet.Job{Name: "narrow", Run: nothing},
 		fleet.Job{Name: "narrow1", Parent: "narrow", Run: nothing},
-		fleet.Job{Name: "deep2", Parent: "deep1", Run: nothing},
-		fleet.Job{Name: "deep1", Parent: "deep", Run: nothing},
 		fleet.Job{Name: "deep", Run: nothing},
+		fleet.Job{Name: "deep1", Parent: "deep", Run: nothing},
+		fleet.Job{Name: "deep2", Parent: "deep1", Run: nothing},
 	)
 	assert.Equal(t, []string{"deep", "wide", "narrow", "deep1"}, began[:4])
 	assert.Equal(t, "leaf", began[4])
@@ -261,7 +255,7 @@ func TestALargeJobIsOvertakenFourTimesAtMost(t *testing.T) {
 		}})
 	}
 	began, before := 0, 0
-	_, err := fleet.Schedule(t.Context(), jobs, fleet.ScheduleOptions{Host: small}, func(e fleet.Event) {
+	_, err := fleet.Schedule(t.Context(), jobs, 0, small, func(e fleet.Event) {
 		switch {
 		case e.Name == "first" && e.State == fleet.Done:
 			close(firstEnded)
@@ -281,26 +275,26 @@ func TestWhatCanNeverFitIsRefusedAllAtOnceBeforeAnythingStarts(t *testing.T) {
 	_, err := fleet.Schedule(t.Context(), []fleet.Job{
 		{Name: "small", Run: run},
 		{Name: "greedy", Needs: fleet.Resources{MemoryMiB: 101}, Run: run},
-		{Name: "vast", Parent: "small", Needs: fleet.Resources{Disk: map[string]int64{out: 1001}}, Run: run},
+		{Name: "vast", Parent: "small", Needs: fleet.Resources{Disk: 1001}, Run: run},
 		{Name: "idle", Needs: fleet.Resources{MemoryMiB: 5000}},
-	}, fleet.ScheduleOptions{Host: small}, func(fleet.Event) { t.Error("something was told") })
+	}, 0, small, func(fleet.Event) { t.Error("something was told") })
 	require.Error(t, err)
 	lines := strings.Split(err.Error(), "\n")
 	require.Len(t, lines, 2)
 	assert.Contains(t, lines[0], "greedy needs 101 MiB of memory, but this host has 100 MiB to give: give it less")
-	assert.Contains(t, lines[1], "vast needs about 0.0 GiB of space in /out")
+	assert.Contains(t, lines[1], "vast needs about 1 KiB of space in /out")
 }
 
 func TestWhatTheJobsLeaveTogetherMustFitToo(t *testing.T) {
 	var jobs []fleet.Job
 	for i := range 4 {
 		jobs = append(jobs, fleet.Job{Name: fmt.Sprint(i), Run: nothing, Needs: fleet.Resources{
-			Disk: map[string]int64{out: 400}, Keep: map[string]int64{out: 201},
+			Disk: 400, Keep: 201,
 		}})
 	}
-	_, err := fleet.Schedule(t.Context(), jobs, fleet.ScheduleOptions{Host: small}, func(fleet.Event) {})
+	_, err := fleet.Schedule(t.Context(), jobs, 0, small, func(fleet.Event) {})
 	assert.ErrorContains(t, err, "4 builds need about")
-	_, err = fleet.Schedule(t.Context(), jobs[1:], fleet.ScheduleOptions{Host: small}, func(fleet.Event) {})
+	_, err = fleet.Schedule(t.Context(), jobs[1:], 0, small, func(fleet.Event) {})
 	assert.NoError(t, err)
 }
 
@@ -309,7 +303,7 @@ func TestTheSpaceThatAJobKeepsIsNotGivenToAnother(t *testing.T) {
 	var jobs []fleet.Job
 	for i := range 10 {
 		name := fmt.Sprint(i)
-		needs := fleet.Resources{Disk: map[string]int64{out: 300}, Keep: map[string]int64{out: 70}}
+		needs := fleet.Resources{Disk: 300, Keep: 70}
 		jobs = append(jobs, fleet.Job{Name: name, Needs: needs, Run: func(context.Context) error {
 			m.begin(name, needs, 10)
 			defer m.end(name, needs)
@@ -317,7 +311,7 @@ func TestTheSpaceThatAJobKeepsIsNotGivenToAnother(t *testing.T) {
 			return nil
 		}})
 	}
-	_, err := fleet.Schedule(t.Context(), jobs, fleet.ScheduleOptions{Jobs: 10, Host: small}, func(fleet.Event) {})
+	_, err := fleet.Schedule(t.Context(), jobs, 10, small, func(fleet.Event) {})
 	require.NoError(t, err)
 	assert.Empty(t, m.overCommitted)
 }
@@ -329,7 +323,7 @@ func TestAJobSaysWhatItWaitsFor(t *testing.T) {
 		{Name: "b", Needs: fleet.Resources{MemoryMiB: 80}, Run: nothing},
 		{Name: "c", Parent: "a", Run: func(context.Context) error { return errors.New("broken") }},
 		{Name: "d", Parent: "c", Run: nothing},
-	}, fleet.ScheduleOptions{Host: small}, func(e fleet.Event) {
+	}, 0, small, func(e fleet.Event) {
 		if e.Why != "" {
 			why[e.Name] = append(why[e.Name], e.Why)
 		}
@@ -342,12 +336,11 @@ func TestAJobSaysWhatItWaitsFor(t *testing.T) {
 
 func TestAGraphThatCannotBeOrderedIsRefused(t *testing.T) {
 	for want, jobs := range map[string][]fleet.Job{
-		`two jobs are called "a"`:                 {{Name: "a"}, {Name: "a"}},
-		`the parent "b" of "a" is not there`:      {{Name: "a", Parent: "b"}},
-		`"b" is its own ancestor`:                 {{Name: "a"}, {Name: "b", Parent: "c"}, {Name: "c", Parent: "b"}},
-		`was not asked for the space in /nowhere`: {{Name: "a", Run: nothing, Needs: fleet.Resources{Disk: map[string]int64{"/nowhere": 1}}}},
+		`two jobs are called "a"`:                        {{Name: "a"}, {Name: "a"}},
+		`the parent "b" of "a" does not stand before it`: {{Name: "a", Parent: "b"}},
+		`the parent "c" of "b" does not stand before it`: {{Name: "a"}, {Name: "b", Parent: "c"}, {Name: "c", Parent: "b"}},
 	} {
-		_, err := fleet.Schedule(t.Context(), jobs, fleet.ScheduleOptions{Host: small}, func(fleet.Event) {})
+		_, err := fleet.Schedule(t.Context(), jobs, 0, small, func(fleet.Event) {})
 		assert.ErrorContains(t, err, want)
 	}
 }
@@ -363,7 +356,7 @@ func TestAJobThatWantsMoreProcessorsThanThereAreRunsAlone(t *testing.T) {
 			return nil
 		}})
 	}
-	_, err := fleet.Schedule(t.Context(), jobs, fleet.ScheduleOptions{Host: small}, func(fleet.Event) {})
+	_, err := fleet.Schedule(t.Context(), jobs, 0, small, func(fleet.Event) {})
 	require.NoError(t, err)
 	assert.Empty(t, m.overCommitted)
 	assert.Len(t, m.ran, 5)

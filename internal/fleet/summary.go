@@ -19,14 +19,14 @@ type Summary struct {
 	Began   time.Time     `json:"began"`
 	Seconds float64       `json:"seconds"`
 	Counts  map[State]int `json:"counts"`
-	Images  []Image       `json:"images"` // in the order of the plan
+	Images  []Ended       `json:"images"` // in the order of the plan
 }
 
-// Image says what came of one image.
-type Image struct {
+// Ended says what came of one image.
+type Ended struct {
 	Name    string  `json:"name"`
 	Parent  string  `json:"parent,omitempty"`
-	Action  Action  `json:"action"`
+	Action  State   `json:"action"` // Build, Tag or Skip
 	State   State   `json:"state"`
 	Why     string  `json:"why,omitempty"`
 	Inputs  string  `json:"inputs"`
@@ -35,23 +35,25 @@ type Image struct {
 	Result  *Result `json:"result,omitempty"`  // of a complete image
 }
 
-func (f *fleet) summary(began time.Time, outcomes map[string]Outcome) Summary {
+func (f *fleet) summary(began time.Time, outcomes map[string]Event) Summary {
 	s := Summary{Schema: Schema, Began: began.UTC(), Seconds: seconds(time.Since(began)), Counts: map[State]int{}}
 	for _, e := range f.entries {
 		o := outcomes[e.Name]
-		image := Image{
-			Name: e.Name, Parent: e.Parent, Action: e.Action, State: o.State, Inputs: e.Inputs,
-			Reused: f.recalled[e.Name], Seconds: seconds(o.Took), Why: e.Why,
+		i := Ended{Name: e.Name, Action: e.Action, State: o.State, Why: e.Why, Inputs: e.Inputs, Reused: f.reused[e], Seconds: seconds(o.Took)}
+		if e.Parent != nil {
+			i.Parent = e.Parent.Name
 		}
-		switch o.State {
-		case Done, Skipped:
-			r := f.results[e.Name]
-			image.Result = &r
-		default:
-			image.Why = f.why(o.Event)
+		if e.Action == Blocked {
+			i.Action = Build // it would be built
+		}
+		if o.State == Done || o.State == Skipped {
+			r := f.results[e]
+			i.Result = &r
+		} else {
+			i.Why = f.why(e, o)
 		}
 		s.Counts[o.State]++
-		s.Images = append(s.Images, image)
+		s.Images = append(s.Images, i)
 	}
 	return s
 }
@@ -66,50 +68,39 @@ func (s Summary) write(outputDir string) error {
 	return writeJSON(summaryFile(outputDir), 0o644, s)
 }
 
-// Failures is the error of a run in which images failed.
-type Failures struct {
-	total, blocked int
-	names          []string
-	causes         []error
+// failed is the error of a run in which images failed. Its message has a line
+// for each; its causes are in the order of the lines.
+type failed struct {
+	message string
+	causes  []error
 }
 
-// Error has a line for each image that failed.
-func (f *Failures) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d images failed", len(f.names), f.total)
-	if f.blocked > 0 {
-		fmt.Fprintf(&b, ", %d more were blocked by that", f.blocked)
-	}
-	for i, name := range f.names {
-		fmt.Fprintf(&b, "\n%s: %s", name, oneLine(f.causes[i]))
-	}
-	return b.String()
-}
-
-// Unwrap returns the causes, in the order of the lines.
-func (f *Failures) Unwrap() []error { return f.causes }
+func (f *failed) Error() string   { return f.message }
+func (f *failed) Unwrap() []error { return f.causes }
 
 // failures is the error of a run: why it was stopped, and what failed.
-func failures(ctx context.Context, entries []Entry, outcomes map[string]Outcome) error {
-	f := &Failures{total: len(entries)}
-	cancelled := false
+func failures(ctx context.Context, entries []*Entry, outcomes map[string]Event) error {
+	var causes []error
+	var lines strings.Builder
+	count := map[State]int{}
 	for _, e := range entries {
-		switch o := outcomes[e.Name]; o.State {
-		case Failed:
-			f.names = append(f.names, e.Name)
-			f.causes = append(f.causes, o.Err)
-		case Blocked:
-			f.blocked++
-		case Cancelled:
-			cancelled = true
+		o := outcomes[e.Name]
+		count[o.State]++
+		if o.State == Failed {
+			causes = append(causes, o.Err)
+			fmt.Fprintf(&lines, "\n%s: %s", e.Name, oneLine(o.Err))
 		}
 	}
-	var errs []error
-	if cancelled {
-		errs = append(errs, context.Cause(ctx))
+	var stopped error
+	if count[Cancelled] > 0 {
+		stopped = context.Cause(ctx)
 	}
-	if len(f.names) > 0 {
-		errs = append(errs, f)
+	if causes == nil {
+		return stopped
 	}
-	return errors.Join(errs...)
+	message := fmt.Sprintf("%d of %d images failed", len(causes), len(entries))
+	if count[Blocked] > 0 {
+		message += fmt.Sprintf(", %d more were blocked by that", count[Blocked])
+	}
+	return errors.Join(stopped, &failed{message + lines.String(), causes})
 }

@@ -77,7 +77,7 @@ func Parse(file, dir string, text []byte) (*Catalogue, error) {
 		l.catalogue(root)
 	}
 	if len(l.mistakes) > 0 {
-		return nil, l.mistakes.sorted()
+		return nil, l.mistakes.Sorted()
 	}
 	return &Catalogue{File: file, Registry: l.registry, Prefix: l.prefix, Images: l.images}, nil
 }

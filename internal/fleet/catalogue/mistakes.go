@@ -34,7 +34,8 @@ func (m Mistakes) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-func (m Mistakes) sorted() Mistakes {
+// Sorted puts them into the order of their lines.
+func (m Mistakes) Sorted() Mistakes {
 	slices.SortStableFunc(m, func(a, b Mistake) int { return cmp.Compare(a.Line, b.Line) })
 	return m
 }

@@ -15,12 +15,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/deploy"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/fleet/render"
 	"github.com/netgroup-polito/diskforge/internal/testkit"
@@ -43,6 +45,8 @@ images:
   - {name: broken, from: ubuntu-server, playbook: p.yml}
 `
 
+var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
 var target = render.Target{Registry: "harbor.example.org", Prefix: "labs"}
 
 // read returns the images of a catalogue.
@@ -54,10 +58,10 @@ func read(t testing.TB, text string) []catalogue.Image {
 }
 
 // missing are facts where nothing was built.
-func missing(images []catalogue.Image) map[string]render.Facts {
-	facts := map[string]render.Facts{}
+func missing(images []catalogue.Image) map[string]fleet.Facts {
+	facts := map[string]fleet.Facts{}
 	for i, image := range images {
-		facts[image.Name] = render.Facts{
+		facts[image.Name] = fleet.Facts{
 			Inputs: fmt.Sprintf("sha256:%064d", i), Tags: image.Tags, MemoryMiB: 2048, DiskSize: 10 << 30,
 			Reference: "harbor.example.org/labs/" + image.Name + ":" + strings.Join(image.Tags[:min(1, len(image.Tags))], ""),
 		}
@@ -66,25 +70,25 @@ func missing(images []catalogue.Image) map[string]render.Facts {
 }
 
 // planned is a plan with something of everything.
-func planned(t testing.TB) []render.Entry {
+func planned(t testing.TB) []*fleet.Entry {
 	t.Helper()
 	images := read(t, courses)
 	facts := missing(images)
-	change := func(name string, with func(*render.Facts)) { f := facts[name]; with(&f); facts[name] = f }
-	change("netlab", func(f *render.Facts) {
+	change := func(name string, with func(*fleet.Facts)) { f := facts[name]; with(&f); facts[name] = f }
+	change("netlab", func(f *fleet.Facts) {
 		f.MemoryMiB, f.DiskSize, f.Absent = 4096, 20<<30, "its inputs have changed"
 		f.Notes = []string{"the whole tree of playbooks is digested: roles/netlab/tasks/main.yml:3 includes a file whose name is not known before the playbook runs"}
 	})
-	change("netlab_2.exam", func(f *render.Facts) { f.DiskSize = 20 << 30 })
-	change("ubuntu-desktop", func(f *render.Facts) { f.MemoryMiB = 4096 })
+	change("netlab_2.exam", func(f *fleet.Facts) { f.DiskSize = 20 << 30 })
+	change("ubuntu-desktop", func(f *fleet.Facts) { f.MemoryMiB = 4096 })
 	for _, name := range []string{"ubuntu-server", "unchanged", "retagged"} {
-		change(name, func(f *render.Facts) {
-			f.Found = &render.Found{Digest: "sha256:" + strings.Repeat("d", 64), Tags: f.Tags, Built: day(1)}
+		change(name, func(f *fleet.Facts) {
+			f.Found = &fleet.Found{Digest: "sha256:" + strings.Repeat("d", 64), Tags: f.Tags, Built: now.AddDate(0, 0, -1)}
 		})
 	}
-	change("retagged", func(f *render.Facts) { f.Found.Tags = []string{"2026-11-01"} })
-	change("broken", func(f *render.Facts) { f.Err = errors.New("registry harbor.example.org says no (403)") })
-	return render.Decide(images, facts, render.Options{Now: now})
+	change("retagged", func(f *fleet.Facts) { f.Found.Tags = []string{"2026-11-01"} })
+	change("broken", func(f *fleet.Facts) { f.Err = errors.New("registry harbor.example.org says no (403)") })
+	return fleet.Decide(images, facts, fleet.Policy{Now: now})
 }
 
 // golden holds what was written against a file.
@@ -150,7 +154,7 @@ func TestMatricesBuildLevelAfterLevel(t *testing.T) {
 }
 
 // many is a plan with ten parents and so many children of each, none built.
-func many(t testing.TB, children int) []render.Entry {
+func many(t testing.TB, children int) []*fleet.Entry {
 	t.Helper()
 	var b strings.Builder
 	b.WriteString("defaults: {tags: [2026-11-23], git: {url: 'https://example.org/r.git'}}\nimages:\n")
@@ -161,7 +165,7 @@ func many(t testing.TB, children int) []render.Entry {
 		}
 	}
 	images := read(t, b.String())
-	return render.Decide(images, missing(images), render.Options{Now: now})
+	return fleet.Decide(images, missing(images), fleet.Policy{Now: now})
 }
 
 func TestALevelBeyondGitHubsLimitGoesOnInTheNext(t *testing.T) {
@@ -195,7 +199,7 @@ func TestALevelBeyondGitHubsLimitGoesOnInTheNext(t *testing.T) {
 
 func TestAFolderOfTheCheckoutIsNamedAsTheWorkflowSeesIt(t *testing.T) {
 	images := read(t, "images: [{name: x, base: {packages: bookworm}, playbook: p, ansible-dir: ../ansible, tags: '1'}]")
-	entries := render.Decide(images, missing(images), render.Options{})
+	entries := fleet.Decide(images, missing(images), fleet.Policy{})
 	var out bytes.Buffer
 	require.NoError(t, render.GitHubMatrix(&out, entries, target, "/checkout"))
 	assert.Contains(t, out.String(), `"ansible-dir":"ansible"`)
@@ -287,13 +291,13 @@ func (m manifest) containers() (names []string) {
 	return names
 }
 
-func jobs(t testing.TB, entries []render.Entry) (all []manifest, text string) {
+func jobs(t testing.TB, entries []*fleet.Entry) (all []manifest, text string) {
 	t.Helper()
 	return jobsBy(t, entries, "")
 }
 
 // jobsBy are the Jobs of which children have a secret to pull by.
-func jobsBy(t testing.TB, entries []render.Entry, secret string) (all []manifest, text string) {
+func jobsBy(t testing.TB, entries []*fleet.Entry, secret string) (all []manifest, text string) {
 	t.Helper()
 	var out bytes.Buffer
 	require.NoError(t, render.Kubernetes(&out, deploy.Job, entries, target, secret))
@@ -368,7 +372,7 @@ images:
   - {name: "1e5", tags: "1e5"}
 `)
 	var out bytes.Buffer
-	require.NoError(t, render.Kubernetes(&out, deploy.Job, render.Decide(images, missing(images), render.Options{}), target, ""))
+	require.NoError(t, render.Kubernetes(&out, deploy.Job, fleet.Decide(images, missing(images), fleet.Policy{}), target, ""))
 	reader := exec.Command("python3", "-c", `import json, sys, yaml
 for job in yaml.safe_load_all(sys.stdin):
     pod = job["spec"]["template"]["spec"]
@@ -399,7 +403,7 @@ func TestAJobsResourcesFitItsGuest(t *testing.T) {
 	f := facts[images[0].Name]
 	f.MemoryMiB, f.DiskSize = 4096, 10<<30 // the template's
 	facts[images[0].Name] = f
-	same, _ := jobs(t, render.Decide(images, facts, render.Options{}))
+	same, _ := jobs(t, fleet.Decide(images, facts, fleet.Policy{}))
 	want, got := template.Spec.Template.Spec, same[0].Spec.Template.Spec
 	want.InitContainers[0].Resources.Requests["memory"], want.InitContainers[0].Resources.Limits["memory"] = "6144Mi", "6144Mi"
 	assert.Equal(t, want.InitContainers[0].Resources, got.InitContainers[0].Resources)
@@ -471,8 +475,8 @@ func TestAParentThatThereIsIsNamedByItsDigest(t *testing.T) {
 	entries := planned(t)
 	images := read(t, courses)
 	facts := missing(images)
-	facts["ubuntu-server"] = render.Facts{Inputs: entries[0].Inputs, Tags: []string{"x"}, Found: &render.Found{Digest: "sha256:" + strings.Repeat("d", 64), Tags: []string{"old"}}}
-	all, _ := jobs(t, render.Decide(images, facts, render.Options{}))
+	facts["ubuntu-server"] = fleet.Facts{Inputs: entries[0].Inputs, Tags: []string{"x"}, Found: &fleet.Found{Digest: "sha256:" + strings.Repeat("d", 64), Tags: []string{"old"}}}
+	all, _ := jobs(t, fleet.Decide(images, facts, fleet.Policy{}))
 	for _, j := range all {
 		if j.Metadata.Labels["diskforge/image"] == "unchanged" {
 			env := j.container(t, "base").env()
@@ -489,7 +493,7 @@ var prefixForm = regexp.MustCompile(`^[a-z0-9][-a-z0-9]{0,56}-$`)
 func TestNamesOfJobsAreGoodAndAnewForEachRun(t *testing.T) {
 	long := strings.Repeat("a", 45) + "." + strings.Repeat("b", 60)
 	images := read(t, fmt.Sprintf("defaults: {tags: '1', base: {url: 'https://x/y', checksum: 'file:https://x/y'}, playbook: p}\nimages: [{name: a.b}, {name: a-b}, {name: a_b}, {name: %s-1}, {name: %s-2}]", long, long))
-	all, text := jobs(t, render.Decide(images, missing(images), render.Options{}))
+	all, text := jobs(t, fleet.Decide(images, missing(images), fleet.Policy{}))
 	require.Len(t, all, 5)
 	for _, j := range all {
 		assert.Regexp(t, prefixForm, j.Metadata.GenerateName)
@@ -556,7 +560,7 @@ images:
   - {name: child, from: disk}
 `)
 	var out bytes.Buffer
-	require.NoError(t, render.Text(&out, render.Decide(images, missing(images), render.Options{})))
+	require.NoError(t, render.Text(&out, fleet.Decide(images, missing(images), fleet.Policy{})))
 	assert.Equal(t, `LEVEL  ACTION   IMAGE     FROM                WHY
 0      build    packages  packages: bookworm  not built yet
 0      build    address   noble.img           not built yet
@@ -592,7 +596,7 @@ images:
   - {name: vars, base: {url: "https://x/y", checksum: "file:https://x/SUMS"}, vars: course.yaml, sparsify: virt-sparsify}
   - {name: repository, base: {url: "https://x/y", checksum: "file:https://x/SUMS"}, git: {url: "file:///srv/playbooks.git"}}
 `)
-	entries := render.Decide(images, missing(images), render.Options{})
+	entries := fleet.Decide(images, missing(images), fleet.Policy{})
 	var out bytes.Buffer
 	err := render.Kubernetes(&out, deploy.Job, entries, target, "")
 	require.Error(t, err)
@@ -620,16 +624,16 @@ func TestAParentThatIsBuiltAnewNeedsATagOfItsOwn(t *testing.T) {
 	images := read(t, courses)[:3]
 	facts := missing(images)
 	for name, f := range facts {
-		f.Found = &render.Found{Digest: "sha256:x", Tags: f.Tags}
+		f.Found = &fleet.Found{Digest: "sha256:x", Tags: f.Tags}
 		facts[name] = f
 	}
-	err := render.Kubernetes(io.Discard, deploy.Job, render.Decide(images, facts, render.Options{Force: true}), target, "")
+	err := render.Kubernetes(io.Discard, deploy.Job, fleet.Decide(images, facts, fleet.Policy{Force: true}), target, "")
 	require.EqualError(t, err, "netlab: ubuntu-desktop is built anew, and its tag 2026-11-23 is that of the image there is: give a new tag, e.g. the date")
 	for name, f := range facts {
 		f.Tags = []string{"2026-11-24"}
 		facts[name] = f
 	}
-	require.NoError(t, render.Kubernetes(io.Discard, deploy.Job, render.Decide(images, facts, render.Options{Force: true}), target, ""))
+	require.NoError(t, render.Kubernetes(io.Discard, deploy.Job, fleet.Decide(images, facts, fleet.Policy{Force: true}), target, ""))
 }
 
 func TestAPlanWithNothingToBuildIsAComment(t *testing.T) {
@@ -653,18 +657,18 @@ func BenchmarkAThousandImages(b *testing.B) {
 		images[i] = catalogue.Image{Name: e.Name, From: e.From, Tags: e.Tags, Settings: e.Settings, Wanted: true}
 	}
 	facts := missing(images)
-	for name, write := range map[string]func([]render.Entry) error{
-		"text":          func(entries []render.Entry) error { return render.Text(io.Discard, entries) },
-		"json":          func(entries []render.Entry) error { return render.JSON(io.Discard, entries) },
-		"github-matrix": func(entries []render.Entry) error { return render.GitHubMatrix(io.Discard, entries, target, "/") },
-		"kubernetes": func(entries []render.Entry) error {
+	for name, write := range map[string]func([]*fleet.Entry) error{
+		"text":          func(entries []*fleet.Entry) error { return render.Text(io.Discard, entries) },
+		"json":          func(entries []*fleet.Entry) error { return render.JSON(io.Discard, entries) },
+		"github-matrix": func(entries []*fleet.Entry) error { return render.GitHubMatrix(io.Discard, entries, target, "/") },
+		"kubernetes": func(entries []*fleet.Entry) error {
 			return render.Kubernetes(io.Discard, deploy.Job, entries, target, "")
 		},
 	} {
 		b.Run(name, func(b *testing.B) {
 			require.NoError(b, testkit.ResetPeak())
 			for b.Loop() {
-				require.NoError(b, write(render.Decide(images, facts, render.Options{Now: now, MaxAge: 1})))
+				require.NoError(b, write(fleet.Decide(images, facts, fleet.Policy{Now: now, MaxAge: 1})))
 			}
 			mib, err := testkit.PeakMiB()
 			require.NoError(b, err)

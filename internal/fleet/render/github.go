@@ -9,6 +9,7 @@ import (
 	"unicode/utf16"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
 )
 
 // GitHub's limits: jobs of one matrix, and outputs of one job, which are
@@ -49,25 +50,25 @@ var inputs = map[string]string{
 // matrix has at most 256 jobs: those of a larger level go on in the next. The
 // checkout is the folder that paths in the workflow are relative to. Images
 // that no workflow can build are an error, a line for each reason.
-func GitHubMatrix(w io.Writer, entries []Entry, t Target, checkout string) error {
+func GitHubMatrix(w io.Writer, entries []*fleet.Entry, t Target, checkout string) error {
 	if err := t.Check(); err != nil {
 		return err
 	}
 	if t.Host["REGISTRY_INSECURE"] != "" || t.CA != "" {
 		return failure.New("GitHub's runners reach a registry by https and with the usual authorities only", "leave out REGISTRY_INSECURE and CA_FILE, or use --format kubernetes")
 	}
-	build, byName := builds(entries)
+	build := builds(entries)
 	bad := refusals{all: len(build)}
 	m := matrixPlan{Levels: []matrixLevel{}, Tags: []matrixTags{}}
-	levels := make(map[string]int, len(build))
+	next := map[*fleet.Entry]int{} // the level that those which start from it may be in
 	for _, e := range build {
-		bad.address(e, byName[e.From])
+		bad.address(e)
 		bad.files(e, "a runner")
-		levels[e.Name] = m.place(levels, e, bad.workflow(e, byName[e.From], t, checkout))
+		next[e] = 1 + m.place(next[e.Parent], bad.workflow(e, t, checkout))
 	}
 	for _, e := range entries {
-		if e.Action == Tag {
-			m.Tags = append(m.Tags, matrixTags{t.repository(e.Name) + "@" + e.Found, e.missingTags()})
+		if e.Action == fleet.Tag {
+			m.Tags = append(m.Tags, matrixTags{t.repository(e.Name) + "@" + e.Found.Digest, e.MissingTags()})
 		}
 	}
 	if err := bad.err(); err != nil {
@@ -84,16 +85,10 @@ func GitHubMatrix(w io.Writer, entries []Entry, t Target, checkout string) error
 	return err
 }
 
-// place puts an image into the first level behind its parent's that has room.
-func (m *matrixPlan) place(levels map[string]int, e Entry, with map[string]any) int {
-	level := 0
-	if parent, ok := levels[e.From]; ok {
-		level = parent + 1
-	}
-	for ; level < len(m.Levels); level++ {
-		if len(m.Levels[level].Include) < maxMatrix {
-			break
-		}
+// place puts an image into the first level from that one on that has room.
+func (m *matrixPlan) place(level int, with map[string]any) int {
+	for level < len(m.Levels) && len(m.Levels[level].Include) == maxMatrix {
+		level++
 	}
 	if level == len(m.Levels) {
 		m.Levels = append(m.Levels, matrixLevel{})
@@ -103,8 +98,9 @@ func (m *matrixPlan) place(levels map[string]int, e Entry, with map[string]any) 
 }
 
 // workflow returns the inputs of build.yml for an image.
-func (r *refusals) workflow(e, parent Entry, t Target, checkout string) map[string]any {
-	with, settings := map[string]any{"name": e.Name}, map[string]string{}
+func (r *refusals) workflow(e *fleet.Entry, t Target, checkout string) map[string]any {
+	others := map[string]string{}
+	with := map[string]any{"name": e.Name, "settings": others}
 	if len(e.Tags) > 0 {
 		with["tag"] = e.Tags[0]
 		with["further-tags"] = strings.Join(e.Tags[1:], " ")
@@ -119,18 +115,14 @@ func (r *refusals) workflow(e, parent Entry, t Target, checkout string) map[stri
 		case ok:
 			with[input] = value
 		default:
-			settings[strings.TrimPrefix(strings.ToLower(strings.ReplaceAll(name, "_", "-")), "qcow2-")] = value
+			others[strings.TrimPrefix(strings.ToLower(strings.ReplaceAll(name, "_", "-")), "qcow2-")] = value
 		}
 	}
-	if e.From != "" {
-		with["iso-url"], with["iso-checksum"] = t.from(parent)
-	}
-	with["settings"] = settings
 	return with
 }
 
 // within makes a path relative to the checkout that it lies in.
-func (r *refusals) within(e Entry, checkout, path string) string {
+func (r *refusals) within(e *fleet.Entry, checkout, path string) string {
 	relative, err := filepath.Rel(checkout, path)
 	if err != nil || !filepath.IsLocal(relative) {
 		r.add(e, "ansible-dir lies outside of the checkout, so a runner has it not", "move it beside the catalogue, or use git")

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -16,24 +17,22 @@ const width = 100
 
 // Text writes the plan for people: a line an image, parents first, and why. The
 // images of a level start from those of the levels before.
-func Text(w io.Writer, entries []Entry) error {
+func Text(w io.Writer, entries []*fleet.Entry) error {
 	name, from := len("IMAGE"), len("FROM")
 	for _, e := range entries {
-		name, from = max(name, len(e.Name)), max(from, len(e.origin()))
+		name, from = max(name, len(e.Name)), max(from, len(origin(e)))
 	}
 	var b strings.Builder
 	row := func(level, action, n, f, why string) {
 		lead := fmt.Sprintf("%-5s  %-7s  %-*s  %-*s  ", level, action, name, n, from, f)
-		for i, part := range wrap(why, max(width-len(lead), 30)) {
-			if i > 0 {
-				lead = strings.Repeat(" ", len(lead))
-			}
+		for _, part := range wrap(why, max(width-len(lead), 30)) {
 			b.WriteString(strings.TrimRight(lead+part, " ") + "\n")
+			lead = strings.Repeat(" ", len(lead))
 		}
 	}
 	row("LEVEL", "ACTION", "IMAGE", "FROM", "WHY")
 	for _, e := range entries {
-		row(strconv.Itoa(e.Level), string(e.Action), e.Name, e.origin(), e.Why)
+		row(strconv.Itoa(e.Level), string(e.Action), e.Name, origin(e), e.Why)
 		for _, note := range e.Notes {
 			row("", "", "", "", text.Line(note))
 		}
@@ -45,7 +44,7 @@ func Text(w io.Writer, entries []Entry) error {
 
 // origin is what the image starts from, in short: another image, the name of a
 // file or of a repository, or the release that packages are of.
-func (e Entry) origin() string {
+func origin(e *fleet.Entry) string {
 	switch {
 	case e.From != "":
 		return e.From
@@ -60,9 +59,9 @@ func (e Entry) origin() string {
 }
 
 // wrap breaks a text between words.
-func wrap(text string, columns int) (lines []string) {
+func wrap(s string, columns int) (lines []string) {
 	current := ""
-	for _, word := range strings.Fields(text) {
+	for _, word := range strings.Fields(s) {
 		switch {
 		case current == "":
 			current = word
@@ -76,42 +75,32 @@ func wrap(text string, columns int) (lines []string) {
 	return append(lines, current)
 }
 
-// Images is a number of images in words: "1 image", "25 images".
-func Images(n int) string {
-	if n == 1 {
-		return "1 image"
-	}
-	return fmt.Sprintf("%d images", n)
-}
-
 // Summary counts the actions in a line.
-func Summary(entries []Entry) string {
-	count := map[Action]int{}
+func Summary(entries []*fleet.Entry) string {
+	count := map[fleet.State]int{}
 	for _, e := range entries {
 		count[e.Action]++
 	}
-	parts := []string{fmt.Sprintf("%s: %d to build", Images(len(entries)), count[Build])}
+	line := fmt.Sprintf("%s: %d to build", text.Count(len(entries), "image"), count[fleet.Build])
 	for _, kind := range []struct {
-		action Action
+		action fleet.State
 		name   string
-	}{{Tag, "to tag"}, {Skip, "to leave"}, {Blocked, "blocked"}} {
+	}{{fleet.Tag, "to tag"}, {fleet.Skip, "to leave"}, {fleet.Blocked, "blocked"}} {
 		if n := count[kind.action]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, kind.name))
+			line += fmt.Sprintf(", %d %s", n, kind.name)
 		}
 	}
-	return strings.Join(parts, ", ")
+	return line
 }
 
 // JSON writes the plan for programs: {"images": […]}, an Entry each, parents
 // first.
-func JSON(w io.Writer, entries []Entry) error {
+func JSON(w io.Writer, entries []*fleet.Entry) error {
 	if entries == nil {
-		entries = []Entry{}
+		entries = []*fleet.Entry{}
 	}
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(struct {
-		Images []Entry `json:"images"`
-	}{entries})
+	return e.Encode(map[string][]*fleet.Entry{"images": entries})
 }

@@ -1,5 +1,10 @@
-// Package fleet builds many images: those that are needed, parents before
-// children, as many at once as the host bears, and none twice.
+// Package fleet builds the images of a catalogue: those that are needed,
+// parents before children, as many at once as the host bears, and none twice.
+//
+// All.Plan asks what each image is made from and what there is already, and
+// decides (Decide, which asks nobody) what is to be done for each Entry. Run
+// does that: Schedule orders it, a Builder builds single images as a single
+// build does, and what is complete is recorded.
 //
 //	OUTPUT_DIR/work/              locked while a fleet, or a single build, runs
 //	OUTPUT_DIR/work/image-*.json  what is complete, from which inputs
@@ -28,42 +33,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// Action is what is to be done for an image.
-type Action string
-
-// The actions of a plan.
-const (
-	Build Action = "build" // nobody has it yet
-	Tag   Action = "tag"   // the registry has it, under another tag
-	Skip  Action = "skip"  // the registry has it
-)
-
-// Entry is one image of the plan.
-type Entry struct {
-	Name   string
-	Parent string // the image whose disk it starts from, or empty
-	Action Action
-	Why    string // in a few words
-	// Inputs is the digest of all that the image is made from.
-	Inputs string
-	// Needs is what building it takes, beyond what is in its directory
-	// already.
-	Needs Resources
-	// NotBefore is when a result may have been made at the earliest to be used
-	// again: for --force and --max-age.
-	NotBefore time.Time
-	// Known is the image that there is, in the registry or as a layout, for Tag
-	// and Skip. For Build it is the one whose place another shall take.
-	Known Result
-}
-
-// Result is an image.
-type Result struct {
-	Reference string `json:"reference"`        // with digest
-	Digest    string `json:"digest"`           // of the manifest, "sha256:…"
-	Layout    string `json:"layout,omitempty"` // directory of the OCI layout, where it was built here
-}
-
 // Builder does the work on single images. Its methods are called from several
 // goroutines at once, for different images.
 type Builder interface {
@@ -72,23 +41,23 @@ type Builder interface {
 	// an earlier Build finished from the same inputs. They must stay until
 	// Clean, as must the disk that children start from. Of a parent that this
 	// run did not build there may be no more than the Result.
-	Build(ctx context.Context, e Entry, dir string, parent Result) (Result, error)
-	// Tag moves the tag to the image that the registry has.
-	Tag(ctx context.Context, e Entry) (Result, error)
+	Build(ctx context.Context, e *Entry, dir string, parent Result) (Result, error)
+	// Tag moves the tags to the image that the registry has.
+	Tag(ctx context.Context, e *Entry) (Result, error)
 	// Check says why a result that was recorded earlier cannot be used again:
 	// it is not there, not complete, or not what it was.
-	Check(ctx context.Context, e Entry, dir string, r Result) error
+	Check(ctx context.Context, e *Entry, dir string, r Result) error
 	// Clean deletes everything but the result from dir: no child will start
 	// from the image, and no later run needs its stages. It may be called
 	// again.
-	Clean(e Entry, dir string) error
+	Clean(e *Entry, dir string) error
 }
 
-// Observer is told what happens, by one goroutine or another.
+// Observer learns what happens, from one goroutine or another.
 type Observer interface {
-	// Set tells an image's state (one of schedule's) and the reason for it.
+	// Set shows an image's State and the reason for it.
 	Set(image, state, why string)
-	// Warn tells something that the user should know and that stops nothing.
+	// Warn shows something that the user should know and that stops nothing.
 	Warn(image, message string)
 }
 
@@ -96,14 +65,12 @@ type Observer interface {
 type Options struct {
 	OutputDir string
 	Jobs      int // at once; 0: as many as the host bears
-	// Host is what the images share; the zero Capacity is what this host has.
-	Host Capacity
 }
 
 // Run does what the entries ask for; parents stand before their children. The
 // error says that nothing was started and why, or names each image that
 // failed, in a line, with its cause.
-func Run(ctx context.Context, entries []Entry, b Builder, o Options, to Observer) (Summary, error) {
+func Run(ctx context.Context, entries []*Entry, b Builder, o Options, to Observer) (Summary, error) {
 	if err := check(entries, o.OutputDir); err != nil {
 		return Summary{}, err
 	}
@@ -116,16 +83,21 @@ func Run(ctx context.Context, entries []Entry, b Builder, o Options, to Observer
 		return Summary{}, err
 	}
 	began := time.Now()
-	f := newFleet(entries, b, o, to, dir)
+	f := &fleet{outputDir: o.OutputDir, entries: entries, builder: b, to: to, dir: dir, byName: map[string]*Entry{}, results: map[*Entry]Result{}, reused: map[*Entry]bool{}}
+	for _, e := range entries {
+		f.byName[e.Name] = e
+		if e.Action == Tag || e.Action == Skip {
+			f.results[e] = e.Known
+		}
+	}
 	if err := f.recall(ctx); err != nil {
 		return Summary{}, err
 	}
-	if f.Host.CPUs == 0 {
-		if f.Host, err = HostCapacity(f.dirs()...); err != nil {
-			return Summary{}, err
-		}
+	host, err := HostCapacity(o.OutputDir)
+	if err != nil {
+		return Summary{}, err
 	}
-	outcomes, err := Schedule(ctx, f.jobs(), ScheduleOptions{Jobs: o.Jobs, Host: f.Host}, f.observe)
+	outcomes, err := Schedule(ctx, f.jobs(), o.Jobs, host, f.observe)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -144,35 +116,16 @@ func Dir(outputDir, image string) string {
 
 // fleet is one run.
 type fleet struct {
-	Options
-	entries  []Entry
-	byName   map[string]Entry
-	children map[string][]string
-	builder  Builder
-	to       Observer
-	dir      *pipeline.Dir
+	outputDir string
+	entries   []*Entry
+	byName    map[string]*Entry
+	builder   Builder
+	to        Observer
+	dir       *pipeline.Dir
 
-	mu       sync.Mutex
-	results  map[string]Result // of the images that are complete
-	recalled map[string]bool   // those that an earlier run built
-}
-
-func newFleet(entries []Entry, b Builder, o Options, to Observer, dir *pipeline.Dir) *fleet {
-	f := &fleet{
-		Options: o, entries: entries, builder: b, to: to, dir: dir,
-		byName: map[string]Entry{}, children: map[string][]string{},
-		results: map[string]Result{}, recalled: map[string]bool{},
-	}
-	for _, e := range entries {
-		f.byName[e.Name] = e
-		if e.Parent != "" {
-			f.children[e.Parent] = append(f.children[e.Parent], e.Name)
-		}
-		if e.Action != Build {
-			f.results[e.Name] = e.Known
-		}
-	}
-	return f
+	mu      sync.Mutex
+	results map[*Entry]Result // of the images that are complete
+	reused  map[*Entry]bool   // those that an earlier run built
 }
 
 // recall finds out what an earlier run has completed. Records are compared
@@ -183,17 +136,17 @@ func (f *fleet) recall(ctx context.Context) error {
 			continue
 		}
 		parent, known := f.results[e.Parent]
-		if r, ok := f.load(e); ok && (e.Parent == "" || known) && r.Parent == parent.Digest {
-			f.results[e.Name], f.recalled[e.Name] = r.Result, true
+		if r, ok := f.load(e); ok && (e.Parent == nil || known) && r.Parent == parent.Digest {
+			f.results[e], f.reused[e] = r.Result, true
 		}
 	}
 	reasons := make([]error, len(f.entries))
 	g := new(errgroup.Group)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, e := range f.entries {
-		if f.recalled[e.Name] {
+		if f.reused[e] {
 			g.Go(func() error {
-				reasons[i] = f.builder.Check(ctx, e, Dir(f.OutputDir, e.Name), f.results[e.Name])
+				reasons[i] = f.builder.Check(ctx, e, Dir(f.outputDir, e.Name), f.results[e])
 				return nil
 			})
 		}
@@ -212,51 +165,46 @@ func (f *fleet) recall(ctx context.Context) error {
 }
 
 // doubt gives up a result that cannot be used again, or whose parent's cannot.
-func (f *fleet) doubt(e Entry, reason error) {
+func (f *fleet) doubt(e *Entry, reason error) {
 	if reason != nil {
 		f.to.Warn(e.Name, "what was made earlier is not used again: "+oneLine(reason))
 	}
 	_, parentComplete := f.results[e.Parent]
-	if f.recalled[e.Name] && (reason != nil || e.Parent != "" && !parentComplete) {
-		delete(f.results, e.Name)
-		delete(f.recalled, e.Name)
+	if f.reused[e] && (reason != nil || e.Parent != nil && !parentComplete) {
+		delete(f.results, e)
+		delete(f.reused, e)
 	}
 }
 
-// jobs are the entries in the schedule's terms. What the registry has waits
-// for nobody.
+// jobs are the entries in the schedule's terms. What there is waits for nobody,
+// nor does an image that cannot be planned for a reason of its own: it fails at
+// once, and stops its descendants and nothing else.
 func (f *fleet) jobs() []Job {
 	jobs := make([]Job, len(f.entries))
 	for i, e := range f.entries {
-		jobs[i] = Job{Name: e.Name}
+		j := &jobs[i]
+		j.Name = e.Name
 		switch {
 		case e.Action == Tag:
-			jobs[i].Run = func(ctx context.Context) error { return f.tag(ctx, e) }
-		case e.Action == Build && !f.recalled[e.Name]:
-			jobs[i].Parent, jobs[i].Needs = e.Parent, e.Needs
-			if f.byName[e.Parent].Action == Tag {
-				jobs[i].Parent = "" // the registry has it, whatever its tag
+			j.Run = func(ctx context.Context) error { return f.tag(ctx, e) }
+		case e.Action == Blocked:
+			err := e.Err
+			if err == nil {
+				err, j.Parent = errors.New(e.Why), e.Parent.Name
 			}
-			jobs[i].Run = func(ctx context.Context) error { return f.build(ctx, e) }
+			j.Run = func(context.Context) error { return err }
+		case e.Action == Build && !f.reused[e]:
+			j.Needs = e.Needs
+			j.Run = func(ctx context.Context) error { return f.build(ctx, e) }
+			if e.Parent != nil && e.Parent.Action != Tag { // the registry has that, whatever its tag
+				j.Parent = e.Parent.Name
+			}
 		}
 	}
 	return jobs
 }
 
-// dirs are those in which space is needed.
-func (f *fleet) dirs() []string {
-	dirs := []string{f.OutputDir}
-	for _, e := range f.entries {
-		for _, needs := range []map[string]int64{e.Needs.Disk, e.Needs.Keep} {
-			for dir := range needs {
-				dirs = append(dirs, dir)
-			}
-		}
-	}
-	return dirs
-}
-
-func (f *fleet) tag(ctx context.Context, e Entry) error {
+func (f *fleet) tag(ctx context.Context, e *Entry) error {
 	r, err := f.builder.Tag(ctx, e)
 	if err == nil {
 		f.complete(e, r)
@@ -266,8 +214,8 @@ func (f *fleet) tag(ctx context.Context, e Entry) error {
 
 // build makes one image and records it; what it was made with is deleted after
 // that, so that there is no moment in which a killed run loses its work.
-func (f *fleet) build(ctx context.Context, e Entry) error {
-	dir := Dir(f.OutputDir, e.Name)
+func (f *fleet) build(ctx context.Context, e *Entry) error {
+	dir := Dir(f.outputDir, e.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -281,35 +229,35 @@ func (f *fleet) build(ctx context.Context, e Entry) error {
 	}
 	f.complete(e, r)
 	f.clean(e)
-	if e.Parent != "" {
-		f.clean(f.byName[e.Parent])
+	if e.Parent != nil {
+		f.clean(e.Parent)
 	}
 	return nil
 }
 
-func (f *fleet) complete(e Entry, r Result) {
+func (f *fleet) complete(e *Entry, r Result) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.results[e.Name] = r
+	f.results[e] = r
 }
 
-func (f *fleet) result(name string) Result {
+func (f *fleet) result(e *Entry) Result {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.results[name]
+	return f.results[e]
 }
 
 // clean deletes what an image was made with, if the image is complete and so
 // is all that starts from it.
-func (f *fleet) clean(e Entry) {
+func (f *fleet) clean(e *Entry) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, name := range append([]string{e.Name}, f.children[e.Name]...) {
-		if _, complete := f.results[name]; !complete {
+	for _, needs := range f.entries {
+		if _, complete := f.results[needs]; !complete && (needs == e || needs.Parent == e) {
 			return
 		}
 	}
-	dir := Dir(f.OutputDir, e.Name)
+	dir := Dir(f.outputDir, e.Name)
 	if e.Action != Build && !exists(dir) {
 		return // it is in the registry, and no earlier run has left anything here
 	}
@@ -318,23 +266,22 @@ func (f *fleet) clean(e Entry) {
 	}
 }
 
-// observe passes on what the schedule tells, with the reasons that it does not
+// observe passes the schedule's events on, with the reasons that it does not
 // know.
 func (f *fleet) observe(e Event) {
-	f.to.Set(e.Name, string(e.State), f.why(e))
+	f.to.Set(e.Name, string(e.State), f.why(f.byName[e.Name], e))
 }
 
-func (f *fleet) why(e Event) string {
-	entry := f.byName[e.Name]
+func (f *fleet) why(e *Entry, ended Event) string {
 	switch {
-	case e.State == Done:
-		return f.result(e.Name).Reference
-	case e.Why != "":
-		return oneLine(errors.New(e.Why))
-	case f.recalled[e.Name]:
+	case ended.State == Done:
+		return f.result(e).Reference
+	case ended.Why != "":
+		return oneLine(errors.New(ended.Why))
+	case f.reused[e]:
 		return "built before, from the same inputs"
 	}
-	return entry.Why
+	return e.Why
 }
 
 // oneLine makes a line of an error that may have several.

@@ -1,4 +1,4 @@
-package render_test
+package fleet_test
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/fleet/render"
 )
 
 var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -20,23 +20,23 @@ var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 // day is a time some days ago.
 func day(ago int) time.Time { return now.AddDate(0, 0, -ago) }
 
-// family is root ← mid ← leaf, and a second child of root.
-func family() []catalogue.Image {
+// kin is root ← mid ← leaf, and a second child of root.
+func kin() []catalogue.Image {
 	return []catalogue.Image{
 		{Name: "root", Wanted: true}, {Name: "mid", From: "root", Wanted: true}, {Name: "leaf", From: "mid", Wanted: true}, {Name: "side", From: "root", Wanted: true},
 	}
 }
 
 // known are facts where all is built and tagged, root first.
-func known() map[string]render.Facts {
-	facts := map[string]render.Facts{}
+func known() map[string]fleet.Facts {
+	facts := map[string]fleet.Facts{}
 	for i, name := range []string{"root", "mid", "leaf", "side"} {
-		facts[name] = render.Facts{Inputs: "sha256:i" + name, Tags: []string{"new"}, Found: &render.Found{Digest: "sha256:d" + name, Tags: []string{"new"}, Built: day(9 - i)}}
+		facts[name] = fleet.Facts{Inputs: "sha256:i" + name, Tags: []string{"new"}, Found: &fleet.Found{Digest: "sha256:d" + name, Tags: []string{"new"}, Built: day(9 - i)}}
 	}
 	return facts
 }
 
-func without(facts map[string]render.Facts, names ...string) map[string]render.Facts {
+func without(facts map[string]fleet.Facts, names ...string) map[string]fleet.Facts {
 	for _, name := range names {
 		f := facts[name]
 		f.Found = nil
@@ -46,7 +46,7 @@ func without(facts map[string]render.Facts, names ...string) map[string]render.F
 }
 
 // said is a plan in short.
-func said(entries []render.Entry) (out []string) {
+func said(entries []*fleet.Entry) (out []string) {
 	for _, e := range entries {
 		out = append(out, fmt.Sprintf("%s %s: %s", e.Action, e.Name, e.Why))
 	}
@@ -55,7 +55,7 @@ func said(entries []render.Entry) (out []string) {
 
 func TestWhatHasNotChangedIsLeft(t *testing.T) {
 	assert.Equal(t, []string{"skip root: unchanged", "skip mid: unchanged", "skip leaf: unchanged", "skip side: unchanged"},
-		said(render.Decide(family(), known(), render.Options{Now: now})))
+		said(fleet.Decide(kin(), known(), fleet.Policy{Now: now})))
 }
 
 func TestWhatIsMissingIsBuiltAndSoAreItsDescendants(t *testing.T) {
@@ -63,7 +63,7 @@ func TestWhatIsMissingIsBuiltAndSoAreItsDescendants(t *testing.T) {
 	f := facts["mid"]
 	f.Absent = "its inputs have\nchanged"
 	facts["mid"] = f
-	entries := render.Decide(family(), facts, render.Options{Now: now})
+	entries := fleet.Decide(kin(), facts, fleet.Policy{Now: now})
 	assert.Equal(t, []string{"skip root: unchanged; others start from it", "build mid: its inputs have changed", "build leaf: mid is built", "skip side: unchanged"}, said(entries))
 	assert.True(t, entries[0].Fetch)
 	assert.False(t, entries[1].Anew, "nobody has it")
@@ -75,15 +75,15 @@ func TestATagIsMoved(t *testing.T) {
 	facts := known()
 	facts["mid"].Found.Tags = []string{"old"}
 	facts["side"].Found.Tags = nil
-	entries := render.Decide(family(), facts, render.Options{Now: now})
+	entries := fleet.Decide(kin(), facts, fleet.Policy{Now: now})
 	assert.Equal(t, []string{"skip root: unchanged", "tag mid: built before as old", "skip leaf: unchanged", "tag side: built before"}, said(entries))
-	assert.Equal(t, "sha256:dmid", entries[1].Found)
+	assert.Equal(t, "sha256:dmid", entries[1].Found.Digest)
 }
 
 func TestForceBuildsWhatIsWantedAndFetchesItsParent(t *testing.T) {
-	images := family()
+	images := kin()
 	images[0].Wanted, images[3].Wanted = false, false
-	entries := render.Decide(images, known(), render.Options{Now: now, Force: true})
+	entries := fleet.Decide(images, known(), fleet.Policy{Now: now, Force: true})
 	assert.Equal(t, []string{"skip root: unchanged; others start from it", "build mid: forced", "build leaf: forced", "skip side: unchanged"}, said(entries))
 	assert.True(t, entries[1].Anew)
 }
@@ -92,27 +92,27 @@ func TestWhatIsTooOldIsBuiltWithItsDescendants(t *testing.T) {
 	facts := known()
 	facts["root"].Found.Built, facts["mid"].Found.Built, facts["leaf"].Found.Built = day(10), day(2), day(1)
 	facts["side"].Found.Built = time.Time{}
-	week := render.Options{Now: now, MaxAge: 7 * 24 * time.Hour}
+	week := fleet.Policy{Now: now, MaxAge: 7 * 24 * time.Hour}
 	assert.Equal(t, []string{"build root: 10d old, and 7d is the limit", "build mid: root is built", "build leaf: mid is built", "build side: nobody knows how old it is"},
-		said(render.Decide(family(), facts, week)))
+		said(fleet.Decide(kin(), facts, week)))
 	facts["root"].Found.Built = day(7)
-	assert.Equal(t, "skip root: unchanged; others start from it", said(render.Decide(family(), facts, week))[0], "a week is not older than a week")
+	assert.Equal(t, "skip root: unchanged; others start from it", said(fleet.Decide(kin(), facts, week))[0], "a week is not older than a week")
 }
 
 func TestAnImageThatIsOlderThanItsParentIsBuilt(t *testing.T) {
 	facts := known()
 	facts["mid"].Found.Built = day(1)
-	entries := render.Decide(family(), facts, render.Options{Now: now})
+	entries := fleet.Decide(kin(), facts, fleet.Policy{Now: now})
 	assert.Equal(t, []string{"skip root: unchanged", "skip mid: unchanged; others start from it", "build leaf: older than mid", "skip side: unchanged"}, said(entries))
 }
 
 func TestWhatNobodyNeedsIsNotBuilt(t *testing.T) {
-	images := family()
+	images := kin()
 	images[0].Wanted, images[1].Wanted, images[3].Wanted = false, false, false
 	assert.Equal(t, []string{"skip root: not needed", "skip mid: not needed", "skip leaf: unchanged", "skip side: unchanged"},
-		said(render.Decide(images, without(known(), "root", "mid"), render.Options{Now: now})))
+		said(fleet.Decide(images, without(known(), "root", "mid"), fleet.Policy{Now: now})))
 	assert.Equal(t, []string{"build root: not built yet", "build mid: not built yet", "build leaf: not built yet", "build side: root is built"},
-		said(render.Decide(images, without(known(), "root", "mid", "leaf"), render.Options{Now: now})), "leaf needs them, and side starts from what is now another root")
+		said(fleet.Decide(images, without(known(), "root", "mid", "leaf"), fleet.Policy{Now: now})), "leaf needs them, and side starts from what is now another root")
 }
 
 func TestWhatCannotBePlannedBlocksWhatNeedsItOnly(t *testing.T) {
@@ -121,57 +121,57 @@ func TestWhatCannotBePlannedBlocksWhatNeedsItOnly(t *testing.T) {
 	f.Err = errors.New("the registry\nis away")
 	facts["mid"] = f
 	assert.Equal(t, []string{"skip root: unchanged", "blocked mid: the registry is away", "blocked leaf: mid is blocked", "skip side: unchanged"},
-		said(render.Decide(family(), facts, render.Options{Now: now})))
+		said(fleet.Decide(kin(), facts, fleet.Policy{Now: now})))
 }
 
 // drawn is a random family with random facts.
-func drawn(t *rapid.T) ([]catalogue.Image, map[string]render.Facts, render.Options) {
+func drawn(t *rapid.T) ([]catalogue.Image, map[string]fleet.Facts, fleet.Policy) {
 	images := make([]catalogue.Image, rapid.IntRange(1, 20).Draw(t, "images"))
-	facts := map[string]render.Facts{}
+	facts := map[string]fleet.Facts{}
 	for i := range images {
 		name := fmt.Sprint("i", i)
 		images[i] = catalogue.Image{Name: name, Wanted: rapid.Bool().Draw(t, "wanted")}
 		if parent := rapid.IntRange(-3, i-1).Draw(t, "parent"); parent >= 0 {
 			images[i].From = images[parent].Name
 		}
-		f := render.Facts{Inputs: "sha256:" + name, Tags: []string{"new"}}
+		f := fleet.Facts{Inputs: "sha256:" + name, Tags: []string{"new"}}
 		switch rapid.IntRange(0, 9).Draw(t, "state") {
 		case 0:
 			f.Err = errors.New("broken")
 		case 1, 2, 3:
 		default:
-			f.Found = &render.Found{Digest: "sha256:x", Built: day(rapid.IntRange(0, 9).Draw(t, "age")), Tags: rapid.SampledFrom([][]string{{"new"}, {"old"}}).Draw(t, "tags")}
+			f.Found = &fleet.Found{Digest: "sha256:x", Built: day(rapid.IntRange(0, 9).Draw(t, "age")), Tags: rapid.SampledFrom([][]string{{"new"}, {"old"}}).Draw(t, "tags")}
 		}
 		facts[name] = f
 	}
-	return images, facts, render.Options{Now: now, Force: rapid.Bool().Draw(t, "force"), MaxAge: time.Duration(rapid.IntRange(0, 9).Draw(t, "max age")) * 24 * time.Hour}
+	return images, facts, fleet.Policy{Now: now, Force: rapid.Bool().Draw(t, "force"), MaxAge: time.Duration(rapid.IntRange(0, 9).Draw(t, "max age")) * 24 * time.Hour}
 }
 
 func TestEveryPlanCanBeCarriedOut(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		images, facts, o := drawn(t)
-		entries := render.Decide(images, facts, o)
+		entries := fleet.Decide(images, facts, o)
 		require.Len(t, entries, len(images))
-		done := map[string]render.Entry{}
+		done := map[string]*fleet.Entry{}
 		for i, e := range entries {
 			f := facts[e.Name]
 			assert.NotEmpty(t, e.Why)
 			assert.Equal(t, images[i].Name, e.Name)
 			p, child := done[e.From]
-			if e.Action == render.Build {
-				assert.True(t, !child || p.Action == render.Build || p.Fetch && p.Found != "", "the parent of %s is not at hand", e.Name)
+			if e.Action == fleet.Build {
+				assert.True(t, !child || p.Action == fleet.Build || p.Fetch && p.Found != nil, "the parent of %s is not at hand", e.Name)
 			}
-			if child && p.Action == render.Build {
-				assert.Contains(t, []render.Action{render.Build, render.Blocked}, onlyIfFound(f, e), "%s is left with an old parent", e.Name)
+			if child && p.Action == fleet.Build {
+				assert.Contains(t, []fleet.State{fleet.Build, fleet.Blocked}, onlyIfFound(f, e), "%s is left with an old parent", e.Name)
 			}
 			if f.Err != nil {
-				assert.Equal(t, render.Blocked, e.Action)
+				assert.Equal(t, fleet.Blocked, e.Action)
 			}
 			if e.Fetch {
-				assert.True(t, slices.ContainsFunc(entries, func(c render.Entry) bool { return c.From == e.Name && c.Action == render.Build }), "nobody needs %s", e.Name)
+				assert.True(t, slices.ContainsFunc(entries, func(c *fleet.Entry) bool { return c.From == e.Name && c.Action == fleet.Build }), "nobody needs %s", e.Name)
 			}
 			if images[i].Wanted && f.Found == nil && f.Err == nil {
-				assert.Contains(t, []render.Action{render.Build, render.Blocked}, e.Action)
+				assert.Contains(t, []fleet.State{fleet.Build, fleet.Blocked}, e.Action)
 			}
 			done[e.Name] = e
 		}
@@ -180,9 +180,9 @@ func TestEveryPlanCanBeCarriedOut(t *testing.T) {
 
 // onlyIfFound is the action of an image that there is; one that nobody needs
 // and nobody has may be left out.
-func onlyIfFound(f render.Facts, e render.Entry) render.Action {
-	if f.Found == nil && e.Action == render.Skip {
-		return render.Build
+func onlyIfFound(f fleet.Facts, e *fleet.Entry) fleet.State {
+	if f.Found == nil && e.Action == fleet.Skip {
+		return fleet.Build
 	}
 	return e.Action
 }
@@ -191,20 +191,20 @@ func TestAPlanThatWasCarriedOutIsFollowedByNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		images, facts, o := drawn(t)
 		blocked := map[string]bool{}
-		for _, e := range render.Decide(images, facts, o) {
+		for _, e := range fleet.Decide(images, facts, o) {
 			f := facts[e.Name]
-			blocked[e.Name] = e.Action == render.Blocked || blocked[e.From]
+			blocked[e.Name] = e.Action == fleet.Blocked || blocked[e.From]
 			switch e.Action {
-			case render.Build:
-				f.Found = &render.Found{Digest: "sha256:y", Built: now.Add(time.Minute), Tags: []string{"new"}}
-			case render.Tag:
+			case fleet.Build:
+				f.Found = &fleet.Found{Digest: "sha256:y", Built: now.Add(time.Minute), Tags: []string{"new"}}
+			case fleet.Tag:
 				f.Found.Tags = append(f.Found.Tags, "new")
 			}
 			facts[e.Name] = f
 		}
 		o.Force = false
-		for _, e := range render.Decide(images, facts, o) {
-			assert.True(t, e.Action == render.Skip || blocked[e.Name], "%s %s: %s", e.Action, e.Name, e.Why)
+		for _, e := range fleet.Decide(images, facts, o) {
+			assert.True(t, e.Action == fleet.Skip || blocked[e.Name], "%s %s: %s", e.Action, e.Name, e.Why)
 		}
 	})
 }

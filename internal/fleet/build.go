@@ -1,0 +1,173 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/guest/accel"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/settings"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+// prepare fills in what carrying out the plan takes.
+func (a *All) prepare(e *Entry) {
+	dir := a.Config.OutputDir
+	e.Needs = e.resources(dir)
+	switch {
+	case !e.Anew: // what is built for its parent's sake is known by that one's digest
+	case a.Policy.Force:
+		e.NotBefore = time.Now()
+	case a.Policy.MaxAge > 0:
+		e.NotBefore = time.Now().Add(-a.Policy.MaxAge)
+	}
+	if e.Found == nil {
+		return
+	}
+	e.Known.Digest = e.Found.Digest
+	if e.config.Reference == "" {
+		e.Known.Layout = e.layout(dir)
+		e.Known.Reference = "oci:" + e.Known.Layout + "@" + e.Found.Digest
+		return
+	}
+	e.Known.Reference = e.config.Reference + "@" + e.Found.Digest
+	if e.Fetch { // not where OUTPUT_DIR has it
+		if here, _, err := e.load(dir); err == nil && here.Digest == e.Found.Digest {
+			e.Known.Layout = e.layout(dir)
+		}
+	}
+}
+
+const (
+	// qemuMiB is what QEMU and the programs beside it take besides the guest's
+	// memory.
+	qemuMiB = 512
+	// baseData is what is assumed of a base that is not there yet, in bytes: a
+	// server image has less. The build itself knows, and checks again.
+	baseData = 1 << 30
+)
+
+// resources is what a build takes of the host. A guest that installs
+// packages keeps half of its processors busy (measured: 1.05 of 2 under
+// emulation). Which accelerator works is the build's to find out: the guest is
+// counted as one that may have them all.
+func (e *Entry) resources(dir string) Resources {
+	c := e.config
+	r := Resources{CPUs: (accel.Verdict{}.CPUs(c.CPUs) + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB}
+	for _, need := range disk.BuildNeeds(disk.BuildPlan{
+		Base: disk.Info{DataSize: baseData}, DiskSize: c.DiskSize,
+		Method: disk.Method(c.Sparsify), Compression: disk.Compression(c.Compression), WorkDir: dir, TmpDir: dir, LayoutDir: dir,
+		Left: pipeline.Left(Dir(dir, e.Name)),
+	}) {
+		r.Disk += need.Bytes
+		if need.What == disk.LayoutSpace {
+			r.Keep += need.Bytes
+		}
+	}
+	return r
+}
+
+// builder is the Builder of real images.
+type builder struct {
+	*All
+	session *registry.Session
+	table   *ui.Table
+}
+
+// Build makes one image, or sends what an earlier run made and did not get to
+// the registry.
+func (b *builder) Build(ctx context.Context, e *Entry, dir string, parent Result) (Result, error) {
+	one := b.single(e, dir, parent)
+	result, sent, err := b.send(ctx, one, e, parent)
+	if err == nil && !sent {
+		if b.run != nil {
+			result, err = b.run(ctx, one)
+		} else {
+			result, err = one.Run(ctx)
+		}
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	digest := result.Reference[strings.LastIndex(result.Reference, "@")+1:] // a path may have that sign, too
+	r := Result{Reference: result.Reference, Digest: digest, Layout: result.Layout}
+	if len(e.Tags) > 1 {
+		err = b.session.Tag(ctx, e.repository()+"@"+digest, e.Tags[1:]...)
+	}
+	return r, err
+}
+
+// send pushes the image that is complete in OUTPUT_DIR, if there is one.
+func (b *builder) send(ctx context.Context, one *pipeline.Build, e *Entry, parent Result) (result pipeline.Result, sent bool, err error) {
+	if e.config.Reference == "" || !e.NotBefore.IsZero() {
+		return result, false, nil
+	}
+	_, annotations, err := e.load(b.Config.OutputDir)
+	if err != nil || e.Parent != nil && annotations[baseDigest] != parent.Digest {
+		return result, false, nil // it is built
+	}
+	result, err = one.Send(ctx)
+	if errors.Is(err, oci.ErrDamaged) {
+		b.table.Warn(e.Name, "what was made earlier is damaged: it is built again")
+		return pipeline.Result{}, false, nil
+	}
+	return result, true, err
+}
+
+// baseDigest is the annotation with the digest of the image that one starts
+// from (OCI image specification, annotations.md).
+const baseDigest = "org.opencontainers.image.base.digest"
+
+// single is the build of one image, in dir, from its parent's result.
+func (b *builder) single(e *Entry, dir string, parent Result) *pipeline.Build {
+	one := &pipeline.Build{
+		Settings: e.settings, Config: e.config, UI: b.table.Image(e.Name), Version: b.Version,
+		KeepStages: true, NotBefore: e.NotBefore, Results: []string{b.Config.OutputDir},
+	}
+	one.Config.OutputDir = dir
+	if e.Parent == nil {
+		return one
+	}
+	one.Config.BaseImage = settings.BaseImage{Reference: parent.Reference, Digest: parent.Digest, Inputs: e.Parent.Inputs}
+	if parent.Layout != "" {
+		one.Config.BaseImage.Reference, one.Config.BaseImage.Layout = "", parent.Layout
+		one.BaseDir = diskDir(Dir(b.Config.OutputDir, e.Parent.Name))
+	}
+	return one
+}
+
+// diskDir is where the disk of a parent lies that its children start from.
+func diskDir(dir string) string { return filepath.Join(dir, "work", "disk") }
+
+// Tag gives the image in the registry the tags that it lacks.
+func (b *builder) Tag(ctx context.Context, e *Entry) (Result, error) {
+	return e.Known, b.session.Tag(ctx, e.Known.Reference, e.MissingTags()...)
+}
+
+// Check looks at what an earlier run made: in OUTPUT_DIR, and in the registry
+// where it was sent there.
+func (b *builder) Check(ctx context.Context, e *Entry, _ string, r Result) error {
+	layout, _, err := e.load(b.Config.OutputDir)
+	switch {
+	case err != nil:
+		return err
+	case layout.Digest != r.Digest:
+		return fmt.Errorf("%s has the digest %s, not %s", r.Layout, layout.Digest, r.Digest)
+	case e.config.Reference != "" && (e.Found == nil || e.Found.Digest != r.Digest):
+		return fmt.Errorf("the registry has not got %s", r.Reference)
+	}
+	return nil
+}
+
+// Clean deletes everything but the image and its report.
+func (b *builder) Clean(e *Entry, dir string) error {
+	return errors.Join(b.single(e, dir, Result{}).Clean(), os.RemoveAll(diskDir(dir)))
+}

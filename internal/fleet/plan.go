@@ -1,0 +1,277 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/settings"
+	"github.com/netgroup-polito/diskforge/internal/text"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+// All is a catalogue with what is asked for.
+type All struct {
+	// Settings are the command's own: where images go, what the host gives.
+	// Where TARGET_REGISTRY, REGISTRY_PREFIX and IMAGE_TAG are given, they win
+	// over the catalogue.
+	Settings settings.Settings
+	Config   settings.Config // what they mean
+	UI       *ui.UI
+	Version  string // of diskforge
+
+	Catalogue *catalogue.Catalogue
+	Only      []string // globs; none: all images
+	Jobs      int      // at once; 0: as many as the host bears
+	Policy    Policy
+
+	// run builds one image; nil: as a single build does.
+	run func(context.Context, *pipeline.Build) (pipeline.Result, error)
+}
+
+// Address is the registry that the images go to, or nothing, and the project or
+// path there.
+func (a *All) Address() (host, prefix string) {
+	if host = cmp.Or(a.Settings["TARGET_REGISTRY"], a.Catalogue.Registry); host != "" {
+		prefix = cmp.Or(a.Settings["REGISTRY_PREFIX"], a.Catalogue.Prefix)
+	}
+	return host, prefix
+}
+
+// Plan says what is to be done for each image, parents first.
+func (a *All) Plan(ctx context.Context) ([]*Entry, error) {
+	selected, err := a.Catalogue.Select(a.Only...)
+	if err != nil {
+		return nil, err
+	}
+	entries := newEntries(selected)
+	if err := a.checkAddress(); err != nil {
+		return nil, err
+	}
+	if err := a.logIn(); err != nil {
+		return nil, err
+	}
+	if err := a.configure(entries); err != nil {
+		return nil, err
+	}
+	if err := a.learn(ctx, entries); err != nil {
+		return nil, err
+	}
+	policy := a.Policy
+	if policy.Now.IsZero() {
+		policy.Now = time.Now()
+	}
+	policy.decide(entries)
+	fields := settings.Fields()
+	for _, e := range entries {
+		e.Stages = e.stages(fields)
+	}
+	return entries, nil
+}
+
+// Run builds what the plan says and returns how it went. The error names each
+// image that failed.
+func (a *All) Run(ctx context.Context) (Summary, error) {
+	entries, err := a.Plan(ctx)
+	if err != nil {
+		return Summary{}, err
+	}
+	session, err := a.session()
+	if err != nil {
+		return Summary{}, err
+	}
+	defer session.Close()
+	names := make([]string, len(entries))
+	for n, e := range entries {
+		names[n] = e.Name
+	}
+	table := a.UI.Table(names)
+	defer table.Close()
+	for _, e := range entries {
+		for _, note := range e.Notes {
+			table.Warn(e.Name, note)
+		}
+		a.prepare(e)
+	}
+	b := &builder{All: a, session: session, table: table}
+	return Run(ctx, entries, b, Options{OutputDir: a.Config.OutputDir, Jobs: a.Jobs}, table)
+}
+
+// logIn reads the password file once for all images: it may be a pipe.
+func (a *All) logIn() error {
+	if a.Config.RegistryPassFile == "" {
+		return nil
+	}
+	options, err := (&pipeline.Build{Config: a.Config}).RegistryOptions()
+	if err != nil {
+		return err
+	}
+	a.Config.RegistryPass, a.Config.RegistryPassFile = settings.Secret(options.Password), ""
+	a.Settings = a.Settings.With(map[string]string{"REGISTRY_PASS": options.Password, "REGISTRY_PASS_FILE": ""})
+	return nil
+}
+
+// session asks the registry with the command's credentials.
+func (a *All) session() (*registry.Session, error) {
+	options, err := (&pipeline.Build{Config: a.Config, Version: a.Version}).RegistryOptions()
+	if err != nil {
+		return nil, err
+	}
+	return registry.NewSession(options)
+}
+
+// untagged stands for the tag of an image that nobody named one for, until its
+// inputs are known.
+const untagged = "untagged"
+
+// checkAddress checks what all images share of their address, so that it is
+// said once and not of each.
+func (a *All) checkAddress() error {
+	host, prefix := a.Address()
+	if _, err := registry.ParseReference(host, prefix, "image", cmp.Or(a.Settings["IMAGE_TAG"], untagged)); err != nil {
+		return settings.Mistakes{err.Error()}
+	}
+	return nil
+}
+
+// configure puts the settings of each image together and checks them all.
+func (a *All) configure(entries []*Entry) error {
+	var mistakes catalogue.Mistakes
+	said := map[*Entry][]string{} // a child does not repeat what is wrong with its parent
+	host, prefix := a.Address()
+	for _, e := range entries {
+		e.Tags = a.tags(e.image)
+		e.settings = a.Settings.With(e.image.Settings).With(map[string]string{
+			"TARGET_REGISTRY": host, "REGISTRY_PREFIX": prefix, "IMAGE_NAME": e.Name, "IMAGE_TAG": cmp.Or(append(slices.Clone(e.Tags), untagged)...),
+		})
+		needs := []settings.Need{settings.NeedPlaybook, settings.NeedReference}
+		if e.Parent == nil {
+			needs = append(needs, settings.NeedBase)
+		}
+		var err error
+		if e.config, err = settings.Parse(e.settings, needs...); err == nil {
+			err = e.fits()
+		}
+		if err != nil {
+			said[e] = several(err)
+			mistakes = append(mistakes, a.mistakes(e, slices.DeleteFunc(slices.Clone(said[e]), func(text string) bool { return slices.Contains(said[e.Parent], text) }))...)
+		}
+	}
+	return inLines(mistakes)
+}
+
+// fits says whether the parent's disk fits the image's: a disk grows, and
+// never shrinks.
+func (e *Entry) fits() error {
+	if e.Parent == nil || e.config.DiskSize >= e.Parent.config.DiskSize {
+		return nil
+	}
+	size := e.Parent.settings.Get("DISK_SIZE")
+	return fmt.Errorf("size %s is less than its parent %s's %s: give %s or more, or leave size out", e.settings.Get("DISK_SIZE"), e.From, size, size)
+}
+
+// tags are those that an image shall have: the command's first.
+func (a *All) tags(one catalogue.Image) []string {
+	if a.Settings["IMAGE_TAG"] == "" {
+		return one.Tags
+	}
+	others := slices.DeleteFunc(slices.Clone(one.Tags), func(tag string) bool { return tag == a.Settings["IMAGE_TAG"] })
+	return append([]string{a.Settings["IMAGE_TAG"]}, others...)
+}
+
+// stages are the arguments of the commands that build the image one by one.
+func (e *Entry) stages(fields []settings.Field) map[string][]string {
+	all := map[string][]string{}
+	for _, stage := range []string{"base", "provision", "sparsify", "verify", "pack"} {
+		all[stage] = []string{}
+		for _, f := range fields {
+			if v, ok := e.argument(f); ok && f.In(stage) {
+				all[stage] = append(all[stage], "--"+f.Flag+"="+v)
+			}
+		}
+	}
+	return all
+}
+
+// argument is the value of a setting that makes the image what it is, or is
+// its address.
+func (e *Entry) argument(f settings.Field) (value string, ok bool) {
+	switch f.Env {
+	case "IMAGE_TAG":
+		return e.config.ImageTag, e.config.Reference != ""
+	case "TARGET_REGISTRY", "REGISTRY_PREFIX", "IMAGE_NAME":
+		value = f.Value(e.settings)
+		return value, value != ""
+	}
+	value, ok = e.Settings[f.Env]
+	return value, ok
+}
+
+// inLines is the error that has the mistakes in the order of their lines, or
+// none.
+func inLines(mistakes catalogue.Mistakes) error {
+	if mistakes == nil {
+		return nil
+	}
+	return mistakes.Sorted()
+}
+
+// several are the mistakes that an error has.
+func several(err error) []string {
+	var mistakes settings.Mistakes
+	if errors.As(err, &mistakes) {
+		return mistakes
+	}
+	return []string{err.Error()}
+}
+
+// mistakes are what is wrong with an image, each in its line.
+func (a *All) mistakes(e *Entry, texts []string) (all catalogue.Mistakes) {
+	for _, what := range texts {
+		all = append(all, catalogue.Mistake{File: a.Catalogue.File, Line: e.image.Line, What: "image " + e.Name + ": " + keyed(what)})
+	}
+	return all
+}
+
+// variable is a setting's name as a word of a message, where it begins one or
+// stands behind a space: so it does in no path.
+var variable = regexp.MustCompile(`(^| )([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)(=)?`)
+
+// keyed puts the catalogue's keys in place of the variables that it has keys for.
+func keyed(what string) string {
+	return variable.ReplaceAllStringFunc(what, func(found string) string {
+		m := variable.FindStringSubmatch(found)
+		key := catalogue.Key(m[2])
+		if key == m[2] {
+			return found
+		}
+		return m[1] + key + strings.ReplaceAll(m[3], "=", ": ")
+	})
+}
+
+// Unplannable is the error where the plan has images that cannot be built, or
+// nil.
+func Unplannable(entries []*Entry) error {
+	var lines []string
+	for _, e := range entries {
+		if e.Action == Blocked {
+			lines = append(lines, e.Name+": "+e.Why)
+		}
+	}
+	if lines == nil {
+		return nil
+	}
+	return &failure.Error{
+		What:  fmt.Sprintf("%d of %s cannot be planned", len(lines), text.Count(len(entries), "image")),
+		Lines: lines, Err: errors.New("blocked"),
+	}
+}
