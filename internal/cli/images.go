@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
@@ -49,9 +48,9 @@ without a tag is not listed: registries tell nobody of it.`,
 				return err
 			}
 			if a.json {
-				err = registry.WriteJSON(a.stdout, all)
+				err = writeLines(a.stdout, entriesOf(all))
 			} else {
-				err = registry.WriteTable(a.stdout, all, time.Now())
+				err = writeImages(a.stdout, all, time.Now())
 			}
 			return errors.Join(err, a.unread(all))
 		}))
@@ -140,7 +139,7 @@ registry's space is free when it has collected its garbage.`,
 				return err
 			}
 			unread := a.unread(read)
-			decisions := policy.Decide(registry.Entries(read))
+			decisions := policy.Decide(entriesOf(read))
 			if err := a.printDecisions(decisions, policy.Now); err != nil {
 				return err
 			}
@@ -197,15 +196,9 @@ func policy(keep int, younger string, tags []string, all bool) (registry.Policy,
 
 func (a *app) printDecisions(all []registry.Decision, now time.Time) error {
 	if !a.json {
-		return registry.WriteDecisions(a.stdout, all, now)
+		return writeDecisions(a.stdout, all, now)
 	}
-	lines := json.NewEncoder(a.stdout)
-	for _, d := range all {
-		if err := lines.Encode(d); err != nil {
-			return err
-		}
-	}
-	return nil
+	return writeLines(a.stdout, all)
 }
 
 // prune deletes what was decided, or says that it did not.
@@ -227,9 +220,9 @@ func (a *app) prune(c *cobra.Command, s *registry.Session, all []registry.Decisi
 			return err
 		case err != nil:
 			failed++
-			a.ui.Warn(registry.ShortName(d.Entry) + ": " + err.Error())
+			a.ui.Warn(d.Name() + ": " + err.Error())
 		default:
-			a.ui.Info("deleted " + registry.ShortName(d.Entry))
+			a.ui.Info("deleted " + d.Name())
 		}
 	}
 	if failed < len(going) {
@@ -262,5 +255,5 @@ func (a *app) readImages(c *cobra.Command, prefixes []string, s *registry.Sessio
 		}
 		prefixes = []string{a.settings["TARGET_REGISTRY"] + "/" + strings.Trim(a.settings["REGISTRY_PREFIX"], "/")}
 	}
-	return registry.ListRepositories(c.Context(), s, prefixes)
+	return s.List(c.Context(), prefixes)
 }

@@ -16,157 +16,38 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 )
 
-// query is the query of a URL inside a text.
-var query = regexp.MustCompile(`\?[^\s"]*`)
-
-// transient says whether the same request may succeed a little later.
-func transient(err error) bool {
-	if refused(err) != nil || untrusted(err) {
-		return false
-	}
-	if answer := answered(err); answer != nil {
-		return transientAnswer(answer)
-	}
-	var broken *url.Error
-	if !errors.As(err, &broken) {
-		return false
-	}
-	var dns *net.DNSError
-	var alert tls.AlertError
-	var proxy *httpclient.ProxyError
-	switch {
-	case errors.As(broken, &dns) && dns.IsNotFound,
-		errors.As(broken, &proxy),
-		errors.Is(broken, httpclient.ErrRedirects),
-		errors.Is(broken, httpclient.ErrPrivate),
-		errors.As(broken, &alert),
-		errors.Is(broken, http.ErrSchemeMismatch),
-		errors.Is(broken, oci.ErrDamaged):
-		return false
-	}
-	return true
+// cause is the error behind a line for people. It shows no more than that: what
+// a registry says may repeat secrets.
+type cause struct {
+	shown string
+	err   error
 }
 
-// contested is what registries say where two send the same blob at a time:
-// docker-registry of the manifest whose blob is not known for a moment, Nexus
-// of the blob.
-var contested = []transport.ErrorCode{transport.DigestInvalidErrorCode, transport.BlobUploadInvalidErrorCode, transport.ManifestBlobUnknownErrorCode}
+func (c *cause) Error() string { return c.shown }
 
-func transientAnswer(answer *transport.Error) bool {
-	switch code := answer.StatusCode; {
-	case quota(answer):
-		return false
-	case code == http.StatusBadRequest:
-		// What we sent was checked while it was read: the registry is writing
-		// the same blob for somebody else.
-		return slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool { return slices.Contains(contested, d.Code) })
-	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests:
-		return true
-	case code == http.StatusNotFound:
-		// The registry lost the upload, not the repository.
-		return len(answer.Errors) == 1 && answer.Errors[0].Code == transport.BlobUploadUnknownErrorCode
-	default:
-		return code >= 500 && code != http.StatusNotImplemented
-	}
-}
+// Unwrap returns the library's error.
+func (c *cause) Unwrap() error { return c.err }
 
 func answered(err error) *transport.Error {
-	var answer *transport.Error
-	errors.As(err, &answer)
+	answer, _ := errors.AsType[*transport.Error](err)
 	return answer
 }
 
-// refused returns the guard's refusal in err, or nil. That of a mere fallback
-// does not count.
-func refused(err error) error {
-	var plain *plainHTTPError
-	if errors.As(err, &plain) && !plain.fallback {
-		return plain
-	}
-	var handOver *handOverError
-	if errors.As(err, &handOver) {
-		return handOver
-	}
-	return nil
-}
-
-func untrusted(err error) bool {
-	var certificate *tls.CertificateVerificationError
-	return errors.As(err, &certificate)
+func stalled(err error) bool {
+	_, ok := errors.AsType[*httpclient.IdleError](err)
+	return ok
 }
 
 // nobody says whether the connection failed because nobody listens at the
 // registry's own address.
-func (c *client) nobody(err error) bool {
-	var broken *url.Error
-	if !errors.Is(err, syscall.ECONNREFUSED) || !errors.As(err, &broken) {
-		return false
-	}
-	asked, err := url.Parse(broken.URL)
-	return err == nil && asked.Host == c.repo.RegistryStr()
-}
-
-// explain makes a line for people of what go-containerregistry says. The
-// original stands in the lines of evidence, cleaned: it is not wrapped, as
-// nobody can tell what a registry's words repeat.
-func (c *client) explain(err error, tries int) error {
-	if _, ok := failure.In(err); ok {
-		return err
-	}
-	e := c.diagnose(err)
-	if tries > 1 {
-		e.What += fmt.Sprintf(", %d times in a row", tries)
-	}
-	if !c.nobody(err) { // of which e says all
-		e.Lines = []string{c.guard.clean(err.Error())}
-	}
-	return e
-}
-
-func (c *client) diagnose(err error) *failure.Error {
-	registry := c.repo.RegistryStr()
-	var handOver *handOverError
-	if errors.As(err, &handOver) {
-		return failure.New(handOver.Error(), "nothing was sent: name the registry by the name that it has for itself, or say by docker login "+handOver.to+" that this host may know it")
-	}
-	if plain := refused(err); plain != nil {
-		return failure.New(fmt.Sprintf("%s %s: %v", c.purpose.doing, registry, plain),
-			"everybody on the way could read it; use https, or allow it with REGISTRY_INSECURE=true")
-	}
-	if untrusted(err) {
-		return c.distrust(err)
-	}
-	if answer := answered(err); answer != nil {
-		return c.diagnoseAnswer(answer)
-	}
-	var broken *url.Error
-	var proxy *httpclient.ProxyError
-	errors.As(err, &broken)
-	switch {
-	case errors.Is(err, oci.ErrDamaged):
-		return failure.New(c.guard.clean(oci.ErrDamaged.Error()+", so nothing was published"), "pack it again")
-	case broken == nil:
-		return failure.New(fmt.Sprintf("cannot %s %s: %s", c.purpose.do, c.repo, c.guard.clean(err.Error())), "")
-	case errors.Is(broken, httpclient.ErrPrivate):
-		return failure.New(fmt.Sprintf("registry %s sends us to %s: %v", registry, hostOf(broken.URL), httpclient.ErrPrivate), "")
-	case errors.As(broken, &proxy):
-		return failure.New(fmt.Sprintf("registry %s cannot be reached: %v", registry, proxy), proxy.Advice())
-	case errors.Is(broken, http.ErrSchemeMismatch):
-		return failure.New("registry "+registry+" speaks plain HTTP, not https", "switch its TLS on, or allow that with REGISTRY_INSECURE=true")
-	}
-	cause := c.guard.clean(broken.Err.Error())
-	var connection *net.OpError
-	if errors.As(broken, &connection) && connection.Op == "dial" {
-		return failure.New(fmt.Sprintf("registry %s cannot be reached: %s", registry, cause), c.purpose.where+" and the network")
-	}
-	if !transient(err) {
-		return failure.New(fmt.Sprintf("cannot %s %s: %s", c.purpose.do, c.repo, cause), c.purpose.where)
-	}
-	return failure.New(fmt.Sprintf("the connection to registry %s broke: %s", registry, cause), c.later)
+func (a *access) nobody(err error) bool {
+	broken, ok := errors.AsType[*url.Error](err)
+	return ok && errors.Is(err, syscall.ECONNREFUSED) && hostOf(broken.URL) == a.repo.RegistryStr()
 }
 
 // hostOf is a URL's host, as its path and query may hold secrets.
@@ -178,16 +59,72 @@ func hostOf(raw string) string {
 	return u.Host
 }
 
-func (c *client) distrust(err error) *failure.Error {
-	registry := c.repo.RegistryStr()
-	var unknown x509.UnknownAuthorityError
-	if errors.As(err, &unknown) {
-		return failure.New("the certificate of registry "+registry+" was signed by an unknown authority",
-			"name the authority's certificate with CA_FILE")
+// explain makes a line for people of what go-containerregistry says. The
+// original stands in the lines of evidence, cleaned.
+func (a *access) explain(err error, tries int) error {
+	if _, ok := failure.In(err); ok {
+		return err
 	}
-	var certificate *tls.CertificateVerificationError
-	errors.As(err, &certificate)
-	return failure.New(fmt.Sprintf("the certificate of registry %s is not valid: %s", registry, c.guard.clean(certificate.Err.Error())), "")
+	f, _ := a.diagnose(err)
+	if tries > 1 {
+		f.What += fmt.Sprintf(", %d times in a row", tries)
+	}
+	if !a.nobody(err) { // of which f says all
+		f.Lines = []string{a.guard.clean(err.Error())}
+	}
+	return f
+}
+
+// diagnose says what an error means, and whether the same request may succeed a
+// little later.
+func (a *access) diagnose(err error) (f *failure.Error, again bool) {
+	if f, ok := failure.In(err); ok {
+		return f, false
+	}
+	what, try, again := a.meaning(err)
+	return &failure.Error{What: what, Try: try, Err: &cause{a.guard.clean(err.Error()), err}}, again
+}
+
+func (a *access) meaning(err error) (what, try string, again bool) {
+	registry, cannot := a.repo.RegistryStr(), "cannot "+a.purpose.do+" "+a.repo.String()+": "
+	if refused, ok := errors.AsType[*refusal](err); ok && !refused.fallback {
+		return cannot + refused.what, refused.try, false
+	}
+	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
+			return "the certificate of registry " + registry + " was signed by an unknown authority", "name the authority's certificate with CA_FILE", false
+		}
+		return "the certificate of registry " + registry + " is not valid: " + a.guard.clean(certificate.Err.Error()), "", false
+	}
+	if answer := answered(err); answer != nil {
+		what, try = a.answerMeans(answer)
+		return what, try, passes(answer)
+	}
+	if errors.Is(err, oci.ErrDamaged) {
+		return oci.ErrDamaged.Error() + ", so nothing was published", "pack it again", false
+	}
+	broken, ok := errors.AsType[*url.Error](err)
+	if !ok {
+		return cannot + a.guard.clean(err.Error()), "", false
+	}
+	said := a.guard.clean(broken.Err.Error())
+	proxy, proxied := errors.AsType[*httpclient.ProxyError](broken)
+	dns, _ := errors.AsType[*net.DNSError](broken)
+	dial, _ := errors.AsType[*net.OpError](broken)
+	_, alert := errors.AsType[tls.AlertError](broken)
+	switch {
+	case errors.Is(broken, httpclient.ErrPrivate):
+		return fmt.Sprintf("registry %s sends us to %s: %v", registry, hostOf(broken.URL), httpclient.ErrPrivate), "", false
+	case proxied:
+		return fmt.Sprintf("registry %s cannot be reached: %v", registry, proxy), proxy.Advice(), false
+	case errors.Is(broken, http.ErrSchemeMismatch):
+		return "registry " + registry + " speaks plain HTTP, not https", "switch its TLS on, or allow that with REGISTRY_INSECURE=true", false
+	case dial != nil && dial.Op == "dial":
+		return "registry " + registry + " cannot be reached: " + said, a.purpose.where + " and the network", dns == nil || !dns.IsNotFound
+	case alert, errors.Is(broken, httpclient.ErrRedirects):
+		return cannot + said, a.purpose.where, false
+	}
+	return "the connection to registry " + registry + " broke: " + said, a.later, true
 }
 
 // What registries say, each with a code of its own: Harbor's and Quay's quota is
@@ -202,99 +139,101 @@ func says(answer *transport.Error, words *regexp.Regexp) bool {
 	return slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool { return words.MatchString(d.Message) })
 }
 
-// quota says whether there is no room for an image.
-func quota(answer *transport.Error) bool {
-	return answer.StatusCode == http.StatusInsufficientStorage || answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests && says(answer, quotaWords)
+// has says whether one of the answer's codes is among these.
+func has(answer *transport.Error, codes ...transport.ErrorCode) bool {
+	return slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool { return slices.Contains(codes, d.Code) })
 }
 
-// diagnoseAnswer explains an answer of the registry or of its token service: by
-// its words where they say more than the status.
-func (c *client) diagnoseAnswer(answer *transport.Error) *failure.Error {
-	registry, repository := c.repo.RegistryStr(), c.repo.RepositoryStr()
-	status := fmt.Sprintf(" (%d%s)", answer.StatusCode, c.words(answer))
-	tag, manifest := wanted(answer)
-	switch sent := manifest && answer.Request.Method == http.MethodPut; {
-	case quota(answer):
-		return failure.New(fmt.Sprintf("the quota for %s/%s is full%s", registry, repository, status), "delete images there or ask for more")
-	case sent && says(answer, immutableWords):
-		return failure.New(fmt.Sprintf("tag %s of %s/%s is there and may not be changed%s", tag, registry, repository, status), "use a new IMAGE_TAG")
-	case sent && (answer.StatusCode == http.StatusUnsupportedMediaType || code(answer) == transport.ManifestInvalidErrorCode):
-		return failure.New(fmt.Sprintf("registry %s refuses the manifest of an OCI image for %s%s", registry, repository, status), "it needs a release that takes OCI images")
-	}
-	switch answer.StatusCode {
-	case http.StatusUnauthorized:
-		return c.unauthorized(status)
-	case http.StatusForbidden:
-		return failure.New(fmt.Sprintf("registry %s does not let %s %s %s%s", registry, c.who(), c.purpose.do, repository, status), c.purpose.right)
-	case http.StatusNotFound:
-		if answer.Request != nil && answer.Request.URL.Path == "/v2/" {
-			return failure.New(registry+" is no registry"+status, c.purpose.where)
-		}
-		return failure.New(fmt.Sprintf("registry %s has no %s%s", registry, sought(answer, repository), status), c.purpose.missing)
-	case http.StatusRequestEntityTooLarge:
-		return failure.New(fmt.Sprintf("registry %s does not take a layer of this size for %s%s", registry, repository, status),
-			"raise the body size that the proxy in front of it takes")
-	}
-	failed := failure.New(fmt.Sprintf("registry %s failed for %s: %s%s", registry, repository, http.StatusText(answer.StatusCode), status), c.later)
-	if !transientAnswer(answer) {
-		failed.Try = "its log says more"
-	}
-	return failed
+// full says whether there is no room for an image.
+func full(answer *transport.Error) bool {
+	return answer.StatusCode == http.StatusInsufficientStorage ||
+		answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests && says(answer, quotaWords)
 }
 
-func (c *client) unauthorized(status string) *failure.Error {
-	registry, repository := c.repo.RegistryStr(), c.repo.RepositoryStr()
-	if c.user != "" {
-		return failure.New(fmt.Sprintf("registry %s refuses user %q for %s%s", registry, c.user, repository, status), "check REGISTRY_USER and REGISTRY_PASS")
+// passes says whether the same request may be answered otherwise a little later.
+func passes(answer *transport.Error) bool {
+	switch code := answer.StatusCode; {
+	case full(answer):
+		return false
+	case code == http.StatusBadRequest:
+		// What we sent was checked while it was read: the registry is writing
+		// the same blob for somebody else. docker-registry says so of the
+		// manifest whose blob is not known for a moment, Nexus of the blob.
+		return has(answer, transport.DigestInvalidErrorCode, transport.BlobUploadInvalidErrorCode, transport.ManifestBlobUnknownErrorCode)
+	case code == http.StatusNotFound:
+		// The registry lost the upload, not the repository.
+		return len(answer.Errors) == 1 && has(answer, transport.BlobUploadUnknownErrorCode)
+	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests:
+		return true
+	default:
+		return code >= 500 && code != http.StatusNotImplemented
 	}
-	what := fmt.Sprintf("registry %s wants a login for %s%s", registry, repository, status)
-	if c.noLogin != nil {
-		return failure.New(what+", and "+c.noLogin.problem.What, c.noLogin.problem.Try)
-	}
-	return failure.New(what, "set REGISTRY_USER and REGISTRY_PASS, or run docker login "+registry)
 }
 
-func code(answer *transport.Error) transport.ErrorCode {
-	if len(answer.Errors) == 0 {
-		return ""
-	}
-	return answer.Errors[0].Code
+func isPing(answer *transport.Error) bool {
+	return answer.Request != nil && answer.Request.URL.Path == "/v2/"
 }
 
-// wanted is the tag or digest whose manifest a request was for.
-func wanted(answer *transport.Error) (ref string, manifest bool) {
-	if answer.Request == nil {
-		return "", false
+// answerMeans explains an answer of the registry or of its token service: by its
+// words where they say more than the status.
+func (a *access) answerMeans(answer *transport.Error) (what, try string) {
+	registry, repository := "registry "+a.repo.RegistryStr(), a.repo.RepositoryStr()
+	method, ref, sought := "", "", repository
+	if answer.Request != nil {
+		method = answer.Request.Method
+		_, ref, _ = strings.Cut(answer.Request.URL.Path, "/manifests/")
 	}
-	_, ref, manifest = strings.Cut(answer.Request.URL.Path, "/manifests/")
-	return ref, manifest
-}
-
-// sought names what a registry answers that it has not. Some say so of what is
-// private, too.
-func sought(answer *transport.Error, repository string) string {
-	ref, manifest := wanted(answer)
+	switch { // some say that they have not what is private, too
+	case host.ValidDigest(ref):
+		sought = fmt.Sprintf("image %s of %s, or it is private", ref, repository)
+	case ref != "":
+		sought = fmt.Sprintf("tag %s of %s, or it is private", ref, repository)
+	}
+	sent := ref != "" && method == http.MethodPut
+	code := answer.StatusCode
 	switch {
-	case !manifest:
-		return repository
-	case digestPattern.MatchString(ref):
-		return fmt.Sprintf("image %s of %s, or it is private", ref, repository)
+	case full(answer):
+		what, try = "the quota for "+a.repo.String()+" is full", "delete images there or ask for more"
+	case sent && says(answer, immutableWords):
+		what, try = fmt.Sprintf("tag %s of %s is there and may not be changed", ref, a.repo), "use a new IMAGE_TAG"
+	case sent && (code == http.StatusUnsupportedMediaType || has(answer, transport.ManifestInvalidErrorCode)):
+		what, try = registry+" refuses the manifest of an OCI image for "+repository, "it needs a release that takes OCI images"
+	case method == http.MethodDelete && code == http.StatusPreconditionFailed:
+		what, try = registry+" protects "+repository, "change the project's rule of tag immutability (Harbor: project, Policy), or keep the image"
+	case code == http.StatusUnauthorized && a.user != "":
+		what, try = fmt.Sprintf("%s refuses %s for %s", registry, a.who(), repository), "check REGISTRY_USER and REGISTRY_PASS"
+	case code == http.StatusUnauthorized && a.noLogin != nil:
+		what, try = registry+" wants a login for "+repository+", and "+a.noLogin.What, a.noLogin.Try
+	case code == http.StatusUnauthorized:
+		what, try = registry+" wants a login for "+repository, "set REGISTRY_USER and REGISTRY_PASS, or run docker login "+a.repo.RegistryStr()
+	case code == http.StatusForbidden:
+		what, try = fmt.Sprintf("%s does not let %s %s %s", registry, a.who(), a.purpose.do, repository), a.purpose.right
+	case code == http.StatusNotFound && isPing(answer):
+		what, try = a.repo.RegistryStr()+" is no registry", a.purpose.where
+	case code == http.StatusNotFound:
+		what, try = registry+" has no "+sought, a.purpose.missing
+	case code == http.StatusRequestEntityTooLarge:
+		what, try = registry+" does not take a layer of this size for "+repository, "raise the body size that the proxy in front of it takes"
+	case passes(answer):
+		what, try = fmt.Sprintf("%s failed for %s: %s", registry, repository, http.StatusText(code)), a.later
+	default:
+		what, try = fmt.Sprintf("%s failed for %s: %s", registry, repository, http.StatusText(code)), "its log says more"
 	}
-	return fmt.Sprintf("tag %s of %s, or it is private", ref, repository)
+	return what + fmt.Sprintf(" (%d%s)", code, a.words(answer)), try
 }
 
-func (c *client) who() string {
-	if c.user == "" {
+func (a *access) who() string {
+	if a.user == "" {
 		return "somebody without a login"
 	}
-	return fmt.Sprintf("user %q", c.user)
+	return fmt.Sprintf("user %q", a.user)
 }
 
 // words are the registry's own, or nothing.
-func (c *client) words(answer *transport.Error) string {
+func (a *access) words(answer *transport.Error) string {
 	if len(answer.Errors) == 0 {
 		return ""
 	}
 	d := answer.Errors[0]
-	return ", " + c.guard.clean(string(d.Code)+" "+d.Message)
+	return ", " + a.guard.clean(string(d.Code)+" "+d.Message)
 }

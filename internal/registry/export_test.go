@@ -21,7 +21,7 @@ func (o Options) Through(dial func(ctx context.Context, network, addr string) (n
 
 // Parse checks a whole reference.
 func Parse(ref string) (string, error) {
-	tag, err := parse(ref, false)
+	tag, err := parse(ref)
 	if err != nil {
 		return "", err
 	}
@@ -31,21 +31,23 @@ func Parse(ref string) (string, error) {
 // ParseStored checks a reference to an image in a registry and returns its
 // repository and what it says of the image: the digest where there is one.
 func ParseStored(ref string) (repository, identifier string, err error) {
-	parsed, err := parseStored(ref, false)
+	parsed, err := parseStored(ref)
 	if err != nil {
 		return "", "", err
 	}
 	return parsed.Context().String(), parsed.Identifier(), nil
 }
 
-// Next follows a Link header of a page.
+// Next follows a Link header of a page of registry.example.
 func Next(page, header string) (*url.URL, error) {
-	at, err := url.Parse(page)
-	if err != nil {
+	next, err := follow(page, []string{header})
+	if err != nil || next == "" {
 		return nil, err
 	}
-	return follow(at, at, nextLink([]string{header}))
+	return url.Parse("https://registry.example" + next)
 }
 
 // MayKnow says whether a registry's token service may be given the login.
-func MayKnow(registry, realm string) bool { return (&guard{registry: registry}).mayKnow(realm) }
+func MayKnow(ctx context.Context, registry, realm string) bool {
+	return (&guard{registry: registry}).mayKnow(ctx, realm)
+}

@@ -11,9 +11,9 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -41,37 +41,30 @@ const (
 	lookAtLeast = 30 * time.Second // then each time
 )
 
-// CheckStored says whether ref can name an image in a registry:
-// REGISTRY/REPOSITORY with :TAG, @DIGEST or both. Nobody is asked.
-func CheckStored(ref string) error {
-	_, err := parseStored(ref, false)
-	return err
-}
-
 // Fetch takes the disk out of the image that ref names, REGISTRY/REPOSITORY
-// with :TAG, @DIGEST or both; see containerdisk.Stored. A layer is read as it
-// comes and kept nowhere, and read again from its start, at most five times in
-// all, where the connection breaks. Where inputs are wanted, the image is
-// pinned by its digest as soon as the tag has them. Nobody is asked for an
-// image with a known digest whose disk is in the cache; one of the wanted
-// inputs, fetched before from the same tag, is taken where the registry fails.
-// Errors are *failure.Error, except for the cause of ctx.
+// with :TAG, @DIGEST or both; see oci.Stored. A layer is read as it comes and
+// kept nowhere, and read again from its start, at most five times in all, where
+// the connection breaks. Where inputs are wanted, the image is pinned by its
+// digest as soon as the tag has them. Nobody is asked for an image with a known
+// digest whose disk is in the cache; one of the wanted inputs, fetched before
+// from the same tag, is taken where the registry fails. Errors are
+// *failure.Error, except for the cause of ctx.
 func Fetch(ctx context.Context, ref string, o FetchOptions, p progress.Reporter) (Fetched, error) {
-	parsed, err := parseStored(ref, o.Insecure)
+	parsed, err := parseStored(ref)
 	if err != nil {
 		return Fetched{}, err
 	}
-	at, digest, _ := strings.Cut(ref, "@")
+	from, digest, _ := strings.Cut(ref, "@")
 	if digest = cmp.Or(digest, o.Want.Digest); digest != "" {
-		if got, ok := o.kept(ctx, at, digest, p); ok {
+		if got, ok := o.kept(ctx, from, digest, p); ok {
 			return got, nil
 		}
 	}
-	got, err := o.fetch(ctx, parsed, ref, p)
+	got, err := o.fetch(ctx, parsed, from, p)
 	if err == nil || digest != "" || ctx.Err() != nil {
 		return got, err
 	}
-	if old, ok := o.kept(ctx, at, "", p); ok {
+	if old, ok := o.kept(ctx, from, "", p); ok {
 		why := err.Error()
 		if f, ok := failure.In(err); ok {
 			why = f.What
@@ -82,59 +75,57 @@ func Fetch(ctx context.Context, ref string, o FetchOptions, p progress.Reporter)
 	return Fetched{}, err
 }
 
-// fetch is Fetch without what was fetched before.
-func (o FetchOptions) fetch(ctx context.Context, parsed name.Reference, ref string, p progress.Reporter) (Fetched, error) {
-	if tag, ok := parsed.(name.Tag); ok && o.Want.Inputs != "" {
-		digest, err := o.await(ctx, tag, p)
+// fetch is Fetch without what was fetched before. From is the reference without
+// its digest.
+func (o FetchOptions) fetch(ctx context.Context, ref name.Reference, from string, p progress.Reporter) (Fetched, error) {
+	session, err := NewSession(o.Options)
+	if err != nil {
+		return Fetched{}, err
+	}
+	defer session.Close()
+	if tag, ok := ref.(name.Tag); ok && o.Want.Inputs != "" {
+		a, err := session.access(ctx, tag.Context(), fetching())
 		if err != nil {
 			return Fetched{}, err
 		}
-		ref += "@" + digest
+		digest, err := o.await(ctx, a, tag, p)
+		if err != nil {
+			return Fetched{}, err
+		}
+		ref = tag.Context().Digest(digest)
 	}
-	image, err := open(ctx, ref, fetching, o.Options)
+	image, err := session.open(ctx, ref, fetching())
 	if err != nil {
 		return Fetched{}, err
 	}
-	defer image.Close()
-	at, _, _ := strings.Cut(ref, "@")
-	disk, err := image.extract(ctx, at, o, p)
+	disk, err := image.extract(ctx, from, o, p)
 	if err == nil {
-		err = image.keep(ctx, at, filepath.Dir(disk.Path), p)
+		err = image.keep(ctx, from, filepath.Dir(disk.Path), p)
 	}
 	if err != nil {
 		return Fetched{}, err
 	}
-	return Fetched{disk, at + "@" + image.Digest}, nil
+	return Fetched{disk, from + "@" + image.Digest}, nil
 }
 
 // extract streams the layer to where its disk is kept.
-func (i *Image) extract(ctx context.Context, ref string, o FetchOptions, p progress.Reporter) (disk oci.Extracted, err error) {
+func (i *Image) extract(ctx context.Context, from string, o FetchOptions, p progress.Reporter) (disk oci.Extracted, err error) {
 	want := o.Want
 	if i.Index != nil && want.Digest == i.Index.Digest {
 		want.Digest = i.Digest // of the image that was taken from that index
 	}
-	var layer *checked
-	var refusal error
-	stored := oci.Stored{Name: ref, Digest: i.Digest, Manifest: i.Manifest, Config: i.Config}
+	var transfer error // of which unpacking may tell only that there was one
+	stored := oci.Stored{Name: from, Digest: i.Digest, Manifest: i.Manifest, Config: i.Config}
 	stored.Open = func(d v1.Descriptor) (io.ReadCloser, error) {
-		rc, err := i.Blob(d).get()
-		if err != nil {
-			refusal = err
-			return nil, err
-		}
-		layer = rc.(*checked)
-		return rc, nil
+		rc, err := i.access.open(ctx, d)
+		transfer = err
+		return watched{rc, rc, func(err error) error { transfer = err; return err }}, err
 	}
-	err = i.c.try(ctx, p, func() error {
-		layer, refusal = nil, nil
+	err = i.access.try(ctx, p, func() error {
+		transfer = nil
 		disk, err = stored.Extract(ctx, want, o.CacheDir, p)
-		switch { // what try explains must be the registry's own error
-		case err == nil:
-			return nil
-		case refusal != nil:
-			return refusal
-		case layer != nil && layer.cause != nil:
-			return layer.cause
+		if err != nil && transfer != nil {
+			return transfer
 		}
 		return err
 	})
@@ -143,61 +134,46 @@ func (i *Image) extract(ctx context.Context, ref string, o FetchOptions, p progr
 
 // await looks at the tag until its image has the wanted inputs, and returns
 // that image's digest.
-func (o FetchOptions) await(ctx context.Context, tag name.Tag, p progress.Reporter) (string, error) {
-	session, err := NewSession(o.Options)
-	if err != nil {
-		return "", err
-	}
-	defer session.Close()
-	way, err := session.to(ctx, tag.Context(), fetching, transport.PullScope)
-	if err != nil {
-		return "", err
-	}
-	pause, longest := lookAgain, lookAtLeast
+func (o FetchOptions) await(ctx context.Context, a *access, tag name.Tag, p progress.Reporter) (string, error) {
+	first, longest := lookAgain, lookAtLeast
 	if o.backoff != 0 {
-		pause, longest = o.backoff, 10*o.backoff
+		first, longest = o.backoff, 10*o.backoff
 	}
-	for end := time.Now().Add(o.Wait); ; pause = min(2*pause, longest) {
-		digest, why, err := way.has(ctx, tag, o.Want.Inputs)
+	end := time.Now().Add(o.Wait)
+	for look := 1; ; look++ {
+		digest, why, err := a.hasInputs(ctx, tag, o.Want.Inputs)
 		if err != nil || why == nil {
 			return digest, err
 		}
+		pause := host.Backoff(first, longest, look)
 		if time.Now().Add(pause).After(end) {
-			return "", o.late(why)
+			late := *why
+			if o.Wait > 0 {
+				late.What += fmt.Sprintf(", after %v of waiting", o.Wait)
+			}
+			late.Try = "build that image first, or wait for it longer with BASE_TIMEOUT"
+			return "", &late
 		}
 		p.Activity(fmt.Sprintf("waiting up to %v for %s: %s", time.Until(end).Round(time.Second), tag, why.What))
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return "", context.Cause(ctx)
+		if err := host.Sleep(ctx, pause); err != nil {
+			return "", err
 		}
 	}
 }
 
-// late says what is wrong with the tag when the time is over.
-func (o FetchOptions) late(why *failure.Error) error {
-	late := *why
-	if o.Wait > 0 {
-		late.What += fmt.Sprintf(", after %v of waiting", o.Wait)
-	}
-	late.Try = "build that image first, or wait for it longer with BASE_TIMEOUT"
-	return &late
-}
-
-// has looks once whether the tag's image has the inputs. Why says in words
+// hasInputs looks once whether the tag's image has the inputs. Why says in words
 // what it has instead.
-func (w *way) has(ctx context.Context, tag name.Tag, inputs string) (digest string, why *failure.Error, err error) {
-	d, err := w.manifest(ctx, tag)
+func (a *access) hasInputs(ctx context.Context, tag name.Tag, inputs string) (digest string, why *failure.Error, err error) {
+	images, err := each(ctx, a, []string{tag.TagStr()}, parseImage)
 	if err != nil {
 		return "", nil, err
 	}
-	m, ok := parseImage(d)
-	if !ok {
+	image := images[0]
+	if image == nil {
 		return "", failure.New(fmt.Sprintf("there is no image %s yet", tag), ""), nil
 	}
-	if err := (oci.Want{Inputs: inputs}).Check(tag.String(), "", m.Annotations[oci.AnnotationInputs]); err != nil {
-		f, _ := failure.In(err)
-		return "", f, nil
+	if err := (oci.Want{Inputs: inputs}).Check(tag.String(), "", image.Annotations[oci.AnnotationInputs]); err != nil {
+		why, _ = failure.In(err)
 	}
-	return d.Digest.String(), nil, nil
+	return image.digest, why, nil
 }

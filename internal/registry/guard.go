@@ -1,17 +1,17 @@
 package registry
 
 import (
+	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,35 +31,45 @@ import (
 // that is not allowed, and knows what must not appear in an error.
 type guard struct {
 	next     http.RoundTripper
-	registry string                 // host and port
-	insecure bool                   // plain HTTP is allowed everywhere
-	trusts   func(host string) bool // with the login; it may be nil
-	outside  atomic.Bool            // the registry is on the Internet
+	registry string       // host and port
+	insecure bool         // plain HTTP is allowed everywhere
+	outside  atomic.Bool  // the registry is on the Internet
+	read     atomic.Int64 // bytes, in the bodies of answers
 
 	mu         sync.Mutex
-	secrets    map[string]bool
+	secrets    []string
 	retryAfter time.Duration // the longest that answers asked for
 }
 
 func newGuard(next http.RoundTripper, registry string, insecure bool, a authn.AuthConfig) *guard {
-	g := &guard{next: next, registry: registry, insecure: insecure, secrets: map[string]bool{}}
-	g.hide(a.Password, a.Auth, a.IdentityToken, a.RegistryToken)
-	if a.Password != "" {
-		g.hide(base64.StdEncoding.EncodeToString([]byte(a.Username + ":" + a.Password)))
-	}
+	g := &guard{next: next, registry: registry, insecure: insecure}
+	g.hide(a.Password)
+	g.hide(a.IdentityToken)
 	return g
 }
+
+// refusal is the error of a request that the guard does not let pass.
+type refusal struct {
+	what, try string
+	// fallback is a request that the registry did not ask for: the library
+	// tries http for private addresses when https fails. The failure of https
+	// is what matters then.
+	fallback bool
+}
+
+func (r *refusal) Error() string { return r.what }
 
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	req, err := fresh(req)
-	if err == nil {
-		if err = g.admit(req); err != nil && req.Body != nil {
-			req.Body.Close()
-		}
-	}
 	if err != nil {
 		return nil, err
+	}
+	if refused := g.admit(req); refused != nil {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, refused
 	}
 	if _, token, ok := strings.Cut(req.Header.Get("Authorization"), " "); ok {
 		g.hide(token)
@@ -71,7 +81,11 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	g.mu.Lock()
 	g.retryAfter = max(g.retryAfter, retryAfter(resp.Header.Get("Retry-After")))
 	g.mu.Unlock()
-	resp.Body = &answer{resp.Body, most(req)}
+	left := int64(maxJSON)
+	if strings.Contains(httpclient.First(req).URL.Path, "/blobs/") {
+		left = math.MaxInt64
+	}
+	resp.Body = &answer{resp.Body, g, left}
 	return resp, nil
 }
 
@@ -105,10 +119,9 @@ func (g *guard) send(req *http.Request) (*http.Response, error) {
 		// It has no business to send us to services of our network.
 		ctx = httpclient.Public(ctx, req.URL.Hostname())
 	}
-	req = req.WithContext(ctx)
-	resp, err := g.next.RoundTrip(req)
-	var notTLS tls.RecordHeaderError
-	if errors.As(err, &notTLS) && own && req.Method == http.MethodGet && g.mayBePlain(req.URL.Hostname()) {
+	resp, err := g.next.RoundTrip(req.WithContext(ctx))
+	_, notTLS := errors.AsType[tls.RecordHeaderError](err)
+	if notTLS && own && req.Body == nil && g.mayBePlain(req.URL.Hostname()) {
 		plain := req.Clone(ctx)
 		plain.URL.Scheme = "http"
 		return g.next.RoundTrip(plain)
@@ -116,25 +129,19 @@ func (g *guard) send(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// most is how many bytes an answer may have: only a layer's are not counted.
-func most(req *http.Request) int64 {
-	if strings.Contains(httpclient.First(req).URL.Path, "/blobs/") {
-		return math.MaxInt64
-	}
-	return maxJSON
-}
-
-// answer is the body of an answer that does not go on for ever.
+// answer is the body of an answer: counted, and with an end.
 type answer struct {
 	io.ReadCloser
-	left int64
+	guard *guard
+	left  int64
 }
 
 // Read implements io.Reader.
 func (a *answer) Read(p []byte) (int, error) {
 	n, err := a.ReadCloser.Read(p)
+	a.guard.read.Add(int64(n))
 	if a.left -= int64(n); a.left < 0 {
-		return 0, fmt.Errorf("its answer has more than %d MiB, which is absurd", maxJSON>>20)
+		return 0, fmt.Errorf("its answer has more than %d MiB", maxJSON>>20)
 	}
 	if err != nil && err != io.EOF {
 		err = broken(err)
@@ -142,39 +149,33 @@ func (a *answer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// plainHTTPError says what would have been sent in the clear.
-type plainHTTPError struct {
-	host string
-	// fallback is a request that the registry did not ask for: the library
-	// tries http for private addresses when https fails. The failure of https
-	// is what matters then.
-	fallback bool
-}
+// broken makes the error of a body one of the connection, as the errors of
+// requests are.
+func broken(err error) error { return &url.Error{Op: "Get", Err: err} }
 
-func (e *plainHTTPError) Error() string { return "plain HTTP to " + e.host + " is not allowed" }
-
-// handOverError says that the login would have gone to another host.
-type handOverError struct{ from, to string }
-
-func (e *handOverError) Error() string {
-	return fmt.Sprintf("%s wants the login to be sent to %s", e.from, e.to)
-}
-
-func (g *guard) admit(req *http.Request) error {
+// admit says why a request must not leave, or nil.
+func (g *guard) admit(req *http.Request) *refusal {
 	host, from := req.URL.Hostname(), httpclient.First(req).URL.Hostname()
 	if req.URL.Scheme != "https" && !g.mayBePlain(host) {
-		fallback := req.Response == nil && req.URL.Host == g.registry && req.URL.Path == "/v2/"
-		return &plainHTTPError{req.URL.Host, fallback}
+		return &refusal{
+			"plain HTTP to " + req.URL.Host + " is not allowed",
+			"everybody on the way could read it; use https, or allow it with REGISTRY_INSECURE=true",
+			req.Response == nil && req.URL.Host == g.registry && req.URL.Path == "/v2/",
+		}
 	}
 	if host != from && httpclient.Private(host) && !httpclient.Private(from) {
-		return fmt.Errorf("a redirect from %s to the private address %s is not followed", from, host)
+		return &refusal{what: fmt.Sprintf("a redirect from %s to the private address %s is not followed", from, host)}
 	}
 	// The library sets Authorization for one host only. A token that is the
 	// body of a request (OAuth's form) would follow a 307 anywhere.
 	form := req.Method == http.MethodPost && req.Header.Get("Content-Type") == "application/x-www-form-urlencoded"
 	_, _, password := req.BasicAuth()
-	if form && host != from || (form || password) && !g.mayKnow(req.URL.Host) {
-		return &handOverError{g.registry, req.URL.Host}
+	if form && host != from || (form || password) && !g.mayKnow(req.Context(), req.URL.Host) {
+		return &refusal{
+			what: fmt.Sprintf("%s wants the login to be sent to %s", g.registry, req.URL.Host),
+			try: "nothing was sent: name the registry by the name that it has for itself, or say by docker login " +
+				req.URL.Host + " that this host may know it",
+		}
 	}
 	return nil
 }
@@ -191,7 +192,7 @@ func (g *guard) mayBePlain(host string) bool {
 // for registry.gitlab.com), and those to which somebody has logged in himself.
 // Others a registry must not name: whoever can forge one answer of it would
 // have the password.
-func (g *guard) mayKnow(realm string) bool {
+func (g *guard) mayKnow(ctx context.Context, realm string) bool {
 	registry, host := hostname(g.registry), hostname(realm)
 	if host == registry || httpclient.Loopback(host) && httpclient.Loopback(registry) {
 		return true
@@ -202,7 +203,7 @@ func (g *guard) mayKnow(realm string) bool {
 			return true
 		}
 	}
-	return g.trusts != nil && g.trusts(realm)
+	return loggedIn(ctx, realm)
 }
 
 // retryAfter reads the header of that name: seconds or a date (RFC 9110).
@@ -225,32 +226,29 @@ func (g *guard) pause() time.Duration {
 	return asked
 }
 
-func (g *guard) hide(secrets ...string) {
+func (g *guard) hide(secret string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, s := range secrets {
-		if s != "" {
-			g.secrets[s] = true
-		}
+	if secret != "" && !slices.Contains(g.secrets, secret) {
+		g.secrets = append(g.secrets, secret)
 	}
 }
 
 // maxMessage bounds what we repeat of a registry's words, in characters.
 const maxMessage = 300
 
+// query is the query of a URL inside a text.
+var query = regexp.MustCompile(`\?[^\s"]*`)
+
 // clean makes one harmless line of an error or of a registry's words, without
 // secrets and queries of URLs, which may be signed.
 func (g *guard) clean(said string) string {
 	said, _, _ = strings.Cut(said, "\n")
 	g.mu.Lock()
-	secrets := slices.Collect(maps.Keys(g.secrets))
+	said = text.Redactor(g.secrets...).Replace(said)
 	g.mu.Unlock()
-	// The longest first: a password may be a part of a token.
-	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
-	for _, s := range secrets {
-		said = strings.ReplaceAll(said, s, "***")
-		said = strings.ReplaceAll(said, url.QueryEscape(s), "***")
-	}
-	said = query.ReplaceAllString(said, "")
-	return text.Cut(text.Line(said), maxMessage)
+	return text.Cut(text.Line(query.ReplaceAllString(said, "")), maxMessage)
 }
+
+// hostname takes the port and brackets away.
+func hostname(hostport string) string { return (&url.URL{Host: hostport}).Hostname() }

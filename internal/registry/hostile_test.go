@@ -259,7 +259,7 @@ func TestTheDomainOfARegistryIsItsOwn(t *testing.T) {
 		"127.0.0.1:5000":            {"127.0.0.1:5001": true, "localhost:1": true, "evil.io": false},
 	} {
 		for host, right := range hosts {
-			assert.Equal(t, right, registry.MayKnow(registered, host), "%s, %s", registered, host)
+			assert.Equal(t, right, registry.MayKnow(t.Context(), registered, host), "%s, %s", registered, host)
 		}
 	}
 }

@@ -2,32 +2,24 @@ package registry
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-const (
-	maxJSON  = 4 << 20 // bytes of a manifest or config; registries refuse larger ones
-	maxDepth = 3       // of indexes within indexes
-)
+const maxDepth = 3 // of indexes within indexes
 
 // ErrNoRanges is the error of a blob of which the registry gives no parts.
 var ErrNoRanges = errors.New("the registry answers range requests with the whole layer")
@@ -41,12 +33,14 @@ type Image struct {
 	Config    []byte
 	// Index is set where the reference names several images.
 	Index *Index
+	// Tags returns the tags of the repository, those of referrers among them.
+	Tags func() ([]string, error)
 
-	ctx   context.Context
-	c     *client
-	http  *http.Client
-	meter *meter
-	ref   name.Reference
+	access *access
+	close  func()
+	// try is access.try with the context that Open was given: what reads the
+	// image later is an io.Reader, which is given none.
+	try func(do func(context.Context) error) error
 }
 
 // Index tells which of several images was taken.
@@ -61,55 +55,52 @@ type Index struct {
 // All reads of the image end with ctx. The caller must call Close. Errors are
 // *failure.Error, except for the cause of ctx.
 func Open(ctx context.Context, ref string, o Options) (*Image, error) {
-	return open(ctx, ref, reading, o)
-}
-
-func open(ctx context.Context, ref string, what purpose, o Options) (*Image, error) {
-	parsed, err := parseStored(ref, o.Insecure)
+	parsed, err := parseStored(ref)
 	if err != nil {
 		return nil, err
 	}
-	c, err := newClient(ctx, parsed.Context(), what, o)
+	session, err := NewSession(o)
 	if err != nil {
 		return nil, err
 	}
-	i := &Image{ctx: ctx, c: c, ref: parsed, meter: &meter{next: c.guard}}
-	err = c.try(ctx, progress.Discard, i.connect)
-	if err == nil {
-		err = i.readManifest(parsed)
-	}
-	if err == nil {
-		err = i.readConfig()
-	}
+	i, err := session.open(ctx, parsed, reading)
 	if err != nil {
-		c.close()
+		session.Close()
 		return nil, err
 	}
+	i.close = session.Close
 	return i, nil
 }
 
+func (s *Session) open(ctx context.Context, ref name.Reference, what purpose) (*Image, error) {
+	a, err := s.access(ctx, ref.Context(), what)
+	if err != nil {
+		return nil, err
+	}
+	i := &Image{access: a}
+	i.Tags = func() ([]string, error) { return a.allTags(ctx) }
+	i.try = func(do func(context.Context) error) error {
+		return a.try(ctx, progress.Discard, func() error { return do(ctx) })
+	}
+	if err := i.readManifest(ref); err != nil {
+		return nil, err
+	}
+	return i, i.readConfig(ref)
+}
+
 // Close ends the connections.
-func (i *Image) Close() { i.c.close() }
+func (i *Image) Close() { i.close() }
 
 // BytesRead is how many bytes came over the wire, in the bodies of answers.
-func (i *Image) BytesRead() int64 { return i.meter.read.Load() }
-
-func (i *Image) connect() error {
-	signed, err := i.c.signed(i.ctx, i.meter, transport.PullScope)
-	i.http = &http.Client{Transport: signed}
-	return err
-}
-
-func (i *Image) options() []remote.Option {
-	return append(i.c.remote(i.ctx), remote.WithTransport(i.http.Transport))
-}
+func (i *Image) BytesRead() int64 { return i.access.guard.read.Load() }
 
 // readManifest follows indexes to a manifest.
-func (i *Image) readManifest(ref name.Reference) error {
+func (i *Image) readManifest(named name.Reference) error {
+	ref := named
 	for range maxDepth {
 		var got *remote.Descriptor
-		err := i.c.try(i.ctx, progress.Discard, func() (err error) {
-			got, err = remote.Get(ref, i.options()...)
+		err := i.try(func(ctx context.Context) (err error) {
+			got, err = i.access.get(ctx, ref)
 			return err
 		})
 		if err != nil {
@@ -124,9 +115,23 @@ func (i *Image) readManifest(ref name.Reference) error {
 			return failure.Wrap(err, fmt.Sprintf("no image can be taken from %s", ref), "")
 		}
 		index.Digest = got.Digest.String()
-		i.Index, ref = index, i.c.repo.Digest(chosen.Digest.String())
+		i.Index, ref = index, i.access.repo.Digest(chosen.Digest.String())
 	}
-	return failure.New(fmt.Sprintf("%s is an index of indexes", i.ref), "name one image of it by its digest")
+	return failure.New(fmt.Sprintf("%s is an index of indexes", named), "name one image of it by its digest")
+}
+
+func (i *Image) readConfig(named name.Reference) error {
+	var m v1.Manifest
+	if err := json.Unmarshal(i.Manifest, &m); err != nil {
+		return failure.Wrap(err, fmt.Sprintf("%s has no manifest of an image", named), "")
+	}
+	if m.Config.Size > maxJSON {
+		return failure.New(fmt.Sprintf("%s has a config of %d bytes: no registry takes that", named, m.Config.Size), "")
+	}
+	return i.try(func(ctx context.Context) (err error) {
+		i.Config, err = i.access.read(ctx, m.Config)
+		return err
+	})
 }
 
 // Choose takes an image out of an OCI index or a Docker manifest list as nodes
@@ -169,52 +174,7 @@ func platformOf(d v1.Descriptor) string {
 	if d.Platform == nil {
 		return "unknown"
 	}
-	platform := d.Platform.OS + "/" + d.Platform.Architecture
-	if d.Platform.Variant != "" {
-		platform += "/" + d.Platform.Variant
-	}
-	return platform
-}
-
-func (i *Image) readConfig() error {
-	var m v1.Manifest
-	if err := json.Unmarshal(i.Manifest, &m); err != nil {
-		return failure.Wrap(err, fmt.Sprintf("%s has no manifest of an image", i.ref), "")
-	}
-	if m.Config.Size < 0 || m.Config.Size > maxJSON {
-		return failure.New(fmt.Sprintf("%s: a config of %d bytes is absurd", i.ref, m.Config.Size), "")
-	}
-	return i.c.try(i.ctx, progress.Discard, func() error {
-		rc, err := i.Blob(m.Config).get()
-		if err != nil {
-			return err
-		}
-		defer rc.Close()
-		i.Config, err = io.ReadAll(rc)
-		return err
-	})
-}
-
-// Tags returns the first tags of the repository, as many as the registry gives
-// at once.
-func (i *Image) Tags() ([]string, error) {
-	var tags []string
-	err := i.c.try(i.ctx, progress.Discard, func() error {
-		puller, err := remote.NewPuller(i.options()...)
-		if err != nil {
-			return err
-		}
-		lister, err := puller.Lister(i.ctx, i.c.repo)
-		if err != nil || !lister.HasNext() {
-			return err
-		}
-		page, err := lister.Next(i.ctx)
-		if err == nil {
-			tags = page.Tags
-		}
-		return err
-	})
-	return tags, err
+	return strings.TrimSuffix(d.Platform.OS+"/"+d.Platform.Architecture+"/"+d.Platform.Variant, "/")
 }
 
 // Blob is a blob of the image, which is not read yet.
@@ -236,7 +196,7 @@ func (b *Blob) ReadAt(p []byte, offset int64) (int, error) {
 	case want <= 0:
 		return 0, io.EOF
 	}
-	err := b.image.c.try(b.image.ctx, progress.Discard, func() error { return b.part(p[:want], offset) })
+	err := b.image.try(func(ctx context.Context) error { return b.image.access.readPart(ctx, b.desc, p[:want], offset) })
 	if err != nil {
 		return 0, err
 	}
@@ -246,10 +206,10 @@ func (b *Blob) ReadAt(p []byte, offset int64) (int, error) {
 	return int(want), nil
 }
 
-// part reads exactly len(p) bytes from offset.
-func (b *Blob) part(p []byte, offset int64) error {
+// readPart reads exactly len(p) bytes of a blob from offset.
+func (a *access) readPart(ctx context.Context, d v1.Descriptor, p []byte, offset int64) error {
 	last := offset + int64(len(p)) - 1
-	resp, err := b.request(fmt.Sprintf("bytes=%d-%d", offset, last))
+	resp, err := a.blob(ctx, d, http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, last)}})
 	if err != nil {
 		return err
 	}
@@ -257,10 +217,10 @@ func (b *Blob) part(p []byte, offset int64) error {
 	if resp.StatusCode != http.StatusPartialContent {
 		return failure.Wrap(ErrNoRanges, "cannot read a part of the layer", "")
 	}
-	said, right := resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-%d/%d", offset, last, b.desc.Size)
+	said, right := resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-%d/%d", offset, last, d.Size)
 	if said != right || resp.ContentLength >= 0 && resp.ContentLength != int64(len(p)) {
 		return failure.New(fmt.Sprintf("registry %s answers with another part of blob %s (%q, %d bytes) than it was asked for (%q)",
-			b.image.c.repo.RegistryStr(), b.desc.Digest, b.image.c.guard.clean(said), resp.ContentLength, right), "")
+			a.repo.RegistryStr(), d.Digest, a.guard.clean(said), resp.ContentLength, right), "")
 	}
 	if _, err = io.ReadFull(resp.Body, p); err == io.EOF || err == io.ErrUnexpectedEOF {
 		err = broken(io.ErrUnexpectedEOF)
@@ -270,122 +230,66 @@ func (b *Blob) part(p []byte, offset int64) error {
 
 // Open reads the whole blob. Its last bytes are not given out where it has
 // another digest or size than the manifest says.
-func (b *Blob) Open() (io.ReadCloser, error) {
-	var rc io.ReadCloser
-	err := b.image.c.try(b.image.ctx, progress.Discard, func() (err error) {
-		rc, err = b.get()
+func (b *Blob) Open() (all io.ReadCloser, err error) {
+	err = b.image.try(func(ctx context.Context) error {
+		rc, err := b.image.access.open(ctx, b.desc)
+		all = watched{rc, rc, func(err error) error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return b.image.access.explain(err, 1)
+		}}
 		return err
 	})
-	return rc, err
+	return all, err
 }
 
-func (b *Blob) get() (io.ReadCloser, error) {
-	if b.desc.Digest.Algorithm != "sha256" {
-		return nil, failure.New(fmt.Sprintf("blob %s has no sha256 as its digest", b.desc.Digest), "")
-	}
-	resp, err := b.request("")
-	if err != nil {
-		return nil, err
-	}
-	return &checked{blob: b, body: resp.Body, hash: sha256.New()}, nil
-}
-
-// request asks for the blob or a range of it.
-func (b *Blob) request(byteRange string) (*http.Response, error) {
-	repo := b.image.c.repo
-	blob := url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr() + "/blobs/" + b.desc.Digest.String()}
-	req, err := http.NewRequestWithContext(b.image.ctx, http.MethodGet, blob.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	if byteRange != "" {
-		req.Header.Set("Range", byteRange)
-	}
-	resp, err := b.image.http.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
-		resp.Body.Close()
-		return nil, err
-	}
-	return resp, nil
-}
-
-// checked reads a blob to its end and checks it there.
-type checked struct {
-	blob  *Blob
-	body  io.ReadCloser
-	hash  hash.Hash
-	done  int64
-	err   error // how it ended
-	cause error // of err, where the connection broke
+// watched is a reader whose errors become others.
+type watched struct {
+	io.Reader
+	io.Closer
+	failed func(error) error
 }
 
 // Read implements io.Reader.
-func (c *checked) Read(p []byte) (int, error) {
-	if c.err != nil || len(p) == 0 {
-		return 0, c.err
+func (w watched) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = w.failed(err)
 	}
-	left := c.blob.desc.Size - c.done
-	n, err := c.body.Read(p[:min(int64(len(p)), max(left, 1))])
-	c.hash.Write(p[:n])
-	c.done += int64(n)
-	switch {
-	case c.done == c.blob.desc.Size && c.right():
-		c.err = io.EOF
-	case c.done >= c.blob.desc.Size:
-		n, c.err = 0, failure.New(fmt.Sprintf("registry %s gives another blob than %s", c.blob.image.c.repo.RegistryStr(), c.blob.desc.Digest), "push the image again")
-	case err == io.EOF:
-		c.err = c.explain(broken(io.ErrUnexpectedEOF))
-	case err != nil:
-		c.err = c.explain(err)
-	}
-	return n, c.err
-}
-
-func (c *checked) right() bool {
-	return hex.EncodeToString(c.hash.Sum(nil)) == c.blob.desc.Digest.Hex
-}
-
-func (c *checked) explain(err error) error {
-	if ctx := c.blob.image.ctx; ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	c.cause = err
-	return c.blob.image.c.explain(c.cause, 1)
-}
-
-// Close implements io.Closer.
-func (c *checked) Close() error { return c.body.Close() }
-
-// broken makes the error of a body one of the connection, as the errors of
-// requests are.
-func broken(err error) error { return &url.Error{Op: "Get", Err: err} }
-
-// meter counts the bytes of the bodies that come through it.
-type meter struct {
-	next http.RoundTripper
-	read atomic.Int64
-}
-
-// RoundTrip implements http.RoundTripper.
-func (m *meter) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := m.next.RoundTrip(req)
-	if err == nil && resp.Body != nil {
-		resp.Body = &metered{resp.Body, m}
-	}
-	return resp, err
-}
-
-type metered struct {
-	io.ReadCloser
-	meter *meter
-}
-
-// Read implements io.Reader.
-func (m *metered) Read(p []byte) (int, error) {
-	n, err := m.ReadCloser.Read(p)
-	m.meter.read.Add(int64(n))
 	return n, err
+}
+
+// open reads a whole blob, once, with errors that diagnose understands.
+func (a *access) open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	if d.Digest.Algorithm != "sha256" || d.Size < 0 {
+		return nil, failure.New(fmt.Sprintf("blob %q of %d bytes has no sha256 as its digest, or no size", d.Digest, d.Size), "")
+	}
+	resp, err := a.blob(ctx, d, nil)
+	if err != nil {
+		return nil, err
+	}
+	checked := host.Verify(resp.Body, d.Size, d.Digest.String(), func(string) error {
+		return failure.New(fmt.Sprintf("registry %s gives another blob than %s", a.repo.RegistryStr(), d.Digest), "push the image again")
+	})
+	return watched{checked, resp.Body, func(err error) error {
+		if err == io.ErrUnexpectedEOF {
+			return broken(err)
+		}
+		return err
+	}}, nil
+}
+
+// read reads a small blob.
+func (a *access) read(ctx context.Context, d v1.Descriptor) ([]byte, error) {
+	rc, err := a.open(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer rc.Close()
+	return io.ReadAll(rc)
+}
+
+func (a *access) blob(ctx context.Context, d v1.Descriptor, header http.Header) (*http.Response, error) {
+	return a.send(ctx, http.MethodGet, a.url(a.path("/blobs/"+d.Digest.String())), header, nil, http.StatusOK, http.StatusPartialContent)
 }

@@ -252,7 +252,7 @@ func TestABlobWithAnotherDigestOrSizeIsNotGivenOut(t *testing.T) {
 	}
 }
 
-func TestAManifestWithAnotherDigestOrOfAbsurdSizeIsRefused(t *testing.T) {
+func TestAManifestWithAnotherDigestOrThatIsTooLargeIsRefused(t *testing.T) {
 	s := newServer(t, nil)
 	i, _, _ := opened(t, s.ref(), alice)
 	byDigest := s.host() + "/lab/ubuntu@" + i.Digest
@@ -273,10 +273,10 @@ func TestAManifestWithAnotherDigestOrOfAbsurdSizeIsRefused(t *testing.T) {
 	}
 	require.ErrorContains(t, send(string(i.Manifest)+" "), "does not match")
 	byDigest = s.ref()
-	require.ErrorContains(t, send(strings.Repeat(" ", 5<<20)), "absurd")
+	require.ErrorContains(t, send(strings.Repeat(" ", 5<<20)), "more than 4 MiB")
 	require.ErrorContains(t, send(strings.Repeat(" ", 120<<20)), "cannot read from")
 	require.ErrorContains(t, send("{"), "no manifest of an image")
-	require.ErrorContains(t, send(`{"config":{"size":99999999}}`), "absurd")
+	require.ErrorContains(t, send(`{"config":{"size":99999999}}`), "a config of 99999999 bytes")
 }
 
 func TestAReadEndsWithItsContext(t *testing.T) {

@@ -26,9 +26,10 @@ func FuzzEntry(f *testing.F) {
 }
 
 func FuzzNames(f *testing.F) {
-	f.Add("labs/course", "../x")
-	f.Fuzz(func(t *testing.T, one, other string) {
-		all, err := addNames(nil, []string{one, other}, checkPath)
+	f.Add([]byte(`{"repositories":["labs/course","../x"]}`))
+	f.Add([]byte(`[{"name":"labs/course"}]`))
+	f.Fuzz(func(t *testing.T, page []byte) {
+		all, err := parseNames(page, checkPath)
 		if err != nil {
 			return
 		}

@@ -121,7 +121,7 @@ func keepNeeded(all []Decision) {
 		for _, need := range append([]string{by.Base}, by.Parts...) {
 			for _, i := range known[need] {
 				if all[i].Delete {
-					all[i].Delete, all[i].Why = false, "needed by "+ShortName(by.Entry)
+					all[i].Delete, all[i].Why = false, "needed by "+by.Name()
 					visit(all[i])
 				}
 			}
@@ -166,15 +166,7 @@ func Going(all []Decision) []Decision {
 	return going
 }
 
-// Name is the shortest whole name of an image.
-func ShortName(e Entry) string {
-	if len(e.Tags) > 0 {
-		return e.Repository + ":" + e.Tags[0]
-	}
-	return e.Repository + "@" + e.Digest
-}
-
-// Age writes a time span of hours and days the way people ask for it: 30d, 12h.
+// FormatAge writes a time span of hours and days the way people ask for it: 30d, 12h.
 func FormatAge(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {

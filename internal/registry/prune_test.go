@@ -31,7 +31,7 @@ func gone(p registry.Policy, entries ...registry.Entry) []string {
 	names := []string{}
 	for _, d := range p.Decide(entries) {
 		if d.Delete {
-			names = append(names, registry.ShortName(d.Entry))
+			names = append(names, d.Name())
 		}
 	}
 	return names
@@ -148,22 +148,22 @@ func TestAPolicyNeverDeletesWhatItMustKeep(t *testing.T) {
 			switch {
 			case !d.Delete:
 			case !p.All && !d.Ours():
-				t.Fatalf("others' %s goes", registry.ShortName(d.Entry))
+				t.Fatalf("others' %s goes", d.Name())
 			case d.Built.IsZero():
-				t.Fatalf("%s goes, of unknown age", registry.ShortName(d.Entry))
+				t.Fatalf("%s goes, of unknown age", d.Name())
 			case p.Younger > 0 && now.Sub(d.Built) < p.Younger:
-				t.Fatalf("%s goes at %v", registry.ShortName(d.Entry), now.Sub(d.Built))
+				t.Fatalf("%s goes at %v", d.Name(), now.Sub(d.Built))
 			}
 			for _, glob := range p.KeepTags {
 				for _, tag := range d.Tags {
 					if matches, _ := path.Match(glob, tag); matches && d.Delete {
-						t.Fatalf("%s goes with tag %s, which %s keeps", registry.ShortName(d.Entry), tag, glob)
+						t.Fatalf("%s goes with tag %s, which %s keeps", d.Name(), tag, glob)
 					}
 				}
 			}
 			for _, by := range kept(all) {
 				if d.Delete && (slices.Contains(by.Parts, d.Digest) || by.Base == d.Digest || d.Disk != "" && by.Base == d.Disk) {
-					t.Fatalf("%s goes, which %s needs", registry.ShortName(d.Entry), registry.ShortName(by))
+					t.Fatalf("%s goes, which %s needs", d.Name(), by.Name())
 				}
 				if d.Delete && by.Repository == d.Repository && by.Digest == d.Digest {
 					t.Fatalf("a kept digest goes: %s", d.Digest)
@@ -204,18 +204,18 @@ func TestAnIndexGoesBeforeWhatItNames(t *testing.T) {
 		for _, d := range registry.Going(all) {
 			for _, part := range d.Parts {
 				if gone[d.Repository+"@"+part] {
-					t.Fatalf("%s goes after its part %s", registry.ShortName(d.Entry), part)
+					t.Fatalf("%s goes after its part %s", d.Name(), part)
 				}
 			}
 			if name := d.Repository + "@" + d.Digest; !gone[name] {
 				gone[name] = true
 				continue
 			}
-			t.Fatalf("%s goes twice", registry.ShortName(d.Entry))
+			t.Fatalf("%s goes twice", d.Name())
 		}
 		for _, d := range all {
 			if goes := gone[d.Repository+"@"+d.Digest]; d.Delete != goes {
-				t.Fatalf("%s: decided %t, goes %t", registry.ShortName(d.Entry), d.Delete, goes)
+				t.Fatalf("%s: decided %t, goes %t", d.Name(), d.Delete, goes)
 			}
 		}
 	})

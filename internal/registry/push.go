@@ -1,52 +1,21 @@
-// Package registry publishes containerdisks in OCI registries.
 package registry
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
-)
-
-// Options say how to reach a registry and as whom.
-type Options struct {
-	// Username and Password; where both are empty, the Docker config and its
-	// credential helpers are asked.
-	Username, Password string
-	// Insecure allows plain HTTP off loopback.
-	Insecure bool
-	// CAFile has further authorities' certificates (PEM), or is empty.
-	CAFile    string
-	UserAgent string // for example "diskforge/1.0"
-
-	dial    func(ctx context.Context, network, addr string) (net.Conn, error) // for tests
-	backoff time.Duration                                                     // for tests
-	idle    time.Duration                                                     // for tests
-}
-
-const (
-	patientAttempts = 5                      // of a push, in all
-	hastyAttempts   = 2                      // of a question, where nobody listens
-	firstBackoff    = 500 * time.Millisecond // doubles each time
-	longestPause    = time.Minute            // that a registry may ask for
-	// answerTimeout is how long a registry may think about a request that it
-	// has received; some copy the whole layer to their storage meanwhile.
-	answerTimeout = 10 * time.Minute
-	maxAnswer     = 64 << 10 // bytes of an answer without an image
 )
 
 // Push uploads the image in layoutDir to ref, REGISTRY/REPOSITORY:TAG, and
@@ -58,31 +27,30 @@ const (
 // an upload that was cut). Errors are *failure.Error, except for the cause of
 // ctx.
 func Push(ctx context.Context, layoutDir, ref string, o Options, p progress.Reporter) (string, error) {
-	tag, err := parse(ref, o.Insecure)
+	tag, err := parse(ref)
 	if err != nil {
 		return "", err
 	}
-	c, err := newClient(ctx, tag.Context(), pushing, o)
+	session, err := NewSession(o)
 	if err != nil {
 		return "", err
 	}
-	defer c.close()
+	defer session.Close()
+	a, err := session.access(ctx, tag.Context(), pushing)
+	if err != nil {
+		return "", err
+	}
 	layout, err := oci.Load(layoutDir)
 	if err != nil {
 		return "", err
 	}
-	c.later = fmt.Sprintf("later, diskforge push %s %s sends what is missing", layoutDir, ref)
-	err = c.try(ctx, p, func() error {
+	a.later = fmt.Sprintf("later, diskforge push %s %s sends what is missing", layoutDir, ref)
+	err = a.try(ctx, p, func() error {
 		p.Activity("pushing to " + ref)
-		signed, err := c.signed(ctx, c.guard, transport.PushScope)
-		if err != nil {
+		if err := a.write(ctx, tag, layout, p); err != nil {
 			return err
 		}
-		options := append(c.remote(ctx), remote.WithTransport(signed))
-		if err := c.write(ctx, tag, observed{layout.Image, p}, options); err != nil {
-			return err
-		}
-		return c.confirm(ctx, tag, layout.Digest, options)
+		return a.confirm(ctx, tag, layout.Digest)
 	})
 	if err != nil {
 		return "", err
@@ -93,16 +61,23 @@ func Push(ctx context.Context, layoutDir, ref string, o Options, p progress.Repo
 
 // write sends what the registry has not. It asks for every blob: one may be
 // lost though the manifest is there, with which the library would be content.
-func (c *client) write(ctx context.Context, tag name.Tag, image v1.Image, o []remote.Option) error {
-	pusher, err := remote.NewPusher(o...)
+func (a *access) write(ctx context.Context, tag name.Tag, layout *oci.Layout, p progress.Reporter) error {
+	options, err := a.remote(ctx)
 	if err != nil {
 		return err
 	}
-	blobs, err := image.Layers()
+	pusher, err := remote.NewPusher(options...)
 	if err != nil {
 		return err
 	}
-	config, err := partial.ConfigLayer(image)
+	blobs, err := layout.Image.Layers()
+	if err != nil {
+		return err
+	}
+	for i := range blobs {
+		blobs[i] = observed{blobs[i], layout.Layer.Size, p}
+	}
+	config, err := partial.ConfigLayer(layout.Image)
 	if err != nil {
 		return err
 	}
@@ -111,7 +86,26 @@ func (c *client) write(ctx context.Context, tag name.Tag, image v1.Image, o []re
 			return err
 		}
 	}
-	return pusher.Push(ctx, tag, image)
+	return pusher.Push(ctx, tag, layout.Image)
+}
+
+// observed is a layer that reports how much of it has been sent.
+type observed struct {
+	v1.Layer
+	size int64
+	to   progress.Reporter
+}
+
+// Compressed opens the layer; each call begins to count anew.
+func (o observed) Compressed() (io.ReadCloser, error) {
+	rc, err := o.Layer.Compressed()
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{progress.Reader(rc, o.size, o.to), rc}, nil
 }
 
 // looks is how often a registry is asked for what it has taken: some need a
@@ -119,124 +113,111 @@ func (c *client) write(ctx context.Context, tag name.Tag, image v1.Image, o []re
 const looks = 3
 
 // confirm asks for what was sent, as whoever pulls it will. A tag that somebody
-// else has moved meanwhile is his; the image must be there all the same. Who may
-// push and not pull has the registry's word alone.
-func (c *client) confirm(ctx context.Context, tag name.Tag, digest string, o []remote.Option) error {
-	var ref name.Reference = tag
+// else has moved meanwhile is theirs; the image must be there all the same. Who
+// may push and not pull has the registry's word alone.
+func (a *access) confirm(ctx context.Context, ref name.Reference, digest string) error {
 	for look := 1; ; look++ {
-		stored, err := remote.Get(ref, o...)
+		stored, err := a.get(ctx, ref)
+		if err == nil && stored.Digest.String() == digest {
+			return nil
+		}
+		if err == nil {
+			ref = a.repo.Digest(digest)
+			continue
+		}
 		answer := answered(err)
 		switch {
-		case err == nil && stored.Digest.String() == digest:
-			return nil
-		case err == nil:
-			ref = c.repo.Digest(digest)
-			continue
 		case answer == nil:
 			return err
-		case answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden:
+		case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden:
 			return nil
 		case answer.StatusCode != http.StatusNotFound:
 			return err
 		case look >= looks:
-			return failure.New(fmt.Sprintf("registry %s said that it has taken %s, and has it not", c.repo.RegistryStr(), ref), "its log says more")
+			return failure.New(fmt.Sprintf("registry %s said that it has taken %s, and has it not", a.repo.RegistryStr(), ref), "its log says more")
 		}
-		select {
-		case <-time.After(time.Duration(look) * c.backoff):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := host.Sleep(ctx, time.Duration(look)*a.backoff); err != nil {
+			return err
 		}
 	}
 }
 
 // CheckAccess asks the registry, before a long build, whether the credentials
 // may push to ref: it begins an upload and takes it back. Nothing stays there.
+// The library's CheckPushPermission ends with no context, and may leave the
+// upload.
 func CheckAccess(ctx context.Context, ref string, o Options) error {
-	tag, err := parse(ref, o.Insecure)
+	tag, err := parse(ref)
 	if err != nil {
 		return err
 	}
-	c, err := newClient(ctx, tag.Context(), pushing, o)
+	session, err := NewSession(o)
 	if err != nil {
 		return err
 	}
-	defer c.close()
-	return c.try(ctx, progress.Discard, func() error {
-		return c.tryUpload(ctx)
+	defer session.Close()
+	a, err := session.access(ctx, tag.Context(), pushing)
+	if err != nil {
+		return err
+	}
+	return a.try(ctx, progress.Discard, func() error {
+		resp, err := a.send(ctx, http.MethodPost, a.url(a.path("/blobs/uploads/")), nil, nil, http.StatusAccepted)
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		// Out of courtesy only: a token for pushing may not be one for deleting.
+		if location, err := resp.Location(); err == nil {
+			if resp, err := a.send(ctx, http.MethodDelete, location.String(), nil, nil, http.StatusNoContent); err == nil {
+				resp.Body.Close()
+			}
+		}
+		return nil
 	})
 }
 
-func (c *client) tryUpload(ctx context.Context) error {
-	repo := c.repo
-	signed, err := c.signed(ctx, c.guard, transport.PushScope)
+// Tag gives further tags to an image that is in the registry,
+// REGISTRY/REPOSITORY@DIGEST, or moves them to it. Only the manifest is sent.
+func (s *Session) Tag(ctx context.Context, ref string, tags ...string) error {
+	image, err := parseStored(ref)
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Transport: signed}
-	uploads := url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr() + "/blobs/uploads/"}
-	resp, err := ask(ctx, client, http.MethodPost, uploads.String())
+	repo := image.Context()
+	if _, ok := image.(name.Digest); !ok {
+		return badReference(fmt.Sprintf("%q has no digest, and a tag may move meanwhile", ref),
+			fmt.Sprintf("find it with diskforge images list %s --json, and name the image as %s@sha256:…", repo, repo))
+	}
+	for _, tag := range tags {
+		if err := checkTag(tag); err != nil {
+			return badReference(fmt.Sprintf("%q cannot be a tag", tag), err.Error())
+		}
+	}
+	a, err := s.access(ctx, repo, pushing)
 	if err != nil {
 		return err
 	}
-	if err := transport.CheckError(resp, http.StatusAccepted); err != nil {
+	d, err := a.manifest(ctx, image)
+	if err != nil {
 		return err
 	}
-	// Out of courtesy only: a token for pushing may not be one for deleting.
-	if location, err := resp.Location(); err == nil {
-		_, _ = ask(ctx, client, http.MethodDelete, location.String())
+	if d == nil {
+		return failure.New(fmt.Sprintf("registry %s has no %s", repo.RegistryStr(), ref), "build it again")
+	}
+	for _, tag := range tags {
+		err := a.try(ctx, progress.Discard, func() error {
+			options, err := a.remote(ctx)
+			if err != nil {
+				return err
+			}
+			if err := remote.Tag(repo.Tag(tag), d, options...); err != nil {
+				return err
+			}
+			return a.confirm(ctx, repo.Tag(tag), d.Digest.String())
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
-}
-
-// ask sends a request without a body. The body of the answer is short and has
-// been read.
-func ask(ctx context.Context, client *http.Client, method, to string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, to, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return resp, err
-}
-
-// observed is an image whose layer reports how much of it has been sent.
-type observed struct {
-	v1.Image
-	to progress.Reporter
-}
-
-// Layers returns the image's layers.
-func (o observed) Layers() ([]v1.Layer, error) {
-	layers, err := o.Image.Layers()
-	for i, l := range layers {
-		layers[i] = observedLayer{l, o.to}
-	}
-	return layers, err
-}
-
-type observedLayer struct {
-	v1.Layer
-	to progress.Reporter
-}
-
-// Compressed opens the layer; each call begins to count anew.
-func (l observedLayer) Compressed() (io.ReadCloser, error) {
-	size, err := l.Size()
-	if err != nil {
-		return nil, err
-	}
-	rc, err := l.Layer.Compressed()
-	if err != nil {
-		return nil, err
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{progress.Reader(rc, size, l.to), rc}, nil
 }

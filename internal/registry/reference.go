@@ -3,7 +3,6 @@ package registry
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"regexp"
 	"strconv"
@@ -12,7 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/httpclient"
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 // label is one part of a host name.
@@ -26,8 +25,7 @@ var (
 	hostPort      = regexp.MustCompile(`^(` + label + `(?:\.` + label + `)*|\[[0-9a-fA-F:.]+\])(?::([0-9]+))?$`)
 	// Registries without a referrers API keep their lists of referrers in such
 	// tags; one of ours would be taken for a list.
-	referrersTag  = regexp.MustCompile(`^sha(256|512)-[0-9a-f]{64}`)
-	digestPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+	referrersTag = regexp.MustCompile(`^sha(256|512)-[0-9a-f]{64}`)
 )
 
 var errReferrersTag = errors.New("such tags are lists of referrers")
@@ -42,10 +40,17 @@ func badReference(what, try string) error {
 	return f
 }
 
+// CheckStored says whether ref can name an image in a registry:
+// REGISTRY/REPOSITORY with :TAG, @DIGEST or both. Nobody is asked.
+func CheckStored(ref string) error {
+	_, err := parseStored(ref)
+	return err
+}
+
 // CheckTarget says whether an image can be pushed to ref:
 // REGISTRY/REPOSITORY:TAG. Nobody is asked.
 func CheckTarget(ref string) error {
-	_, err := parse(ref, false)
+	_, err := parse(ref)
 	return err
 }
 
@@ -58,27 +63,32 @@ const maxRepository = 255
 // that nothing is pushed: the others are checked and the reference is empty.
 // The error joins one *failure.Error for each setting that no registry takes.
 func ParseReference(registry, prefix, image, tag string) (string, error) {
+	prefix = strings.Trim(prefix, "/")
 	var bad []error
-	check := func(setting, value string, err error) {
-		switch {
-		case value == "":
-			bad = append(bad, failure.New(setting+" is not set", ""))
-		case err != nil:
-			bad = append(bad, failure.New(fmt.Sprintf("%s cannot be %q", setting, value), err.Error()))
+	refuse := func(setting, value string, err error) {
+		bad = append(bad, failure.New(fmt.Sprintf("%s cannot be %q", setting, value), err.Error()))
+	}
+	for _, s := range []struct {
+		name, value string
+		needed      bool
+		check       func(string) error
+	}{
+		{"TARGET_REGISTRY", registry, false, checkHost},
+		{"REGISTRY_PREFIX", prefix, false, checkPath},
+		{"IMAGE_NAME", image, true, checkPath},
+		{"IMAGE_TAG", tag, true, checkTag},
+	} {
+		if s.value == "" {
+			if s.needed {
+				bad = append(bad, failure.New(s.name+" is not set", ""))
+			}
+		} else if err := s.check(s.value); err != nil {
+			refuse(s.name, s.value, err)
 		}
 	}
-	if registry != "" {
-		check("TARGET_REGISTRY", registry, checkHost(registry))
-	}
-	prefix = strings.Trim(prefix, "/")
-	if prefix != "" {
-		check("REGISTRY_PREFIX", prefix, checkPath(prefix))
-	}
-	check("IMAGE_NAME", image, checkPath(image))
-	check("IMAGE_TAG", tag, checkTag(tag))
 	repository := strings.TrimPrefix(prefix+"/"+image, "/")
 	if len(bad) == 0 && len(repository) > maxRepository {
-		check("IMAGE_NAME", image, fmt.Errorf("with REGISTRY_PREFIX it is longer than %d characters", maxRepository))
+		refuse("IMAGE_NAME", image, fmt.Errorf("with REGISTRY_PREFIX it is longer than %d characters", maxRepository))
 	}
 	if len(bad) > 0 || registry == "" {
 		return "", errors.Join(bad...)
@@ -88,12 +98,12 @@ func ParseReference(registry, prefix, image, tag string) (string, error) {
 
 // parse takes a reference to push to apart, which must name registry and tag: a
 // default would publish somewhere else than the reader thinks.
-func parse(ref string, insecure bool) (name.Tag, error) {
+func parse(ref string) (name.Tag, error) {
 	what := fmt.Sprintf("no image can be pushed to %q", ref)
 	if strings.Contains(ref, "@") && !strings.Contains(ref, "://") {
 		return name.Tag{}, badReference(what, "leave out the digest, it comes with the image")
 	}
-	parsed, err := parseAny(ref, insecure, what)
+	parsed, err := parseAny(ref, what)
 	if err != nil {
 		return name.Tag{}, err
 	}
@@ -106,22 +116,22 @@ func parse(ref string, insecure bool) (name.Tag, error) {
 
 // parseStored takes a reference to an image in a registry apart:
 // REGISTRY/REPOSITORY with :TAG, @DIGEST or both, of which the digest counts.
-func parseStored(ref string, insecure bool) (name.Reference, error) {
-	return parseAny(ref, insecure, fmt.Sprintf("%q names no image in a registry", ref))
+func parseStored(ref string) (name.Reference, error) {
+	return parseAny(ref, fmt.Sprintf("%q names no image in a registry", ref))
 }
 
 // parseAny takes a reference apart; what begins its errors. The registry and a
 // tag or digest must be named.
-func parseAny(ref string, insecure bool, what string) (name.Reference, error) {
-	host, rest, _ := strings.Cut(ref, "/")
+func parseAny(ref, what string) (name.Reference, error) {
+	registry, rest, _ := strings.Cut(ref, "/")
 	rest, digest, pinned := strings.Cut(rest, "@")
 	repository, tag, tagged := cutLast(rest, ":")
-	err := checkHost(host)
+	err := checkHost(registry)
 	switch {
 	case strings.Contains(ref, "://"):
 		err = errors.New("leave out http:// or https://")
 	case err != nil:
-	case pinned && !digestPattern.MatchString(digest):
+	case pinned && !host.ValidDigest(digest):
 		err = errors.New("behind @ there must be a digest, as in @sha256: and 64 hexadecimal digits")
 	case !pinned && !tagged || strings.Contains(tag, "/"):
 		err = errors.New("it has no tag, as in REGISTRY/REPOSITORY:TAG")
@@ -136,19 +146,11 @@ func parseAny(ref string, insecure bool, what string) (name.Reference, error) {
 	if err != nil {
 		return nil, badReference(what, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	parsed, err := name.ParseReference(ref, nameOptions(host, insecure)...)
+	parsed, err := name.ParseReference(ref)
 	if err != nil {
 		return nil, failure.Wrap(err, what, "")
 	}
 	return parsed, nil
-}
-
-// nameOptions are those of go-containerregistry for names at a registry.
-func nameOptions(host string, insecure bool) []name.Option {
-	if insecure || httpclient.Loopback(hostname(host)) {
-		return []name.Option{name.Insecure} // tries https first
-	}
-	return nil
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
@@ -221,12 +223,4 @@ func checkTagForm(s string) error {
 		return errors.New("a tag has at most 128 letters, digits, '_', '.' and '-', and begins with none of the last two")
 	}
 	return nil
-}
-
-// hostname takes the port and brackets away.
-func hostname(hostport string) string {
-	if host, _, err := net.SplitHostPort(hostport); err == nil {
-		return host
-	}
-	return strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
 }

@@ -1,41 +1,120 @@
+// Package registry publishes containerdisks in OCI registries, and finds,
+// lists, fetches, tags, deletes and prunes them there.
+//
+// go-containerregistry speaks the protocol. Around it stand, each once:
+//
+//   - a Session, the network and the login of one user, and an access, a
+//     repository with a right to do something there
+//   - the guard, through which every request goes: what a hostile registry must
+//     not make us send, and what must not appear in an error
+//   - access.try, which tries again and minds Retry-After. The library's own
+//     tries know neither that nor the end of a context
+//   - diagnose, which makes of every error a line that says what to do
+//   - list, which follows the pages of a list: the library's stops at a link to
+//     another scheme or to the page before, and follows a circle for ever
 package registry
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io"
+	"math/rand/v2"
+	"net"
 	"net/http"
-	"net/url"
-	"regexp"
 	"sync"
+	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
+// Options say how to reach a registry and as whom.
+type Options struct {
+	// Username and Password; where both are empty, the Docker config and its
+	// credential helpers are asked.
+	Username, Password string
+	// Insecure allows plain HTTP off loopback.
+	Insecure bool
+	// CAFile has further authorities' certificates (PEM), or is empty.
+	CAFile    string
+	UserAgent string // for example "diskforge/1.0"
+
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error) // for tests
+	backoff time.Duration                                                     // for tests
+	idle    time.Duration                                                     // for tests
+}
+
 const (
-	// parallel is how many manifests of a repository are read at a time.
-	parallel = 8
-	// pageSize is how many names a page of a list is asked to have. More than
-	// the registry allows is an error in some (docker-registry's
-	// PAGINATION_NUMBER_INVALID), so it is the lowest limit that is known.
-	pageSize = 100
-	// What a list may have at most. They stop a registry that never ends; no
-	// real one comes near.
-	mostPages = 1000
-	mostNames = 100_000
-	mostParts = 1000 // images of an index
+	patientAttempts = 5                      // of a push, in all
+	hastyAttempts   = 2                      // of a question, where nobody listens
+	firstBackoff    = 500 * time.Millisecond // doubles each time
+	longestPause    = time.Minute            // that a registry may ask for
+	// answerTimeout is how long a registry may think about a request that it
+	// has received; some copy the whole layer to their storage meanwhile.
+	answerTimeout = 10 * time.Minute
+	maxJSON       = 4 << 20 // bytes of a manifest, config or page; registries refuse larger manifests
 )
 
 // ghcr is GitHub's registry, which has no list of repositories, deletes nothing
 // by the OCI API, and calls what is not there DENIED.
 const ghcr = "ghcr.io"
+
+// purpose is what an access is for: its right, and the words of its errors.
+type purpose struct {
+	action  string // of the token's scope: transport.PullScope, …
+	do      string // "push to"
+	right   string // what somebody who may not do it asks for
+	missing string // what to do where the repository is not there
+	where   string // what to check where the registry is not there
+	// public says that everybody may do it somewhere: no login is needed.
+	public bool
+	// patient is what waits for a registry that is starting: hours of building
+	// may come before it. Somebody who asks waits for the answer.
+	patient bool
+	// harbor is for Harbor's own API, which takes the password itself.
+	harbor bool
+}
+
+var (
+	pushing = purpose{
+		action: transport.PushScope, do: "push to", patient: true,
+		right:   "ask for the right to push there, or check REGISTRY_PREFIX and IMAGE_NAME",
+		missing: "make the project there first, or check REGISTRY_PREFIX and IMAGE_NAME",
+		where:   "check TARGET_REGISTRY",
+	}
+	reading = purpose{
+		action: transport.PullScope, do: "read from", public: true,
+		right:   "ask for the right to read there, or check the reference",
+		missing: "check the reference",
+		where:   "check the reference",
+	}
+	listing = purpose{
+		action: transport.CatalogScope, do: "list", public: true,
+		right:   "ask for the right, or name the repositories themselves",
+		missing: "it has no such list: name the repositories themselves",
+		where:   "check TARGET_REGISTRY",
+	}
+	deleting = purpose{
+		action: transport.DeleteScope, do: "delete from",
+		right:   "ask for the right to delete there: in Harbor a role or a robot account that may delete artifacts",
+		missing: "check the reference",
+		where:   "check the reference",
+	}
+)
+
+// fetching is reading behind, and before, hours of building.
+func fetching() purpose {
+	p := reading
+	p.patient = true
+	return p
+}
 
 // Session asks registries many things, with the same credentials and over the
 // same connections; each repository is logged in to once. It is safe for
@@ -45,82 +124,175 @@ type Session struct {
 	options Options
 	network *httpclient.Transport
 
-	mu   sync.Mutex
-	ways map[string]*way
+	mu       sync.Mutex
+	accesses map[target]*access
+}
+
+type target struct {
+	name.Repository
+	purpose
 }
 
 // NewSession returns a Session that asks nothing yet.
 func NewSession(o Options) (*Session, error) {
-	network, err := o.network()
+	switch {
+	case o.Username != "" && o.Password == "":
+		return nil, failure.New("REGISTRY_USER is set without a password", "set REGISTRY_PASS or REGISTRY_PASS_FILE")
+	case o.Username == "" && o.Password != "":
+		return nil, failure.New("a registry password is set without a user", "set REGISTRY_USER")
+	}
+	network, err := httpclient.New(httpclient.Options{CAFile: o.CAFile, Idle: o.idle, Think: answerTimeout, Dial: o.dial})
 	if err != nil {
 		return nil, err
 	}
-	return &Session{options: o, network: network, ways: map[string]*way{}}, nil
+	return &Session{options: o, network: network, accesses: map[target]*access{}}, nil
 }
 
 // Close ends the Session's connections.
 func (s *Session) Close() { s.network.CloseIdleConnections() }
 
-// way is a client that has logged in for one purpose.
-type way struct {
-	*client
-	login func(ctx context.Context) (http.RoundTripper, error)
+// access is a repository, with the right to do something there.
+type access struct {
+	repo    name.Repository
+	purpose purpose
+	user    string         // for messages; empty without a login
+	noLogin *failure.Error // why there is none, or nil
+	later   string         // what to do when the registry is better again
+	guard   *guard
+	auth    authn.Authenticator
+	agent   http.RoundTripper // the guard, with our name
+	backoff time.Duration
 
 	mu     sync.Mutex
 	signed http.RoundTripper // nil before the login
 }
 
-// to returns the way to a repository with the right to do something there
-// (transport.PullScope, …).
-func (s *Session) to(ctx context.Context, repo name.Repository, what purpose, action string) (*way, error) {
-	return s.way(ctx, repo, what, repo.Scope(action), func(c *client) func(context.Context) (http.RoundTripper, error) {
-		return func(ctx context.Context) (http.RoundTripper, error) { return c.signed(ctx, c.guard, action) }
-	})
-}
-
-// way returns the way of that key, made on first use.
-func (s *Session) way(ctx context.Context, repo name.Repository, what purpose, key string, login func(*client) func(context.Context) (http.RoundTripper, error)) (*way, error) {
-	key = repo.RegistryStr() + " " + what.do + " " + key
+// access returns the access to a repository for a purpose, made on first use.
+func (s *Session) access(ctx context.Context, repo name.Repository, what purpose) (*access, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if w := s.ways[key]; w != nil {
-		return w, nil
+	if a := s.accesses[target{repo, what}]; a != nil {
+		return a, nil
 	}
-	c, err := newClientOn(ctx, s.network, repo, what, s.options)
-	if err != nil {
-		return nil, err
+	login, problem := s.options.login(ctx, repo.Registry)
+	if problem != nil && !what.public {
+		return nil, problem
 	}
-	w := &way{client: c, login: login(c)}
-	s.ways[key] = w
-	return w, nil
+	g := newGuard(s.network, repo.RegistryStr(), s.options.Insecure, login)
+	a := &access{
+		repo: repo, purpose: what, user: login.Username, noLogin: problem, later: "try again later",
+		guard: g, auth: authn.FromConfig(login), agent: transport.NewUserAgent(g, s.options.UserAgent),
+		backoff: cmp.Or(s.options.backoff, firstBackoff),
+	}
+	s.accesses[target{repo, what}] = a
+	return a, nil
 }
 
 // logIn returns the transport that carries the login. One that failed is tried
 // again by the next caller.
-func (w *way) logIn(ctx context.Context) (http.RoundTripper, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.signed != nil {
-		return w.signed, nil
+func (a *access) logIn(ctx context.Context) (http.RoundTripper, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.signed != nil {
+		return a.signed, nil
 	}
-	signed, err := w.login(ctx)
-	if err == nil {
-		w.signed = signed
+	scope := a.repo.Scope(a.purpose.action)
+	if a.purpose.action == transport.CatalogScope {
+		scope = a.repo.Registry.Scope(a.purpose.action)
 	}
-	return signed, err
+	var err error
+	if a.purpose.harbor {
+		a.signed, err = transport.FromToken(a.repo.Registry, a.auth, a.agent, &transport.Challenge{Scheme: "Basic"}, nil)
+	} else {
+		a.signed, err = transport.NewWithContext(ctx, a.repo.Registry, a.auth, a.agent, []string{scope})
+	}
+	return a.signed, err
 }
 
-// do does something over the way, several times where its errors promise to
-// pass.
-func (w *way) do(ctx context.Context, what func(http.RoundTripper) error) error {
-	return w.try(ctx, progress.Discard, func() error { return w.once(ctx, what) })
+// remote returns the options of go-containerregistry to act with the login. Its
+// tries again are off: try does them.
+func (a *access) remote(ctx context.Context) ([]remote.Option, error) {
+	signed, err := a.logIn(ctx)
+	return []remote.Option{
+		remote.WithContext(ctx),
+		remote.WithTransport(signed),
+		remote.WithRetryPredicate(func(error) bool { return false }),
+		remote.WithReferrersTagFallback(false),
+	}, err
 }
 
-// look is do for questions: that there is no such thing is no error.
-func (w *way) look(ctx context.Context, what func(http.RoundTripper) error) (there bool, err error) {
-	err = w.try(ctx, progress.Discard, func() error {
-		err := w.once(ctx, what)
-		if there = !w.absent(err); !there {
+// url is that of a path at the registry. Where it speaks plain HTTP, the login
+// and the guard find that out.
+func (a *access) url(path string) string { return "https://" + a.repo.RegistryStr() + path }
+
+// path is that of something in the repository, as in "/manifests/v1".
+func (a *access) path(of string) string { return "/v2/" + a.repo.RepositoryStr() + of }
+
+// redirects says whether a redirect is followed, as http.Client's CheckRedirect.
+type redirects = func(req *http.Request, via []*http.Request) error
+
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// sameHost follows redirects within one host.
+func sameHost(req *http.Request, via []*http.Request) error {
+	if req.URL.Host != via[0].URL.Host {
+		return fmt.Errorf("the list is said to be at another host, %s", req.URL.Host)
+	}
+	return nil
+}
+
+// send sends a request without a body, with the login, and returns an answer
+// that has one of the statuses. The caller must close its body.
+func (a *access) send(ctx context.Context, method, url string, header http.Header, follow redirects, statuses ...int) (*http.Response, error) {
+	signed, err := a.logIn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	if header != nil {
+		req.Header = header
+	}
+	resp, err := (&http.Client{Transport: signed, CheckRedirect: follow}).Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := transport.CheckError(resp, statuses...); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
+}
+
+// try does something until it succeeds, fails for good or has failed often
+// enough.
+func (a *access) try(ctx context.Context, p progress.Reporter, do func() error) error {
+	return host.Retry(ctx, do, func(tried int, err error) (time.Duration, error) {
+		f, again := a.diagnose(err)
+		asked, most := a.guard.pause(), patientAttempts
+		if !a.purpose.patient && (a.nobody(err) || stalled(err)) {
+			most = hastyAttempts
+		}
+		switch {
+		case again && asked > longestPause:
+			return 0, &failure.Error{What: f.What, Try: fmt.Sprintf("it asks to come back in %v", asked.Round(time.Second)), Err: f.Err}
+		case !again || tried >= most:
+			return 0, a.explain(err, tried)
+		}
+		pause := host.Backoff(a.backoff, longestPause, tried)
+		pause = max(asked, pause+rand.N(pause/4+1))
+		p.Warn(fmt.Sprintf("%s; trying again in %v (%d of %d)", f.What, pause.Round(100*time.Millisecond), tried+1, most))
+		return pause, nil
+	})
+}
+
+// look is try for questions: that there is no such thing is no error.
+func (a *access) look(ctx context.Context, do func() error) (there bool, err error) {
+	err = a.try(ctx, progress.Discard, func() error {
+		err := do()
+		if there = !a.absent(err); !there {
 			return nil
 		}
 		return err
@@ -128,145 +300,32 @@ func (w *way) look(ctx context.Context, what func(http.RoundTripper) error) (the
 	return there && err == nil, err
 }
 
-func (w *way) once(ctx context.Context, what func(http.RoundTripper) error) error {
-	signed, err := w.logIn(ctx)
-	if err != nil {
-		return err
-	}
-	return what(signed)
-}
-
 // absent says whether an answer means that there is no such thing. GitHub's
 // registry does not tell a package that is not there from one that may not be
 // read; a push will.
-func (w *way) absent(err error) bool {
+func (a *access) absent(err error) bool {
 	answer := answered(err)
-	if answer == nil {
-		return false
+	return answer != nil && (answer.StatusCode == http.StatusNotFound && !isPing(answer) ||
+		answer.StatusCode == http.StatusForbidden && a.repo.RegistryStr() == ghcr)
+}
+
+// get reads a manifest, once.
+func (a *access) get(ctx context.Context, ref name.Reference) (*remote.Descriptor, error) {
+	options, err := a.remote(ctx)
+	if err != nil {
+		return nil, err
 	}
-	ping := answer.Request != nil && answer.Request.URL.Path == "/v2/"
-	return answer.StatusCode == http.StatusNotFound && !ping ||
-		answer.StatusCode == http.StatusForbidden && w.repo.RegistryStr() == ghcr
+	return remote.Get(ref, options...)
 }
 
-// over returns the options of go-containerregistry to use a login that is there.
-func (w *way) over(ctx context.Context, signed http.RoundTripper) []remote.Option {
-	return append(w.remote(ctx), remote.WithTransport(signed))
-}
-
-// manifest reads a manifest of at most 4 MiB, or returns nil where there is
-// none.
-func (w *way) manifest(ctx context.Context, ref name.Reference) (d *remote.Descriptor, err error) {
-	there, err := w.look(ctx, func(signed http.RoundTripper) error {
-		d, err = remote.Get(ref, w.over(ctx, signed)...)
+// manifest reads a manifest, or returns nil where there is none.
+func (a *access) manifest(ctx context.Context, ref name.Reference) (d *remote.Descriptor, err error) {
+	there, err := a.look(ctx, func() error {
+		d, err = a.get(ctx, ref)
 		return err
 	})
 	if !there {
 		return nil, err
 	}
 	return d, nil
-}
-
-// address is the URL of a path at the registry. Its scheme is the one that the
-// login found to work.
-func (w *way) address(path string) *url.URL {
-	return &url.URL{Scheme: w.repo.Scheme(), Host: w.repo.RegistryStr(), Path: path}
-}
-
-// pages reads a list page by page, following the links of the registry: only to
-// the registry itself, and not for ever. Where there is no first page, there is
-// no such list; one that breaks off later is there and an error.
-func (w *way) pages(ctx context.Context, first *url.URL, read func(page []byte) error) (there bool, err error) {
-	seen := map[string]bool{}
-	for next := first; next != nil; {
-		if seen[next.String()] || len(seen) == mostPages {
-			return true, failure.New(fmt.Sprintf("registry %s does not come to the end of its list for %s", w.repo.RegistryStr(), w.repo.RepositoryStr()),
-				"name the repositories instead of their prefix")
-		}
-		seen[next.String()] = true
-		found, err := w.look(ctx, func(signed http.RoundTripper) error {
-			page, link, err := w.page(ctx, signed, next)
-			if err != nil {
-				return err
-			}
-			there = true
-			if err = read(page); err == nil {
-				next, err = follow(first, next, link)
-			}
-			return err
-		})
-		switch {
-		case err != nil || !there:
-			return there, err
-		case !found:
-			return true, failure.New(fmt.Sprintf("registry %s's list for %s breaks off: a page of it is not there", w.repo.RegistryStr(), w.repo.RepositoryStr()),
-				"try again: it may have changed meanwhile")
-		}
-	}
-	return true, nil
-}
-
-// page reads a page and the target of its link to the next.
-func (w *way) page(ctx context.Context, signed http.RoundTripper, at *url.URL) (page []byte, link string, err error) {
-	client := &http.Client{Transport: signed, CheckRedirect: stay}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
-	if err != nil {
-		return nil, "", err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, "", err
-	}
-	defer resp.Body.Close()
-	if err := transport.CheckError(resp, http.StatusOK); err != nil {
-		return nil, "", err
-	}
-	page, err = io.ReadAll(resp.Body)
-	return page, nextLink(resp.Header.Values("Link")), err
-}
-
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
-// stay follows redirects within one host.
-func stay(req *http.Request, via []*http.Request) error {
-	if req.URL.Host != via[0].URL.Host {
-		return fmt.Errorf("the list is said to be at another host, %s", req.URL.Host)
-	}
-	return nil
-}
-
-// webLink is one link of a Link header (RFC 8288): its target and parameters.
-var (
-	webLink = regexp.MustCompile(`<([^<>]*)>([^<]*)`)
-	relNext = regexp.MustCompile(`;\s*rel="?next"?\s*(;|,|$)`)
-)
-
-// nextLink returns the target of the link to the next page, or nothing. Harbor
-// has one to the previous page before it.
-func nextLink(header []string) string {
-	for _, line := range header {
-		for _, link := range webLink.FindAllStringSubmatch(line, -1) {
-			if relNext.MatchString(link[2]) {
-				return link[1]
-			}
-		}
-	}
-	return ""
-}
-
-// follow resolves a link of the page at. Registries behind a proxy often name
-// another scheme than the one they are reached by, so the first page's is kept.
-func follow(first, at *url.URL, link string) (*url.URL, error) {
-	if link == "" {
-		return nil, nil
-	}
-	next, err := at.Parse(link)
-	if err != nil {
-		return nil, errors.New("its link to the next page is no URL")
-	}
-	if next.Host != first.Host {
-		return nil, fmt.Errorf("the next page is said to be at another host, %s", next.Host)
-	}
-	next.Scheme, next.User, next.Fragment = first.Scheme, nil, ""
-	return next, nil
 }
