@@ -1,9 +1,8 @@
 package hygiene
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,6 +38,22 @@ func (p Policy) Reason(rule, path string) string {
 	return ""
 }
 
+// excuse marks the findings that may pass, and tells of excuses that cover
+// none: they are out of date, or mistyped.
+func (p Policy) excuse(findings []Finding, to progress.Reporter) {
+	for _, e := range p.Excuses {
+		used, g := false, glob(e.Path)
+		for i := range findings {
+			if f := &findings[i]; f.Rule == e.Rule && g.match(f.Path) {
+				used, f.Excused = true, cmp.Or(f.Excused, e.Reason)
+			}
+		}
+		if !used {
+			to.Warn(fmt.Sprintf("the allow-list excuses %s for %s, but there is no such finding", e.Path, e.Rule))
+		}
+	}
+}
+
 // maxAllowList bounds an allow-list in bytes; it is written by hand.
 const maxAllowList = 1 << 20
 
@@ -57,7 +72,8 @@ func ReadAllowList(path string) (Policy, error) {
 	return p, nil
 }
 
-// parsePolicy reads a list of excuses and rules besides those that there are.
+// parsePolicy reads a list of excuses and rules besides those that there are;
+// where there are none, it reads the built-in rules.
 func parsePolicy(text []byte, there []rule) (Policy, error) {
 	var p Policy
 	var doc yaml.Node
@@ -71,14 +87,23 @@ func parsePolicy(text []byte, there []rule) (Policy, error) {
 	if list.Kind != yaml.SequenceNode {
 		return p, fmt.Errorf("line %d: this is no list", list.Line)
 	}
-	names, lines := ruleNames(there), []int(nil)
+	var names []string
+	for _, r := range there {
+		names = append(names, r.Name)
+	}
+	var lines []int // of the excuses
 	for _, item := range list.Content {
-		if there != nil && !has(item, "find") {
-			e, err := parseExcuse(item)
-			if err != nil {
-				return p, err
+		isRule := there == nil
+		for i := 0; i < len(item.Content); i += 2 {
+			isRule = isRule || item.Content[i].Value == "find"
+		}
+		if !isRule {
+			m := newMapping(item, "an excuse", "rule", "path", "reason")
+			p.Excuses = append(p.Excuses, Excuse{m.text("rule"), m.text("path"), m.text("reason")})
+			lines = append(lines, item.Line)
+			if m.err != nil {
+				return p, m.err
 			}
-			p.Excuses, lines = append(p.Excuses, e), append(lines, item.Line)
 			continue
 		}
 		r, err := parseRule(item)
@@ -98,43 +123,21 @@ func parsePolicy(text []byte, there []rule) (Policy, error) {
 	return p, nil
 }
 
-func has(item *yaml.Node, key string) bool {
-	for i := 0; item.Kind == yaml.MappingNode && i+1 < len(item.Content); i += 2 {
-		if item.Content[i].Value == key {
-			return true
-		}
-	}
-	return false
-}
-
-func parseExcuse(item *yaml.Node) (Excuse, error) {
-	var e Excuse
-	err := texts(item, "an excuse", "rule, path and reason", map[string]*string{"rule": &e.Rule, "path": &e.Path, "reason": &e.Reason})
-	return e, err
-}
-
 // ruleName is what a rule may be called.
 var ruleName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 
 // parseRule reads a rule; one that is built in may have no looks, but code.
 func parseRule(item *yaml.Node) (rule, error) {
-	var r rule
-	var looks *yaml.Node
-	rest := &yaml.Node{Kind: item.Kind, Line: item.Line}
-	for i := 0; i+1 < len(item.Content); i += 2 {
-		if item.Content[i].Value == "find" {
-			looks = item.Content[i+1]
-			continue
-		}
-		rest.Content = append(rest.Content, item.Content[i], item.Content[i+1])
-	}
-	if err := texts(rest, "a rule", "rule, demands and find", map[string]*string{"rule": &r.Name, "demands": &r.Demands}); err != nil {
-		return r, err
+	m := newMapping(item, "a rule", "rule", "demands", "find")
+	r := rule{Rule: Rule{m.text("rule"), m.text("demands")}}
+	if m.err != nil {
+		return r, m.err
 	}
 	if !ruleName.MatchString(r.Name) {
 		return r, fmt.Errorf("line %d: a rule cannot be called %q: give lower-case letters, digits and -", item.Line, r.Name)
 	}
 	r.code = codes[r.Name]
+	looks := m.values["find"]
 	if looks == nil {
 		return r, nil
 	}
@@ -144,7 +147,7 @@ func parseRule(item *yaml.Node) (rule, error) {
 	for _, l := range looks.Content {
 		found, err := parseLook(l)
 		if err != nil {
-			return r, fmt.Errorf("line %d: %w", l.Line, err)
+			return r, err
 		}
 		r.looks = append(r.looks, found)
 	}
@@ -158,78 +161,97 @@ func parseLook(item *yaml.Node) (look, error) {
 		Content bool
 		Holds   string
 	}
-	for i := 0; item.Kind == yaml.MappingNode && i+1 < len(item.Content); i += 2 {
-		if key := item.Content[i].Value; !slices.Contains([]string{"what", "paths", "content", "holds"}, key) {
-			return look{}, fmt.Errorf("the key %q is unknown: a look has what, paths, content and holds", key)
-		}
+	if m := newMapping(item, "a look", "what", "paths", "content", "holds"); m.err != nil {
+		return look{}, m.err
 	}
 	if item.Decode(&given) != nil || given.What == "" || len(given.Paths) == 0 || given.Content && given.Holds != "" {
-		return look{}, errors.New("a look has what (a text), paths (a list), and content (true) or holds (a regular expression) or neither")
+		return look{}, fmt.Errorf("line %d: a look has what (a text), paths (a list), and content (true) or holds (a regular expression) or neither", item.Line)
 	}
 	for _, p := range given.Paths {
 		if !strings.HasPrefix(p, "/") {
-			return look{}, fmt.Errorf("the path %q does not begin with /", p)
+			return look{}, fmt.Errorf("line %d: the path %q does not begin with /", item.Line, p)
 		}
 	}
 	l := look{what: given.What, paths: globs(given.Paths...), content: given.Content}
 	if given.Holds != "" {
 		var err error
 		if l.holds, err = regexp.Compile(given.Holds); err != nil {
-			return look{}, fmt.Errorf("holds: %w", err)
+			return look{}, fmt.Errorf("line %d: holds: %w", item.Line, err)
 		}
 	}
 	return l, nil
 }
 
-// texts reads a mapping of texts, all of which it must have.
-func texts(item *yaml.Node, what, keys string, fields map[string]*string) error {
-	if item.Kind != yaml.MappingNode {
-		return fmt.Errorf("line %d: %s has the keys %s", item.Line, what, keys)
-	}
-	wanted := slices.Sorted(maps.Keys(fields))
-	for i := 0; i+1 < len(item.Content); i += 2 {
-		key, value := item.Content[i], item.Content[i+1]
-		field, ok := fields[key.Value]
-		switch {
-		case !ok:
-			return fmt.Errorf("line %d: the key %q is unknown or given twice: %s has %s", key.Line, key.Value, what, keys)
-		case value.Kind != yaml.ScalarNode || strings.TrimSpace(value.Value) == "":
-			return fmt.Errorf("line %d: %s needs a text", key.Line, key.Value)
-		}
-		*field = strings.TrimSpace(value.Value)
-		delete(fields, key.Value)
-	}
-	for _, name := range wanted {
-		if _, missing := fields[name]; missing {
-			return fmt.Errorf("line %d: %s has no %s", item.Line, what, name)
-		}
-	}
-	return nil
+// mapping is a YAML mapping that may have certain keys, each once.
+type mapping struct {
+	*yaml.Node
+	what   string
+	values map[string]*yaml.Node
+	err    error // the first
 }
 
-func ruleNames(all []rule) []string {
-	var names []string
-	for _, r := range all {
-		names = append(names, r.Name)
+func newMapping(n *yaml.Node, what string, keys ...string) *mapping {
+	m := &mapping{Node: n, what: what, values: map[string]*yaml.Node{}}
+	last := len(keys) - 1
+	has := strings.Join(keys[:last], ", ") + " and " + keys[last]
+	if n.Kind != yaml.MappingNode {
+		m.err = fmt.Errorf("line %d: %s has the keys %s", n.Line, what, has)
+		return m
 	}
-	return names
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i]
+		if !slices.Contains(keys, key.Value) || m.values[key.Value] != nil {
+			m.err = fmt.Errorf("line %d: the key %q is unknown or given twice: %s has %s", key.Line, key.Value, what, has)
+			return m
+		}
+		m.values[key.Value] = n.Content[i+1]
+	}
+	return m
 }
 
-// excuse marks the findings that an excuse covers, and tells of excuses that
-// cover none: they are out of date, or mistyped.
-func excuse(findings []Finding, allow []Excuse, p progress.Reporter) {
-	for _, e := range allow {
-		used, g := false, glob(e.Path)
-		for i := range findings {
-			if f := &findings[i]; f.Rule == e.Rule && g.match(f.Path) {
-				used = true
-				if f.Excused == "" {
-					f.Excused = e.Reason
-				}
-			}
-		}
-		if !used {
-			p.Warn(fmt.Sprintf("the allow-list excuses %s for %s, but there is no such finding", e.Path, e.Rule))
-		}
+// text is the value of a key that the mapping must have.
+func (m *mapping) text(key string) string {
+	v := m.values[key]
+	switch {
+	case m.err != nil:
+	case v == nil:
+		m.err = fmt.Errorf("line %d: %s has no %s", m.Line, m.what, key)
+	case v.Kind != yaml.ScalarNode || strings.TrimSpace(v.Value) == "":
+		m.err = fmt.Errorf("line %d: %s needs a text", v.Line, key)
+	default:
+		return strings.TrimSpace(v.Value)
 	}
+	return ""
+}
+
+// pattern is a glob for paths in the guest: * and ? stay within one name, **
+// reaches over any number of directories.
+type pattern struct {
+	prefix, suffix string // literal text at its ends, compared first: it is fast
+	re             *regexp.Regexp
+}
+
+func glob(text string) pattern {
+	first, last := strings.IndexAny(text, "*?"), strings.LastIndexAny(text, "*?")
+	if first < 0 {
+		first, last = len(text), -1
+	}
+	quoted := strings.NewReplacer(`/\*\*/`, `/(?:.*/)?`, `\*\*`, `.*`, `\*`, `[^/]*`, `\?`, `[^/]`).Replace(regexp.QuoteMeta(text))
+	return pattern{text[:first], text[last+1:], regexp.MustCompile(`(?s)^` + quoted + `$`)}
+}
+
+func globs(texts ...string) []pattern {
+	var all []pattern
+	for _, t := range texts {
+		all = append(all, glob(t))
+	}
+	return all
+}
+
+func (p pattern) match(path string) bool {
+	return strings.HasPrefix(path, p.prefix) && strings.HasSuffix(path, p.suffix) && p.re.MatchString(path)
+}
+
+func matchAny(all []pattern, path string) bool {
+	return slices.ContainsFunc(all, func(p pattern) bool { return p.match(path) })
 }

@@ -22,6 +22,7 @@ func allowList(t testing.TB, text string) string {
 }
 
 func TestAnAllowListIsRead(t *testing.T) {
+	t.Parallel()
 	list, err := hygiene.ReadAllowList(allowList(t, `# our image
 - rule: private-keys
   path: /etc/ssl/private/*.key
@@ -51,6 +52,7 @@ const siteRules = `
 `
 
 func TestASiteAddsItsOwnRules(t *testing.T) {
+	t.Parallel()
 	policy, err := hygiene.ReadAllowList(allowList(t, siteRules))
 	require.NoError(t, err)
 	o := options(t, rawDisk(t, with(map[string]file{
@@ -69,6 +71,7 @@ func TestASiteAddsItsOwnRules(t *testing.T) {
 }
 
 func TestWhatIsWrongWithAnAllowListIsNamedWithItsLine(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]string{
 		"rule: logs":                     "line 1: this is no list",
 		"- logs":                         "line 1: an excuse has the keys rule, path and reason",
@@ -100,5 +103,5 @@ func TestWhatIsWrongWithAnAllowListIsNamedWithItsLine(t *testing.T) {
 	_, err := hygiene.ReadAllowList(filepath.Join(t.TempDir(), "missing"))
 	require.ErrorContains(t, err, "no such file or directory")
 	_, err = hygiene.ReadAllowList(allowList(t, strings.Repeat("#", 1<<20+1)))
-	require.ErrorContains(t, err, "longer than 1024 KiB")
+	require.ErrorContains(t, err, "longer than 1 MiB")
 }

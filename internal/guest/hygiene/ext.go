@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
@@ -21,9 +20,6 @@ import (
 // or it has features that this host's debugfs is too old for.
 var errNotNative = errors.New("debugfs cannot read the file system")
 
-// unsupported is what debugfs says of such features.
-const unsupported = "unsupported feature(s)"
-
 const (
 	extRoot = 2 // the root directory's inode
 	// maxDepth bounds nested directories; Linux cannot name what lies deeper
@@ -31,27 +27,22 @@ const (
 	maxDepth = 2048
 	// bigFile is the length from which a file is read by its extents: it may be
 	// sparse, and its holes are not worth the time.
-	bigFile = 64 << 20
+	bigFile  = 64 << 20
+	maxBlock = 64 << 10 // the largest block of ext4, in bytes
 )
 
 // extVolume is an ext2, ext3 or ext4 file system that debugfs reads.
 type extVolume struct {
-	disk *opened
 	volume
+	disk  *rawDisk
 	mount string
-	found []extEntry
+	block int64           // bytes
+	found []entry         // with their paths from the volume's root
 	seen  map[uint32]bool // directories by inode: each has one place
 }
 
-type extEntry struct {
-	inode uint32
-	path  string // from the volume's root
-	mode  uint32
-	size  int64
-}
-
 // walkExt adds all files of the disk's volumes to the tree.
-func (d *opened) walkExt(ctx context.Context, all []volume, t *tree) ([]FileSystem, error) {
+func (d *rawDisk) walkExt(ctx context.Context, all []volume, t *tree) ([]FileSystem, error) {
 	var volumes []*extVolume
 	for _, v := range all {
 		if !v.ext() {
@@ -64,12 +55,13 @@ func (d *opened) walkExt(ctx context.Context, all []volume, t *tree) ([]FileSyst
 		}
 		volumes = append(volumes, ext)
 	}
-	if err := mountAll(ctx, volumes); err != nil {
+	if err := mountExt(ctx, volumes, all); err != nil {
 		return nil, err
 	}
 	var systems []FileSystem
 	for _, v := range volumes {
-		if !v.mounted() && !v.empty() {
+		used := slices.ContainsFunc(v.found, func(e entry) bool { return e.path != "/lost+found" }) // mke2fs makes it
+		if used && !strings.HasPrefix(v.mount, "/") {
 			t.unmounted = append(t.unmounted, v.volume)
 		}
 		d.p.Activity("reading the files of " + v.String())
@@ -81,60 +73,43 @@ func (d *opened) walkExt(ctx context.Context, all []volume, t *tree) ([]FileSyst
 	return systems, nil
 }
 
-// mountAll finds the root by its /etc/passwd, and where its fstab mounts the
+// mountExt finds the root by its /etc/passwd, and where its fstab mounts the
 // others.
-func mountAll(ctx context.Context, volumes []*extVolume) error {
-	var plain []volume
-	for _, v := range volumes {
-		plain = append(plain, v.volume)
+func mountExt(ctx context.Context, volumes []*extVolume, all []volume) error {
+	i := slices.IndexFunc(volumes, func(v *extVolume) bool { return v.entry("/etc/passwd") != nil })
+	if i < 0 {
+		return nil // a caller finds that there is no system
 	}
-	for _, root := range volumes {
-		if _, ok := root.entry("/etc/passwd"); !ok {
-			continue
-		}
-		root.mount = "/"
-		fstab, err := root.content(ctx, "/etc/fstab")
+	root := volumes[i]
+	root.mount = "/"
+	var fstab []byte
+	if e := root.entry("/etc/fstab"); e != nil && e.regular() && e.size <= maxKept {
+		err := root.cat(ctx, []entry{*e}, func(_ entry, content io.Reader) (err error) {
+			fstab, err = io.ReadAll(content)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		at := mounts(fstab, plain)
-		for _, v := range volumes {
-			if mount, ok := at[v.partition]; ok && v != root && mount != "/" {
-				v.mount = mount
-			}
+	}
+	at := mounts(fstab, all)
+	for _, v := range volumes {
+		if mount, ok := at[v.partition]; ok && v != root && mount != "/" {
+			v.mount = mount
 		}
-		return nil
 	}
-	return nil // a caller finds that there is no system
+	return nil
 }
 
-func (v *extVolume) mounted() bool { return strings.HasPrefix(v.mount, "/") }
-
-// empty says whether the volume has nothing but what mke2fs made.
-func (v *extVolume) empty() bool {
-	return !slices.ContainsFunc(v.found, func(e extEntry) bool { return e.path != "/lost+found" })
+func (v *extVolume) entry(path string) *entry {
+	if i := slices.IndexFunc(v.found, func(e entry) bool { return e.path == path }); i >= 0 {
+		return &v.found[i]
+	}
+	return nil
 }
 
-func (v *extVolume) entry(path string) (extEntry, bool) {
-	i := slices.IndexFunc(v.found, func(e extEntry) bool { return e.path == path })
-	if i < 0 {
-		return extEntry{}, false
-	}
-	return v.found[i], true
-}
-
-// content reads one small file; one that is not there is empty.
-func (v *extVolume) content(ctx context.Context, path string) ([]byte, error) {
-	e, ok := v.entry(path)
-	if !ok || e.mode&typeMask != typeRegular || e.size > maxKept {
-		return nil, nil
-	}
-	var b []byte
-	err := v.cat(ctx, []extEntry{e}, func(_ extEntry, content io.Reader) (err error) {
-		b, err = io.ReadAll(content)
-		return err
-	})
-	return b, err
+func (v *extVolume) damaged(why string) error {
+	return damaged(fmt.Sprintf("the %s file system of %s", v.kind, v), why)
 }
 
 // debugfs runs debugfs with the commands and hands its output to read. It
@@ -145,84 +120,95 @@ func (v *extVolume) debugfs(ctx context.Context, commands []string, read func(*b
 	if err != nil {
 		return err
 	}
-	var mu sync.Mutex
-	var complaint string
+	complaint := ""
 	c.Stdin = strings.NewReader(strings.Join(commands, "\n") + "\n")
 	c.OnLine = func(line string) {
-		mu.Lock()
-		defer mu.Unlock()
 		if complaint == "" && !strings.HasPrefix(line, "debugfs 1.") {
 			complaint = line
 		}
 	}
 	err = stream(ctx, c, host.Run, read)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	mu.Lock()
-	defer mu.Unlock()
 	switch {
-	case strings.Contains(complaint, unsupported):
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case strings.Contains(complaint, "unsupported feature(s)"):
 		return errNotNative
 	case complaint != "":
-		return damaged(fmt.Sprintf("the %s file system of %s", v.kind, v), complaint)
+		return v.damaged(complaint)
 	}
 	return err
 }
 
-// expect reads the line with which debugfs repeats a command. Zeroes before it
-// belong to the last file: debugfs fills one that lies in its inode up to 60 bytes.
-func expect(out *bufio.Reader, cmd string) error {
-	want := "debugfs: " + cmd + "\n"
-	for {
-		b, err := out.ReadByte()
-		if err != nil {
-			return err
-		}
-		if b != 0 {
-			break
-		}
-	}
-	if err := out.UnreadByte(); err != nil {
+// ask runs one command of debugfs and returns its output.
+func (v *extVolume) ask(ctx context.Context, command string) (out []byte, err error) {
+	err = v.debugfs(ctx, []string{command}, func(r *bufio.Reader) (err error) {
+		out, err = io.ReadAll(r)
 		return err
-	}
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(out, got); err != nil {
-		return err
-	}
-	if string(got) != want {
-		return fmt.Errorf("debugfs answered %q where %q was expected", got, want)
-	}
-	return nil
+	})
+	return out, err
 }
 
-// list finds all names, one run of debugfs for each level of the tree.
+// each runs a command of debugfs for each of the files, and hands its output to
+// use, which reads it to its end.
+func (v *extVolume) each(ctx context.Context, command string, files []entry, use func(entry, *bufio.Reader) error) error {
+	if len(files) == 0 {
+		return nil
+	}
+	commands := make([]string, len(files))
+	for i, e := range files {
+		commands[i] = fmt.Sprintf("%s <%d>", command, e.inode)
+	}
+	return v.debugfs(ctx, commands, func(out *bufio.Reader) error {
+		for i, e := range files {
+			if err := expect(out, "debugfs: "+commands[i]+"\n"); err != nil {
+				return err
+			}
+			if err := use(e, out); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// expect reads the line with which debugfs repeats a command. Zeroes before it
+// belong to the last file: debugfs fills one that lies in its inode up to 60 bytes.
+func expect(out *bufio.Reader, want string) error {
+	line, err := out.ReadSlice('\n')
+	if err == nil && strings.TrimLeft(string(line), "\x00") != want {
+		err = fmt.Errorf("debugfs answered %q where %q was expected", line, want)
+	}
+	return err
+}
+
+var blockSize = regexp.MustCompile(`(?m)^Block size: +(\d+)$`)
+
+// list reads the superblock and finds all names, with one run of debugfs for
+// each level of the tree.
 func (v *extVolume) list(ctx context.Context) error {
-	if err := v.checkClean(ctx); err != nil {
+	super, err := v.ask(ctx, "show_super_stats -h")
+	if err != nil {
 		return err
 	}
-	level := []extEntry{{inode: extRoot, path: "/", mode: typeDir}}
+	if strings.Contains(string(super), "needs_recovery") {
+		return errNotNative
+	}
+	if m := blockSize.FindSubmatch(super); m != nil {
+		v.block, _ = strconv.ParseInt(string(m[1]), 10, 32)
+	}
+	if v.block <= 0 || v.block > maxBlock {
+		return v.damaged("it has no block size")
+	}
+	level := []entry{{inode: extRoot, path: "/", mode: typeDir}}
 	for depth := 0; len(level) > 0; depth++ {
 		if depth == maxDepth {
 			return v.damaged("its directories are nested too deep")
 		}
-		var next []extEntry
-		cmds := make([]string, len(level))
-		for i, dir := range level {
-			cmds[i] = fmt.Sprintf("ls -p <%d>", dir.inode)
-		}
-		err := v.debugfs(ctx, cmds, func(out *bufio.Reader) error {
-			for i, dir := range level {
-				if err := expect(out, cmds[i]); err != nil {
-					return err
-				}
-				dirs, err := v.directory(out, dir)
-				if err != nil {
-					return err
-				}
-				next = append(next, dirs...)
-			}
-			return nil
+		var next []entry
+		err := v.each(ctx, "ls -p", level, func(dir entry, out *bufio.Reader) error {
+			dirs, err := v.directory(out, dir)
+			next = append(next, dirs...)
+			return err
 		})
 		if err != nil {
 			return err
@@ -230,23 +216,6 @@ func (v *extVolume) list(ctx context.Context) error {
 		level = next
 	}
 	return nil
-}
-
-func (v *extVolume) damaged(why string) error {
-	return damaged(fmt.Sprintf("the %s file system of %s", v.kind, v), why)
-}
-
-func (v *extVolume) checkClean(ctx context.Context) error {
-	var features string
-	err := v.debugfs(ctx, []string{"feature"}, func(out *bufio.Reader) error {
-		b, err := io.ReadAll(out)
-		features = string(b)
-		return err
-	})
-	if err == nil && strings.Contains(features, "needs_recovery") {
-		return errNotNative
-	}
-	return err
 }
 
 // debugfs lists a name as /inode/mode/uid/gid/name/size/, without a size for
@@ -258,8 +227,8 @@ const maxListed = 1 << 10
 
 // directory takes the names of one directory, up to the empty line behind
 // them, and returns its directories.
-func (v *extVolume) directory(out *bufio.Reader, dir extEntry) ([]extEntry, error) {
-	var dirs []extEntry
+func (v *extVolume) directory(out *bufio.Reader, dir entry) ([]entry, error) {
+	var dirs []entry
 	var text string
 	for {
 		line, err := out.ReadString('\n')
@@ -278,14 +247,15 @@ func (v *extVolume) directory(out *bufio.Reader, dir extEntry) ([]extEntry, erro
 			continue
 		}
 		text = ""
+		// Room without an inode is what lost+found has.
+		if m[1] == "0" || m[3] == "." || m[3] == ".." {
+			continue
+		}
 		e, err := v.parse(dir.path, m)
 		if err != nil {
 			return nil, err
 		}
-		if e.path == "" {
-			continue
-		}
-		if e.mode&typeMask == typeDir {
+		if e.dir() {
 			dirs = append(dirs, e)
 		}
 		if err := v.disk.count(e.path); err != nil {
@@ -295,29 +265,22 @@ func (v *extVolume) directory(out *bufio.Reader, dir extEntry) ([]extEntry, erro
 	}
 }
 
-// parse makes an entry of what listed matched. "." and ".." give none, and
-// neither does room without an inode, which lost+found has.
-func (v *extVolume) parse(dir string, m []string) (extEntry, error) {
+// parse makes an entry of what listed matched.
+func (v *extVolume) parse(dir string, m []string) (entry, error) {
 	name := m[3]
-	if name == "." || name == ".." || m[1] == "0" {
-		return extEntry{}, nil
-	}
 	if name == "" || strings.Contains(name, "/") {
-		return extEntry{}, v.damaged(fmt.Sprintf("%q in %s is no name", name, dir))
+		return entry{}, v.damaged(fmt.Sprintf("%q in %s is no name", name, dir))
 	}
 	inode, errInode := strconv.ParseUint(m[1], 10, 32)
 	mode, errMode := strconv.ParseUint(m[2], 8, 32)
-	e := extEntry{inode: uint32(inode), path: join(dir, name), mode: uint32(mode)}
-	var errSize error
-	if m[4] != "" {
-		e.size, errSize = strconv.ParseInt(m[4], 10, 64)
-	}
+	size, errSize := strconv.ParseInt("0"+m[4], 10, 64)
 	if err := errors.Join(errInode, errMode, errSize); err != nil {
-		return extEntry{}, v.damaged(err.Error())
+		return entry{}, v.damaged(err.Error())
 	}
-	if e.mode&typeMask == typeDir {
+	e := entry{inode: uint32(inode), path: join(dir, name), mode: uint32(mode), size: size}
+	if e.dir() {
 		if v.seen[e.inode] || e.inode == extRoot {
-			return extEntry{}, v.damaged("the directory " + e.path + " is in two places")
+			return entry{}, v.damaged("the directory " + e.path + " is in two places")
 		}
 		v.seen[e.inode] = true
 	}
@@ -327,18 +290,17 @@ func (v *extVolume) parse(dir string, m []string) (extEntry, error) {
 // read adds the volume's files to the tree: first those without content, then
 // the others in one run of debugfs, then the big ones.
 func (v *extVolume) read(ctx context.Context, t *tree) error {
-	var small, big []extEntry
+	var small, big []entry
 	var total int64
 	for _, e := range v.found {
-		regular := e.mode&typeMask == typeRegular
 		switch {
-		case regular && e.size >= bigFile:
+		case e.regular() && e.size >= bigFile:
 			big = append(big, e)
-		case regular && e.size > 0:
+		case e.regular() && e.size > 0:
 			small = append(small, e)
 			total += e.size
 		default:
-			if err := t.add(v.place(e), nil); err != nil {
+			if err := t.add(e.in(v.mount), nil); err != nil {
 				return err
 			}
 		}
@@ -346,114 +308,65 @@ func (v *extVolume) read(ctx context.Context, t *tree) error {
 	if total > v.disk.limit {
 		return v.damaged("its files are longer than it can hold")
 	}
-	if err := v.cat(ctx, small, func(e extEntry, content io.Reader) error { return t.add(v.place(e), content) }); err != nil {
+	add := func(e entry, content io.Reader) error { return t.add(e.in(v.mount), content) }
+	if err := v.cat(ctx, small, add); err != nil {
 		return err
-	}
-	return v.readBig(ctx, big, t)
-}
-
-func (v *extVolume) place(e extEntry) entry {
-	return entry{path: join(v.mount, e.path), mode: e.mode, size: e.size}
-}
-
-// cat hands the content of each file to use.
-func (v *extVolume) cat(ctx context.Context, files []extEntry, use func(extEntry, io.Reader) error) error {
-	if len(files) == 0 {
-		return nil
-	}
-	cmds := make([]string, len(files))
-	for i, e := range files {
-		cmds[i] = fmt.Sprintf("cat <%d>", e.inode)
-	}
-	return v.debugfs(ctx, cmds, func(out *bufio.Reader) error {
-		for i, e := range files {
-			if err := expect(out, cmds[i]); err != nil {
-				return err
-			}
-			content := &io.LimitedReader{R: out, N: e.size}
-			if err := use(e, content); err != nil {
-				return err
-			}
-			if content.N > 0 {
-				return io.ErrUnexpectedEOF
-			}
-		}
-		return nil
-	})
-}
-
-// An extent as debugfs tells it: "Level Entries Logical Physical Length
-// Flags", where a physical range without an end is a level's index.
-var extent = regexp.MustCompile(`^ *\d+/ *\d+ +\d+/ *\d+ +\d+ - +\d+ +(\d+) - +\d+ +(\d+) (.*)$`)
-
-// readBig reads long files by their extents, straight from the disk, without
-// holes and without what was only reserved.
-func (v *extVolume) readBig(ctx context.Context, files []extEntry, t *tree) error {
-	if len(files) == 0 {
-		return nil
 	}
 	raw, err := os.Open(v.disk.path())
 	if err != nil {
 		return err
 	}
 	defer raw.Close()
-	block, err := v.blockSize(ctx)
-	if err != nil {
-		return err
-	}
-	for _, e := range files {
-		parts, err := v.extents(ctx, e, raw, block)
-		if err != nil && strings.Contains(err.Error(), noExtents) && e.size <= v.size {
-			err = v.cat(ctx, []extEntry{e}, func(e extEntry, content io.Reader) error { return t.add(v.place(e), content) })
-		} else if err == nil {
-			err = t.add(v.place(e), io.MultiReader(parts...))
-		}
-		if err != nil {
+	for _, e := range big {
+		if err := v.readBig(ctx, e, raw, add); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// noExtents is what debugfs complains of for a file that is mapped block by
-// block, as in ext2 and ext3.
-const noExtents = "extent block maps"
-
-var blockSizeLine = regexp.MustCompile(`(?m)^Block size: +(\d+)$`)
-
-func (v *extVolume) blockSize(ctx context.Context) (int64, error) {
-	var size int64
-	err := v.debugfs(ctx, []string{"show_super_stats -h"}, func(out *bufio.Reader) error {
-		b, err := io.ReadAll(out)
-		if m := blockSizeLine.FindSubmatch(b); m != nil {
-			size, _ = strconv.ParseInt(string(m[1]), 10, 32)
+// cat hands the content of each file to use.
+func (v *extVolume) cat(ctx context.Context, files []entry, use func(entry, io.Reader) error) error {
+	return v.each(ctx, "cat", files, func(e entry, out *bufio.Reader) error {
+		content := &io.LimitedReader{R: out, N: e.size}
+		err := use(e, content)
+		if err == nil && content.N > 0 {
+			err = io.ErrUnexpectedEOF
 		}
 		return err
 	})
-	if err == nil && (size <= 0 || size > maxBlock) {
-		err = v.damaged("it has no block size")
-	}
-	return size, err
 }
 
-func (v *extVolume) extents(ctx context.Context, e extEntry, raw io.ReaderAt, block int64) ([]io.Reader, error) {
+// readBig reads a long file by its extents, straight from the disk, without
+// holes and without what was only reserved. One that is mapped block by block,
+// as in ext2 and ext3, has none.
+func (v *extVolume) readBig(ctx context.Context, e entry, raw io.ReaderAt, use func(entry, io.Reader) error) error {
 	var parts []io.Reader
 	err := v.debugfs(ctx, []string{fmt.Sprintf("dump_extents -l <%d>", e.inode)}, func(out *bufio.Reader) error {
-		all, err := v.parseExtents(out, e, block)
-		for _, x := range all {
+		extents, err := v.parseExtents(out, e)
+		for _, x := range extents {
 			parts = append(parts, io.NewSectionReader(raw, v.start+x.start, x.length))
 		}
 		return err
 	})
-	return parts, err
+	switch {
+	case err != nil && strings.Contains(err.Error(), "extent block maps") && e.size <= v.size:
+		return v.cat(ctx, []entry{e}, use)
+	case err != nil:
+		return err
+	}
+	return use(e, io.MultiReader(parts...))
 }
+
+// An extent as debugfs tells it: "Level Entries Logical Physical Length
+// Flags", where a physical range without an end is a level's index.
+var extent = regexp.MustCompile(`^ *\d+/ *\d+ +\d+/ *\d+ +\d+ - +\d+ +(\d+) - +\d+ +(\d+) (.*)$`)
 
 // span is a part of a volume, in bytes.
 type span struct{ start, length int64 }
 
-// parseExtents reads debugfs' list of a file's extents, in blocks of at most
-// maxBlock bytes.
-func (v *extVolume) parseExtents(list io.Reader, e extEntry, block int64) ([]span, error) {
+// parseExtents reads debugfs' list of a file's extents.
+func (v *extVolume) parseExtents(list io.Reader, e entry) ([]span, error) {
 	var all []span
 	left := v.size
 	lines := bufio.NewScanner(list)
@@ -467,13 +380,10 @@ func (v *extVolume) parseExtents(list io.Reader, e extEntry, block int64) ([]spa
 		if err := errors.Join(errStart, errCount); err != nil {
 			return nil, err
 		}
-		if left -= count * block; count == 0 || left < 0 || start*block > v.size-count*block {
+		if left -= count * v.block; count == 0 || left < 0 || start*v.block > v.size-count*v.block {
 			return nil, v.damaged(e.path + " is longer than the disk")
 		}
-		all = append(all, span{start * block, count * block})
+		all = append(all, span{start * v.block, count * v.block})
 	}
 	return all, lines.Err()
 }
-
-// maxBlock is the largest block of ext4, in bytes.
-const maxBlock = 64 << 10

@@ -25,7 +25,7 @@ func FuzzAllowList(f *testing.F) {
 				t.Fatalf("an excuse without rule, path or reason was taken: %+v", e)
 			}
 		}
-		excuse([]Finding{{Rule: "logs", Path: "/var/log/a"}}, list.Excuses, progress.Discard)
+		list.excuse([]Finding{{Rule: "logs", Path: "/var/log/a"}}, progress.Discard)
 	})
 }
 
@@ -33,8 +33,8 @@ func FuzzDirectoryListing(f *testing.F) {
 	f.Add("/2/040755/0/0/.//\n/12/120777/0/0/bin/7/\n/13/040755/0/0/boot//\n/14/100644/0/0/a\nb/10995116277760/\n\n")
 	f.Add("/0/000000/0/0///\n/99999999999/100644/0/0/../x/-1/\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		v := &extVolume{disk: &opened{}, seen: map[uint32]bool{}}
-		dirs, err := v.directory(bufio.NewReader(strings.NewReader(text)), extEntry{path: "/srv"})
+		v := &extVolume{disk: &rawDisk{}, seen: map[uint32]bool{}}
+		dirs, err := v.directory(bufio.NewReader(strings.NewReader(text)), entry{path: "/srv"})
 		for _, e := range append(v.found, dirs...) {
 			name, ok := strings.CutPrefix(e.path, "/srv/")
 			if !ok || name == "" || name == ".." || strings.Contains(name, "/") || e.size < 0 {
@@ -62,7 +62,7 @@ func FuzzArchive(f *testing.F) {
 	f.Add(seed.Bytes())
 	f.Fuzz(func(t *testing.T, archive []byte) {
 		tr := newTree(Options{BuildUser: "packer"}, progress.Discard)
-		_ = (&opened{limit: 1 << 20}).untar(bytes.NewReader(archive), tr)
+		_ = (&rawDisk{limit: 1 << 20}).untar(bytes.NewReader(archive), tr)
 		for _, r := range rules {
 			r.apply(tr)
 		}
@@ -94,7 +94,10 @@ func FuzzPartitionTable(f *testing.F) {
 func FuzzFstab(f *testing.F) {
 	f.Add([]byte("UUID=aa-bb / ext4 defaults 0 1\nLABEL=\"home\" /home/../home ext4\n/dev/vda2 /srv\n# /dev/sda1 /boot\n"))
 	f.Fuzz(func(t *testing.T, fstab []byte) {
-		volumes := []volume{{partition: 1, uuid: "aa-bb", label: "home", partUUID: "x", partLabel: "y"}, {partition: 2, label: "home"}}
+		volumes := []volume{
+			{partition: 1, tags: map[string]string{"UUID": "aa-bb", "LABEL": "home", "PARTUUID": "x", "PARTLABEL": "y"}},
+			{partition: 2, tags: map[string]string{"LABEL": "home"}},
+		}
 		taken := map[string]bool{}
 		for _, mount := range mounts(fstab, volumes) {
 			if taken[mount] || !strings.HasPrefix(mount, "/") || strings.Contains(mount+"/", "/../") {
@@ -112,8 +115,8 @@ func FuzzExtents(f *testing.F) {
 		if block <= 0 || block > maxBlock {
 			return
 		}
-		v := &extVolume{volume: volume{size: 1 << 30}}
-		spans, err := v.parseExtents(bytes.NewReader(list), extEntry{}, block)
+		v := &extVolume{volume: volume{size: 1 << 30}, block: block}
+		spans, err := v.parseExtents(bytes.NewReader(list), entry{})
 		if err != nil {
 			return
 		}

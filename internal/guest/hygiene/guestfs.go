@@ -7,27 +7,22 @@ import (
 	"errors"
 	"io"
 	"path"
+	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 )
 
 // walkGuestfs adds all files to the tree, which libguestfs finds and mounts
 // as the guest would and sends as one tar archive.
-func (d *opened) walkGuestfs(ctx context.Context, volumes []volume, t *tree) ([]FileSystem, error) {
-	guestfish, err := program("guestfish")
+func (d *rawDisk) walkGuestfs(ctx context.Context, volumes []volume, t *tree) ([]FileSystem, error) {
+	// The disk is opened with an overlay, which takes what a journal holds.
+	c, err := command(d.dir, "guestfish", "--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true")
 	if err != nil {
 		return nil, err
 	}
+	c.Env = append(c.Env, d.env...)
 	d.p.Activity("reading the files with libguestfs")
-	c := host.Cmd{
-		Program: guestfish,
-		// The disk is opened with an overlay, which takes what a journal holds.
-		Args: []string{"--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true"},
-		Dir:  d.dir,
-		Env:  host.Env(append([]string{"LC_ALL=C"}, d.env...)...),
-	}
 	err = stream(ctx, c, disk.Run, func(out *bufio.Reader) error { return d.untar(out, t) })
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -41,8 +36,9 @@ func (d *opened) walkGuestfs(ctx context.Context, volumes []volume, t *tree) ([]
 	var systems []FileSystem
 	at := mounts(t.kept["/etc/fstab"], volumes)
 	for _, v := range volumes {
-		// A disk without partitions has but one.
-		if _, mounted := at[v.partition]; !mounted && v.partition > 0 && v.files() {
+		// A disk without partitions has but one; members are a part of something else (LVM2_member).
+		_, mounted := at[v.partition]
+		if !mounted && v.partition > 0 && !v.passive() && !strings.HasSuffix(v.kind, "_member") {
 			t.unmounted = append(t.unmounted, v)
 		}
 		if v.kind != "" {
@@ -53,7 +49,7 @@ func (d *opened) walkGuestfs(ctx context.Context, volumes []volume, t *tree) ([]
 }
 
 // untar adds every member of the archive. None is unpacked.
-func (d *opened) untar(archive io.Reader, t *tree) error {
+func (d *rawDisk) untar(archive io.Reader, t *tree) error {
 	members := tar.NewReader(archive)
 	for {
 		h, err := members.Next()
@@ -84,8 +80,7 @@ func (d *opened) untar(archive io.Reader, t *tree) error {
 	}
 }
 
-// tarType is the type in an entry's mode; other types than these are no
-// matter of a rule.
+// tarType is the type in an entry's mode; no rule is about others.
 func tarType(flag byte) uint32 {
 	switch flag {
 	case tar.TypeReg, tar.TypeLink, tar.TypeGNUSparse:

@@ -34,13 +34,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -134,13 +131,13 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 			return Result{}, context.Cause(ctx)
 		}
 		found := rule.apply(t)
-		sort.SliceStable(found, func(i, j int) bool { return found[i].Path < found[j].Path })
+		slices.SortStableFunc(found, func(a, b Finding) int { return cmp.Compare(a.Path, b.Path) })
 		for _, f := range found {
 			f.Rule, f.Path = rule.Name, masked.Replace(f.Path)
 			r.Findings = append(r.Findings, f)
 		}
 	}
-	excuse(r.Findings, o.Policy.Excuses, p)
+	o.Policy.excuse(r.Findings, p)
 	return r, verdict(r.Unexcused())
 }
 
@@ -156,13 +153,7 @@ func Mask(secrets []Secret) *strings.Replacer {
 			}
 		}
 	}
-	// The longest first: one may be a part of another.
-	slices.SortFunc(values, func(x, y string) int { return cmp.Compare(len(y), len(x)) })
-	var pairs []string
-	for _, value := range values {
-		pairs = append(pairs, value, "***")
-	}
-	return strings.NewReplacer(pairs...)
+	return text.Redactor(values...)
 }
 
 // maxLines bounds the error; the Result has every finding.
@@ -172,12 +163,7 @@ func verdict(found []Finding) error {
 	if len(found) == 0 {
 		return nil
 	}
-	noun := "leftovers"
-	if len(found) == 1 {
-		noun = "leftover"
-	}
-	err := failure.New(fmt.Sprintf("the disk carries %d %s of its build", len(found), noun),
-		"mend the playbook, or excuse them with a reason in the allow-list")
+	err := failure.New("the disk carries "+text.Count(len(found), "leftover")+" of its build", "correct the playbook, or excuse them with a reason in the allow-list")
 	for i, f := range found {
 		if i == maxLines {
 			err.Lines = append(err.Lines, fmt.Sprintf("… and %d more", len(found)-i))
@@ -195,7 +181,7 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, string, [
 		return nil, "", nil, err
 	}
 	defer os.RemoveAll(dir)
-	d := opened{dir: dir, env: o.LibguestfsEnv, p: p}
+	d := rawDisk{dir: dir, env: o.LibguestfsEnv, p: p}
 	if err := d.unpack(ctx, o); err != nil {
 		return nil, "", nil, err
 	}
@@ -222,61 +208,4 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, string, [
 		return nil, "", nil, failure.New("no system was found on the disk: none of its file systems has /etc/passwd", "give a disk with a Linux system")
 	}
 	return t, method, systems, d.searchBlocks(ctx, volumes, t)
-}
-
-// disk is the unpacked disk. Its programs work in dir and call it by the
-// name rawName, so that no path of the host can be taken for an option.
-type opened struct {
-	dir  string
-	env  []string
-	p    progress.Reporter
-	size int64 // virtual, in bytes
-	// limit is what all files may have together, in bytes. Those that share
-	// blocks or have holes may be longer than the disk, but not by far.
-	limit   int64
-	entries int   // that were read
-	names   int64 // bytes of their paths
-}
-
-// count bounds the memory for what a disk lists.
-func (d *opened) count(path string) error {
-	d.entries++
-	d.names += int64(len(path))
-	if d.entries > maxEntries || d.names > maxNames {
-		return damaged("the file system", "it has more than 8 million files, or more than 256 MiB of names")
-	}
-	return nil
-}
-
-const rawName = "disk.raw"
-
-func (d *opened) path() string { return filepath.Join(d.dir, rawName) }
-
-// unpack makes the raw disk; one that is raw already is only linked.
-func (d *opened) unpack(ctx context.Context, o Options) error {
-	abs, err := filepath.Abs(o.Disk) // also keeps "nbd:…" or "json:…" a file name
-	if err != nil {
-		return err
-	}
-	switch o.Format {
-	case "raw":
-		err = os.Symlink(abs, d.path())
-	case "qcow2":
-		d.p.Activity("unpacking the disk")
-		err = run(ctx, d.dir, nil, "qemu-img", "convert", "-f", o.Format, "-O", "raw", abs, rawName)
-	default:
-		err = fmt.Errorf("the hygiene gate reads qcow2 and raw disks, not %q", o.Format)
-	}
-	if host.DiskFull(err) {
-		return failure.New("no space left in "+filepath.Dir(d.dir)+" to look into the disk", "free some, or choose another directory")
-	}
-	if err != nil {
-		return err
-	}
-	st, err := os.Stat(d.path())
-	if err != nil {
-		return err
-	}
-	d.size, d.limit = st.Size(), 4*st.Size()+1<<30
-	return nil
 }

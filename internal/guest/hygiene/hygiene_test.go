@@ -37,6 +37,7 @@ func scan(t testing.TB, disk string) (hygiene.Result, error) {
 }
 
 func TestACleanDiskPasses(t *testing.T) {
+	t.Parallel()
 	raw := rawDisk(t, cleanTree())
 	for _, disk := range []string{raw, qcow2(t, raw)} {
 		r, err := scan(t, disk)
@@ -51,6 +52,7 @@ func TestACleanDiskPasses(t *testing.T) {
 }
 
 func TestEveryPlantedDefectIsFoundAndNothingElse(t *testing.T) {
+	t.Parallel()
 	r, err := scan(t, qcow2(t, rawDisk(t, planted())))
 	assertDefects(t, r, err)
 }
@@ -77,12 +79,14 @@ func assertDefects(t *testing.T, r hygiene.Result, err error) {
 }
 
 func TestWhatMke2fsOfNewerSystemsEnablesIsRead(t *testing.T) {
+	t.Parallel()
 	disk := rawDisk(t, planted(), "-O", "metadata_csum_seed,inline_data,64bit,orphan_file")
 	r, err := scan(t, disk)
 	assertDefects(t, r, err)
 }
 
 func TestTheOlderFileSystemsAreRead(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"ext2", "ext3"} {
 		tree := planted()
 		tree["/opt/big"] = file{strings.Repeat("\x00", 65*mib/16) + token, 0}
@@ -95,6 +99,7 @@ func TestTheOlderFileSystemsAreRead(t *testing.T) {
 }
 
 func TestABakedUserMayStayButNotItsPassword(t *testing.T) {
+	t.Parallel()
 	more := map[string]file{
 		"/etc/passwd":            {"packer:x:1000:1000::/home/packer:/bin/sh\n", 0},
 		"/etc/shadow":            {"packer:!:20000:::::\n", 0o640},
@@ -115,6 +120,7 @@ func TestABakedUserMayStayButNotItsPassword(t *testing.T) {
 }
 
 func TestAnExcuseLetsItsFindingPassAndAnIdleOneIsTold(t *testing.T) {
+	t.Parallel()
 	o := options(t, rawDisk(t, with(map[string]file{
 		"/etc/ssl/private/ssl-cert-snakeoil.key": {privateKey, 0o640},
 		"/var/log/wtmp":                          {"boot", 0},
@@ -125,7 +131,7 @@ func TestAnExcuseLetsItsFindingPassAndAnIdleOneIsTold(t *testing.T) {
 	}
 	var said recorder
 	r, err := hygiene.Scan(t.Context(), o, &said)
-	require.EqualError(t, err, "the disk carries 1 leftover of its build: mend the playbook, or excuse them with a reason in the allow-list")
+	require.EqualError(t, err, "the disk carries 1 leftover of its build: correct the playbook, or excuse them with a reason in the allow-list")
 	assert.ElementsMatch(t, []string{"private-keys /etc/ssl/private/ssl-cert-snakeoil.key", "logs /var/log/wtmp"}, found(r))
 	require.Len(t, r.Unexcused(), 1)
 	assert.Equal(t, "logs", r.Unexcused()[0].Rule)
@@ -134,6 +140,7 @@ func TestAnExcuseLetsItsFindingPassAndAnIdleOneIsTold(t *testing.T) {
 }
 
 func TestWhoNeedsNoPasswordIsNamedAndTheImagesOwnUserToldApart(t *testing.T) {
+	t.Parallel()
 	r, err := scan(t, rawDisk(t, with(map[string]file{
 		"/etc/sudoers":                       {"# NOPASSWD\n%sudo   ALL=(ALL:ALL) NOPASSWD:ALL\n", 0o440},
 		"/etc/sudoers.d/number":              {"#1000 ALL=(ALL) NOPASSWD: ALL\n", 0o440},
@@ -153,6 +160,7 @@ func TestWhoNeedsNoPasswordIsNamedAndTheImagesOwnUserToldApart(t *testing.T) {
 }
 
 func TestAFullDiskIsNamedWithItsFolder(t *testing.T) {
+	t.Parallel()
 	disk := qcow2(t, rawDisk(t, with(map[string]file{"/opt/big": {strings.Repeat("x", 4*mib), 0}})))
 	o := options(t, disk)
 	o.Dir = testkit.MountTmpfs(t, "1M")
@@ -161,11 +169,13 @@ func TestAFullDiskIsNamedWithItsFolder(t *testing.T) {
 }
 
 func TestAMachineIDThatWasNeverMadeMaySaySo(t *testing.T) {
+	t.Parallel()
 	_, err := scan(t, rawDisk(t, with(map[string]file{"/etc/machine-id": {"uninitialized\n", 0}})))
 	require.NoError(t, err)
 }
 
 func TestASecretInADeletedFileIsFound(t *testing.T) {
+	t.Parallel()
 	disk := rawDisk(t, with(map[string]file{"/srv/deleted": {strings.Repeat("x", 8000) + token, 0}}))
 	debugfs(t, disk, "rm /srv/deleted")
 	r, err := scan(t, disk)
@@ -174,6 +184,7 @@ func TestASecretInADeletedFileIsFound(t *testing.T) {
 }
 
 func TestAShortSecretIsNotSearched(t *testing.T) {
+	t.Parallel()
 	o := options(t, rawDisk(t, cleanTree()))
 	o.Secrets = []hygiene.Secret{{Name: "SHORT", Value: "bin"}, {Name: "UNSET", Value: ""}}
 	var said recorder
@@ -183,6 +194,7 @@ func TestAShortSecretIsNotSearched(t *testing.T) {
 }
 
 func TestABigSparseFileIsReadWithoutItsHoles(t *testing.T) {
+	t.Parallel()
 	root := folder(t, cleanTree())
 	f, err := os.Create(filepath.Join(root, "srv", "sparse"))
 	require.NoError(t, err)
@@ -199,6 +211,7 @@ func TestABigSparseFileIsReadWithoutItsHoles(t *testing.T) {
 }
 
 func TestASmallFileWithHolesIsReadAsItIs(t *testing.T) {
+	t.Parallel()
 	tree := with(map[string]file{"/srv/holes": {token[:4] + strings.Repeat("\x00", mib) + token[4:], 0}, "/srv/whole": {strings.Repeat("\x00", mib) + token, 0}})
 	r, err := scan(t, rawDisk(t, tree))
 	require.Error(t, err)
@@ -206,6 +219,7 @@ func TestASmallFileWithHolesIsReadAsItIs(t *testing.T) {
 }
 
 func TestPartitionsAreTakenWhereFstabMountsThem(t *testing.T) {
+	t.Parallel()
 	tree := with(map[string]file{"/etc/fstab": {"# a comment\nLABEL=root / ext4\nLABEL=logs /var/log/ ext4\nUUID=0A0B-0C0D /boot/efi vfat\n", 0}})
 	disk := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, os.WriteFile(disk, nil, 0o600))
@@ -234,6 +248,7 @@ func twoPartitions(t *testing.T, root, homes map[string]file) string {
 }
 
 func TestAPartitionIsFoundByItsPartitionsLabel(t *testing.T) {
+	t.Parallel()
 	homes := map[string]file{"/packer/.bash_history": {"ls\n", 0}}
 	for _, spec := range []string{"PARTLABEL=Homes", `PARTLABEL="Homes"`, "/dev/disk/by-partlabel/Homes"} {
 		root := with(map[string]file{"/etc/fstab": {"LABEL=root / ext4\n" + spec + " /home ext4\n", 0}})
@@ -244,6 +259,7 @@ func TestAPartitionIsFoundByItsPartitionsLabel(t *testing.T) {
 }
 
 func TestFilesThatNoFstabMountsDoNotPass(t *testing.T) {
+	t.Parallel()
 	disk := twoPartitions(t, cleanTree(), map[string]file{"/packer": {"", fs.ModeDir | 0o700}})
 	r, err := scan(t, disk)
 	require.Error(t, err)
@@ -259,6 +275,7 @@ func TestFilesThatNoFstabMountsDoNotPass(t *testing.T) {
 }
 
 func TestTwoPartitionsAreNotTakenForOnePlace(t *testing.T) {
+	t.Parallel()
 	root := with(map[string]file{"/etc/fstab": {"LABEL=root / ext4\nPARTLABEL=Homes / ext4\n", 0}})
 	r, err := scan(t, twoPartitions(t, root, map[string]file{"/etc/shadow": {"", 0}}))
 	require.Error(t, err)
@@ -284,6 +301,7 @@ func plant(t *testing.T, disk string, at int64, content []byte) {
 }
 
 func TestPartitionsWhoseFilesAreNotReadAreSearchedAsBlocks(t *testing.T) {
+	t.Parallel()
 	disk := twoPartitions(t, cleanTree(), nil)
 	const second = 41 * mib
 	for kind, head := range map[string][]byte{"vfat": fat(), "nothing": make([]byte, 1024)} {
@@ -305,6 +323,7 @@ func TestPartitionsWhoseFilesAreNotReadAreSearchedAsBlocks(t *testing.T) {
 }
 
 func TestAnExtendedPartitionIsNotTakenForBlocksOutsideOfFiles(t *testing.T) {
+	t.Parallel()
 	disk := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, os.WriteFile(disk, nil, 0o600))
 	require.NoError(t, os.Truncate(disk, 64*mib))
@@ -316,6 +335,7 @@ func TestAnExtendedPartitionIsNotTakenForBlocksOutsideOfFiles(t *testing.T) {
 }
 
 func TestADamagedFileSystemDoesNotPass(t *testing.T) {
+	t.Parallel()
 	for name, cmd := range map[string]string{
 		"a directory in two places": "ln /etc /srv/again",
 		"a loop of directories":     "ln / /srv/top",
@@ -324,6 +344,7 @@ func TestADamagedFileSystemDoesNotPass(t *testing.T) {
 		"an extent's magic":         "sif /etc/hostname block[0] 0",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			disk := rawDisk(t, cleanTree())
 			debugfs(t, disk, cmd)
 			_, err := scan(t, disk)
@@ -335,6 +356,7 @@ func TestADamagedFileSystemDoesNotPass(t *testing.T) {
 }
 
 func TestADiskWithoutASystemDoesNotPass(t *testing.T) {
+	t.Parallel()
 	disk := rawDisk(t, cleanTree())
 	debugfs(t, disk, "sif /etc mode 0100644")
 	_, err := scan(t, disk)
@@ -342,6 +364,7 @@ func TestADiskWithoutASystemDoesNotPass(t *testing.T) {
 }
 
 func TestADirectoryOfGarbageEndsTheScan(t *testing.T) {
+	t.Parallel()
 	disk := rawDisk(t, cleanTree(), "-O", "^metadata_csum")
 	at := strings.TrimSpace(tool(t, "debugfs", "-R", "blocks /etc", disk+"?offset=1048576"))
 	var block int64
@@ -356,6 +379,7 @@ func TestADirectoryOfGarbageEndsTheScan(t *testing.T) {
 }
 
 func TestADiskWithoutAFileSystemIsRefused(t *testing.T) {
+	t.Parallel()
 	empty := filepath.Join(t.TempDir(), "empty.raw")
 	require.NoError(t, os.WriteFile(empty, make([]byte, mib), 0o600))
 	_, err := scan(t, empty)
@@ -374,6 +398,7 @@ func TestAMissingProgramIsNamedWithItsPackage(t *testing.T) {
 }
 
 func TestAnEndedScanLeavesNothing(t *testing.T) {
+	t.Parallel()
 	disk := qcow2(t, rawDisk(t, cleanTree()))
 	stop := errors.New("stopped by the test")
 	for _, at := range []string{"unpacking the disk", "reading the partition table", "listing the files of partition 1", "reading the files of partition 1", "searching the blocks outside of files"} {

@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os/exec"
+	"slices"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -21,40 +21,26 @@ var packages = map[string]string{
 	"guestfish": "guestfish",
 }
 
-// program finds an external program, or says which package has it.
-func program(name string) (string, error) {
+// command is a run of an external program in dir, or says which package has it.
+func command(dir, name string, args ...string) (host.Cmd, error) {
 	path, err := host.Look(name)
 	if err != nil {
-		return "", failure.New("looking into the disk needs "+name+", which is not installed", "apt-get install "+packages[name])
+		return host.Cmd{}, failure.New("looking into the disk needs "+name+", which is not installed", "apt-get install "+packages[name])
 	}
-	return path, nil
+	return host.Cmd{Program: path, Args: args, Dir: dir, Env: host.Env("LC_ALL=C")}, nil
 }
 
 // What a program that reads an untrusted file system may take: 2 GiB of
 // address space, and no file of its own.
 var limits = []string{"--as=2147483648", "--fsize=0", "--core=0"}
 
-// limited returns the command that runs a program under the limits.
+// limited is a run of a program under the limits.
 func limited(dir, name string, args ...string) (host.Cmd, error) {
-	path, err := program(name)
+	c, err := command(dir, name)
 	if err != nil {
-		return host.Cmd{}, err
+		return c, err
 	}
-	prlimit, err := program("prlimit")
-	if err != nil {
-		return host.Cmd{}, err
-	}
-	all := append(append([]string{}, limits...), path)
-	return host.Cmd{Program: prlimit, Args: append(all, args...), Dir: dir, Env: host.Env("LC_ALL=C")}, nil
-}
-
-// run runs a program to its end, with its output to stdout.
-func run(ctx context.Context, dir string, stdout io.Writer, name string, args ...string) error {
-	path, err := program(name)
-	if err != nil {
-		return err
-	}
-	return host.Run(ctx, host.Cmd{Program: path, Args: args, Dir: dir, Env: host.Env("LC_ALL=C"), Stdout: stdout})
+	return command(dir, "prlimit", slices.Concat(limits, []string{c.Program}, args)...)
 }
 
 // stream runs a program with start and hands its output to read. When read
@@ -86,13 +72,4 @@ func stream(ctx context.Context, c host.Cmd, start func(context.Context, host.Cm
 		return err
 	}
 	return errRead
-}
-
-// exitCode is how a program that ran ended, or -1.
-func exitCode(err error) int {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode()
-	}
-	return -1
 }

@@ -15,8 +15,8 @@ type Rule struct {
 	Demands string // what it demands, in one line
 }
 
-// rule is a Rule with its means. A finding's own Rule is filled in by the
-// caller.
+// rule is a Rule with its means: what rules.yaml or a site says, and the code
+// of that name.
 type rule struct {
 	Rule
 	looks []look
@@ -24,7 +24,7 @@ type rule struct {
 }
 
 // code is what data cannot say: the files that it reads, and what it finds in
-// the tree.
+// the tree. It leaves the findings' Rule to its caller.
 type code struct {
 	reads []pattern
 	check func(*tree) []Finding
@@ -38,16 +38,15 @@ type look struct {
 	holds   *regexp.Regexp // only files whose content matches, or nil
 }
 
-// codes are what rules do besides their looks, by the rules' names.
+// codes are by the rules' names.
 var codes = map[string]code{
-	"build-user":      {append(accountFiles, sudoers...), buildUser},
-	"password-hash":   {accountFiles, passwordHash},
-	"authorized-keys": {authorizedKeyFiles, authorizedKeys},
-	"private-keys":    {packageLists, privateKeys},
-	"build-secrets":   {nil, buildSecrets},
-	"world-writable":  {nil, worldWritable},
-	"nopasswd":        {append(globs(cloudConfig), sudoers...), nopasswd},
-	"unmounted":       {globs("/etc/fstab"), unmounted},
+	"build-user":     {slices.Concat(accountFiles, sudoers), buildUser},
+	"password-hash":  {passwords, passwordHash},
+	"private-keys":   {packageLists, privateKeys},
+	"build-secrets":  {nil, buildSecrets},
+	"world-writable": {nil, worldWritable},
+	"nopasswd":       {append(globs(cloudConfig), sudoers...), nopasswd},
+	"unmounted":      {globs("/etc/fstab"), unmounted},
 }
 
 //go:embed rules.yaml
@@ -73,34 +72,21 @@ func named(rules []rule) []Rule {
 	return all
 }
 
-// reading are the files whose content the rule wants to see.
+// reading says whether the rule wants to see a file's content.
 func (r rule) reading(file string) bool {
-	for _, l := range r.looks {
-		if l.holds != nil && matchAny(l.paths, file) {
-			return true
-		}
-	}
-	return matchAny(r.reads, file)
+	return matchAny(r.reads, file) || slices.ContainsFunc(r.looks, func(l look) bool { return l.holds != nil && matchAny(l.paths, file) })
 }
 
-// apply is what the rule finds.
+// apply is what the rule finds; of a path, what the first look finds.
 func (r rule) apply(t *tree) []Finding {
 	var found []Finding
 	known := map[string]bool{}
 	for _, l := range r.looks {
 		for _, e := range t.matching(l.paths...) {
-			if known[e.path] || (l.content || l.holds != nil) && !e.regular() {
-				continue
+			if detail, wrong := l.judge(e, t.kept[e.path]); wrong && !known[e.path] {
+				known[e.path] = true
+				found = append(found, Finding{Path: e.path, Detail: detail})
 			}
-			detail := l.what
-			switch {
-			case l.holds != nil && !l.holds.Match(t.kept[e.path]), l.content && e.size == 0:
-				continue
-			case l.content:
-				detail = fmt.Sprintf("%s (%d bytes)", l.what, e.size)
-			}
-			known[e.path] = true
-			found = append(found, Finding{Path: e.path, Detail: detail})
 		}
 	}
 	if r.check != nil {
@@ -109,92 +95,65 @@ func (r rule) apply(t *tree) []Finding {
 	return found
 }
 
+func (l look) judge(e entry, content []byte) (detail string, wrong bool) {
+	switch {
+	case l.holds != nil:
+		return l.what, e.regular() && l.holds.Match(content)
+	case l.content:
+		return fmt.Sprintf("%s (%d bytes)", l.what, e.size), e.regular() && e.size > 0
+	}
+	return l.what, true
+}
+
 // The files that name accounts, with the copies that the tools make.
 var (
-	accountFiles = globs("/etc/passwd", "/etc/passwd-", "/etc/shadow", "/etc/shadow-", "/etc/group", "/etc/group-", "/etc/gshadow", "/etc/gshadow-",
-		"/etc/subuid", "/etc/subuid-", "/etc/subgid", "/etc/subgid-")
-	sudoers = globs("/etc/sudoers", "/etc/sudoers.d/**")
+	shadow       = globs("/etc/shadow", "/etc/shadow-")
+	passwords    = globs("/etc/passwd", "/etc/passwd-", "/etc/shadow", "/etc/shadow-")
+	accountFiles = append(globs("/etc/group", "/etc/group-", "/etc/gshadow", "/etc/gshadow-", "/etc/subuid", "/etc/subuid-", "/etc/subgid", "/etc/subgid-"), passwords...)
+	sudoers      = globs("/etc/sudoers", "/etc/sudoers.d/**")
 )
 
 func buildUser(t *tree) []Finding {
+	user := t.BuildUser
 	switch {
-	case t.BuildUser == "":
+	case user == "":
 		return nil
 	case t.BakedUser:
-		return bakedUser(t)
-	}
-	var found []Finding
-	for _, e := range t.matching(accountFiles...) {
-		if namesAccount(t.lines(e.path), t.BuildUser) {
-			found = append(found, Finding{Path: e.path, Detail: "names the build user " + t.BuildUser})
-		}
-	}
-	word := regexp.MustCompile(`(?:^|[\s,:=%])` + regexp.QuoteMeta(t.BuildUser) + `(?:$|[\s,:=])`)
-	for _, e := range t.matching(sudoers...) {
-		if slices.ContainsFunc(t.lines(e.path), word.MatchString) {
-			found = append(found, Finding{Path: e.path, Detail: "gives rights to the build user " + t.BuildUser})
-		}
-	}
-	for _, dir := range []string{"/home", "/var/mail", "/var/spool/mail", "/var/spool/cron", "/var/spool/cron/crontabs", "/var/lib/systemd/linger"} {
-		if e, ok := t.entries[path.Join(dir, t.BuildUser)]; ok {
-			found = append(found, Finding{Path: e.path, Detail: "belonged to the build user " + t.BuildUser})
-		}
-	}
-	return found
-}
-
-// namesAccount says whether one of the lines' fields is the account: a record
-// of its own, or a member of a group.
-func namesAccount(lines []string, account string) bool {
-	return slices.ContainsFunc(lines, func(line string) bool {
-		fields := strings.Split(line, ":")
-		return fields[0] == account || slices.Contains(strings.Split(fields[len(fields)-1], ","), account)
-	})
-}
-
-func bakedUser(t *tree) []Finding {
-	var found []Finding
-	for _, file := range []string{"/etc/shadow", "/etc/shadow-"} {
-		for _, line := range t.lines(file) {
-			fields := strings.Split(line, ":")
+		return t.judge(shadow, func(line string) (string, bool) {
 			// Whoever unlocks the account would bring the build's password back.
-			if fields[0] == t.BuildUser && len(fields) > 1 && strings.Contains(fields[1], "$") {
-				found = append(found, Finding{Path: file, Detail: "the build user " + t.BuildUser + " still has its password, which must be removed, not only locked"})
-			}
+			fields := strings.Split(line, ":")
+			return "the build user " + user + " still has its password, which must be removed, not only locked",
+				fields[0] == user && len(fields) > 1 && strings.Contains(fields[1], "$")
+		})
+	}
+	found := t.judge(accountFiles, func(line string) (string, bool) {
+		// A record of its own, or a member of a group.
+		fields := strings.Split(line, ":")
+		return "names the build user " + user, fields[0] == user || slices.Contains(strings.Split(fields[len(fields)-1], ","), user)
+	})
+	word := regexp.MustCompile(`(?:^|[\s,:=%])` + regexp.QuoteMeta(user) + `(?:$|[\s,:=])`)
+	found = append(found, t.judge(sudoers, func(line string) (string, bool) {
+		return "gives rights to the build user " + user, word.MatchString(line)
+	})...)
+	for _, dir := range []string{"/home", "/var/mail", "/var/spool/mail", "/var/spool/cron", "/var/spool/cron/crontabs", "/var/lib/systemd/linger"} {
+		if e, ok := t.entries[path.Join(dir, user)]; ok {
+			found = append(found, Finding{Path: e.path, Detail: "belonged to the build user " + user})
 		}
 	}
 	return found
 }
 
 func passwordHash(t *tree) []Finding {
-	var found []Finding
-	for _, file := range []string{"/etc/passwd", "/etc/passwd-", "/etc/shadow", "/etc/shadow-"} {
-		for _, line := range t.lines(file) {
-			fields := strings.Split(line, ":")
-			if len(fields) < 2 || fields[1] == "x" || strings.HasPrefix(fields[1], "!") || strings.HasPrefix(fields[1], "*") {
-				continue
-			}
-			detail := "the account " + fields[0] + " has a password"
-			if fields[1] == "" {
-				detail = "the account " + fields[0] + " needs no password"
-			}
-			found = append(found, Finding{Path: file, Detail: detail})
+	return t.judge(passwords, func(line string) (string, bool) {
+		fields := strings.Split(line, ":")
+		if len(fields) < 2 || fields[1] == "x" || strings.HasPrefix(fields[1], "!") || strings.HasPrefix(fields[1], "*") {
+			return "", false
 		}
-	}
-	return found
-}
-
-var authorizedKeyFiles = globs("/**/authorized_keys", "/**/authorized_keys2", "/etc/ssh/authorized_keys*", "/etc/ssh/authorized_keys*/**", "/etc/dropbear/authorized_keys")
-
-func authorizedKeys(t *tree) []Finding {
-	var found []Finding
-	for _, e := range t.matching(authorizedKeyFiles...) {
-		if n := len(t.lines(e.path)); n > 0 {
-			// A key that may only be told to log in as another user is a key all the same.
-			found = append(found, Finding{Path: e.path, Detail: fmt.Sprintf("accepts %d ssh keys", n)})
+		if fields[1] == "" {
+			return "the account " + fields[0] + " needs no password", true
 		}
-	}
-	return found
+		return "the account " + fields[0] + " has a password", true
+	})
 }
 
 // packageLists name the files that Debian's packages ship. Those are known to
@@ -293,8 +252,6 @@ func worldWritable(t *tree) []Finding {
 var (
 	// noPassword matches the three ways of sudoers(5) to ask for no password.
 	noPassword = regexp.MustCompile(`NOPASSWD|!\s*authenticate\b|\bexempt_group\s*=`)
-	// sudoComment begins one, but for a user's number: #1000 ALL=….
-	sudoComment = regexp.MustCompile(`^\s*#(?:[^0-9]|$)`)
 	// ownUser is the login user that a cloud image's cloud-init makes by itself.
 	ownUser = regexp.MustCompile(`(?m)^[ \t]+default_user:[ \t]*\n(?:[ \t]+\S.*\n)*?[ \t]+name:[ \t]*["']?([a-z_][a-z0-9_-]*)`)
 )
@@ -308,22 +265,14 @@ func nopasswd(t *tree) []Finding {
 	if m := ownUser.FindSubmatch(t.kept[cloudConfig]); m != nil {
 		own = string(m[1])
 	}
-	var found []Finding
-	for _, e := range t.matching(sudoers...) {
-		for line := range strings.Lines(string(t.kept[e.path])) {
-			if sudoComment.MatchString(line) || !noPassword.MatchString(line) {
-				continue
-			}
-			line = strings.Join(strings.Fields(line), " ")
-			detail := "lets somebody become root without a password: " + line
-			if who, _, _ := strings.Cut(line, " "); own != "" && who == own {
-				detail = "the cloud image's own rule for its login user, who becomes root without a password: " + line
-			}
-			found = append(found, Finding{Path: e.path, Detail: detail})
-			break
+	return t.judge(sudoers, func(line string) (string, bool) {
+		words := strings.Fields(line)
+		detail := "lets somebody become root without a password: "
+		if own != "" && words[0] == own {
+			detail = "the cloud image's own rule for its login user, who becomes root without a password: "
 		}
-	}
-	return found
+		return detail + strings.Join(words, " "), noPassword.MatchString(line)
+	})
 }
 
 // unmounted finds file systems that a systemd unit or an automatism mounts

@@ -24,6 +24,7 @@ func find(t testing.TB, text string, secrets ...Secret) hits {
 }
 
 func TestASecretIsFoundWhereverItStands(t *testing.T) {
+	t.Parallel()
 	secret := Secret{"TOKEN", "s3cr3t-t0ken\n"}
 	for _, at := range []int{0, 1, window - 6, window, window + before + after - 3, 3*window - 1} {
 		text := strings.Repeat("x", at) + "s3cr3t-t0ken"
@@ -34,6 +35,7 @@ func TestASecretIsFoundWhereverItStands(t *testing.T) {
 }
 
 func TestASecretIsFoundInBase64WhateverStandsAroundIt(t *testing.T) {
+	t.Parallel()
 	for _, value := range []string{"abcdef", "hunter2", "??>>~~ÿÿ", "a longer pass phrase"} {
 		for before := range 7 {
 			for after := range 4 {
@@ -47,6 +49,7 @@ func TestASecretIsFoundInBase64WhateverStandsAroundIt(t *testing.T) {
 }
 
 func TestAPrivateKeyIsToldFromWordsAboutIt(t *testing.T) {
+	t.Parallel()
 	for _, at := range []int{0, window - 40, window - 25, window - 10, window + 30} {
 		assert.True(t, find(t, strings.Repeat(" ", at)+pem).key, at)
 	}
@@ -68,11 +71,13 @@ func TestAPrivateKeyIsToldFromWordsAboutIt(t *testing.T) {
 }
 
 func TestAReaderThatFailsEndsTheSearch(t *testing.T) {
+	t.Parallel()
 	_, err := newSearch(nil, progress.Discard).in(iotest.ErrReader(assert.AnError))
 	require.ErrorIs(t, err, assert.AnError)
 }
 
 func TestGlobsMatchWithinNamesAndOverDirectories(t *testing.T) {
+	t.Parallel()
 	for text, paths := range map[string][2][]string{
 		"/etc/ssh/ssh_host_*_key*": {{"/etc/ssh/ssh_host_rsa_key", "/etc/ssh/ssh_host_rsa_key.pub"}, {"/etc/ssh/ssh_host_/a_key", "/x/etc/ssh/ssh_host_rsa_key"}},
 		"/**/.netrc":               {{"/.netrc", "/root/.netrc", "/a/b/.netrc"}, {"/root/x.netrc", "/root/.netrc/a", "partition 2:/.netrc"}},

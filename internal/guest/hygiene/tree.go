@@ -1,11 +1,12 @@
 package hygiene
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"path"
+	"regexp"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -17,6 +18,8 @@ type entry struct {
 	path string // absolute, clean
 	mode uint32 // as in stat(2): type and permissions
 	size int64  // in bytes, of a regular file
+	// inode is its number in the volume that it was read from, where debugfs did.
+	inode uint32
 }
 
 // The types in an entry's mode.
@@ -29,6 +32,12 @@ const (
 
 func (e entry) regular() bool { return e.mode&typeMask == typeRegular }
 func (e entry) dir() bool     { return e.mode&typeMask == typeDir }
+
+// in is the entry where its volume is mounted.
+func (e entry) in(mount string) entry {
+	e.path = join(mount, e.path)
+	return e
+}
 
 const (
 	// maxEntries bounds what is kept of a disk in memory. A full desktop has
@@ -81,27 +90,23 @@ func (t *tree) add(e entry, content io.Reader) error {
 	if t.files%64 == 0 {
 		t.p.Bytes(t.bytes, 0)
 	}
-	return t.look(e, content)
-}
-
-func (t *tree) look(e entry, content io.Reader) error {
-	var keep *head
-	if t.wanted(e.path) {
-		keep = &head{}
-		content = io.TeeReader(content, keep)
+	var keep head
+	wanted := t.wanted(e.path)
+	if wanted {
+		content = io.TeeReader(content, &keep)
 	}
-	hits, err := t.search.in(content)
+	found, err := t.search.in(content)
 	if err != nil {
 		return err
 	}
-	if keep != nil {
+	t.took(e.path, found)
+	if wanted {
 		t.kept[e.path] = keep.b
 		t.keptAll += len(keep.b)
 	}
 	if t.keptAll > maxKeptAll {
 		return damaged("the file system", "the files that rules read hold more than 128 MiB")
 	}
-	t.took(e.path, hits)
 	return nil
 }
 
@@ -141,29 +146,39 @@ func (t *tree) wanted(file string) bool {
 	return slices.ContainsFunc(t.rules, func(r rule) bool { return r.reading(file) })
 }
 
-// lines are the lines of a file that is kept, without comments and blanks.
-func (t *tree) lines(file string) []string {
-	var lines []string
-	for _, line := range strings.Split(string(t.kept[file]), "\n") {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			lines = append(lines, line)
+// comment begins one, but for a user's number in sudoers(5): #1000 ALL=….
+var comment = regexp.MustCompile(`^#(?:[^0-9]|$)`)
+
+// judge finds what is wrong with the lines of files that are kept, without
+// comments and blanks. It tells the same of a file once.
+func (t *tree) judge(files []pattern, judge func(line string) (detail string, wrong bool)) []Finding {
+	var found []Finding
+	known := map[Finding]bool{}
+	for _, e := range t.matching(files...) {
+		for line := range strings.Lines(string(t.kept[e.path])) {
+			line = strings.TrimSpace(line)
+			if line == "" || comment.MatchString(line) {
+				continue
+			}
+			detail, wrong := judge(line)
+			if f := (Finding{Path: e.path, Detail: detail}); wrong && !known[f] {
+				known[f] = true
+				found = append(found, f)
+			}
 		}
 	}
-	return lines
+	return found
 }
 
 // matching lists the entries that one of the globs matches, sorted.
 func (t *tree) matching(globs ...pattern) []entry {
 	var found []entry
 	for _, e := range t.entries {
-		for _, g := range globs {
-			if g.match(e.path) {
-				found = append(found, e)
-				break
-			}
+		if matchAny(globs, e.path) {
+			found = append(found, e)
 		}
 	}
-	sort.Slice(found, func(i, j int) bool { return found[i].path < found[j].path })
+	slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.path, b.path) })
 	return found
 }
 

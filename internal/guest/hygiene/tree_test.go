@@ -23,7 +23,7 @@ type member struct{ name, content, link string }
 func untarred(t testing.TB, members ...member) (*tree, error) {
 	t.Helper()
 	tr := newTree(Options{}, progress.Discard)
-	return tr, (&opened{limit: 1 << 40}).untar(archive(members), tr)
+	return tr, (&rawDisk{limit: 1 << 40}).untar(archive(members), tr)
 }
 
 func archive(members []member) io.Reader {
@@ -46,6 +46,7 @@ func archive(members []member) io.Reader {
 }
 
 func TestAHardLinkOfLibguestfsHidesNothing(t *testing.T) {
+	t.Parallel()
 	const rule = "me ALL=(ALL) NOPASSWD: ALL\n"
 	_, err := untarred(t, member{"./a", rule, ""}, member{"./etc/sudoers.d/me", "", "./a"})
 	require.EqualError(t, err, "/etc/sudoers.d/me cannot be looked into: it is a hard link, and libguestfs sends the content with its other name /a: make it a file of its own in the playbook")
@@ -59,12 +60,14 @@ func TestAHardLinkOfLibguestfsHidesNothing(t *testing.T) {
 }
 
 func TestAKeyIsFoundUnderEachOfItsNames(t *testing.T) {
+	t.Parallel()
 	tr, err := untarred(t, member{"./usr/share/doc/sample", pem, ""}, member{"./etc/ssl/key.pem", "", "./usr/share/doc/sample"})
 	require.NoError(t, err)
 	assert.Equal(t, []Finding{{Path: "/etc/ssl/key.pem", Detail: "holds a private key"}}, privateKeys(tr), "a sample's other name")
 }
 
 func TestADiskCannotFillTheMemoryWithWhatRulesRead(t *testing.T) {
+	t.Parallel()
 	var many []member
 	full := strings.Repeat("\x00", maxKept)
 	for i := range maxKeptAll/maxKept + 1 {
@@ -77,16 +80,18 @@ func TestADiskCannotFillTheMemoryWithWhatRulesRead(t *testing.T) {
 }
 
 func TestADiskCannotFillTheMemoryWithNames(t *testing.T) {
-	for name, d := range map[string]*opened{"many": {entries: maxEntries}, "long": {names: maxNames - 3}} {
+	t.Parallel()
+	for name, d := range map[string]*rawDisk{"many": {entries: maxEntries}, "long": {names: maxNames - 3}} {
 		err := d.untar(archive([]member{{"./a", "", ""}, {"./b", "", ""}}), newTree(Options{}, progress.Discard))
 		require.ErrorContains(t, err, "more than 8 million files, or more than 256 MiB of names", name)
-		v := &extVolume{disk: &opened{entries: d.entries, names: d.names}, seen: map[uint32]bool{}}
-		_, err = v.directory(bufio.NewReader(strings.NewReader("/12/100644/0/0/name/7/\n\n")), extEntry{path: "/"})
+		v := &extVolume{disk: &rawDisk{entries: d.entries, names: d.names}, seen: map[uint32]bool{}}
+		_, err = v.directory(bufio.NewReader(strings.NewReader("/12/100644/0/0/name/7/\n\n")), entry{path: "/"})
 		require.ErrorContains(t, err, "more than 8 million files", name)
 	}
 }
 
 func TestManyKeysAmongManyPackagesAreLookedUpOnce(t *testing.T) {
+	t.Parallel()
 	tr := newTree(Options{}, progress.Discard)
 	for i := range 1000 {
 		var list bytes.Buffer

@@ -1,11 +1,13 @@
 package hygiene
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os/exec"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,41 +21,39 @@ type volume struct {
 	partition   int   // from 1; 0 for the whole disk
 	start, size int64 // bytes
 	kind        string
-	uuid, label string // of the file system
-	partUUID    string
-	partLabel   string
+	tags        map[string]string // UUID, LABEL, PARTUUID, PARTLABEL, as an fstab(5) names it by
 }
 
-// extTypes are what debugfs reads, by blkid's names.
-var extTypes = []string{"ext2", "ext3", "ext4"}
+func (v volume) String() string {
+	if v.partition == 0 {
+		return "the disk"
+	}
+	return fmt.Sprintf("partition %d", v.partition)
+}
 
-// passive are those in which no files lie that a rule is about: a firmware's
-// boot loaders, swap, what has no signature (a BIOS boot partition). They are
-// searched as blocks.
-var passive = []string{"", "vfat", "swap"}
+// ext says whether debugfs reads it.
+func (v volume) ext() bool { return slices.Contains([]string{"ext2", "ext3", "ext4"}, v.kind) }
 
-func (v volume) ext() bool { return slices.Contains(extTypes, v.kind) }
+// passive says that no files lie in it that a rule is about: a firmware's boot
+// loaders, swap, what has no signature (a BIOS boot partition). It is searched
+// as blocks.
+func (v volume) passive() bool { return slices.Contains([]string{"", "vfat", "swap"}, v.kind) }
 
 // native says whether all file systems are ones that we read without libguestfs.
 func native(volumes []volume) bool {
-	return !slices.ContainsFunc(volumes, func(v volume) bool { return !v.ext() && !slices.Contains(passive, v.kind) })
-}
-
-// files says whether the volume has a file system with files that rules are
-// about: neither passive nor a part of something else (LVM2_member).
-func (v volume) files() bool {
-	return !slices.Contains(passive, v.kind) && !strings.HasSuffix(v.kind, "_member")
+	return !slices.ContainsFunc(volumes, func(v volume) bool { return !v.ext() && !v.passive() })
 }
 
 // volumes lists the disk's partitions and what is in each. It leaves their
 // many formats to sfdisk and blkid.
-func (d *opened) volumes(ctx context.Context) ([]volume, error) {
-	whole, err := d.probe(ctx, volume{size: d.size})
-	if err != nil {
+func (d *rawDisk) volumes(ctx context.Context) ([]volume, error) {
+	whole := volume{size: d.size}
+	if err := d.probe(ctx, &whole); err != nil {
 		return nil, err
 	}
 	volumes := []volume{whole}
 	if whole.kind == "" {
+		var err error
 		if volumes, err = d.partitions(ctx); err != nil {
 			return nil, err
 		}
@@ -69,39 +69,29 @@ func (d *opened) volumes(ctx context.Context) ([]volume, error) {
 	return volumes, nil
 }
 
-func (v volume) String() string {
-	if v.partition == 0 {
-		return "the disk"
+func (d *rawDisk) partitions(ctx context.Context) ([]volume, error) {
+	c, err := command(d.dir, "sfdisk", "--json", rawName)
+	if err != nil {
+		return nil, err
 	}
-	return fmt.Sprintf("partition %d", v.partition)
-}
-
-// maxPartitions is what a GPT has room for by custom.
-const maxPartitions = 128
-
-// extended are an MBR's types of partitions that hold others.
-var extended = []string{"5", "f", "85"}
-
-func (d *opened) partitions(ctx context.Context) ([]volume, error) {
-	var out bytes.Buffer
-	// sfdisk fails where there is no partition table; that means no volumes.
-	if err := run(ctx, d.dir, &out, "sfdisk", "--json", rawName); err != nil {
-		if _, explained := failure.In(err); explained || ctx.Err() != nil {
-			return nil, err
-		}
-		return nil, nil
+	table, err := host.Output(ctx, c)
+	if err != nil {
+		return nil, context.Cause(ctx) // sfdisk fails where there is no partition table: no volumes
 	}
-	found, err := parseTable(out.Bytes(), d.size)
+	found, err := parseTable(table, d.size)
 	if err != nil {
 		return nil, err
 	}
 	for i := range found {
-		if found[i], err = d.probe(ctx, found[i]); err != nil {
+		if err := d.probe(ctx, &found[i]); err != nil {
 			return nil, err
 		}
 	}
 	return found, nil
 }
+
+// maxPartitions is what a GPT has room for by custom.
+const maxPartitions = 128
 
 // parseTable reads sfdisk's answer about a disk of so many bytes.
 func parseTable(answer []byte, size int64) ([]volume, error) {
@@ -128,15 +118,15 @@ func parseTable(answer []byte, size int64) ([]volume, error) {
 	}
 	var volumes []volume
 	for _, p := range said.Table.Partitions {
-		// Logical partitions lie in an extended one, which is no volume.
-		if said.Table.Label == "dos" && slices.Contains(extended, p.Type) {
+		// Logical partitions of an MBR lie in an extended one, which is no volume.
+		if said.Table.Label == "dos" && slices.Contains([]string{"5", "f", "85"}, p.Type) {
 			continue
 		}
 		n, err := strconv.Atoi(strings.TrimPrefix(p.Node, rawName))
 		if err != nil || p.Start < 0 || p.Size <= 0 || p.Start > size/unit || p.Size > size/unit-p.Start {
 			return nil, damaged("the partition table", p.Node+" lies outside the disk")
 		}
-		volumes = append(volumes, volume{partition: n, start: p.Start * unit, size: p.Size * unit, partUUID: strings.ToLower(p.UUID), partLabel: p.Name})
+		volumes = append(volumes, volume{partition: n, start: p.Start * unit, size: p.Size * unit, tags: map[string]string{"PARTUUID": p.UUID, "PARTLABEL": p.Name}})
 	}
 	return volumes, nil
 }
@@ -145,33 +135,34 @@ func parseTable(answer []byte, size int64) ([]volume, error) {
 const blkidNothing = 2
 
 // probe asks blkid what is in the volume.
-func (d *opened) probe(ctx context.Context, v volume) (volume, error) {
+func (d *rawDisk) probe(ctx context.Context, v *volume) error {
 	c, err := limited(d.dir, "blkid", "-p", "-o", "export", "--offset", strconv.FormatInt(v.start, 10), "--size", strconv.FormatInt(v.size, 10), rawName)
 	if err != nil {
-		return v, err
+		return err
 	}
 	out, err := host.Output(ctx, c)
-	if err != nil && exitCode(err) != blkidNothing {
-		return v, err
+	if exit, ran := errors.AsType[*exec.ExitError](err); err != nil && (!ran || exit.ExitCode() != blkidNothing) {
+		return err
 	}
-	for _, line := range strings.Split(string(out), "\n") {
-		switch key, value, _ := strings.Cut(line, "="); key {
+	if v.tags == nil {
+		v.tags = map[string]string{}
+	}
+	for line := range strings.Lines(string(out)) {
+		switch key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "="); key {
 		case "TYPE":
 			v.kind = value
-		case "UUID":
-			v.uuid = value
-		case "LABEL":
-			v.label = value
+		case "UUID", "LABEL":
+			v.tags[key] = value
 		}
 	}
-	return v, nil
+	return nil
 }
 
 // mounts tells where an fstab mounts the volumes, by their partitions. Those
 // that it does not name are missing, and so is a second one in one place.
 func mounts(fstab []byte, volumes []volume) map[int]string {
 	at, taken := map[int]string{}, map[string]bool{}
-	for _, line := range strings.Split(string(fstab), "\n") {
+	for line := range strings.Lines(string(fstab)) {
 		fields := strings.Fields(line)
 		if len(fields) < 2 || strings.HasPrefix(fields[0], "#") || !strings.HasPrefix(fields[1], "/") {
 			continue
@@ -186,23 +177,17 @@ func mounts(fstab []byte, volumes []volume) map[int]string {
 	return at
 }
 
+var (
+	byTag  = regexp.MustCompile(`^(?:/dev/disk/by-(\w+)/|([A-Z]+)=)(.*)$`)
+	byNode = regexp.MustCompile(`^/dev/(?:vda|sda|nvme0n1p)(\d+)$`)
+)
+
 // named says whether an fstab's first field means the volume.
 func (v volume) named(spec string) bool {
-	for prefix, value := range map[string]string{
-		"UUID=": v.uuid, "/dev/disk/by-uuid/": v.uuid,
-		"LABEL=": v.label, "/dev/disk/by-label/": v.label,
-		"PARTUUID=": v.partUUID, "/dev/disk/by-partuuid/": v.partUUID,
-		"PARTLABEL=": v.partLabel, "/dev/disk/by-partlabel/": v.partLabel,
-	} {
-		if rest, ok := strings.CutPrefix(spec, prefix); ok {
-			return value != "" && strings.EqualFold(strings.Trim(rest, `"`), value)
-		}
+	if m := byTag.FindStringSubmatch(spec); m != nil {
+		value := v.tags[strings.ToUpper(m[1])+m[2]]
+		return value != "" && strings.EqualFold(strings.Trim(m[3], `"`), value)
 	}
-	disk, ok := strings.CutSuffix(spec, strconv.Itoa(v.partition))
-	return ok && slices.Contains([]string{"/dev/vda", "/dev/sda", "/dev/nvme0n1p"}, disk)
-}
-
-// damaged is the error about a structure that cannot be right.
-func damaged(what, why string) error {
-	return failure.New(fmt.Sprintf("%s is damaged: %s", what, why), "make the disk again")
+	m := byNode.FindStringSubmatch(spec)
+	return m != nil && m[1] == strconv.Itoa(v.partition)
 }
