@@ -1,10 +1,11 @@
 package contract
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
-	"os"
+	"path"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
@@ -28,32 +29,37 @@ func (s *subject) lookAtDisk(ctx context.Context) error {
 	if len(s.tree.disks) == 0 {
 		return nil
 	}
-	on, ok := s.tree.paths[s.tree.disks[0]]
+	name := s.tree.disks[0]
+	on, ok := s.tree.paths[name]
 	if !ok {
 		return nil
 	}
-	s.content = s.layers[on.layer].disk
-	if s.tree.atRoot {
-		s.content = s.layers[on.layer].root
-	}
-	if s.content.ReaderAt == nil || s.content.name != s.tree.disks[0] {
+	s.content = s.layers[on.layer].contents[path.Dir(name)]
+	if s.content.ReaderAt == nil || s.content.name != name {
 		return nil // it is no file, or not the only one
 	}
-	file, err := s.create("disk")
+	copied, err := s.create()
 	if err != nil {
 		return err
 	}
-	seen := &source{ReaderAt: &recorder{s.content, file}}
-	if err := s.look(ctx, seen, file); err != nil {
+	if err := s.look(ctx, source{ReaderAt: &recorder{s.content, copied}, s: s}, copied); err != nil {
 		return err
 	}
-	s.Disk = s.describeDisk()
-	return seen.err
+	i := s.looked.Image
+	s.Disk = &Disk{
+		Name: name, Format: cmp.Or(i.Format, i.Other), VirtualSize: i.VirtualSize, FileSize: s.content.size, ClusterSize: i.ClusterSize,
+		BackingFile: i.BackingFile, ExternalData: i.ExternalData, Encrypted: i.Encrypted, Snapshots: i.Snapshots,
+		Compression: string(s.looked.tables.Compression), TablesRead: s.looked.tables.Read, Tables: s.looked.tables.All,
+	}
+	if s.looked.firmware != nil {
+		s.Disk.Firmware = s.looked.firmware.String()
+	}
+	return nil
 }
 
 // look reads the disk's header and tables and asks qemu-img about a copy of
 // what was read of it.
-func (s *subject) look(ctx context.Context, seen *source, file *os.File) error {
+func (s *subject) look(ctx context.Context, seen io.ReaderAt, copied temporary) error {
 	s.looked.Image = disk.Look(seen, s.content.size)
 	i := s.looked.Image
 	usable := i.Damage == nil && !i.Absurd() && s.content.size <= maxDiskFile
@@ -65,8 +71,8 @@ func (s *subject) look(ctx context.Context, seen *source, file *os.File) error {
 			s.looked.firmware = &f
 		}
 	}
-	if seen.err != nil || ctx.Err() != nil {
-		return seen.err
+	if s.fault != nil || ctx.Err() != nil {
+		return s.fault
 	}
 	switch {
 	case !usable || i.Format == "" && !i.Unpartitioned:
@@ -77,61 +83,35 @@ func (s *subject) look(ctx context.Context, seen *source, file *os.File) error {
 		s.looked.notAsked = "the disk is encrypted"
 	case i.Snapshots > 0 || i.Bitmaps:
 		s.looked.notAsked = "it would read tables that were not read here"
+	case copied.file.Truncate(s.content.size) != nil:
+		s.looked.notAsked = "a file of its size cannot be made here"
 	default:
-		return s.ask(ctx, file)
+		_, err := disk.Ask(ctx, copied.file.Name(), cmp.Or(i.Format, disk.FormatRaw))
+		if f, ok := failure.In(err); !ok || f.Err == nil {
+			return err
+		}
+		f, _ := failure.In(err)
+		s.looked.qemu = f.What
 	}
 	return nil
-}
-
-func (s *subject) ask(ctx context.Context, file *os.File) error {
-	if err := file.Truncate(s.content.size); err != nil {
-		s.looked.notAsked = "a file of its size cannot be made here"
-		return nil
-	}
-	format := s.looked.Format
-	if format == "" {
-		format = disk.FormatRaw
-	}
-	_, err := disk.Ask(ctx, file.Name(), format)
-	if f, ok := failure.In(err); ok && f.Err != nil {
-		s.looked.qemu = f.What
-		return nil
-	}
-	return err
-}
-
-func (s *subject) describeDisk() *Disk {
-	i := s.looked.Image
-	d := &Disk{
-		Name: s.content.name, Format: i.Format, VirtualSize: i.VirtualSize, FileSize: s.content.size, ClusterSize: i.ClusterSize,
-		BackingFile: i.BackingFile, ExternalData: i.ExternalData, Encrypted: i.Encrypted, Snapshots: i.Snapshots,
-		Compression: string(s.looked.tables.Compression), TablesRead: s.looked.tables.Read, Tables: s.looked.tables.All,
-	}
-	if i.Format == "" {
-		d.Format = i.Other
-	}
-	if s.looked.firmware != nil {
-		d.Firmware = s.looked.firmware.String()
-	}
-	return d
 }
 
 // recorder writes what is read of a disk to the same place of a file.
 type recorder struct {
 	from io.ReaderAt
-	to   *os.File
+	to   io.WriterAt
 }
 
 // ReadAt implements io.ReaderAt.
 func (r *recorder) ReadAt(p []byte, offset int64) (int, error) {
 	n, err := r.from.ReadAt(p, offset)
-	if n > 0 {
-		if _, err := r.to.WriteAt(p[:n], offset); err != nil {
-			return 0, ours{err}
-		}
-	}
 	if errors.Is(err, disk.ErrNotRead) {
 		return 0, disk.ErrNotRead
+	}
+	if n > 0 {
+		if _, err := r.to.WriteAt(p[:n], offset); err != nil {
+			return 0, err
+		}
 	}
 	return n, err
 }

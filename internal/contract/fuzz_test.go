@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -39,24 +40,26 @@ func FuzzLayer(f *testing.F) {
 	z, _ := zstd.NewWriter(nil)
 	f.Add(z.EncodeAll(b.Bytes(), nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s := &subject{Report: &Report{}, limits: limits{unpacked: 1 << 20, entries: 100, names: 1 << 16, parts: 10, kept: 4096, tables: 1 << 20}, temp: t.TempDir()}
-		defer s.clear()
 		at := bytes.NewReader(b)
-		s.image = &image{blob: func(v1.Descriptor) (blob, error) { return &memory{at}, nil }}
+		s := &subject{
+			Report: &Report{}, limits: limits{unpacked: 1 << 20, entries: 100, names: 1 << 16, parts: 10, kept: 4096, tables: 1 << 20}, temp: t.TempDir(),
+			blob: func(v1.Descriptor) (blob, error) { return &memory{at}, nil },
+		}
+		defer s.close()
 		sum := sha256.Sum256(b)
 		d := v1.Descriptor{MediaType: types.OCILayer, Size: int64(len(b)), Digest: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}}
 		l, err := s.readLayer(t.Context(), d, progress.Discard)
 		if err != nil {
 			t.Fatalf("the source is sound, but: %v", err)
 		}
-		if len(l.entries) > 100 || len(s.temporary) > maxContent+1 {
-			t.Fatalf("%d entries, %d temporary files", len(l.entries), len(s.temporary))
+		if len(l.entries) > 100 || len(s.opened) > maxKept {
+			t.Fatalf("%d entries, %d temporary files", len(l.entries), len(s.opened))
 		}
 		s.layers = []*layer{l}
 		s.tree = overlay(s.layers)
-		if l.disk.ReaderAt != nil {
-			s.looked.Image = disk.Look(l.disk, l.disk.size)
-			s.content, s.Disk = l.disk, &Disk{Name: l.disk.name}
+		if c := l.contents[diskDir]; c.ReaderAt != nil {
+			s.looked.Image = disk.Look(c, c.size)
+			s.content, s.Disk = c, &Disk{Name: c.name}
 		}
 		s.Report.Layers = []Layer{l.Layer}
 		s.judge()
@@ -97,8 +100,9 @@ func FuzzArchive(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if i, err := openLayout(path); err == nil {
-			i.close()
+		if files, err := oci.OpenFiles(path); err == nil {
+			_ = (&subject{Report: &Report{}}).readLayout(files)
+			files.Close()
 		}
 	})
 }

@@ -2,6 +2,10 @@
 // KubeVirt and CDI take it and what is unusual about it. What it reads is not
 // trusted: nothing of it is unpacked, memory and time are bounded, and no other
 // file of the host is opened for it.
+//
+// A subject is gathered first: manifest and config, the entries of each layer,
+// the tree that they make together, the header and tables of the disk in it.
+// Then the checks, one for each rule, judge it; they read nothing.
 package contract
 
 import (
@@ -9,87 +13,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 )
-
-// Report is what is known of an image.
-type Report struct {
-	Reference   string            `json:"reference"` // as it was given
-	Digest      string            `json:"digest"`    // of the manifest
-	MediaType   string            `json:"mediaType"` // of the manifest
-	Index       *registry.Index   `json:"index,omitempty"`
-	Config      Config            `json:"config"`
-	Annotations map[string]string `json:"annotations,omitempty"`
-	Inputs      string            `json:"inputs,omitempty"` // diskforge's digest of what it was made from
-	Layers      []Layer           `json:"layers"`
-	Disk        *Disk             `json:"disk,omitempty"`
-	// BytesRead came over the wire, in the bodies of answers; 0 for a layout.
-	BytesRead int64    `json:"bytesRead"`
-	Checks    []Result `json:"checks"`
-}
-
-// Config is what the image config says.
-type Config struct {
-	MediaType    string `json:"mediaType"`
-	OS           string `json:"os"`
-	Architecture string `json:"architecture"`
-	// Hints are the instance type hints, by the name of the variable.
-	Hints map[string]string `json:"hints,omitempty"`
-}
-
-// Layer is one layer and what is in it.
-type Layer struct {
-	Digest      string  `json:"digest"`
-	MediaType   string  `json:"mediaType"`
-	Size        int64   `json:"size"`        // bytes, as the registry stores it
-	Compression string  `json:"compression"` // none, gzip or zstd, by its own bytes
-	Entries     []Entry `json:"entries"`     // the first of them
-	Count       int     `json:"count"`       // of all entries
-	// WholeRead says why all of the layer was read; it is empty where parts
-	// of it were enough.
-	WholeRead string `json:"wholeRead,omitempty"`
-}
-
-// Entry is one entry of a layer's archive.
-type Entry struct {
-	Name    string    `json:"name"`
-	Type    string    `json:"type"` // file, directory, symbolic link, …
-	Link    string    `json:"link,omitempty"`
-	Size    int64     `json:"size"` // bytes
-	UID     int       `json:"uid"`
-	GID     int       `json:"gid"`
-	Mode    string    `json:"mode"` // octal
-	ModTime time.Time `json:"mtime"`
-
-	mode   int64
-	sparse bool
-}
-
-// Disk is the disk in the image.
-type Disk struct {
-	Name         string `json:"name"`                  // path in the image
-	Format       string `json:"format"`                // qcow2, raw, or what it looks like instead
-	VirtualSize  uint64 `json:"virtualSize"`           // bytes that the guest sees
-	FileSize     int64  `json:"fileSize"`              // bytes
-	Compression  string `json:"compression,omitempty"` // of the data in a qcow2 image: zstd, zlib or none
-	ClusterSize  int64  `json:"clusterSize,omitempty"` // bytes
-	BackingFile  string `json:"backingFile,omitempty"`
-	ExternalData bool   `json:"externalData,omitempty"`
-	Encrypted    bool   `json:"encrypted,omitempty"`
-	Snapshots    int    `json:"snapshots,omitempty"`
-	Firmware     string `json:"firmware,omitempty"` // that it can be started by, where that could be read
-	// TablesRead of Tables mapping tables of the second level were read.
-	TablesRead int `json:"tablesRead"`
-	Tables     int `json:"tables"`
-}
 
 // limits bound what an inspection costs.
 type limits struct {
@@ -108,95 +42,135 @@ var (
 	localLimits  = limits{unpacked: 64 << 30, entries: 100_000, names: 16 << 20, parts: 100_000, kept: 32 << 20, tables: 512 << 20}
 )
 
+const (
+	maxDepth  = 3  // of indexes within indexes
+	maxLayers = 64 // more than any image has that starts somewhere
+)
+
+// subject is an image that is inspected, and what was found out about it.
+type subject struct {
+	*Report
+	limits                 limits
+	rawManifest, rawConfig []byte
+	blob                   func(v1.Descriptor) (blob, error) // a layer of it
+	remote                 *registry.Image                   // that it is, or nil for one in a layout
+
+	manifest  v1.Manifest
+	config    v1.ConfigFile
+	configErr error
+	layers    []*layer
+	tree      tree
+	content   content // of the disk
+	looked    looked
+	tags      []string
+	tagsErr   error
+
+	temp   string // a directory for as long as the inspection takes, or empty
+	opened []io.Closer
+	kept   int   // of the opened files, those with the beginning of a disk
+	fault  error // the first that is not the image's
+}
+
+// blob is a layer as it is stored.
+type blob interface {
+	io.ReaderAt
+	// Open reads all of it and fails at its end where it has another digest.
+	Open() (io.ReadCloser, error)
+}
+
 // Layout inspects the image in an OCI layout: a directory, or a tar archive of
 // one. The error is a *failure.Error where it cannot be read, or the cause of
 // ctx; what is wrong with the image stands in the report.
 func Layout(ctx context.Context, path string, p progress.Reporter) (*Report, error) {
-	i, err := openLayout(path)
-	if f, ok := failure.In(err); ok {
-		return nil, failure.New(path+" cannot be inspected: "+f.What, f.Try)
+	files, err := oci.OpenFiles(path)
+	if err == nil {
+		defer files.Close()
+		s := &subject{Report: &Report{Reference: path}, limits: localLimits}
+		if err = s.readLayout(files); err == nil {
+			return s.inspect(ctx, p)
+		}
 	}
+	return nil, failure.Wrap(err, path+" cannot be inspected", oci.LayoutHint(path, "name an OCI layout, or a tar archive of one"))
+}
+
+// readLayout follows index.json to the manifest and the config.
+func (s *subject) readLayout(files *oci.Files) error {
+	raw, err := files.Index()
 	if err != nil {
-		return nil, failure.Wrap(err, path+" cannot be inspected", oci.LayoutHint(path, "name an OCI layout, or a tar archive of one"))
+		return err
 	}
-	defer i.close()
-	return i.inspect(ctx, localLimits, p)
+	for depth := range maxDepth {
+		d, index, err := registry.Choose(raw)
+		if err != nil {
+			return err
+		}
+		if depth > 0 || len(index.Platforms) > 1 {
+			s.Index = index
+		}
+		if raw, err = files.ReadBlob(d); err != nil {
+			return fmt.Errorf("its manifest: %w", err)
+		}
+		if d.MediaType.IsIndex() {
+			continue
+		}
+		s.Digest, s.MediaType, s.rawManifest = d.Digest.String(), string(d.MediaType), raw
+		var m v1.Manifest
+		if err := json.Unmarshal(raw, &m); err != nil {
+			return fmt.Errorf("its manifest: %w", err)
+		}
+		if s.rawConfig, err = files.ReadBlob(m.Config); err != nil {
+			return fmt.Errorf("its config: %w", err)
+		}
+		s.blob = func(d v1.Descriptor) (blob, error) {
+			b, err := files.Blob(d)
+			if err == nil {
+				s.opened = append(s.opened, b)
+			}
+			return b, err
+		}
+		return nil
+	}
+	return errors.New("it is an index of indexes")
 }
 
 // Remote inspects the image that ref names in a registry. Of a layer that is
 // not compressed it reads parts only. Errors are as those of Layout.
 func Remote(ctx context.Context, ref string, o registry.Options, p progress.Reporter) (*Report, error) {
 	p.Activity("reading " + ref)
-	i, err := openRemote(ctx, ref, o)
+	i, err := registry.Open(ctx, ref, o)
 	if err != nil {
 		return nil, err
 	}
-	defer i.close()
-	return i.inspect(ctx, remoteLimits, p)
-}
-
-// image is what is inspected, wherever it lies.
-type image struct {
-	reference, digest, mediaType string
-	manifest, config             []byte
-	index                        *registry.Index
-	blob                         func(v1.Descriptor) (blob, error)
-	remote                       bool
-	tag                          string                   // that it was asked for by, or empty
-	tags                         func() ([]string, error) // of its repository
-	read                         func() int64
-	close                        func()
-}
-
-// subject is what the checks judge.
-type subject struct {
-	*Report
-	image     *image
-	limits    limits
-	temp      string     // a directory for as long as the inspection takes
-	temporary []*os.File // the files in it
-	manifest  v1.Manifest
-	config    v1.ConfigFile
-	layers    []*layer
-	tree      tree
-	content   content // of the disk
-	looked    looked
-	tags      []string
-
-	configErr, tagsErr error
-}
-
-func (i *image) inspect(ctx context.Context, l limits, p progress.Reporter) (*Report, error) {
-	s := &subject{image: i, limits: l, Report: &Report{
-		Reference: i.reference, Digest: i.digest, MediaType: i.mediaType, Index: i.index, Layers: []Layer{}, Checks: []Result{},
-	}}
-	temp, err := os.MkdirTemp("", "diskforge-inspect-")
-	if err != nil {
-		return nil, failure.Wrap(err, "cannot make a temporary directory", "set TMPDIR to a folder that may be written to")
+	defer i.Close()
+	s := &subject{
+		Report: &Report{Reference: ref, Digest: i.Digest, MediaType: i.MediaType, Index: i.Index},
+		limits: remoteLimits, rawManifest: i.Manifest, rawConfig: i.Config, remote: i,
+		blob: func(d v1.Descriptor) (blob, error) { return i.Blob(d), nil },
 	}
-	defer s.clear()
-	s.temp = temp
-	err = s.gather(ctx, p)
+	return s.inspect(ctx, p)
+}
+
+func (s *subject) inspect(ctx context.Context, p progress.Reporter) (*Report, error) {
+	defer s.close()
+	err := s.gather(ctx, p)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	if _, ok := failure.In(err); err != nil && !ok {
+		err = failure.Wrap(err, s.Reference+" cannot be inspected", "")
+	}
 	if err != nil {
-		if _, ok := failure.In(err); ok {
-			return nil, err
-		}
-		try := ""
-		if errors.As(err, new(ours)) {
-			try = "make room in " + os.TempDir() + ", or set TMPDIR to a folder with some"
-		}
-		return nil, failure.Wrap(err, i.reference+" cannot be inspected", try)
+		return nil, err
 	}
 	s.judge()
-	s.BytesRead = i.read()
+	if s.remote != nil {
+		s.BytesRead = s.remote.BytesRead()
+	}
 	return s.Report, nil
 }
 
-func (s *subject) clear() {
-	for _, f := range s.temporary {
+func (s *subject) close() {
+	for _, f := range s.opened {
 		f.Close()
 	}
 	os.RemoveAll(s.temp)
@@ -207,6 +181,7 @@ func (s *subject) gather(ctx context.Context, p progress.Reporter) error {
 	if err := s.readManifest(); err != nil {
 		return err
 	}
+	s.Layers = []Layer{}
 	for n, d := range s.manifest.Layers {
 		p.Activity(fmt.Sprintf("reading layer %d of %d", n+1, len(s.manifest.Layers)))
 		l, err := s.readLayer(ctx, d, p)
@@ -217,30 +192,27 @@ func (s *subject) gather(ctx context.Context, p progress.Reporter) error {
 		s.Layers = append(s.Layers, l.Layer)
 	}
 	s.tree = overlay(s.layers)
-	if s.image.tags != nil {
-		s.tags, s.tagsErr = s.image.tags()
+	if s.remote != nil {
+		s.tags, s.tagsErr = s.remote.Tags()
 	}
 	p.Activity("looking at the disk")
 	return s.lookAtDisk(ctx)
 }
 
-// maxLayers is more than any image has that starts somewhere.
-const maxLayers = 64
-
 func (s *subject) readManifest() error {
-	if err := json.Unmarshal(s.image.manifest, &s.manifest); err != nil {
+	if err := json.Unmarshal(s.rawManifest, &s.manifest); err != nil {
 		return fmt.Errorf("its manifest: %w", err)
 	}
 	if n := len(s.manifest.Layers); n > maxLayers {
-		return fmt.Errorf("%d layers are absurd", n)
+		return fmt.Errorf("%d layers are more than the %d that an image may have", n, maxLayers)
 	}
 	for _, d := range s.manifest.Layers {
 		if d.Size < 0 {
-			return fmt.Errorf("a layer of %d bytes is absurd", d.Size)
+			return fmt.Errorf("a layer has the size %d", d.Size)
 		}
 	}
 	s.Annotations, s.Inputs = s.manifest.Annotations, s.manifest.Annotations[oci.AnnotationInputs]
-	s.configErr = json.Unmarshal(s.image.config, &s.config)
+	s.configErr = json.Unmarshal(s.rawConfig, &s.config)
 	s.Config = Config{
 		MediaType: string(s.manifest.Config.MediaType), OS: s.config.OS, Architecture: s.config.Architecture,
 		Hints: hints(s.config.Config.Env),
@@ -248,22 +220,70 @@ func (s *subject) readManifest() error {
 	return nil
 }
 
-// Err returns an error where a check ended at the level or above it, with one
-// line for each, or nil.
-func (r *Report) Err(least Level) error {
-	var lines []string
-	for _, c := range r.Checks {
-		if c.Level.rank() >= least.rank() {
-			lines = append(lines, c.Check+": "+c.Detail)
-		}
+// blame passes on an error of what the image is read from, or of a file of
+// ours, and remembers the first: the readers above take it for the image's.
+func (s *subject) blame(err error) error {
+	if err != nil && err != io.EOF && !errors.Is(err, disk.ErrNotRead) && s.fault == nil {
+		s.fault = err
 	}
-	switch len(lines) {
-	case 0:
+	return err
+}
+
+// source reads from where the image is stored.
+type source struct {
+	io.Reader
+	io.ReaderAt
+	s *subject
+}
+
+// Read implements io.Reader.
+func (r source) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	return n, r.s.blame(err)
+}
+
+// ReadAt implements io.ReaderAt.
+func (r source) ReadAt(p []byte, offset int64) (int, error) {
+	n, err := r.ReaderAt.ReadAt(p, offset)
+	return n, r.s.blame(err)
+}
+
+// temporary is a file of ours that is gone when the inspection ends.
+type temporary struct {
+	file *os.File
+	s    *subject
+}
+
+func (s *subject) create() (temporary, error) {
+	var err error
+	if s.temp == "" {
+		s.temp, err = os.MkdirTemp("", "diskforge-inspect-")
+	}
+	t := temporary{s: s}
+	if err == nil {
+		t.file, err = os.CreateTemp(s.temp, "disk")
+	}
+	if err == nil {
+		s.opened = append(s.opened, t.file)
+	}
+	return t, t.explain(err)
+}
+
+// Write implements io.Writer.
+func (t temporary) Write(p []byte) (int, error) {
+	n, err := t.file.Write(p)
+	return n, t.explain(err)
+}
+
+// WriteAt implements io.WriterAt.
+func (t temporary) WriteAt(p []byte, offset int64) (int, error) {
+	n, err := t.file.WriteAt(p, offset)
+	return n, t.explain(err)
+}
+
+func (t temporary) explain(err error) error {
+	if err == nil {
 		return nil
-	case 1:
-		return failure.New(r.Reference+" breaks the contract of containerdisks: "+lines[0], "")
 	}
-	f := failure.New(fmt.Sprintf("%s breaks the contract of containerdisks in %d ways", r.Reference, len(lines)), "")
-	f.Lines = lines
-	return f
+	return t.s.blame(failure.Wrap(err, t.s.Reference+" cannot be inspected", "make room in "+os.TempDir()+", or set TMPDIR to another folder"))
 }

@@ -279,7 +279,7 @@ func TestWhatIsNoLayoutIsNamed(t *testing.T) {
 		filepath.Join(t.TempDir(), "missing"): "no such file",
 		t.TempDir():                           "no OCI image layout",
 		text:                                  "no tar archive",
-		"/dev/null":                           "no regular file",
+		"/dev/null":                           "not a regular file",
 	} {
 		_, err := contract.Layout(t.Context(), path, progress.Discard)
 		require.ErrorContains(t, err, words)

@@ -200,6 +200,9 @@ func (b Blob) Whole() io.Reader {
 	})
 }
 
+// Open is Whole for who closes what he reads; it does not close the blob.
+func (b Blob) Open() (io.ReadCloser, error) { return io.NopCloser(b.Whole()), nil }
+
 // ReadBlob reads a small blob and checks it.
 func (f *Files) ReadBlob(d v1.Descriptor) ([]byte, error) {
 	if d.Size > maxJSON {
