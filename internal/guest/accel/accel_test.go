@@ -63,6 +63,7 @@ func (w *warnings) Warn(m string) {
 }
 
 func TestKVMThatBootsAKernelIsChosen(t *testing.T) {
+	t.Parallel()
 	h, _ := fake(t, boots)
 	v, err := h.choose(t.Context(), Auto, "", progress.Discard)
 	require.NoError(t, err)
@@ -72,6 +73,7 @@ func TestKVMThatBootsAKernelIsChosen(t *testing.T) {
 }
 
 func TestAKernelThatPanicsAfterItsFirstLineProvesKVM(t *testing.T) {
+	t.Parallel()
 	h, _ := fake(t, `echo "Linux version 6.1.0"; exit 0`)
 	v, err := h.choose(t.Context(), KVM, "", progress.Discard)
 	require.NoError(t, err)
@@ -79,6 +81,7 @@ func TestAKernelThatPanicsAfterItsFirstLineProvesKVM(t *testing.T) {
 }
 
 func TestAKernelThatHangsMeansEmulationWithAWarningAndNoQEMULeftOver(t *testing.T) {
+	t.Parallel()
 	h, _ := fake(t, hangs)
 	h.patience = 300 * time.Millisecond
 	w := &warnings{Reporter: progress.Discard}
@@ -96,6 +99,7 @@ func TestAKernelThatHangsMeansEmulationWithAWarningAndNoQEMULeftOver(t *testing.
 }
 
 func TestKVMThatFailsIsAnErrorWhereKVMIsAskedFor(t *testing.T) {
+	t.Parallel()
 	h, _ := fake(t, fails)
 	_, err := h.choose(t.Context(), KVM, "", progress.Discard)
 	require.ErrorContains(t, err, "KVM does not work here: QEMU ended before the kernel's first line: qemu: error: failed to set MSR")
@@ -103,6 +107,7 @@ func TestKVMThatFailsIsAnErrorWhereKVMIsAskedFor(t *testing.T) {
 }
 
 func TestEmulationIsChosenWithoutAProbe(t *testing.T) {
+	t.Parallel()
 	h, count := fake(t, boots)
 	v, err := h.choose(t.Context(), TCG, t.TempDir(), progress.Discard)
 	require.NoError(t, err)
@@ -112,12 +117,14 @@ func TestEmulationIsChosenWithoutAProbe(t *testing.T) {
 }
 
 func TestAnUnknownAcceleratorIsRefused(t *testing.T) {
+	t.Parallel()
 	h, _ := fake(t, boots)
 	_, err := h.choose(t.Context(), "hvf", "", progress.Discard)
 	require.ErrorContains(t, err, `"hvf" is no accelerator: choose auto, kvm or tcg`)
 }
 
 func TestTheVerdictIsProvenOncePerBootOfTheHost(t *testing.T) {
+	t.Parallel()
 	h, count := fake(t, fails)
 	dir := filepath.Join(t.TempDir(), "cache")
 	for i, cached := range []bool{false, true} {
@@ -135,6 +142,7 @@ func TestTheVerdictIsProvenOncePerBootOfTheHost(t *testing.T) {
 }
 
 func TestADamagedCacheIsProvenAgain(t *testing.T) {
+	t.Parallel()
 	for _, content := range []string{"", "{", `{"key":"x"}`, `{"verdict":{"accelerator":"kvm"}}`} {
 		h, count := fake(t, boots)
 		dir := t.TempDir()
@@ -147,6 +155,7 @@ func TestADamagedCacheIsProvenAgain(t *testing.T) {
 }
 
 func TestACacheThatCannotBeWrittenIsOnlyAWarning(t *testing.T) {
+	t.Parallel()
 	h, _ := fake(t, boots)
 	w := &warnings{Reporter: progress.Discard}
 	v, err := h.choose(t.Context(), Auto, h.device, w) // a file, not a directory
@@ -157,6 +166,7 @@ func TestACacheThatCannotBeWrittenIsOnlyAWarning(t *testing.T) {
 }
 
 func TestWhatIsMissingIsNamed(t *testing.T) {
+	t.Parallel()
 	tests := map[string]struct {
 		change func(*probing)
 		why    string
@@ -184,6 +194,7 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 }
 
 func TestADeviceWithoutPermissionNamesTheGroupToJoin(t *testing.T) {
+	t.Parallel()
 	h, _ := fake(t, boots)
 	require.NoError(t, os.Chmod(h.device, 0o060))
 	gid := os.Getgid()
@@ -203,12 +214,14 @@ func TestADeviceWithoutPermissionNamesTheGroupToJoin(t *testing.T) {
 }
 
 func TestADeviceWithoutAGroupThatMayOpenItNeedsOne(t *testing.T) {
+	t.Parallel()
 	h, _ := fake(t, boots)
 	require.NoError(t, os.Chmod(h.device, 0o600))
 	assert.Contains(t, h.refused(), `(udev: KERNEL=="kvm", GROUP="kvm", MODE="0660")`)
 }
 
 func TestAKernelThatABaseImageLeftInTheCacheWillDo(t *testing.T) {
+	t.Parallel()
 	h, count := fake(t, boots)
 	h.kernels = nil
 	dir := t.TempDir()
@@ -221,6 +234,7 @@ func TestAKernelThatABaseImageLeftInTheCacheWillDo(t *testing.T) {
 }
 
 func TestTheEndOfTheContextEndsTheProbe(t *testing.T) {
+	t.Parallel()
 	h, _ := fake(t, hangs)
 	stop := errors.New("stopped by the test")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -238,6 +252,7 @@ func TestTheEndOfTheContextEndsTheProbe(t *testing.T) {
 }
 
 func TestAMissingQEMUIsNamedWithItsPackage(t *testing.T) {
+	t.Parallel()
 	h, _ := fake(t, boots)
 	h.qemu = "no-such-qemu"
 	_, err := h.choose(t.Context(), Auto, "", progress.Discard)
@@ -245,6 +260,7 @@ func TestAMissingQEMUIsNamedWithItsPackage(t *testing.T) {
 }
 
 func TestTheProbeOfThisHostBootsARealKernelOrSaysWhyNot(t *testing.T) {
+	t.Parallel()
 	v, err := Choose(t.Context(), Auto, t.TempDir(), progress.Discard)
 	require.NoError(t, err)
 	t.Logf("%+v", v)
@@ -252,6 +268,7 @@ func TestTheProbeOfThisHostBootsARealKernelOrSaysWhyNot(t *testing.T) {
 }
 
 func TestAnOldQEMUEmulatesAllProcessorsInOneThread(t *testing.T) {
+	t.Parallel()
 	for version, single := range map[string]bool{
 		"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)": true,
 		"QEMU emulator version 8.0.5":                                 true,

@@ -72,7 +72,7 @@ func (m *machine) boot() vm.Options {
 	o := vm.Options{
 		Disk: m.Disk, Format: m.Format, Dir: filepath.Join(m.Dir, strings.ReplaceAll(m.kind.name, " ", "-")),
 		MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Accel: m.Accel,
-		Restrict: true, User: m.VMUser, Hostname: hostname, Timeout: m.Timeout, Survive: m.KeepOnError,
+		User: m.VMUser, Hostname: hostname, Timeout: m.Timeout, Survive: m.KeepOnError,
 		// Keys that two machines made themselves can be compared.
 		OwnHostKeys: m.Full, CrownLabs: m.kind.crownLabs, UEFI: m.kind.uefi, SATA: m.kind.sata,
 	}

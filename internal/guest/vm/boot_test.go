@@ -30,11 +30,12 @@ func blank(t *testing.T) Options {
 	require.NoError(t, os.Truncate(disk, 8<<20))
 	return Options{
 		Disk: disk, Format: "raw", Dir: filepath.Join(t.TempDir(), "a,b guest"), User: "tester",
-		MemoryMiB: 64, CPUs: 1, Accel: accel.Verdict{Accelerator: accel.TCG}, Restrict: true, Timeout: 500 * time.Millisecond,
+		MemoryMiB: 64, CPUs: 1, Accel: accel.Verdict{Accelerator: accel.TCG}, Timeout: 500 * time.Millisecond,
 	}
 }
 
 func TestTheSeedHoldsUserKeyAndHostKeyAndCanBeReadBack(t *testing.T) {
+	t.Parallel()
 	o := blank(t)
 	require.NoError(t, os.MkdirAll(o.Dir, 0o700))
 	o.Hostname = "lab"
@@ -50,14 +51,14 @@ func TestTheSeedHoldsUserKeyAndHostKeyAndCanBeReadBack(t *testing.T) {
 	raw, err := os.ReadFile(filepath.Join(out, "user-data"))
 	require.NoError(t, err)
 	assert.True(t, bytes.HasPrefix(raw, []byte("#cloud-config\n")))
-	var u userData
+	var u UserData
 	require.NoError(t, yaml.Unmarshal(raw, &u))
 	require.Len(t, u.Users, 1)
 	assert.Equal(t, "tester", u.Users[0].Name)
 	assert.True(t, u.Users[0].LockPasswd)
-	assert.Equal(t, []string{authorized(k.user.PublicKey())}, u.Users[0].SSHAuthorizedKeys)
-	assert.Equal(t, authorized(k.host), u.SSHKeys.Public)
-	assert.Equal(t, string(k.hostPrivate), u.SSHKeys.Private)
+	assert.Equal(t, []string{k.user.Authorized()}, u.Users[0].SSHAuthorizedKeys)
+	assert.Equal(t, k.host.Authorized(), u.HostKeys.Public)
+	assert.Equal(t, string(k.host.Private), u.HostKeys.Private)
 	var m metaData
 	raw, err = os.ReadFile(filepath.Join(out, "meta-data"))
 	require.NoError(t, err)
@@ -78,16 +79,18 @@ func TestTheSeedHoldsUserKeyAndHostKeyAndCanBeReadBack(t *testing.T) {
 }
 
 func TestEachBootHasKeysOfItsOwn(t *testing.T) {
+	t.Parallel()
 	a, err := newKeys()
 	require.NoError(t, err)
 	b, err := newKeys()
 	require.NoError(t, err)
-	assert.NotEqual(t, authorized(a.user.PublicKey()), authorized(b.user.PublicKey()))
-	assert.NotEqual(t, authorized(a.host), authorized(b.host))
-	assert.NotEqual(t, authorized(a.host), authorized(a.user.PublicKey()))
+	assert.NotEqual(t, a.user.Authorized(), b.user.Authorized())
+	assert.NotEqual(t, a.host.Authorized(), b.host.Authorized())
+	assert.NotEqual(t, a.host.Authorized(), a.user.Authorized())
 }
 
 func TestAGuestThatNeverAnswersFailsWithItsConsoleAndLeavesOnlyLogs(t *testing.T) {
+	t.Parallel()
 	o := blank(t)
 	before, err := os.ReadFile(o.Disk)
 	require.NoError(t, err)
@@ -120,6 +123,7 @@ func assertOnlyLogs(t *testing.T, dir string) {
 }
 
 func TestTheEndOfTheContextEndsABoot(t *testing.T) {
+	t.Parallel()
 	o := blank(t)
 	o.Timeout = time.Minute
 	stop := errors.New("stopped by the test")
@@ -139,6 +143,7 @@ func TestTheEndOfTheContextEndsABoot(t *testing.T) {
 }
 
 func TestAQEMUThatEndsSaysWhy(t *testing.T) {
+	t.Parallel()
 	o := blank(t)
 	o.MemoryMiB = 1 << 40 // more than any machine type takes
 	_, err := Start(t.Context(), o, progress.Discard)
@@ -150,6 +155,7 @@ func TestAQEMUThatEndsSaysWhy(t *testing.T) {
 }
 
 func TestOptionsThatCannotBootAreRefused(t *testing.T) {
+	t.Parallel()
 	o := blank(t)
 	o.Format = "vmdk"
 	_, err := Start(t.Context(), o, progress.Discard)
@@ -167,13 +173,15 @@ func TestOptionsThatCannotBootAreRefused(t *testing.T) {
 }
 
 func TestTheGuestIsReachableOnTheLoopbackOnlyAndReachesNothing(t *testing.T) {
-	args := strings.Join(Options{Restrict: true, Forward: []int{6080}, Accel: accel.Verdict{Accelerator: accel.KVM}}.arguments(), " ")
-	assert.Contains(t, args, "hostfwd=tcp:127.0.0.1:0-:22,hostfwd=tcp:127.0.0.1:0-:6080,restrict=on")
+	t.Parallel()
+	args := strings.Join(Options{Forward: []int{6080}, Accel: accel.Verdict{Accelerator: accel.KVM}}.arguments(), " ")
+	assert.Contains(t, args, "restrict=on,hostfwd=tcp:127.0.0.1:0-:22,hostfwd=tcp:127.0.0.1:0-:6080")
 	assert.Contains(t, args, "-accel kvm -cpu host")
 	assert.NotContains(t, args, "hostfwd=tcp::")
 }
 
 func TestTheForwardedPortsAreRead(t *testing.T) {
+	t.Parallel()
 	const table = "Hub -1 (n):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n" +
 		"  TCP[HOST_FORWARD]   4       127.0.0.1 40001       10.0.2.15  6080     0     0\r\n" +
 		"  TCP[HOST_FORWARD]   3       127.0.0.1 46813       10.0.2.15    22     0     0\r\n"
@@ -189,6 +197,7 @@ func TestTheForwardedPortsAreRead(t *testing.T) {
 }
 
 func TestPathsAreQuotedForTheShell(t *testing.T) {
+	t.Parallel()
 	for _, s := range []string{"", "plain/path.txt", "a b", "it's", "$(id)", "a\nb", `\`} {
 		out, err := exec.Command("sh", "-c", "printf %s "+Quote(s)).Output()
 		require.NoError(t, err)
@@ -197,13 +206,14 @@ func TestPathsAreQuotedForTheShell(t *testing.T) {
 }
 
 func TestCrownLabsSeedIsWhatCrownLabsWrites(t *testing.T) {
+	t.Parallel()
 	k, err := newKeys()
 	require.NoError(t, err)
 	raw, err := yaml.Marshal(Options{User: CrownLabsUser, CrownLabs: true, OwnHostKeys: true}.userData(k))
 	require.NoError(t, err)
 	var got map[string]any
 	require.NoError(t, yaml.Unmarshal(raw, &got))
-	keys := []any{authorized(k.user.PublicKey())}
+	keys := []any{k.user.Authorized()}
 	assert.Equal(t, map[string]any{
 		"users": []any{map[string]any{
 			"name": "crownlabs", "lock_passwd": false, "passwd": unknownPassword,
@@ -216,6 +226,7 @@ func TestCrownLabsSeedIsWhatCrownLabsWrites(t *testing.T) {
 }
 
 func TestCrownLabsSeedIsForItsUserOnly(t *testing.T) {
+	t.Parallel()
 	o := blank(t)
 	o.CrownLabs = true
 	_, err := Start(t.Context(), o, progress.Discard)
@@ -223,6 +234,7 @@ func TestCrownLabsSeedIsForItsUserOnly(t *testing.T) {
 }
 
 func TestAHostWithoutUEFIFirmwareSaysHowToGetIt(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	f := firmware{filepath.Join(dir, "code"), filepath.Join(dir, "vars")}
 	_, err := findFirmware([]firmware{f})
@@ -237,6 +249,7 @@ func TestAHostWithoutUEFIFirmwareSaysHowToGetIt(t *testing.T) {
 }
 
 func TestTheScreenOfAMachineIsAPicture(t *testing.T) {
+	t.Parallel()
 	o, err := blank(t).complete()
 	require.NoError(t, err)
 	g := &Guest{options: o, unwatch: func() bool { return true }}
@@ -256,6 +269,7 @@ func TestTheScreenOfAMachineIsAPicture(t *testing.T) {
 // What KubeVirt's converter makes (v1.9): QEMU itself says here whether it can
 // make that machine, with disks on virtio and on SATA.
 func TestQEMUMakesTheMachineThatKubeVirtAsksFor(t *testing.T) {
+	t.Parallel()
 	for _, sata := range []bool{false, true} {
 		dir := t.TempDir()
 		o, err := Options{Disk: "x", Format: "qcow2", Dir: dir, CPUs: 2, SATA: sata, Accel: accel.Verdict{Accelerator: accel.TCG}}.complete()
@@ -280,6 +294,7 @@ func TestQEMUMakesTheMachineThatKubeVirtAsksFor(t *testing.T) {
 }
 
 func TestEachMachineHasAUUIDOfItsOwn(t *testing.T) {
+	t.Parallel()
 	assert.Regexp(t, `^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`, Options{}.uuid())
 	assert.NotEqual(t, Options{}.uuid(), Options{}.uuid())
 }
@@ -287,6 +302,7 @@ func TestEachMachineHasAUUIDOfItsOwn(t *testing.T) {
 // An image for x86-64-v2 (RHEL 9 and its kin) must start under emulation, too:
 // QEMU's own default, qemu64, has not its instructions.
 func TestEmulationHasTheInstructionsOfTodaysDistributions(t *testing.T) {
+	t.Parallel()
 	args := strings.Join(Options{Accel: accel.Verdict{Accelerator: accel.TCG}}.arguments(), " ")
 	assert.Contains(t, args, "-cpu max")
 }

@@ -1,13 +1,10 @@
-// Console follows the serial console of a guest while it boots: which
-// phase it is in, what ended it, what it said last.
-
 package vm
 
 import (
-	"bytes"
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,7 +37,7 @@ var phases = []struct {
 // Hangs is what Died says of a guest that may well boot the next time.
 const Hangs = "the guest's kernel hangs: a processor got nowhere for minutes"
 
-// Advice is what to try after that, or otherwise after anything else.
+// HangAdvice is what to try after that, or otherwise after anything else.
 func HangAdvice(what, otherwise string) string {
 	if what == Hangs {
 		return "start the build again"
@@ -71,23 +68,26 @@ type Moment struct {
 	At    time.Time
 }
 
-// Console follows the log of a serial console while the guest runs.
+// Console follows the log of a guest's serial console: which phase of the boot
+// it is in, what ended that, what was said last.
 type Console struct {
-	p     progress.Reporter
-	died  chan string   // receives what killed the boot, at most once
-	done  chan struct{} // closed when the guest has ended and all is read
+	p    progress.Reporter
+	died chan string   // receives what killed the boot, at most once
+	done chan struct{} // closed when the guest has ended and all is read
+	now  func() time.Time
+
 	mu    sync.Mutex
-	lines []string
-	part  []byte
+	split text.Splitter
+	lines []string // the last, fit to print
 	phase int
 	seen  []Moment
-	now   func() time.Time
 	count []int // of the lines that are among dead
 	dead  bool
 }
 
 func newConsole(p progress.Reporter) *Console {
 	c := &Console{p: p, died: make(chan string, 1), done: make(chan struct{}), now: time.Now, count: make([]int, len(dead))}
+	c.split = text.Splitter{Most: maxColumns, Line: c.line}
 	c.enter(0)
 	return c
 }
@@ -99,8 +99,8 @@ func (c *Console) enter(phase int) {
 	c.p.Activity("boot: " + phases[phase].name)
 }
 
-// Watch follows the file, which may not be there yet, until ended is closed.
-// The phases of the boot are told to p.
+// WatchConsole follows the file, which may not be there yet, until ended is
+// closed. The phases of the boot are reported to p.
 func WatchConsole(file string, ended <-chan struct{}, p progress.Reporter) *Console {
 	c := newConsole(p)
 	go func() {
@@ -111,21 +111,19 @@ func WatchConsole(file string, ended <-chan struct{}, p progress.Reporter) *Cons
 }
 
 func (c *Console) follow(file string, ended <-chan struct{}) {
-	f, err := os.Open(file)
-	for err != nil { // QEMU makes it
-		select {
-		case <-ended:
-			return
-		case <-time.After(poll):
-			f, err = os.Open(file)
-		}
-	}
-	defer f.Close()
+	var f *os.File
 	for last := false; !last; {
 		select {
 		case <-ended:
 			last = true
 		case <-time.After(poll):
+		}
+		if f == nil {
+			var err error
+			if f, err = os.Open(file); err != nil {
+				continue // QEMU makes it
+			}
+			defer f.Close()
 		}
 		// Write never fails; what cannot be read is missing, no more.
 		_, _ = io.Copy(c, f)
@@ -136,31 +134,13 @@ func (c *Console) follow(file string, ended <-chan struct{}) {
 func (c *Console) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := len(b)
-	for {
-		i := bytes.IndexByte(b, '\n')
-		if i < 0 {
-			break
-		}
-		c.keep(b[:i])
-		c.line(c.part)
-		c.part = c.part[:0]
-		b = b[i+1:]
-	}
-	c.keep(b)
-	c.recognise(text.Lines(string(c.part)), false) // a prompt has no end of line
-	return n, nil
+	n, err := c.split.Write(b)
+	c.recognise(text.Lines(c.split.Part()), false) // a prompt has no end of line
+	return n, err
 }
 
-func (c *Console) keep(b []byte) {
-	if room := maxColumns - len(c.part); len(b) > room {
-		b = b[:room]
-	}
-	c.part = append(c.part, b...)
-}
-
-func (c *Console) line(raw []byte) {
-	line := text.Lines(string(raw))
+func (c *Console) line(raw string) {
+	line := text.Lines(raw)
 	if line == "" {
 		return
 	}
@@ -204,15 +184,15 @@ func (c *Console) Done() <-chan struct{} { return c.done }
 func (c *Console) Moments() []Moment {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append([]Moment(nil), c.seen...)
+	return slices.Clone(c.seen)
 }
 
 // Last returns the last lines, fit to print, oldest first.
 func (c *Console) Last() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	lines := append([]string(nil), c.lines...)
-	if part := text.Lines(string(c.part)); part != "" {
+	lines := slices.Clone(c.lines)
+	if part := text.Lines(c.split.Part()); part != "" {
 		lines = append(lines, part)
 	}
 	return lines

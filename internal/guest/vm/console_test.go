@@ -26,6 +26,7 @@ func (a *activities) Activity(s string) {
 }
 
 func TestThePhasesOfABootAreNamedOnceAndInOrder(t *testing.T) {
+	t.Parallel()
 	a := &activities{Reporter: progress.Discard}
 	c := newConsole(a)
 	for _, part := range []string{
@@ -42,6 +43,7 @@ func TestThePhasesOfABootAreNamedOnceAndInOrder(t *testing.T) {
 }
 
 func TestABootThatDiesIsKnownFromItsConsole(t *testing.T) {
+	t.Parallel()
 	for line, what := range map[string]string{
 		"[    1.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)": "the guest's kernel panicked",
 		"error: no such device: 6469736b-666f-4267-8000-000000000012.":                             "the guest's boot loader does not find its files",
@@ -57,6 +59,7 @@ func TestABootThatDiesIsKnownFromItsConsole(t *testing.T) {
 }
 
 func TestAKernelThatHangsIsKnownWhenItSaysSoAgainAndAgain(t *testing.T) {
+	t.Parallel()
 	c := newConsole(progress.Discard)
 	for _, stuck := range []string{"45", "71", "105", "131"} {
 		line := "[   84.5] watchdog: BUG: soft lockup - CPU#0 stuck for " + stuck + "s! [modprobe:202]"
@@ -89,6 +92,7 @@ func FuzzAnyConsoleIsSafeToPrint(f *testing.F) {
 }
 
 func TestTheEndOfALogIsReadWithoutItsBeginning(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "log")
 	long := make([]byte, maxTail)
 	for i := range long {
@@ -100,6 +104,7 @@ func TestTheEndOfALogIsReadWithoutItsBeginning(t *testing.T) {
 }
 
 func TestEachPhaseHasTheMomentInWhichItBegan(t *testing.T) {
+	t.Parallel()
 	c := newConsole(progress.Discard)
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	c.seen, c.now = []Moment{{"BIOS", start}}, func() time.Time { start = start.Add(time.Second); return start }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -26,12 +25,9 @@ const qemu = "qemu-system-x86_64"
 // of stopping it, and a guest that reboots ends: an image that restarts by
 // itself takes its user's work along.
 func (o Options) arguments() []string {
-	network := "user,id=net"
+	network := "user,id=net,restrict=on" // the guest reaches neither the host nor the world
 	for _, port := range append([]int{sshPort}, o.Forward...) {
 		network += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:0-:%d", port)
-	}
-	if o.Restrict {
-		network += ",restrict=on"
 	}
 	args := []string{
 		"-name", "diskforge", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -103,7 +99,7 @@ func (g *Guest) launch(ctx context.Context) error {
 		Dir:     g.options.Dir,
 		Stdin:   inRead,
 		Stdout:  outWrite,
-		Log:     filepath.Join(g.options.Dir, qemuLog),
+		Log:     g.file(qemuLog),
 		Survive: g.options.Survive,
 		Grace:   2 * time.Second,
 	})

@@ -6,9 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"sync"
+
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 // monitor speaks QMP, QEMU's machine protocol: one JSON object a line.
@@ -66,16 +70,15 @@ func (m *monitor) execute(ctx context.Context, name string, arguments map[string
 	for {
 		select {
 		case a, ok := <-m.answers:
-			if !ok {
+			switch {
+			case !ok:
 				return nil, errMonitorGone
-			}
-			if a.ID != m.id {
-				continue // to a command whose caller did not wait
-			}
-			if a.Error != nil {
+			case a.ID != m.id: // to a command whose caller did not wait
+			case a.Error != nil:
 				return nil, fmt.Errorf("QEMU refuses %s: %s", name, a.Error.Desc)
+			default:
+				return a.Return, nil
 			}
-			return a.Return, nil
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -126,4 +129,24 @@ func parsePorts(table string, guest []int) (map[int]int, error) {
 		}
 	}
 	return ports, nil
+}
+
+// maxScreen bounds a picture of the screen, in bytes of PNG: the guest says
+// what is on it and how large it is.
+const maxScreen = 8 << 20
+
+// Screen returns what the guest's screen shows, as PNG of at most 8 MiB. It
+// takes QEMU 7.1 or newer.
+func (g *Guest) Screen(ctx context.Context) ([]byte, error) {
+	file := filepath.Join(g.options.Dir, screenFile)
+	defer os.Remove(file)
+	_, err := g.qmp.execute(ctx, "screendump", map[string]any{"filename": screenFile, "format": "png"})
+	if err != nil {
+		return nil, fmt.Errorf("taking a picture of the guest's screen: %w", err)
+	}
+	picture, err := host.ReadFile(file, maxScreen)
+	if err != nil {
+		return nil, fmt.Errorf("reading the picture of the guest's screen: %w", err)
+	}
+	return picture, nil
 }

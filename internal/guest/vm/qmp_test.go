@@ -40,6 +40,7 @@ func peer(t *testing.T, reply func(execute string) string) *monitor {
 }
 
 func TestEventsBetweenAnswersAreNoAnswers(t *testing.T) {
+	t.Parallel()
 	m := peer(t, func(string) string {
 		return `{"event": "RESUME"} {"return": {"stale": 1}, "id": 99} {"return": {"ok": true}, "id": %d}`
 	})
@@ -51,18 +52,21 @@ func TestEventsBetweenAnswersAreNoAnswers(t *testing.T) {
 }
 
 func TestARefusalOfQEMUIsNamed(t *testing.T) {
+	t.Parallel()
 	m := peer(t, func(string) string { return `{"error": {"class": "GenericError", "desc": "no such thing"}, "id": %d}` })
 	_, err := m.execute(t.Context(), "eject", nil)
 	require.EqualError(t, err, "QEMU refuses eject: no such thing")
 }
 
 func TestAMonitorThatIsGoneIsSaid(t *testing.T) {
+	t.Parallel()
 	m := peer(t, func(string) string { return "" })
 	_, err := m.execute(t.Context(), "query-status", nil)
 	require.ErrorIs(t, err, errMonitorGone)
 }
 
 func TestACallersEndIsNotWaitedOut(t *testing.T) {
+	t.Parallel()
 	stop := errors.New("stopped by the test")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	m := peer(t, func(string) string { cancel(stop); return `{"event": "no answer to %d"}` })

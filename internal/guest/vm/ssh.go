@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -8,12 +9,11 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/knownhosts"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -107,8 +107,7 @@ func (g *Guest) explain(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	what := err.Error()
-	var d died
-	if errors.As(err, &d) {
+	if d := died(""); errors.As(err, &d) {
 		what = string(d)
 	}
 	if errors.Is(err, errMonitorGone) {
@@ -154,8 +153,8 @@ func (g *Guest) handshake(conn net.Conn) (*ssh.Client, error) {
 	if err := conn.SetDeadline(time.Now().Add(bannerTimeout)); err != nil {
 		return nil, err
 	}
-	first := make([]byte, 4)
-	if _, err := io.ReadFull(conn, first); err != nil {
+	buffered := bufio.NewReader(conn)
+	if _, err := buffered.Peek(4); err != nil {
 		return nil, fmt.Errorf("no answer yet: %w", err)
 	}
 	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
@@ -164,13 +163,13 @@ func (g *Guest) handshake(conn net.Conn) (*ssh.Client, error) {
 	config := &ssh.ClientConfig{
 		User:              g.options.User,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(g.keys.user)},
-		HostKeyCallback:   ssh.FixedHostKey(g.keys.host),
+		HostKeyCallback:   ssh.FixedHostKey(g.keys.host.PublicKey()),
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 	}
-	if g.keys.host == nil {
+	if g.options.OwnHostKeys {
 		config.HostKeyCallback, config.HostKeyAlgorithms = g.takeHostKey, nil
 	}
-	c, channels, requests, err := ssh.NewClientConn(peeked{conn, io.MultiReader(bytes.NewReader(first), conn)}, g.Address(sshPort), config)
+	c, channels, requests, err := ssh.NewClientConn(peeked{conn, buffered}, g.Address(sshPort), config)
 	if err != nil {
 		return nil, err
 	}
@@ -261,8 +260,9 @@ func (g *Guest) failed(cmd string, err error, stderr string) *RunError {
 	case g.frozen.Load():
 		err = errFrozen
 	}
-	said := text.Line(lastLine(stderr))
-	return &RunError{Command: firstLine(cmd), Status: status, Stderr: said, Err: err}
+	command, _, _ := strings.Cut(cmd, "\n")
+	stderr = strings.TrimSpace(stderr)
+	return &RunError{Command: command, Status: status, Stderr: text.Line(stderr[strings.LastIndexByte(stderr, '\n')+1:]), Err: err}
 }
 
 // Upload writes what r holds to a file of the guest that belongs to root,
@@ -273,37 +273,50 @@ func (g *Guest) Upload(ctx context.Context, r io.Reader, path, mode string) erro
 	return err
 }
 
+// hostAlias is a guest's name in known_hosts, whatever its port.
+const hostAlias = "diskforge-guest"
+
+// KnownHost is the line of known_hosts for a guest with this key.
+func KnownHost(key ssh.PublicKey) string { return hostAlias + " " + authorized(key) + "\n" }
+
+// SSHOptions make ssh trust the guest of a file of known hosts, and nothing of
+// the user's own configuration.
+func SSHOptions(knownHosts string) []string {
+	return []string{
+		"-F", "/dev/null", "-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlias=" + hostAlias,
+		"-o", "UserKnownHostsFile=" + knownHosts, "-o", "GlobalKnownHostsFile=/dev/null",
+	}
+}
+
+// SSHCommand is what a person types to look into a guest: with the file of a
+// key, at a port of the loopback.
+func SSHCommand(user, key, knownHosts, port string) string {
+	words := append(SSHOptions(knownHosts), "-i", key, "-o", "IdentitiesOnly=yes", "-p", port, user+"@127.0.0.1")
+	for i := range words {
+		words[i] = Quote(words[i])
+	}
+	return "ssh " + strings.Join(words, " ")
+}
+
 // SSHCommand is what a person types to look into the guest.
 func (g *Guest) SSHCommand() string {
-	file := func(name string) string { return Quote(filepath.Join(g.options.Dir, name)) }
-	return fmt.Sprintf("ssh -F none -i %s -o IdentitiesOnly=yes -o UserKnownHostsFile=%s -p %d %s@127.0.0.1", file(keyFile), file(knownFile), g.ports[sshPort], g.options.User)
+	return SSHCommand(g.options.User, g.file(keyFile), g.file(knownFile), strconv.Itoa(g.ports[sshPort]))
 }
 
 func (g *Guest) writeKnownHosts() error {
-	key := g.keys.host
-	if key == nil {
+	key := g.keys.host.PublicKey()
+	if g.options.OwnHostKeys {
 		key = g.shown
 	}
-	line := knownhosts.Line([]string{knownhosts.Normalize(g.Address(sshPort))}, key)
-	return os.WriteFile(filepath.Join(g.options.Dir, knownFile), []byte(line+"\n"), 0o600)
+	return os.WriteFile(g.file(knownFile), []byte(KnownHost(key)), 0o600)
 }
 
 // Quote makes s one word of a shell.
 func Quote(s string) string {
-	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-=@:") == "" {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-func firstLine(s string) string {
-	s, _, _ = strings.Cut(s, "\n")
-	return s
-}
-
-func lastLine(s string) string {
-	s = strings.TrimSpace(s)
-	return s[strings.LastIndexByte(s, '\n')+1:]
 }
 
 // bounded keeps the first bytes written and takes the rest, so that a guest

@@ -84,7 +84,7 @@ func connected(t *testing.T) *Guest {
 	t.Helper()
 	k, err := newKeys()
 	require.NoError(t, err)
-	g := &Guest{options: Options{User: "tester", Dir: t.TempDir()}, keys: k, ports: map[int]int{sshPort: server(t, k, k.hostPrivate)}}
+	g := &Guest{options: Options{User: "tester", Dir: t.TempDir()}, keys: k, ports: map[int]int{sshPort: server(t, k, k.host.Private)}}
 	g.client, err = g.dial(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(g.disconnect)
@@ -92,12 +92,14 @@ func connected(t *testing.T) *Guest {
 }
 
 func TestACommandsOutputIsReturnedAndItsInputGiven(t *testing.T) {
+	t.Parallel()
 	out, err := connected(t).Run(t.Context(), "tr a-z A-Z", strings.NewReader("hello"))
 	require.NoError(t, err)
 	assert.Equal(t, "HELLO", out)
 }
 
 func TestACommandThatFailsSaysWhatItSaid(t *testing.T) {
+	t.Parallel()
 	out, err := connected(t).Run(t.Context(), "echo part; echo first >&2; printf 'the \\033[31mcause\\n' >&2; exit 3\n# second line", nil)
 	var failed *RunError
 	require.ErrorAs(t, err, &failed)
@@ -108,12 +110,14 @@ func TestACommandThatFailsSaysWhatItSaid(t *testing.T) {
 }
 
 func TestEndlessOutputNeitherBlocksNorFillsMemory(t *testing.T) {
+	t.Parallel()
 	out, err := connected(t).Run(t.Context(), "head -c 9000000 /dev/zero", nil)
 	require.NoError(t, err)
 	assert.Len(t, out, maxOutput)
 }
 
 func TestTheEndOfTheContextEndsACommand(t *testing.T) {
+	t.Parallel()
 	g := connected(t)
 	started := filepath.Join(t.TempDir(), "started")
 	stop := errors.New("stopped by the test")
@@ -177,7 +181,7 @@ func freezableGuest(t *testing.T) (g *Guest, freeze func()) {
 	t.Helper()
 	k, err := newKeys()
 	require.NoError(t, err)
-	through, freeze := freezable(t, server(t, k, k.hostPrivate))
+	through, freeze := freezable(t, server(t, k, k.host.Private))
 	g = &Guest{options: Options{User: "tester"}, keys: k, ports: map[int]int{sshPort: through}}
 	g.client, err = g.dial(t.Context())
 	require.NoError(t, err)
@@ -186,6 +190,7 @@ func freezableGuest(t *testing.T) (g *Guest, freeze func()) {
 }
 
 func TestAFrozenGuestEndsWhatWaitsForIt(t *testing.T) {
+	t.Parallel()
 	g, freeze := freezableGuest(t)
 	g.watch(time.Millisecond, 100*time.Millisecond)
 	freeze()
@@ -196,6 +201,7 @@ func TestAFrozenGuestEndsWhatWaitsForIt(t *testing.T) {
 }
 
 func TestAGuestThatAnswersIsNotTakenForFrozen(t *testing.T) {
+	t.Parallel()
 	g, _ := freezableGuest(t)
 	g.watch(time.Millisecond, time.Minute)
 	out, err := g.Run(t.Context(), "sleep 0.3; echo done", nil)
@@ -204,6 +210,7 @@ func TestAGuestThatAnswersIsNotTakenForFrozen(t *testing.T) {
 }
 
 func TestTheEndOfTheContextDoesNotWaitForAFrozenGuest(t *testing.T) {
+	t.Parallel()
 	g, freeze := freezableGuest(t)
 	freeze()
 	late := errors.New("it did not end in time")
@@ -214,6 +221,7 @@ func TestTheEndOfTheContextDoesNotWaitForAFrozenGuest(t *testing.T) {
 }
 
 func TestAnUploadedFileHasItsContentAndMode(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "it's a file")
 	require.NoError(t, connected(t).Upload(t.Context(), strings.NewReader("content"), file, "0700"))
 	b, err := os.ReadFile(file)
@@ -225,18 +233,20 @@ func TestAnUploadedFileHasItsContentAndMode(t *testing.T) {
 }
 
 func TestAnotherHostThanTheSeedsIsNotTalkedTo(t *testing.T) {
+	t.Parallel()
 	mine, err := newKeys()
 	require.NoError(t, err)
 	other, err := newKeys()
 	require.NoError(t, err)
-	g := &Guest{options: Options{User: "tester"}, keys: mine, ports: map[int]int{sshPort: server(t, mine, other.hostPrivate)}}
+	g := &Guest{options: Options{User: "tester"}, keys: mine, ports: map[int]int{sshPort: server(t, mine, other.host.Private)}}
 	_, err = g.dial(t.Context())
 	require.ErrorContains(t, err, "host key mismatch")
 }
 
 func TestTheCommandForAPersonWorksWithOpenSSH(t *testing.T) {
+	t.Parallel()
 	g := connected(t)
-	require.NoError(t, os.WriteFile(filepath.Join(g.options.Dir, keyFile), g.keys.userPrivate, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(g.options.Dir, keyFile), g.keys.user.Private, 0o600))
 	require.NoError(t, g.writeKnownHosts())
 	out, err := exec.CommandContext(t.Context(), "sh", "-c", g.SSHCommand()+" -o BatchMode=yes echo hello").CombinedOutput()
 	require.NoError(t, err, "%s", out)
@@ -244,16 +254,16 @@ func TestTheCommandForAPersonWorksWithOpenSSH(t *testing.T) {
 }
 
 func TestAGuestWithKeysOfItsOwnIsTakenAtItsWordAndRemembered(t *testing.T) {
+	t.Parallel()
 	mine, err := newKeys()
 	require.NoError(t, err)
 	other, err := newKeys()
 	require.NoError(t, err)
-	mine.host = nil
-	g := &Guest{options: Options{User: "tester", Dir: t.TempDir()}, keys: mine, ports: map[int]int{sshPort: server(t, mine, other.hostPrivate)}}
+	g := &Guest{options: Options{User: "tester", Dir: t.TempDir(), OwnHostKeys: true}, keys: mine, ports: map[int]int{sshPort: server(t, mine, other.host.Private)}}
 	g.client, err = g.dial(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(g.disconnect)
-	require.NoError(t, os.WriteFile(filepath.Join(g.options.Dir, keyFile), mine.userPrivate, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(g.options.Dir, keyFile), mine.user.Private, 0o600))
 	require.NoError(t, g.writeKnownHosts())
 	out, err := exec.CommandContext(t.Context(), "sh", "-c", g.SSHCommand()+" -o BatchMode=yes echo hello").CombinedOutput()
 	require.NoError(t, err, "%s", out)

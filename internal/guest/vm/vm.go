@@ -36,7 +36,6 @@ type Options struct {
 	MemoryMiB int           // 0 means 2048
 	CPUs      int           // 0: as many as suit the accelerator
 	Accel     accel.Verdict // which accelerator works
-	Restrict  bool          // the guest reaches neither the host nor the world
 	Forward   []int         // further TCP ports of the guest that can be reached, see Guest.Address
 	SATA      bool          // disk and seed are SATA disks, not virtio's
 	UEFI      bool          // start with UEFI (OVMF, without Secure Boot) instead of a BIOS
@@ -112,7 +111,7 @@ func (g *Guest) start(ctx context.Context, p progress.Reporter) error {
 	if err := g.launch(ctx); err != nil {
 		return err
 	}
-	g.console = WatchConsole(filepath.Join(g.options.Dir, consoleFile), g.process.Done(), p)
+	g.console = WatchConsole(g.ConsoleLog(), g.process.Done(), p)
 	ports, err := g.qmp.forwardedPorts(ctx, append([]int{sshPort}, g.options.Forward...))
 	if err != nil {
 		return g.explain(ctx, err)
@@ -135,7 +134,7 @@ func (o Options) complete() (Options, error) {
 		o.Hostname = "diskforge"
 	}
 	if o.CrownLabs && o.User != CrownLabsUser {
-		return o, fmt.Errorf("boot: CrownLabs' seed makes the user %s, not %q", CrownLabsUser, o.User)
+		return o, fmt.Errorf("CrownLabs' seed makes the user %s, not %q", CrownLabsUser, o.User)
 	}
 	o.OwnHostKeys = o.OwnHostKeys || o.CrownLabs
 	if o.Timeout == 0 {
@@ -170,24 +169,25 @@ func (g *Guest) prepare(ctx context.Context) (err error) {
 	}
 	// What a run that was killed left here; the console's log is read from
 	// its start.
-	if err := errors.Join(g.removeFiles(), remove(g.ConsoleLog())); err != nil {
+	if err := errors.Join(g.removeFiles(), os.RemoveAll(g.ConsoleLog())); err != nil {
 		return err
 	}
 	if g.keys, err = newKeys(); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(o.Dir, keyFile), g.keys.userPrivate, 0o600); err != nil {
+	if err := os.WriteFile(g.file(keyFile), g.keys.user.Private, 0o600); err != nil {
 		return err
 	}
 	if err := writeSeed(ctx, o, g.keys); err != nil {
 		return err
 	}
-	if o.OwnHostKeys {
-		g.keys.host = nil // unknown until it answers
-	}
 	if o.UEFI {
-		if err := copyVars(o.firmware.vars, filepath.Join(o.Dir, varsFile)); err != nil {
-			return err
+		vars, err := os.ReadFile(o.firmware.vars)
+		if err == nil {
+			err = os.WriteFile(g.file(varsFile), vars, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("copying the UEFI variables: %w", err)
 		}
 	}
 	args := []string{"create", "-q", "-f", "qcow2", "-F", o.Format, "-b", o.Disk, overlayFile}
@@ -216,10 +216,13 @@ func (g *Guest) Moments() []Moment { return g.console.Moments() }
 
 // AuthorizedKey is the login user's public key in the seed, as a line of
 // authorized_keys.
-func (g *Guest) AuthorizedKey() string { return authorized(g.keys.user.PublicKey()) }
+func (g *Guest) AuthorizedKey() string { return g.keys.user.Authorized() }
 
 // ConsoleLog is the path of the serial console's log. It outlives the guest.
-func (g *Guest) ConsoleLog() string { return filepath.Join(g.options.Dir, consoleFile) }
+func (g *Guest) ConsoleLog() string { return g.file(consoleFile) }
+
+// file is the path of a file in Options.Dir.
+func (g *Guest) file(name string) string { return filepath.Join(g.options.Dir, name) }
 
 // Console returns the last lines of the serial console, oldest first.
 func (g *Guest) Console() []string { return g.console.Last() }
@@ -261,15 +264,30 @@ func (g *Guest) disconnect() {
 func (g *Guest) removeFiles() error {
 	var errs []error
 	for _, name := range []string{overlayFile, seedFile, keyFile, knownFile, screenFile, varsFile} {
-		errs = append(errs, remove(filepath.Join(g.options.Dir, name)))
+		errs = append(errs, os.RemoveAll(g.file(name)))
 	}
 	return errors.Join(errs...)
 }
 
-// remove removes a file that may not be there.
-func remove(file string) error {
-	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+// firmware is a build of OVMF: the code, which is only read, and an empty
+// store of variables, of which each machine gets a copy.
+type firmware struct{ code, vars string }
+
+// firmwares are where distributions put OVMF without Secure Boot.
+var firmwares = []firmware{
+	{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},                 // Debian, Ubuntu
+	{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},             // Fedora
+	{"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},         // Arch
+	{"/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"}, // openSUSE
+}
+
+func findFirmware(all []firmware) (firmware, error) {
+	for _, f := range all {
+		_, errCode := os.Stat(f.code)
+		_, errVars := os.Stat(f.vars)
+		if errCode == nil && errVars == nil {
+			return f, nil
+		}
 	}
-	return nil
+	return firmware{}, failure.New("this host has no UEFI firmware for virtual machines", "apt-get install ovmf")
 }
