@@ -17,9 +17,12 @@ import (
 // run runs the pinned Packer in the template's directory.
 func run(t *testing.T, args ...string) (string, error) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("compiles Packer and its plugins where the cache has none: minutes")
+	}
 	cache, err := os.UserCacheDir()
 	require.NoError(t, err)
-	set, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: filepath.Join(cache, "diskforge", "tools")}, progress.Discard)
+	set, err := provision.EnsureTools(t.Context(), filepath.Join(cache, "diskforge", "tools"), progress.Discard)
 	require.NoError(t, err)
 	cmd := exec.Command(set.Packer, args...)
 	cmd.Env = append(os.Environ(), "CHECKPOINT_DISABLE=1", "PACKER_PLUGIN_PATH="+set.PluginDir, "PACKER_CONFIG_DIR="+t.TempDir(), "PACKER_CACHE_DIR="+t.TempDir())

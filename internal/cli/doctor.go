@@ -149,7 +149,7 @@ func ansible(ctx context.Context) Finding {
 
 // ready says whether Packer and the others are compiled.
 func ready(o DoctorOptions) bool {
-	return provision.ToolsReady(provision.ToolsOptions{CacheDir: o.CacheDir + "/tools"})
+	return provision.ToolsReady(o.CacheDir + "/tools")
 }
 
 func compiled(o DoctorOptions) Finding {

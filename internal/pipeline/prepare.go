@@ -117,7 +117,7 @@ func (b *Build) tools(ctx context.Context, p progress.Reporter) (provision.Tools
 	if err := CheckCache(b.Config.CacheDir); err != nil {
 		return provision.Tools{}, err
 	}
-	return provision.EnsureTools(ctx, provision.ToolsOptions{CacheDir: filepath.Join(b.Config.CacheDir, "tools")}, p)
+	return provision.EnsureTools(ctx, filepath.Join(b.Config.CacheDir, "tools"), p)
 }
 
 // base makes or fetches the base image.

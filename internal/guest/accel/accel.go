@@ -54,7 +54,7 @@ func (h probing) choose(ctx context.Context, want, cacheDir string, p progress.R
 		return v, err
 	}
 	if want == KVM {
-		return Verdict{}, failure.New("KVM does not work here: "+v.Why, "mend that, or set ACCELERATOR=tcg to emulate, about ten times slower")
+		return Verdict{}, failure.New("KVM does not work here: "+v.Why, "put that right, or set ACCELERATOR=tcg to emulate, about ten times slower")
 	}
 	p.Warn("KVM does not work here: " + v.Why + "; machines are emulated (TCG), which takes about ten times as long")
 	return v.emulatedBy(version), nil

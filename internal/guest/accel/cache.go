@@ -2,60 +2,35 @@ package accel
 
 import (
 	"encoding/json"
-	"errors"
+	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
-// cache keeps one verdict with the key it holds for. An empty dir or key
-// keeps nothing.
-type cache struct{ dir, key string }
-
-type cacheEntry struct {
+// proof is what a cache directory keeps: a verdict, and what it holds for.
+type proof struct {
 	Key     string  `json:"key"`
 	Verdict Verdict `json:"verdict"`
 }
 
-func (c cache) file() string { return filepath.Join(c.dir, "accelerator.json") }
+func proofFile(dir string) string { return filepath.Join(dir, "accelerator.json") }
 
-func (c cache) load() (Verdict, bool) {
-	if c.dir == "" || c.key == "" {
+// load returns the verdict that dir keeps for the key.
+func load(dir, key string) (Verdict, bool) {
+	b, err := os.ReadFile(proofFile(dir))
+	var p proof
+	if err != nil || json.Unmarshal(b, &p) != nil || p.Key != key || p.Verdict.Accelerator != KVM && p.Verdict.Accelerator != TCG {
 		return Verdict{}, false
 	}
-	b, err := os.ReadFile(c.file())
-	if err != nil {
-		return Verdict{}, false
-	}
-	var e cacheEntry
-	if json.Unmarshal(b, &e) != nil || e.Key != c.key || (e.Verdict.Accelerator != KVM && e.Verdict.Accelerator != TCG) {
-		return Verdict{}, false
-	}
-	e.Verdict.Cached = true
-	return e.Verdict, true
+	p.Verdict.Cached = true
+	return p.Verdict, true
 }
 
-func (c cache) save(v Verdict) error {
-	if c.dir == "" || c.key == "" {
-		return nil
-	}
-	if err := os.MkdirAll(c.dir, 0o755); err != nil {
+func save(dir, key string, v Verdict) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	b, err := json.Marshal(cacheEntry{Key: c.key, Verdict: v})
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(c.dir, ".accelerator-*")
-	if err != nil {
-		return err
-	}
-	_, errWrite := f.Write(b)
-	err = errors.Join(errWrite, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), c.file())
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	return host.WriteFile(proofFile(dir), 0o600, func(w io.Writer) error { return json.NewEncoder(w).Encode(proof{key, v}) })
 }

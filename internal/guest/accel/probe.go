@@ -1,6 +1,7 @@
 package accel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +24,6 @@ import (
 )
 
 const (
-	qemu = "qemu-system-x86_64"
 	// patience is how long a kernel may take to print its first line. Under
 	// working KVM that is less than a second, on a loaded host a few.
 	patience = 8 * time.Second
@@ -30,7 +31,7 @@ const (
 	firstLine = "Linux version "
 )
 
-// host is what the probe looks at; tests give it another device and QEMU.
+// probing is what the probe looks at; tests give it another device and QEMU.
 type probing struct {
 	platform string   // GOOS/GOARCH
 	device   string   // /dev/kvm
@@ -46,7 +47,7 @@ func thisHost() probing {
 		platform: runtime.GOOS + "/" + runtime.GOARCH,
 		device:   "/dev/kvm",
 		pod:      os.Getenv("KUBERNETES_SERVICE_HOST") != "",
-		qemu:     qemu,
+		qemu:     "qemu-system-x86_64",
 		kernels:  kernelPatterns(),
 		bootID:   "/proc/sys/kernel/random/boot_id",
 		patience: patience,
@@ -56,10 +57,7 @@ func thisHost() probing {
 // kernelPatterns says where hosts keep a Linux kernel: the distributions'
 // places, then the copy in libguestfs' appliance of this user.
 func kernelPatterns() []string {
-	tmp := os.Getenv("TMPDIR")
-	if tmp == "" {
-		tmp = "/var/tmp"
-	}
+	tmp := cmp.Or(os.Getenv("TMPDIR"), "/var/tmp")
 	return []string{
 		"/boot/vmlinuz-*",
 		"/boot/vmlinuz",
@@ -69,7 +67,7 @@ func kernelPatterns() []string {
 }
 
 // probe finds out whether KVM works, cheap questions first. Only what the
-// boot of a kernel showed is cached: the rest can be mended while the host
+// boot of a kernel showed is cached: the rest can be put right while the host
 // runs (a group joined, a module loaded).
 func (h probing) probe(ctx context.Context, version string, errVersion error, cacheDir string, p progress.Reporter) (Verdict, error) {
 	if h.platform != "linux/amd64" {
@@ -84,8 +82,9 @@ func (h probing) probe(ctx context.Context, version string, errVersion error, ca
 		}
 		return Verdict{}, failure.Wrap(errVersion, "QEMU does not start", "apt-get install qemu-system-x86")
 	}
-	c := cache{dir: cacheDir, key: h.key(version)}
-	if v, ok := c.load(); ok {
+	key := h.key(version)
+	kept := cacheDir != "" && key != ""
+	if v, ok := load(cacheDir, key); ok && kept {
 		return v, nil
 	}
 	kernel := h.kernel(cacheDir)
@@ -94,10 +93,10 @@ func (h probing) probe(ctx context.Context, version string, errVersion error, ca
 	}
 	p.Activity("proving that KVM boots a kernel")
 	v, err := h.boot(ctx, kernel)
-	if err != nil {
-		return Verdict{}, err
+	if err != nil || !kept {
+		return v, err
 	}
-	if err := c.save(v); err != nil {
+	if err := save(cacheDir, key, v); err != nil {
 		p.Warn("the verdict on KVM is not kept: " + err.Error())
 	}
 	return v, nil
@@ -123,20 +122,17 @@ func not(why string) Verdict { return Verdict{Accelerator: TCG, Why: why} }
 // deviceFault says why this user cannot use the device, or "".
 func (h probing) deviceFault() string {
 	f, err := os.OpenFile(h.device, os.O_RDWR, 0)
-	if err == nil {
+	switch {
+	case err == nil:
 		f.Close()
 		return ""
-	}
-	if errors.Is(err, fs.ErrNotExist) && h.pod {
+	case errors.Is(err, fs.ErrNotExist) && h.pod:
 		return h.device + ` is missing: ask for it in the container's resources, devices.kubevirt.io/kvm: "1" among the limits`
-	}
-	if errors.Is(err, fs.ErrNotExist) {
+	case errors.Is(err, fs.ErrNotExist):
 		return h.device + " is missing: switch virtualisation on in the firmware (or for this virtual machine), load kvm_intel or kvm_amd, and in a container pass the device in"
-	}
-	if errors.Is(err, unix.EACCES) {
+	case errors.Is(err, unix.EACCES):
 		return h.refused()
-	}
-	if errors.Is(err, unix.EPERM) { // the cgroup's list of devices, whatever the mode
+	case errors.Is(err, unix.EPERM): // the cgroup's list of devices, whatever the mode
 		return h.device + " is shut to this container: a mount alone does not open it, ask the runtime for the device (resource devices.kubevirt.io/kvm in Kubernetes, --device /dev/kvm with Docker and Podman)"
 	}
 	return fmt.Sprintf("%s does not open: %v", h.device, errors.Unwrap(err))
@@ -179,13 +175,13 @@ func (h probing) kernel(cacheDir string) string {
 	for _, pattern := range patterns {
 		files, _ := filepath.Glob(pattern)
 		for _, file := range files {
-			f, err := os.Open(file)
+			f, err := host.Open(file)
 			if err != nil {
 				continue
 			}
 			info, err := f.Stat()
 			f.Close()
-			if err == nil && info.Mode().IsRegular() && info.Size() > 0 {
+			if err == nil && info.Size() > 0 {
 				return file
 			}
 		}
@@ -196,7 +192,8 @@ func (h probing) kernel(cacheDir string) string {
 // boot starts the kernel under KVM and waits for its first line. It returns
 // an error only where ctx ended.
 func (h probing) boot(ctx context.Context, kernel string) (Verdict, error) {
-	seen := make(chan struct{}, 1)
+	seen := make(chan struct{})
+	first := sync.OnceFunc(func() { close(seen) })
 	process, err := host.Start(ctx, host.Cmd{
 		Program: h.qemu,
 		Args: []string{
@@ -209,25 +206,27 @@ func (h probing) boot(ctx context.Context, kernel string) (Verdict, error) {
 		Grace: time.Second,
 		OnLine: func(line string) {
 			if strings.Contains(line, firstLine) {
-				select {
-				case seen <- struct{}{}:
-				default:
-				}
+				first()
 			}
 		},
 	})
 	if err != nil {
 		return Verdict{}, err
 	}
-	limit := time.NewTimer(h.patience)
-	defer limit.Stop()
-	var v Verdict
+	v := Verdict{Accelerator: KVM}
 	select {
 	case <-seen:
-		v = Verdict{Accelerator: KVM}
 	case <-process.Done():
-		v = h.ended(process.Wait(), seen)
-	case <-limit.C:
+		select {
+		case <-seen: // the kernel panics for want of a root file system, soon after its first line
+		default:
+			why := "QEMU ended before the kernel's first line"
+			if tail := host.Tail(process.Wait()); len(tail) > 0 {
+				why += ": " + tail[len(tail)-1]
+			}
+			v = not(why)
+		}
+	case <-time.After(h.patience):
 		v = not(fmt.Sprintf("%s opens, but a kernel printed nothing within %v under it (nested virtualisation?)", h.device, h.patience))
 	}
 	process.Stop()
@@ -235,21 +234,6 @@ func (h probing) boot(ctx context.Context, kernel string) (Verdict, error) {
 		return Verdict{}, context.Cause(ctx)
 	}
 	return v, nil
-}
-
-// ended is the verdict on a QEMU that ended by itself: the kernel panics for
-// want of a root file system, which is soon after its first line.
-func (h probing) ended(err error, seen <-chan struct{}) Verdict {
-	select {
-	case <-seen:
-		return Verdict{Accelerator: KVM}
-	default:
-	}
-	why := "QEMU ended before the kernel's first line"
-	if tail := host.Tail(err); len(tail) > 0 {
-		why += ": " + tail[len(tail)-1]
-	}
-	return not(why)
 }
 
 // key names what a verdict depends on: this boot of the host, its kernel, QEMU.

@@ -1,7 +1,6 @@
 package provision
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -44,12 +43,12 @@ type events struct {
 	secrets *strings.Replacer // what the logs must not hold, or nil
 	log     io.WriteCloser    // all lines
 	ansible io.WriteCloser    // Ansible's lines
-	part    []byte
+	split   text.Splitter
 	named   string // the beginning of a task's line whose name holds line breaks
 
 	phase     phase
 	since     time.Time // when the phase began
-	connected chan struct{}
+	connected func()    // called when the guest answers, or nil
 	timings   Timings
 	tasks     []Task
 	taskSince time.Time
@@ -82,7 +81,6 @@ const maxEvent = 1 << 20
 
 // open creates the logs.
 func (e *events) open(packerLog, ansibleLog string) error {
-	e.connected = make(chan struct{})
 	for path, to := range map[string]*io.WriteCloser{packerLog: &e.log, ansibleLog: &e.ansible} {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -103,7 +101,7 @@ func (e *events) close() {
 
 // start begins the clock.
 func (e *events) start(report progress.Reporter, keptUp func(port string)) {
-	e.report, e.keptUp = report, keptUp
+	e.report, e.keptUp, e.split = report, keptUp, text.Splitter{Most: maxEvent, Line: e.line}
 	if e.now == nil {
 		e.now = time.Now
 	}
@@ -111,23 +109,7 @@ func (e *events) start(report progress.Reporter, keptUp func(port string)) {
 }
 
 // Write takes Packer's standard output.
-func (e *events) Write(b []byte) (int, error) {
-	n := len(b)
-	for {
-		i := bytes.IndexByte(b, '\n')
-		if i < 0 {
-			break
-		}
-		e.part = append(e.part, b[:i]...)
-		e.line(string(e.part))
-		e.part = e.part[:0]
-		b = b[i+1:]
-	}
-	if len(e.part)+len(b) <= maxEvent {
-		e.part = append(e.part, b...)
-	}
-	return n, nil
-}
+func (e *events) Write(b []byte) (int, error) { return e.split.Write(b) }
 
 // prefix is what Packer puts before each line of a build's output.
 var prefix = regexp.MustCompile(`^(?:==>|-->|   ) qemu\.image: ?`)
@@ -189,7 +171,9 @@ func (e *events) phaseLine(text string) bool {
 	case text == "Connected to SSH!":
 		e.begin(configuring, "starting Ansible")
 		e.timings.Boot = e.timings.Boot.Round(time.Millisecond)
-		e.closeConnected()
+		if e.connected != nil {
+			e.connected()
+		}
 	case strings.HasPrefix(text, "Provisioning with shell script:"):
 		e.begin(cleaning, "cleaning the guest")
 	case strings.HasPrefix(text, "Gracefully halting virtual machine"):
@@ -201,7 +185,7 @@ func (e *events) phaseLine(text string) bool {
 		}
 	case strings.HasPrefix(text, "Build 'qemu.image' finished"):
 		e.begin(halting, "")
-	case isPackerError(text):
+	case packerError.MatchString(text):
 		e.errors = append(e.errors, text)
 	default:
 		return false
@@ -209,15 +193,8 @@ func (e *events) phaseLine(text string) bool {
 	return true
 }
 
-// isPackerError tells the lines by which the plugins name their failures.
-func isPackerError(text string) bool {
-	for _, start := range []string{"Error ", "Error: ", "Timeout waiting for SSH", "Timeout while waiting for machine", "Qemu failed", "Failed ", "Build 'qemu.image' errored"} {
-		if strings.HasPrefix(text, start) {
-			return true
-		}
-	}
-	return false
-}
+// packerError begins the lines by which Packer and its plugins name their failures.
+var packerError = regexp.MustCompile(`^(?:Error:? |Timeout waiting for SSH|Timeout while waiting for machine|Qemu failed|Failed |Build 'qemu\.image' errored)`)
 
 // begin ends the phase that was, and starts the next.
 func (e *events) begin(next phase, activity string) {
@@ -237,14 +214,6 @@ func (e *events) begin(next phase, activity string) {
 	e.phase, e.since = next, now
 	if activity != "" {
 		e.report.Activity(activity)
-	}
-}
-
-func (e *events) closeConnected() {
-	select {
-	case <-e.connected:
-	default:
-		close(e.connected)
 	}
 }
 
@@ -420,7 +389,7 @@ func lastLines(lines []string) []string { return lines[max(0, len(lines)-10):] }
 func (e *events) failedTask() *Task {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for i := len(e.tasks) - 1; i >= 0; i-- {
+	for i := range slices.Backward(e.tasks) {
 		if e.tasks[i].Failed {
 			return &e.tasks[i]
 		}

@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
@@ -25,19 +24,15 @@ func (b *build) explain(err error) error {
 		return b.taskFailed(task, err)
 	}
 	switch {
-	case b.events.phase == booting && b.events.has("Timeout waiting for SSH"):
+	case b.events.phase == booting && slices.ContainsFunc(b.events.errors, func(said string) bool { return strings.HasPrefix(said, "Timeout waiting for SSH") }):
 		return b.neverUp(fmt.Sprintf("the guest did not answer ssh within %s", b.opts.SSHTimeout))
 	case b.events.phase == cleaning || b.events.phase == halting:
 		return &failure.Error{What: "cleaning the guest failed: " + b.events.lastError(err), Lines: vm.LastLines(b.log("packer.log"), 10), Log: b.log("packer.log"), Err: err}
 	}
-	qemu := b.qemuSaid()
-	e := &failure.Error{What: "Packer failed: " + b.events.lastError(err), Lines: qemu, Log: b.log("packer.log"), Err: err}
-	if len(qemu) > 0 {
-		e.What = "QEMU failed: " + qemu[len(qemu)-1]
-	} else {
-		e.Lines = vm.LastLines(b.log("packer.log"), 10)
+	if qemu := b.qemuSaid(); len(qemu) > 0 {
+		return &failure.Error{What: "QEMU failed: " + qemu[len(qemu)-1], Lines: qemu, Log: b.log("packer.log"), Err: err}
 	}
-	return e
+	return &failure.Error{What: "Packer failed: " + b.events.lastError(err), Lines: vm.LastLines(b.log("packer.log"), 10), Log: b.log("packer.log"), Err: err}
 }
 
 func (b *build) taskFailed(task *Task, err error) error {
@@ -45,7 +40,7 @@ func (b *build) taskFailed(task *Task, err error) error {
 		What:  fmt.Sprintf("the playbook's task %q failed: %s", task.Name, task.Message),
 		Lines: append([]string{"TASK [" + task.Name + "]", task.Message}, task.Details...),
 		Log:   b.log("ansible.log"),
-		Try:   "mend the playbook",
+		Try:   "correct the playbook",
 		Guest: !b.opts.KeepOnError,
 		Err:   err,
 	}
@@ -84,8 +79,7 @@ const minFree = 16 << 20
 // fullDisk names a directory of the build that has no room left.
 func (b *build) fullDisk() (string, bool) {
 	for _, dir := range []string{filepath.Dir(b.opts.Output), b.opts.WorkDir, b.run} {
-		var s unix.Statfs_t
-		if unix.Statfs(dir, &s) == nil && s.Bavail*uint64(s.Bsize) < minFree {
+		if free, err := host.FreeSpace(dir); err == nil && free < minFree {
 			return dir, true
 		}
 	}
@@ -103,28 +97,18 @@ func (b *build) qemuSaid() []string {
 	scan := bufio.NewScanner(f)
 	scan.Buffer(nil, maxEvent)
 	for scan.Scan() {
-		if _, text, found := strings.Cut(scan.Text(), "Qemu stderr: "); found {
-			lines = append(lines, text)
+		if _, said, found := strings.Cut(scan.Text(), "Qemu stderr: "); found {
+			lines = append(lines, said)
 		}
 	}
-	return lines[max(0, len(lines)-10):]
-}
-
-// has says whether Packer told of an error that begins so.
-func (e *events) has(start string) bool {
-	for _, text := range e.errors {
-		if strings.HasPrefix(text, start) {
-			return true
-		}
-	}
-	return false
+	return lastLines(lines)
 }
 
 // lastError is the last of Packer's errors that says something.
 func (e *events) lastError(err error) string {
-	for i := len(e.errors) - 1; i >= 0; i-- {
-		if !strings.HasPrefix(e.errors[i], "Build 'qemu.image' errored") {
-			return e.errors[i]
+	for _, said := range slices.Backward(e.errors) {
+		if !strings.HasPrefix(said, "Build 'qemu.image' errored") {
+			return said
 		}
 	}
 	return err.Error()

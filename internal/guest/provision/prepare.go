@@ -1,31 +1,26 @@
 package provision
 
 import (
-	"bytes"
-	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
+	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/packer"
 )
 
 // keyComment ends the build's public key; clean.sh deletes keys by it.
 const keyComment = "diskforge-build"
-
-// hostAlias is the guest's name in known_hosts, whatever its port.
-const hostAlias = "diskforge-build"
 
 // buildUID is the build user's: below 1000, so that the first login user of
 // the VM gets 1000, and between the ranges from which distributions hand out
@@ -50,12 +45,11 @@ func (b *build) prepare() error {
 // clear makes the directories of this run, and removes what a former one that
 // was killed may have left.
 func (b *build) clear() error {
-	old := []string{b.log("run"), b.out}
-	for _, name := range []string{"packer.log", "packer-debug.log", "console.log", "ansible.log"} {
-		old = append(old, b.log(name))
+	if err := os.RemoveAll(b.out); err != nil {
+		return err
 	}
-	for _, path := range old {
-		if err := os.RemoveAll(path); err != nil {
+	for _, name := range []string{"run", "packer.log", "packer-debug.log", "console.log", "ansible.log"} {
+		if err := os.RemoveAll(b.log(name)); err != nil {
 			return err
 		}
 	}
@@ -84,42 +78,35 @@ func (b *build) links() error {
 // template copies the embedded template.
 func (b *build) template() error {
 	return fs.WalkDir(packer.Template, ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
 		to := b.path("packer", filepath.FromSlash(name))
-		if entry.IsDir() {
-			return os.MkdirAll(to, 0o700)
+		if err != nil || entry.IsDir() {
+			return errors.Join(err, os.MkdirAll(to, 0o700))
 		}
 		content, err := packer.Template.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(to, content, 0o600)
+		return errors.Join(err, os.WriteFile(to, content, 0o600))
 	})
 }
 
 // seed makes the keys of this build and the NoCloud seed with them.
 func (b *build) seed() error {
-	private, public, err := newKey(keyComment)
+	key, err := vm.NewKey(keyComment)
 	if err != nil {
 		return err
 	}
 	// The guest's own key comes from us: ssh knows whom it talks to, and the
 	// guest spends no time on making keys that are deleted at the end.
-	hostPrivate, hostPublic, err := newKey("build")
+	hostKey, err := vm.NewKey("build")
 	if err != nil {
 		return err
 	}
-	userData, err := b.userData(public, hostPrivate, hostPublic)
+	userData, err := b.userData(key, hostKey)
 	if err != nil {
 		return err
 	}
-	hostKey := strings.Join(strings.Fields(hostPublic)[:2], " ")
 	return b.write(map[string]string{
-		"key":            private,
-		"known_hosts":    hostAlias + " " + hostKey + "\n",
-		"seed/user-data": userData,
+		"key":            string(key.Private),
+		"known_hosts":    vm.KnownHost(hostKey.PublicKey()),
+		"seed/user-data": string(userData),
 		"seed/meta-data": "instance-id: build-" + b.id + "\n",
 	})
 }
@@ -133,63 +120,30 @@ func (b *build) write(files map[string]string) error {
 	return nil
 }
 
-// newKey returns a new ed25519 key pair: the private half as OpenSSH's PEM,
-// the public half as a line of authorized_keys.
-func newKey(comment string) (private, public string, err error) {
-	pub, priv, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		return "", "", fmt.Errorf("making a key: %w", err)
-	}
-	block, err := ssh.MarshalPrivateKey(priv, comment)
-	if err != nil {
-		return "", "", fmt.Errorf("encoding a key: %w", err)
-	}
-	key, err := ssh.NewPublicKey(pub)
-	if err != nil {
-		return "", "", fmt.Errorf("encoding a key: %w", err)
-	}
-	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
-	return string(pem.EncodeToMemory(block)), line + " " + comment, nil
-}
-
-// userData is the seed's cloud-config. JSON is YAML: nothing needs quoting.
-func (b *build) userData(public, hostPrivate, hostPublic string) (string, error) {
-	user := map[string]any{
-		"name":                b.opts.user(),
-		"lock_passwd":         true,
-		"shell":               "/bin/bash",
-		"sudo":                "ALL=(ALL) NOPASSWD:ALL",
-		"ssh_authorized_keys": []string{public},
-	}
+// userData is the seed's cloud-config.
+func (b *build) userData(key, hostKey vm.Key) ([]byte, error) {
+	user := vm.NewUser(b.opts.user(), key.Authorized()+" "+keyComment)
 	if !b.opts.BakeUser {
-		user["uid"] = buildUID
 		// Its own group would take GID 1000.
-		user["no_user_group"] = true
-		user["primary_group"] = "users"
+		user.UID, user.NoUserGroup, user.PrimaryGroup = buildUID, true, "users"
 	}
 	// Nothing here may make cloud-init restart sshd (ssh_pwauth would), which
 	// by then has let us in.
-	config := map[string]any{
-		"users":             []any{user},
-		"preserve_hostname": true,
+	config := vm.UserData{
+		Users: []vm.User{user}, HostKeys: hostKey.HostKeys(),
+		PreserveHostname: true,
 		// Every sudo looks the host's name up; the network may take seconds to
 		// not know it.
-		"manage_etc_hosts": "localhost",
-		"ssh_keys":         map[string]string{"ed25519_private": hostPrivate, "ed25519_public": hostPublic},
+		ManageEtcHosts: "localhost",
 	}
 	script, err := b.settingsScript()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if script != "" {
-		config["bootcmd"] = []any{[]string{"sh", "-c", script}}
+		config.BootCommands = [][]string{{"sh", "-c", script}}
 	}
-	var out bytes.Buffer
-	out.WriteString("#cloud-config\n")
-	encoder := json.NewEncoder(&out)
-	encoder.SetEscapeHTML(false)
-	err = encoder.Encode(config)
-	return out.String(), err
+	return config.Encode()
 }
 
 // settingsScript installs what the guest needs during the build alone; clean.sh
@@ -289,9 +243,7 @@ func (o Options) extraVars() map[string]any {
 	if o.AptMirror != "" {
 		vars["apt_mirror"] = o.AptMirror
 	}
-	for name, value := range o.ExtraVars {
-		vars[name] = value
-	}
+	maps.Copy(vars, o.ExtraVars)
 	return vars
 }
 
@@ -317,10 +269,8 @@ func (b *build) environment(debugLog string) []string {
 		// Asking the guest which Python it has would cost two more commands.
 		"ANSIBLE_PYTHON_INTERPRETER=/usr/bin/python3",
 		"ANSIBLE_SSH_CONTROL_PATH_DIR="+b.path("control"),
-		"ANSIBLE_SSH_ARGS="+strings.Join([]string{"-F", "/dev/null",
-			"-o", "ControlMaster=auto", "-o", "ControlPersist=10m", "-o", "Compression=no",
-			"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlias=" + hostAlias,
-			"-o", "UserKnownHostsFile=" + b.path("known_hosts"), "-o", "GlobalKnownHostsFile=/dev/null"}, " "),
+		"ANSIBLE_SSH_ARGS="+strings.Join(append(vm.SSHOptions(b.path("known_hosts")),
+			"-o", "ControlMaster=auto", "-o", "ControlPersist=10m", "-o", "Compression=no"), " "),
 	)
 	return host.Env(env...)
 }

@@ -114,7 +114,7 @@ func TestABakedUserIsTheLoginUserWithTheUIDThatItGets(t *testing.T) {
 	opts.BakeUser = true
 	b := prepared(t, opts)
 	userData := read(t, b, "seed/user-data")
-	assert.Contains(t, userData, `"name":"crownlabs"`)
+	assert.Contains(t, userData, "name: crownlabs\n")
 	assert.NotContains(t, userData, "uid")
 	assert.Contains(t, read(t, b, "vars.pkrvars.json"), `"bake_user": true`)
 }

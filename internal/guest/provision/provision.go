@@ -5,9 +5,10 @@ package provision
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -94,22 +96,17 @@ type Result struct {
 
 // user is the account under which the build works in the guest.
 func (o Options) user() string {
-	switch {
-	case o.BakeUser:
+	if o.BakeUser {
 		return o.VMUser
-	case o.BuildUser == "":
-		return DefaultBuildUser
 	}
-	return o.BuildUser
+	return cmp.Or(o.BuildUser, DefaultBuildUser)
 }
 
 // Run builds opts.Output. An error that a person must act on is a
 // *failure.Error; when ctx ends, Packer, QEMU and Ansible are gone before Run
 // returns. The Result is filled as far as the build came.
 func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, error) {
-	if opts.SSHTimeout == 0 {
-		opts.SSHTimeout = DefaultSSHTimeout
-	}
+	opts.SSHTimeout = cmp.Or(opts.SSHTimeout, DefaultSSHTimeout)
 	if err := check(opts); err != nil {
 		return Result{}, err
 	}
@@ -170,24 +167,19 @@ type build struct {
 var plainPath = regexp.MustCompile(`^[A-Za-z0-9/_.+@~-]{1,64}$`)
 
 func newBuild(opts Options) (*build, error) {
-	var err error
-	if opts.WorkDir, err = filepath.Abs(opts.WorkDir); err != nil {
-		return nil, err
+	for _, file := range []*string{&opts.WorkDir, &opts.Output, &opts.Base} {
+		var err error
+		if *file, err = filepath.Abs(*file); err != nil {
+			return nil, err
+		}
 	}
-	if opts.Output, err = filepath.Abs(opts.Output); err != nil {
-		return nil, err
-	}
-	if opts.Base, err = filepath.Abs(opts.Base); err != nil {
-		return nil, err
-	}
-	id := make([]byte, 16)
-	_, _ = rand.Read(id) // never fails (crypto/rand)
-	b := &build{opts: opts, id: hex.EncodeToString(id), run: filepath.Join(opts.WorkDir, "run"), out: opts.Output + ".partial"}
+	b := &build{opts: opts, id: rand.Text(), run: filepath.Join(opts.WorkDir, "run"), out: opts.Output + ".partial"}
 	if err := os.MkdirAll(opts.WorkDir, 0o700); err != nil {
 		return nil, failure.Wrap(err, "making the work directory", "")
 	}
 	b.forsaken()
 	if !plainPath.MatchString(b.run) {
+		var err error
 		if b.run, err = shortTemp(os.TempDir(), "/tmp", "/var/tmp"); err != nil {
 			return nil, err
 		}
@@ -279,14 +271,15 @@ func (b *build) result() Result {
 func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	b.events.secrets = b.opts.Mask
-	b.events.reached = b.reached
+	booting, connected := context.WithCancel(ctx)
+	defer connected()
+	b.events.secrets, b.events.reached, b.events.connected = b.opts.Mask, b.reached, connected
 	b.events.start(report, b.keptUp(report))
-	watch := vm.WatchConsole(b.log("console.log"), first(ctx.Done(), b.events.connected), report)
+	watch := vm.WatchConsole(b.log("console.log"), booting.Done(), report)
 	go func() {
 		select {
 		case what := <-watch.Died():
-			cancel(&bootError{what})
+			cancel(b.neverUp(what))
 		case <-watch.Done():
 		}
 	}()
@@ -299,14 +292,14 @@ func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 		OnLine: b.events.line, // standard error: Packer's error messages
 		Grace:  5 * time.Second,
 	})
-	failed := ctx.Err() != nil
-	cancel(nil)
-	<-watch.Done()
-	if err != nil && !failed {
-		err = b.explain(err)
-	} else if failed {
+	switch {
+	case ctx.Err() != nil:
 		err = b.stopped(ctx)
+	case err != nil:
+		err = b.explain(err)
 	}
+	connected()
+	<-watch.Done()
 	if !b.opts.PackerLog {
 		_ = os.Remove(debug)
 	} else if errMask := b.maskLog(debug); errMask != nil {
@@ -350,36 +343,14 @@ func (b *build) reached() bool {
 	return err != nil || len(entries) > 0
 }
 
-// bootError is a boot that the console says will never succeed.
-type bootError struct{ what string }
-
-func (e *bootError) Error() string { return e.what }
-
-// first is closed when one of the two is.
-func first(a, b <-chan struct{}) <-chan struct{} {
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		select {
-		case <-a:
-		case <-b:
-		}
-	}()
-	return closed
-}
-
-// stopped is why a build ended before its time: what the console told, the
-// failure after which the guest was kept up, or the caller's reason.
+// stopped is why a build ended before its time: the failure after which the
+// guest was kept up, a boot that the console says will never succeed, or the
+// caller's reason.
 func (b *build) stopped(ctx context.Context) error {
-	cause := context.Cause(ctx)
-	var fatal *bootError
-	switch {
-	case errors.As(cause, &fatal):
-		return b.neverUp(fatal.what)
-	case b.events.held:
-		return b.explain(cause)
+	if b.events.held {
+		return b.explain(context.Cause(ctx))
 	}
-	return cause
+	return context.Cause(ctx)
 }
 
 // keptUp returns what tells the user how to reach a guest that was kept up.
@@ -388,14 +359,8 @@ func (b *build) keptUp(report progress.Reporter) func(port string) {
 		return nil
 	}
 	return func(port string) {
-		report.Warn("the guest stays up until diskforge is interrupted (Ctrl-C): " + b.sshCommand(port))
+		report.Warn("the guest stays up until diskforge is interrupted (Ctrl-C): " + vm.SSHCommand(b.opts.user(), b.path("key"), b.path("known_hosts"), port))
 	}
-}
-
-// sshCommand logs in to the build's guest.
-func (b *build) sshCommand(port string) string {
-	return fmt.Sprintf("ssh -F /dev/null -i %s -p %s -o IdentitiesOnly=yes -o UserKnownHostsFile=%s -o HostKeyAlias=%s %s@127.0.0.1",
-		b.path("key"), port, b.path("known_hosts"), hostAlias, b.opts.user())
 }
 
 // keep makes Packer's disk the output.
@@ -409,11 +374,30 @@ func (b *build) keep(ctx context.Context) error {
 			return fmt.Errorf("naming the disk's backing file: %w", err)
 		}
 	}
-	if err := host.Sync(disk); err != nil {
-		return failure.Wrap(err, "writing the disk", "is there room left on it?")
+	if err := host.Move(disk, b.opts.Output); err != nil {
+		return failure.Wrap(err, "keeping the disk", "is there room left on its file system?")
 	}
-	if err := os.Rename(disk, b.opts.Output); err != nil {
-		return failure.Wrap(err, "keeping the disk", "")
+	return nil
+}
+
+// marker is the environment variable by which a build knows its processes:
+// those that made a session of their own are outside Packer's process group.
+const marker = "DISKFORGE_BUILD="
+
+// killLeftovers ends what still runs of this build once Packer has ended:
+// Ansible's workers and its shared ssh connection. The latter overwrites its
+// environment with its title, which names the socket in our directory.
+func (b *build) killLeftovers() {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		environ, _ := os.ReadFile(filepath.Join(dir, "environ"))
+		title, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if bytes.Contains(environ, []byte(marker+b.id)) || bytes.Contains(title, []byte("ssh: "+b.path("control")+"/")) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
 	}
-	return host.Sync(filepath.Dir(b.opts.Output))
 }

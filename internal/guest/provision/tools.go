@@ -1,7 +1,3 @@
-// Tools provides the programs of the pinned tools module: Packer, its
-// plugins for QEMU and Ansible, and goss. They are compiled once, from sources
-// that go.sum pins to the byte, into a cache that all builds share.
-
 package provision
 
 import (
@@ -11,8 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,34 +30,34 @@ import (
 //go:embed module
 var module embed.FS
 
-// DirVariable is the environment variable that names a directory with ready
+var moduleFiles = []string{"go.mod", "go.sum", "tools.go"}
+
+// ToolsDirVariable is the environment variable that names a directory with ready
 // binaries (packer, goss, and plugins/ as Packer installs them), as the
 // toolbox image has it. Nothing is compiled where it is set.
 const ToolsDirVariable = "DISKFORGE_TOOLS_DIR"
 
-// program is one program of the tools module.
-type program struct {
-	name    string
-	pkg     string // import path of its main package
-	module  string // module whose version it has
-	plugin  string // source address under which Packer looks for a plugin
-	ldflags string
-}
-
 // programs are listed in the order in which they are built: the plugins are
 // installed by Packer. A plugin that calls itself a development version is
 // refused by Packer where a template asks for the release.
-var programs = []program{
-	{name: "packer", pkg: "github.com/hashicorp/packer", module: "github.com/hashicorp/packer"},
-	{name: "packer-plugin-qemu", pkg: "github.com/hashicorp/packer-plugin-qemu", module: "github.com/hashicorp/packer-plugin-qemu",
-		plugin: "github.com/hashicorp/qemu", ldflags: "-X github.com/hashicorp/packer-plugin-qemu/version.VersionPrerelease="},
-	{name: "packer-plugin-ansible", pkg: "github.com/hashicorp/packer-plugin-ansible", module: "github.com/hashicorp/packer-plugin-ansible",
-		plugin: "github.com/hashicorp/ansible", ldflags: "-X github.com/hashicorp/packer-plugin-ansible/version.VersionPrerelease="},
-	{name: "goss", pkg: "github.com/goss-org/goss/cmd/goss", module: "github.com/goss-org/goss",
+var programs = []struct {
+	name    string
+	module  string // whose version it has
+	pkg     string // of its main package, within the module
+	plugin  string // source address under which Packer looks for a plugin
+	ldflags string
+}{
+	{name: "packer", module: "github.com/hashicorp/packer"},
+	{name: "packer-plugin-qemu", module: "github.com/hashicorp/packer-plugin-qemu", plugin: "github.com/hashicorp/qemu",
+		ldflags: "-X github.com/hashicorp/packer-plugin-qemu/version.VersionPrerelease="},
+	{name: "packer-plugin-ansible", module: "github.com/hashicorp/packer-plugin-ansible", plugin: "github.com/hashicorp/ansible",
+		ldflags: "-X github.com/hashicorp/packer-plugin-ansible/version.VersionPrerelease="},
+	{name: "goss", module: "github.com/goss-org/goss", pkg: "/cmd/goss",
 		ldflags: "-X github.com/goss-org/goss/util.Version={version}"},
 }
 
-// Set are the programs of the tools module.
+// Tools are the programs of the tools module: Packer, its plugins for QEMU and
+// Ansible, and goss.
 type Tools struct {
 	Packer    string // path of packer
 	PluginDir string // PACKER_PLUGIN_PATH with the plugins installed
@@ -73,92 +67,9 @@ type Tools struct {
 	Versions map[string]string
 }
 
-// Options say where the programs are kept.
-type ToolsOptions struct {
-	// CacheDir is where the programs are kept; each set of versions has its
-	// own directory there. It is created, 0700, if need be.
-	CacheDir string
-	// Dir is a directory with ready binaries; empty means that of the
-	// environment variable DISKFORGE_TOOLS_DIR, if it is set.
-	Dir string
-}
-
-// Ensure returns the programs: those of opts.Dir, or those in the cache, which
-// it compiles first where they are not there yet. That takes minutes, once,
-// and the go command. Two callers at the same time compile once. The error is
-// a *failure.Error.
-func EnsureTools(ctx context.Context, opts ToolsOptions, report progress.Reporter) (Tools, error) {
-	dir := opts.directory()
-	if dir != "" {
-		return ready(dir)
-	}
-	goVersion, err := goVersion(ctx)
-	if err != nil {
-		// What was compiled by whatever Go is good: only building needs it.
-		if set, ok := newest(opts.CacheDir); ok {
-			return set, nil
-		}
-		return Tools{}, err
-	}
-	dir = filepath.Join(opts.CacheDir, ToolsKey()+"-"+goVersion)
-	if set, err := load(dir); err == nil {
-		return set, nil
-	}
-	if err := os.MkdirAll(opts.CacheDir, 0o700); err != nil {
-		return Tools{}, failure.Wrap(err, "making the tools' cache", "set another cache directory")
-	}
-	unlock, err := host.LockFile(ctx, filepath.Join(opts.CacheDir, "tools.lock"), "waiting for another diskforge that compiles the tools", report)
-	if err != nil {
-		return Tools{}, err
-	}
-	defer unlock()
-	// Someone else may have built it while we waited.
-	if set, err := load(dir); err == nil {
-		return set, nil
-	}
-	if err := buildTools(ctx, opts.CacheDir, dir, report); err != nil {
-		return Tools{}, err
-	}
-	return load(dir)
-}
-
-// Ready says whether Ensure would return at once, without compiling.
-func ToolsReady(opts ToolsOptions) bool {
-	if dir := opts.directory(); dir != "" {
-		_, err := load(dir)
-		return err == nil
-	}
-	_, ok := newest(opts.CacheDir)
-	return ok
-}
-
-// directory is the directory with ready binaries, or empty.
-func (o ToolsOptions) directory() string {
-	if o.Dir != "" {
-		return o.Dir
-	}
-	return os.Getenv(ToolsDirVariable)
-}
-
-// Key identifies the programs: it changes when a pinned version does.
-func ToolsKey() string {
-	h := sha256.New()
-	for _, name := range []string{"go.mod", "go.sum", "tools.go"} {
-		b := source(name)
-		fmt.Fprintf(h, "%s %d\n", name, len(b))
-		h.Write(b)
-	}
-	for _, p := range programs {
-		fmt.Fprintf(h, "%s %s\n", p.pkg, p.ldflags)
-	}
-	return hex.EncodeToString(h.Sum(nil))[:16]
-}
-
-// Versions are the pinned versions, without "v", by program.
-func ToolsVersions() map[string]string { return maps.Clone(versions()) }
-
-// versions reads them once: a plan asks for each of its images.
-var versions = sync.OnceValue(func() map[string]string {
+// ToolsVersions are the pinned versions, without "v", by program; not to be
+// changed. They are read once: a plan asks for each of its images.
+var ToolsVersions = sync.OnceValue(func() map[string]string {
 	all := map[string]string{}
 	for _, p := range programs {
 		m := regexp.MustCompile(`(?m)^\s*` + regexp.QuoteMeta(p.module) + ` v(\S+)`).FindSubmatch(source("go.mod"))
@@ -169,40 +80,95 @@ var versions = sync.OnceValue(func() map[string]string {
 
 // source returns a file of the embedded tools module.
 func source(name string) []byte {
-	b, err := fs.ReadFile(module, "module/"+name+".txt")
+	b, err := module.ReadFile("module/" + name + ".txt")
 	if err != nil {
 		panic(err) // embedded at compile time
 	}
 	return b
 }
 
-// ready is the set in a directory that someone else filled.
-func ready(dir string) (Tools, error) {
-	set, err := load(dir)
-	if err != nil {
-		return Tools{}, failure.Wrap(err, fmt.Sprintf("%s=%s has not all the tools", ToolsDirVariable, dir),
-			"it needs packer, goss and plugins/ with the qemu and ansible plugins; or unset it")
+// EnsureTools returns the programs: those of the directory that
+// DISKFORGE_TOOLS_DIR names, or those in the cache, a directory of ours that
+// all builds share. Where they are not there yet, it compiles them from sources
+// that go.sum pins to the byte; that takes minutes, once, and the go command.
+// Two callers at the same time compile once. The error is a *failure.Error.
+func EnsureTools(ctx context.Context, cache string, report progress.Reporter) (Tools, error) {
+	if dir := os.Getenv(ToolsDirVariable); dir != "" {
+		tools, err := load(dir)
+		if err != nil {
+			return Tools{}, failure.Wrap(err, fmt.Sprintf("%s=%s has not all the tools", ToolsDirVariable, dir),
+				"it needs packer, goss and plugins/ with the qemu and ansible plugins; or unset it")
+		}
+		return tools, nil
 	}
-	return set, nil
+	if tools, ok := cached(cache); ok {
+		return tools, nil
+	}
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		return Tools{}, failure.Wrap(err, "making the tools' cache", "set another cache directory")
+	}
+	unlock, err := host.LockFile(ctx, filepath.Join(cache, "tools.lock"), "waiting for another diskforge that compiles the tools", report)
+	if err != nil {
+		return Tools{}, err
+	}
+	defer unlock()
+	if tools, ok := cached(cache); ok { // compiled while we waited
+		return tools, nil
+	}
+	dir := filepath.Join(cache, toolsKey())
+	if err := compileTo(ctx, cache, dir, report); err != nil {
+		return Tools{}, err
+	}
+	return load(dir)
+}
+
+// ToolsReady says whether EnsureTools would return at once, without compiling.
+func ToolsReady(cache string) bool {
+	if dir := os.Getenv(ToolsDirVariable); dir != "" {
+		_, err := load(dir)
+		return err == nil
+	}
+	_, ok := cached(cache)
+	return ok
+}
+
+// toolsKey identifies the programs: it changes when a pinned version does.
+func toolsKey() string {
+	h := sha256.New()
+	for _, name := range moduleFiles {
+		b := source(name)
+		fmt.Fprintf(h, "%s %d\n", name, len(b))
+		h.Write(b)
+	}
+	for _, p := range programs {
+		fmt.Fprintf(h, "%s %s\n", p.module+p.pkg, p.ldflags)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// cached are the programs in the cache, where a complete set is there. Former
+// versions of diskforge put that of their Go behind the directory's name.
+func cached(cache string) (Tools, bool) {
+	dirs, _ := filepath.Glob(filepath.Join(cache, toolsKey()+"*"))
+	for _, dir := range dirs {
+		if tools, err := load(dir); err == nil {
+			return tools, true
+		}
+	}
+	return Tools{}, false
 }
 
 // load is the set in dir, complete or an error.
 func load(dir string) (Tools, error) {
-	abs, err := filepath.Abs(dir)
+	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return Tools{}, err
 	}
-	versions := ToolsVersions()
-	set := Tools{
-		Packer:    filepath.Join(abs, "packer"),
-		PluginDir: filepath.Join(abs, "plugins"),
-		Goss:      filepath.Join(abs, "goss"),
-		Versions:  versions,
-	}
-	files := []string{set.Packer, set.Goss}
+	tools := Tools{Packer: filepath.Join(dir, "packer"), PluginDir: filepath.Join(dir, "plugins"), Goss: filepath.Join(dir, "goss"), Versions: ToolsVersions()}
+	files := []string{tools.Packer, tools.Goss}
 	for _, p := range programs {
 		if p.plugin != "" {
-			files = append(files, filepath.Join(set.PluginDir, p.plugin, fmt.Sprintf("%s_v%s_x5.0_%s_%s", p.name, versions[p.name], runtime.GOOS, runtime.GOARCH)))
+			files = append(files, filepath.Join(tools.PluginDir, p.plugin, fmt.Sprintf("%s_v%s_x5.0_%s_%s", p.name, tools.Versions[p.name], runtime.GOOS, runtime.GOARCH)))
 		}
 	}
 	for _, f := range files {
@@ -210,37 +176,35 @@ func load(dir string) (Tools, error) {
 			return Tools{}, fmt.Errorf("%s is not there or not executable", f)
 		}
 	}
-	return set, nil
+	return tools, nil
 }
 
-// newest is a complete set for our pins in the cache, whatever Go built it.
-func newest(cache string) (Tools, bool) {
-	dirs, _ := filepath.Glob(filepath.Join(cache, ToolsKey()+"-*"))
-	for i := len(dirs) - 1; i >= 0; i-- {
-		if set, err := load(dirs[i]); err == nil {
-			return set, true
-		}
-	}
-	return Tools{}, false
-}
-
-// build compiles everything beside dir and moves it there once it is whole.
-func buildTools(ctx context.Context, cache, dir string, report progress.Reporter) (err error) {
-	tmp, err := os.MkdirTemp(cache, "building-")
+// compileTo compiles everything beside dir and moves it there once it is whole.
+func compileTo(ctx context.Context, cache, dir string, report progress.Reporter) error {
+	temp, err := os.MkdirTemp(cache, "building-")
 	if err != nil {
 		return failure.Wrap(err, "making room for the tools", "")
 	}
-	defer os.RemoveAll(tmp)
-	src := filepath.Join(tmp, "src")
-	if err := writeModule(src); err != nil {
-		return failure.Wrap(err, "writing the tools module", "")
+	defer os.RemoveAll(temp)
+	for _, name := range moduleFiles {
+		if err := os.WriteFile(filepath.Join(temp, name), source(name), 0o600); err != nil {
+			return failure.Wrap(err, "writing the tools module", "")
+		}
 	}
-	out := filepath.Join(tmp, "out")
+	out := filepath.Join(temp, "out")
 	log := filepath.Join(cache, "tools.log")
 	_ = os.Remove(log)
-	if err := compile(ctx, src, out, log, report); err != nil {
+	switch err := compile(ctx, temp, out, log, report); {
+	case errors.Is(err, exec.ErrNotFound):
+		return failure.Wrap(err, "Packer and its plugins are compiled on this host, which has no Go",
+			"install Go from https://go.dev/dl/, or set "+ToolsDirVariable+" to a directory with ready binaries")
+	case err != nil:
+		proxy := "the proxy in GOPROXY" // whose address may hold credentials
+		if os.Getenv("GOPROXY") == "" {
+			proxy = "https://proxy.golang.org"
+		}
 		return &failure.Error{What: fmt.Sprintf("compiling Packer and its plugins: %v", err), Lines: host.Tail(err), Log: log, Err: err,
-			Try: "the modules come from " + proxyHint() + "; is it reachable?"}
+			Try: "the modules come from " + proxy + "; is it reachable?"}
 	}
 	if err := installPlugins(ctx, out, log); err != nil {
 		return &failure.Error{What: fmt.Sprintf("installing Packer's plugins: %v", err), Lines: host.Tail(err), Log: log, Err: err}
@@ -252,45 +216,27 @@ func buildTools(ctx context.Context, cache, dir string, report progress.Reporter
 	return nil
 }
 
-func writeModule(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	for _, name := range []string{"go.mod", "go.sum", "tools.go"} {
-		if err := os.WriteFile(filepath.Join(dir, name), source(name), 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// reportEvery is after how many packages the progress is reported: a log should
+// not have a line for each.
+const reportEvery = 100
 
-// tellEvery is after how many packages the progress is told: a log should not
-// have a line for each.
-const tellEvery = 100
-
-// compile builds each program into out. The number of packages is known
-// before (go list), those done are counted (go build -v names each once).
+// compile builds each program into out. Their packages are counted: go build -v
+// names each once.
 func compile(ctx context.Context, src, out, log string, report progress.Reporter) error {
-	env := goEnv()
-	report.Activity("fetching the sources of Packer and its plugins")
-	total, err := packages(ctx, src, env)
-	if err != nil {
-		return err
-	}
-	versions := ToolsVersions()
 	done := 0
 	for _, p := range programs {
-		report.Activity("compiling " + p.name + " " + versions[p.name])
-		ldflags := "-s -w " + strings.ReplaceAll(p.ldflags, "{version}", versions[p.name])
+		version := ToolsVersions()[p.name]
+		report.Activity("compiling " + p.name + " " + version)
 		err := host.Run(ctx, host.Cmd{
-			Program: "go", Dir: src, Env: env, Log: log,
-			Args: []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-v", "-ldflags", ldflags, "-o", filepath.Join(out, p.name), p.pkg},
+			Program: "go", Dir: src, Env: goEnv(), Log: log,
+			Args: []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-v",
+				"-ldflags", "-s -w " + strings.ReplaceAll(p.ldflags, "{version}", version), "-o", filepath.Join(out, p.name), p.module + p.pkg},
 			OnLine: func(line string) {
-				if strings.HasPrefix(line, "go: ") || done >= total {
+				if strings.HasPrefix(line, "go: ") {
 					return
 				}
-				if done++; done%tellEvery == 0 {
-					report.Activity(fmt.Sprintf("compiling %s %s (package %d of at most %d)", p.name, versions[p.name], done, total))
+				if done++; done%reportEvery == 0 {
+					report.Activity(fmt.Sprintf("compiling %s %s (%d packages so far)", p.name, version, done))
 				}
 			},
 		})
@@ -301,19 +247,10 @@ func compile(ctx context.Context, src, out, log string, report progress.Reporter
 	return nil
 }
 
-// packages counts what has to be compiled, and fetches it.
-func packages(ctx context.Context, src string, env []string) (int, error) {
-	args := []string{"list", "-mod=readonly", "-deps", "-f", "{{.ImportPath}}"}
-	for _, p := range programs {
-		args = append(args, p.pkg)
-	}
-	out, err := host.Output(ctx, host.Cmd{Program: "go", Args: args, Dir: src, Env: env})
-	return strings.Count(string(out), "\n"), err
-}
-
 // installPlugins lets Packer put the plugins where it looks for them, with
 // the checksum files that it wants to see beside them.
 func installPlugins(ctx context.Context, out, log string) error {
+	cache := filepath.Join(out, "cache")
 	for _, p := range programs {
 		if p.plugin == "" {
 			continue
@@ -322,8 +259,7 @@ func installPlugins(ctx context.Context, out, log string) error {
 		err := host.Run(ctx, host.Cmd{
 			Program: filepath.Join(out, "packer"), Log: log,
 			Args: []string{"plugins", "install", "--path", binary, p.plugin},
-			Env: host.Env("CHECKPOINT_DISABLE=1", "PACKER_CONFIG_DIR="+out, "PACKER_CACHE_DIR="+filepath.Join(out, "cache"),
-				"PACKER_PLUGIN_PATH="+filepath.Join(out, "plugins")),
+			Env:  host.Env("CHECKPOINT_DISABLE=1", "PACKER_CONFIG_DIR="+out, "PACKER_CACHE_DIR="+cache, "PACKER_PLUGIN_PATH="+filepath.Join(out, "plugins")),
 		})
 		if err != nil {
 			return err
@@ -332,21 +268,7 @@ func installPlugins(ctx context.Context, out, log string) error {
 			return err
 		}
 	}
-	return os.RemoveAll(filepath.Join(out, "cache"))
-}
-
-// goVersion is the version of the host's go command, asked for outside any
-// module: a go.mod could make it answer for another one.
-func goVersion(ctx context.Context) (string, error) {
-	out, err := host.Output(ctx, host.Cmd{Program: "go", Args: []string{"env", "GOVERSION"}, Dir: "/", Env: goEnv()})
-	if errors.Is(err, exec.ErrNotFound) {
-		return "", failure.Wrap(err, "Packer and its plugins are compiled on this host, which has no Go",
-			"install Go from https://go.dev/dl/, or set "+ToolsDirVariable+" to a directory with ready binaries")
-	}
-	if err != nil {
-		return "", failure.Wrap(err, "asking Go for its version", "")
-	}
-	return regexp.MustCompile(`[^\w.-]`).ReplaceAllString(strings.TrimSpace(string(out)), "_"), nil
+	return os.RemoveAll(cache)
 }
 
 // goEnv adds to the allow-listed environment what steers the go command, and
@@ -360,12 +282,4 @@ func goEnv() []string {
 		}
 	}
 	return append(env, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GO111MODULE=on")
-}
-
-// proxyHint names the module proxy without what it may hold of credentials.
-func proxyHint() string {
-	if os.Getenv("GOPROXY") == "" {
-		return "https://proxy.golang.org"
-	}
-	return "the proxy in GOPROXY"
 }

@@ -88,11 +88,11 @@ func count(t *testing.T, file string) int {
 func TestTwoBuildersCompileOnceAndLaterOnesNever(t *testing.T) {
 	builds := fakeGo(t, "sleep 0.2")
 	cache := filepath.Join(t.TempDir(), "cache")
-	assert.False(t, provision.ToolsReady(provision.ToolsOptions{CacheDir: cache}))
+	assert.False(t, provision.ToolsReady(cache))
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {
-			set, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: cache}, progress.Discard)
+			set, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
 			assert.NoError(t, err)
 			assert.FileExists(t, set.Packer)
 			assert.FileExists(t, set.Goss)
@@ -100,8 +100,8 @@ func TestTwoBuildersCompileOnceAndLaterOnesNever(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	assert.True(t, provision.ToolsReady(provision.ToolsOptions{CacheDir: cache}))
-	_, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: cache}, progress.Discard)
+	assert.True(t, provision.ToolsReady(cache))
+	_, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, 4, count(t, builds))
 	left, err := filepath.Glob(filepath.Join(cache, "building-*"))
@@ -112,10 +112,10 @@ func TestTwoBuildersCompileOnceAndLaterOnesNever(t *testing.T) {
 func TestAnIncompleteSetIsBuiltAgain(t *testing.T) {
 	builds := fakeGo(t, "")
 	cache := t.TempDir()
-	set, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: cache}, progress.Discard)
+	set, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(set.Goss))
-	_, err = provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: cache}, progress.Discard)
+	_, err = provision.EnsureTools(t.Context(), cache, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, 8, count(t, builds))
 }
@@ -124,7 +124,7 @@ func TestAHostWithoutGoIsToldWhatToDoUnlessTheToolsAreThere(t *testing.T) {
 	t.Setenv(provision.ToolsDirVariable, "")
 	t.Run("nothing there", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
-		_, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: t.TempDir()}, progress.Discard)
+		_, err := provision.EnsureTools(t.Context(), t.TempDir(), progress.Discard)
 		require.ErrorContains(t, err, "has no Go")
 		require.ErrorContains(t, err, "install Go")
 		_, ok := failure.In(err)
@@ -134,10 +134,10 @@ func TestAHostWithoutGoIsToldWhatToDoUnlessTheToolsAreThere(t *testing.T) {
 		path := os.Getenv("PATH")
 		fakeGo(t, "")
 		cache := t.TempDir()
-		want, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: cache}, progress.Discard)
+		want, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
 		require.NoError(t, err)
 		t.Setenv("PATH", t.TempDir())
-		got, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: cache}, progress.Discard)
+		got, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
 		require.NoError(t, err)
 		assert.Equal(t, want, got)
 		t.Setenv("PATH", path)
@@ -147,15 +147,15 @@ func TestAHostWithoutGoIsToldWhatToDoUnlessTheToolsAreThere(t *testing.T) {
 func TestReadyBinariesAreUsedAndMissingOnesNamed(t *testing.T) {
 	fakeGo(t, "")
 	cache := t.TempDir()
-	set, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: cache}, progress.Discard)
+	set, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
 	require.NoError(t, err)
 	t.Setenv(provision.ToolsDirVariable, filepath.Dir(set.Packer))
 	t.Setenv("PATH", t.TempDir())
-	again, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{}, progress.Discard)
+	again, err := provision.EnsureTools(t.Context(), "", progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, set, again)
 	require.NoError(t, os.Remove(set.Goss))
-	_, err = provision.EnsureTools(t.Context(), provision.ToolsOptions{}, progress.Discard)
+	_, err = provision.EnsureTools(t.Context(), "", progress.Discard)
 	require.ErrorContains(t, err, "goss")
 	require.ErrorContains(t, err, provision.ToolsDirVariable)
 }
@@ -163,7 +163,7 @@ func TestReadyBinariesAreUsedAndMissingOnesNamed(t *testing.T) {
 func TestACompilationThatFailsShowsItsLastLines(t *testing.T) {
 	fakeGo(t, "echo 'dial tcp: no route to host' >&2; exit 1")
 	cache := t.TempDir()
-	_, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: cache}, progress.Discard)
+	_, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
 	f, ok := failure.In(err)
 	require.True(t, ok, "%v", err)
 	assert.Contains(t, f.Lines, "dial tcp: no route to host")
@@ -179,7 +179,7 @@ func TestTheEndOfTheContextEndsACompilationAndTheWaitForOne(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {
-			_, err := provision.EnsureTools(ctx, provision.ToolsOptions{CacheDir: cache}, progress.Discard)
+			_, err := provision.EnsureTools(ctx, cache, progress.Discard)
 			assert.ErrorIs(t, err, stop)
 		})
 	}
@@ -195,7 +195,7 @@ func TestTheRealToolsWork(t *testing.T) {
 	}
 	base, err := os.UserCacheDir()
 	require.NoError(t, err)
-	set, err := provision.EnsureTools(t.Context(), provision.ToolsOptions{CacheDir: filepath.Join(base, "diskforge", "tools")}, progress.Discard)
+	set, err := provision.EnsureTools(t.Context(), filepath.Join(base, "diskforge", "tools"), progress.Discard)
 	require.NoError(t, err)
 	for args, want := range map[string]string{
 		set.Packer + " version":           "Packer v" + set.Versions["packer"],
