@@ -10,6 +10,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
@@ -116,8 +117,11 @@ func (b *Build) localBase(ctx context.Context, in inputs) error {
 // onLoopback says whether a registry or a reference is on this host's loopback.
 func onLoopback(reference string) bool {
 	registry, _, _ := strings.Cut(reference, "/")
-	host, _, _ := strings.Cut(registry, ":")
-	return host == "localhost" || net.ParseIP(host).IsLoopback()
+	host, _, err := net.SplitHostPort(registry)
+	if err != nil { // there is no port
+		host = registry
+	}
+	return httpclient.Loopback(host)
 }
 
 func isRemote(url string) bool {

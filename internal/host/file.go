@@ -162,7 +162,7 @@ func FreeSpace(dir string) (int64, error) {
 func ReadAll(r io.Reader, most int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err == nil && int64(len(b)) > most {
-		err = &TooLongError{most}
+		err = &TooLargeError{most}
 	}
 	if err != nil {
 		return nil, err
@@ -170,11 +170,11 @@ func ReadAll(r io.Reader, most int64) ([]byte, error) {
 	return b, nil
 }
 
-// TooLongError is the error of what is longer than it may be.
-type TooLongError struct{ Most int64 } // bytes
+// TooLargeError is the error of what is larger than it may be.
+type TooLargeError struct{ Most int64 } // bytes
 
-// Error says how long it may be.
-func (e *TooLongError) Error() string { return "it is longer than " + text.Size(e.Most) }
+// Error says how large it may be.
+func (e *TooLargeError) Error() string { return "it is larger than " + text.Size(e.Most) }
 
 // pipeWait is how long the writer of a pipe may take: it may be a password
 // manager that asks a person. Tests wait less.
@@ -205,7 +205,7 @@ func ReadFile(name string, most int64) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("%s is no file: give one that is", name)
 	}
-	if tooLong := (*TooLongError)(nil); errors.As(err, &tooLong) {
+	if tooLarge := (*TooLargeError)(nil); errors.As(err, &tooLarge) {
 		return nil, fmt.Errorf("%s is longer than %s", name, text.Size(most))
 	}
 	return content, err

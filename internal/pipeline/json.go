@@ -3,7 +3,6 @@ package pipeline
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 
@@ -22,12 +21,9 @@ func readJSON(f *os.File, v any) error {
 	if !st.Mode().IsRegular() {
 		return errors.New("not a regular file")
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxJSON+1))
+	b, err := host.ReadAll(f, maxJSON)
 	if err != nil {
 		return err
-	}
-	if len(b) > maxJSON {
-		return fmt.Errorf("longer than %d bytes", maxJSON)
 	}
 	return json.Unmarshal(b, v)
 }

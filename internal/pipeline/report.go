@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +25,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/settings"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // record gathers the report while the stages run, some of them side by side.
@@ -133,23 +133,12 @@ func givenSettings(s settings.Settings) []report.Setting {
 	return all
 }
 
-// publicURL is a setting's value without a URL's password and query, which may
-// be a signature.
+// publicURL is a setting's value without what may be secret in its URL.
 func publicURL(value string) string {
-	address, isList := strings.CutPrefix(value, "file:http") // ISO_CHECKSUM
-	if isList {
-		return "file:" + publicURL("http"+address)
+	if address, isList := strings.CutPrefix(value, "file:http"); isList { // ISO_CHECKSUM
+		return "file:" + text.URL("http"+address)
 	}
-	scheme, _, isURL := strings.Cut(value, "://")
-	u, err := url.Parse(value)
-	switch {
-	case err != nil && isURL:
-		return scheme + "://…" // where its password ends, nobody knows
-	case err != nil || u.Scheme == "" || u.Host == "":
-		return value
-	}
-	u.User, u.RawQuery, u.Fragment = nil, "", ""
-	return u.String()
+	return text.URL(value)
 }
 
 // publicSource is what may be told of where playbooks came from: not a folder

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -63,7 +62,7 @@ func ReadSidecar(ctx context.Context, disk string, to progress.Reporter) (Sideca
 }
 
 func readSidecar(name string) (Sidecar, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	f, err := host.OpenNoFollow(name)
 	if err != nil {
 		return Sidecar{}, err
 	}

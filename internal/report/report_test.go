@@ -215,7 +215,7 @@ func TestWhatIsNoReportIsRefused(t *testing.T) {
 		assert.ErrorContains(t, err, want, text)
 	}
 	_, err := report.Read(endless{})
-	assert.ErrorContains(t, err, "longer than 256 MiB")
+	assert.ErrorContains(t, err, "larger than 256 MiB")
 }
 
 // endless is a report that does not end.

@@ -31,12 +31,9 @@ func (r *Report) WriteJSON(w io.Writer) error {
 // Read reads what WriteJSON wrote, of at most 256 MiB. Another schema is
 // refused.
 func Read(from io.Reader) (*Report, error) {
-	b, err := io.ReadAll(io.LimitReader(from, maxJSON+1))
+	b, err := host.ReadAll(from, maxJSON)
 	if err != nil {
-		return nil, fmt.Errorf("reading the report: %w", err)
-	}
-	if len(b) > maxJSON {
-		return nil, failure.New(fmt.Sprintf("the report is longer than %d MiB", maxJSON>>20), "diskforge writes none that long: build the image again")
+		return nil, failure.Wrap(err, "reading the report", "")
 	}
 	var head struct {
 		Schema int `json:"schema"`

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"image"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -312,9 +312,9 @@ func (s *prefixed) get(ctx context.Context, at *url.URL) ([]byte, *url.URL, erro
 	default:
 		return nil, nil, fmt.Errorf("%s: %s", name, text.Line(response.Status))
 	}
-	content, err := io.ReadAll(io.LimitReader(response.Body, maxPage+1))
-	if err == nil && len(content) > maxPage {
-		err = fmt.Errorf("%s has more than %d bytes", name, maxPage)
+	content, err := host.ReadAll(response.Body, maxPage)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", name, err)
 	}
 	return content, response.Request.URL, err
 }

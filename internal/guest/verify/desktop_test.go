@@ -138,7 +138,7 @@ func TestADesktopThatBreaksBehindAPrefixIsFound(t *testing.T) {
 		"no page":            {func(g *guestDesktop) { delete(g.pages, "/") }, "desktop page: /: 404"},
 		"another page":       {func(g *guestDesktop) { g.pages["/"] = "It works!" }, "not noVNC's"},
 		"absolute reference": {func(g *guestDesktop) { g.pages["/"] += `<link href='/app/x.css'>` }, "refers to /app/x.css"},
-		"endless page":       {func(g *guestDesktop) { g.pages["/"] += strings.Repeat("x", maxPage) }, "more than 1048576 bytes"},
+		"endless page":       {func(g *guestDesktop) { g.pages["/"] += strings.Repeat("x", maxPage) }, "larger than 1 MiB"},
 		"absolute redirect":  {func(g *guestDesktop) { g.pages["/"] = "-> /vnc.html" }, "a redirect leads out of the path prefix"},
 		"foreign redirect":   {func(g *guestDesktop) { g.pages["/"] = "-> http://192.0.2.1/" }, `to "http://192.0.2.1/"`},
 		"redirects in rings": {func(g *guestDesktop) { g.pages["/"] = "-> ./" }, "too many redirects"},
