@@ -93,10 +93,7 @@ func (s *Session) deleteImage(ctx context.Context, ref name.Reference, digest st
 			tags = e.Tags
 		}
 	}
-	a, err := s.access(ctx, repo, deleting)
-	if err != nil {
-		return err
-	}
+	a := s.access(repo, deleting)
 	if err := a.delete(ctx, a.path("/manifests/"+digest)); err != nil {
 		return a.noDeletion(err)
 	}
@@ -176,10 +173,7 @@ func (s *Session) untag(ctx context.Context, tag name.Tag, d Deleted) error {
 		return harbor.delete(ctx, fmt.Sprintf("/api/v2.0/projects/%s/repositories/%s/artifacts/%s/tags/%s",
 			url.PathEscape(project), url.PathEscape(url.PathEscape(repository)), d.Digest, url.PathEscape(tag.TagStr())))
 	}
-	a, err := s.access(ctx, tag.Context(), deleting)
-	if err != nil {
-		return err
-	}
+	a := s.access(tag.Context(), deleting)
 	refused := false
 	if err = a.delete(ctx, a.path("/manifests/"+tag.TagStr())); err == nil {
 		left, errLeft := a.manifest(ctx, tag) // old docker-registries may accept it and do nothing

@@ -84,10 +84,7 @@ func (o FetchOptions) fetch(ctx context.Context, ref name.Reference, from string
 	}
 	defer session.Close()
 	if tag, ok := ref.(name.Tag); ok && o.Want.Inputs != "" {
-		a, err := session.access(ctx, tag.Context(), fetching())
-		if err != nil {
-			return Fetched{}, err
-		}
+		a := session.access(tag.Context(), fetching())
 		digest, err := o.await(ctx, a, tag, p)
 		if err != nil {
 			return Fetched{}, err

@@ -119,6 +119,7 @@ func TestFetchNamesWhatIsWrongWithoutSecrets(t *testing.T) {
 }
 
 func TestABrokenTransferIsBegunAgain(t *testing.T) {
+	t.Parallel()
 	dir, disk, made := madeFrom(t, 4, inputsA)
 	layer, err := os.ReadFile(filepath.Join(dir, "blobs/sha256", strings.TrimPrefix(made.Layer.Digest, "sha256:")))
 	require.NoError(t, err)
@@ -147,6 +148,7 @@ func TestABrokenTransferIsBegunAgain(t *testing.T) {
 }
 
 func TestAnotherLayerThanTheManifestSaysIsNotTaken(t *testing.T) {
+	t.Parallel()
 	dir, _, made := madeFrom(t, 1, inputsA)
 	s := newServer(t, nil)
 	push(t, dir, s.ref(), alice)
@@ -211,6 +213,7 @@ func TestFetchWaitsUntilTheTagHasTheInputs(t *testing.T) {
 }
 
 func TestWaitingEndsWithAClearError(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	o := fetchOptions(t, alice)
 	o.Want.Inputs = inputsA
@@ -226,6 +229,7 @@ func TestWaitingEndsWithAClearError(t *testing.T) {
 }
 
 func TestTheEndOfTheContextEndsAFetchAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := madeFrom(t, 4, inputsB)
 	s := newServer(t, nil)
 	push(t, dir, s.ref(), alice)
@@ -256,6 +260,7 @@ func wantsALogin(w http.ResponseWriter, r *http.Request) bool {
 }
 
 func TestADiskThatWasFetchedIsThereForThoseWithoutALogin(t *testing.T) {
+	t.Parallel()
 	dir, _, made := madeFrom(t, 1, inputsA)
 	s := newServer(t, wantsALogin)
 	push(t, dir, s.ref(), alice)
@@ -296,6 +301,7 @@ func TestADiskThatWasFetchedIsThereForThoseWithoutALogin(t *testing.T) {
 }
 
 func TestADiskThatIsNotWhatWasFetchedIsFetchedAgain(t *testing.T) {
+	t.Parallel()
 	dir, disk, made := madeFrom(t, 1, inputsA)
 	s := newServer(t, wantsALogin)
 	push(t, dir, s.ref(), alice)
@@ -319,6 +325,7 @@ func TestADiskThatIsNotWhatWasFetchedIsFetchedAgain(t *testing.T) {
 }
 
 func TestTheLastDiskFromATagIsTaken(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, wantsALogin)
 	o := fetchOptions(t, alice)
 	o.Want.Inputs = inputsA

@@ -48,10 +48,7 @@ func (s *Session) Find(ctx context.Context, ref, inputs string) (Found, bool, er
 	if err != nil {
 		return Found{}, false, err
 	}
-	a, err := s.access(ctx, tag.Context(), reading)
-	if err != nil {
-		return Found{}, false, err
-	}
+	a := s.access(tag.Context(), reading)
 	found, ok, err := a.find(ctx, []string{tag.TagStr()}, inputs)
 	if ok || err != nil {
 		return found, ok, err

@@ -49,6 +49,7 @@ func session(t testing.TB, o registry.Options) *registry.Session {
 }
 
 func TestAnImageIsFoundByItsInputsUnderTheWantedTag(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	made := stored(t, s.ref(), alice, "sha256:one")
 	s.seen()
@@ -71,6 +72,7 @@ func TestAnImageIsFoundByItsInputsUnderTheWantedTag(t *testing.T) {
 }
 
 func TestAnImageIsFoundUnderAnotherTagAndTheWantedOneIsMoved(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	one := stored(t, s.ref(), alice, "sha256:one")
 	for i := range 20 {
@@ -101,6 +103,7 @@ func TestAnImageIsFoundUnderAnotherTagAndTheWantedOneIsMoved(t *testing.T) {
 }
 
 func TestAMovedTagNeedsADigestThatIsThere(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	in := session(t, alice)
 	require.ErrorContains(t, in.Tag(t.Context(), s.ref(), "v2"), "has no digest")
@@ -136,6 +139,7 @@ func TestToBeRefusedIsNotToFindNothing(t *testing.T) {
 // GitHub's registry answers DENIED (403) for a package that does not exist, to
 // the manifest's and to the token's reader.
 func TestAPackageThatGitHubDeniesIsNotThere(t *testing.T) {
+	t.Parallel()
 	s := newRemoteServer(t, answer(func(r *http.Request) bool { return r.URL.Path != "/v2/" }, http.StatusForbidden))
 	_, ok, err := session(t, s.options).Find(t.Context(), "ghcr.io/lab/ubuntu:v1", "sha256:one")
 	require.NoError(t, err)
@@ -166,6 +170,7 @@ func TestARegistryThatLostABlobHasNotTheImage(t *testing.T) {
 }
 
 func TestStorageElsewhereIsNotAsked(t *testing.T) {
+	t.Parallel()
 	s := newRemoteServer(t, nil)
 	stored(t, remoteRef, s.options, "sha256:one")
 	s.answers(func(w http.ResponseWriter, r *http.Request) bool {
@@ -197,6 +202,7 @@ func tagList(body func(r *http.Request) (page, link string)) func(http.ResponseW
 }
 
 func TestAListOfTagsIsReadPageByPage(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, tagList(func(r *http.Request) (string, string) {
 		switch r.URL.Query().Get("last") {
 		case "":
@@ -214,6 +220,7 @@ func TestAListOfTagsIsReadPageByPage(t *testing.T) {
 }
 
 func TestAHostileListOfTagsIsLeft(t *testing.T) {
+	t.Parallel()
 	var pages atomic.Int32
 	for name, c := range map[string]struct {
 		list  func(r *http.Request) (string, string)
@@ -241,6 +248,7 @@ func TestAHostileListOfTagsIsLeft(t *testing.T) {
 }
 
 func TestAListThatIsSaidToBeElsewhereIsNotFetched(t *testing.T) {
+	t.Parallel()
 	s := newRemoteServer(t, func(w http.ResponseWriter, r *http.Request) bool {
 		if strings.HasSuffix(r.URL.Path, "/tags/list") {
 			http.Redirect(w, r, "https://other.example/list", http.StatusFound)
@@ -254,6 +262,7 @@ func TestAListThatIsSaidToBeElsewhereIsNotFetched(t *testing.T) {
 }
 
 func TestNoMoreThan200TagsAreLookedAt(t *testing.T) {
+	t.Parallel()
 	var tags []string
 	for i := range 250 {
 		tags = append(tags, fmt.Sprintf("%q", fmt.Sprintf("t%03d", i)))

@@ -19,8 +19,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-
 	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -39,13 +37,6 @@ type guard struct {
 	mu         sync.Mutex
 	secrets    []string
 	retryAfter time.Duration // the longest that answers asked for
-}
-
-func newGuard(next http.RoundTripper, registry string, insecure bool, a authn.AuthConfig) *guard {
-	g := &guard{next: next, registry: registry, insecure: insecure}
-	g.hide(a.Password)
-	g.hide(a.IdentityToken)
-	return g
 }
 
 // refusal is the error of a request that the guard does not let pass.

@@ -45,6 +45,7 @@ func pathHas(part string) func(*http.Request) bool {
 }
 
 func TestNothingLeavesInPlainHTTP(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	for what, handle := range map[string]func(http.ResponseWriter, *http.Request) bool{
 		"a redirect of the ping":     away(func(r *http.Request) bool { return r.URL.Path == "/v2/" }, 307, "http://other.example"),
@@ -79,6 +80,7 @@ func TestNothingLeavesInPlainHTTP(t *testing.T) {
 }
 
 func TestARegistryOnLoopbackCannotSendALoginAwayInPlainHTTP(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	for what, handle := range map[string]func(http.ResponseWriter, *http.Request) bool{
 		"a realm":    challenge("http://other.example/token"),
@@ -94,6 +96,7 @@ func TestARegistryOnLoopbackCannotSendALoginAwayInPlainHTTP(t *testing.T) {
 // Private addresses and .local names: there the library would speak plain HTTP
 // by itself.
 func TestARegistryThatSpeaksPlainHTTPIsRefusedUnlessAllowed(t *testing.T) {
+	t.Parallel()
 	dir, _, made := packed(t, 1)
 	for _, host := range []string{"10.0.0.5:5000", "192.168.1.1:5000", "registry.local", "registry.localhost:5000", "registry.example"} {
 		t.Run(host, func(t *testing.T) {
@@ -112,6 +115,7 @@ func TestARegistryThatSpeaksPlainHTTPIsRefusedUnlessAllowed(t *testing.T) {
 }
 
 func TestEveryAddressOfThisMachineMayBeSpokenToInPlainHTTP(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	for _, host := range []string{"127.0.0.1", "127.8.9.10", "localhost", "[::1]"} {
 		s := newServer(t, nil)
@@ -124,6 +128,7 @@ func TestEveryAddressOfThisMachineMayBeSpokenToInPlainHTTP(t *testing.T) {
 }
 
 func TestALoginIsNotGivenToTheHostOfARedirect(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	basic := func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Host == "other.example" || r.Header.Get("Authorization") != "" {
@@ -149,6 +154,7 @@ func TestALoginIsNotGivenToTheHostOfARedirect(t *testing.T) {
 }
 
 func TestATokenIsFetchedAndUsedAndShownToNobody(t *testing.T) {
+	t.Parallel()
 	dir, _, made := packed(t, 1)
 	realm := func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path != "/token" {
@@ -205,6 +211,7 @@ func TestARefreshTokenDoesNotFollowARedirectToAnotherHost(t *testing.T) {
 }
 
 func TestACertificateThatIsNotTheRegistrysIsRefused(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	s := newRemoteServer(t, nil)
 	failed(t, dir, "unnamed.example/lab/ubuntu:v1", s.options, "the certificate of registry unnamed.example is not valid")

@@ -110,10 +110,7 @@ func (s *Session) Repositories(ctx context.Context, prefix string) ([]string, er
 	}
 	itself := false
 	if path != "" {
-		a, err := s.access(ctx, registry.Repo(path), reading)
-		if err != nil {
-			return nil, err
-		}
+		a := s.access(registry.Repo(path), reading)
 		if _, itself, err = a.tags(ctx); err != nil {
 			return nil, err
 		}
@@ -171,15 +168,12 @@ func (s *Session) catalog(ctx context.Context, registry name.Registry, path stri
 		return nil, false, err
 	case a == nil:
 		first = fmt.Sprintf("/v2/_catalog?n=%d", pageSize)
-		a, err = s.access(ctx, registry.Repo("_catalog"), listing)
+		a = s.access(registry.Repo("_catalog"), listing)
 	case project == "": // listAllRepositories: all that the login may see
 		first = fmt.Sprintf("/api/v2.0/repositories?page=1&page_size=%d", pageSize)
 	default: // listRepositories
 		first = fmt.Sprintf("/api/v2.0/projects/%s/repositories?page=1&page_size=%d", url.PathEscape(project), pageSize)
 		none = failure.New(fmt.Sprintf("Harbor at %s has no project %s for %s", registry.RegistryStr(), project, a.who()), "check the name, and the login's role in the project")
-	}
-	if err != nil {
-		return nil, false, err
 	}
 	if all, there, err = a.list(ctx, first, checkPath); err == nil && !there {
 		err = none
@@ -192,19 +186,16 @@ func (s *Session) catalog(ctx context.Context, registry name.Registry, path stri
 // form of the registry's.
 func (s *Session) harbor(ctx context.Context, repo name.Repository, what purpose) (*access, error) {
 	what.harbor = true
-	a, err := s.access(ctx, repo, what)
-	if err != nil {
-		return nil, err
-	}
+	a := s.access(repo, what)
 	pong := false
-	_, err = a.look(ctx, func() error { // getPing: "does not require any authentication"
-		resp, err := a.send(ctx, http.MethodGet, a.url("/api/v2.0/ping"), nil, noRedirect, http.StatusOK)
+	_, err := a.look(ctx, func() error { // getPing: "does not require any authentication"
+		resp, err := a.send(ctx, http.MethodGet, a.url("/api/v2.0/ping"), nil, noRedirect)
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
-		pong = strings.Trim(string(text), "\"\n") == "Pong"
+		pong = resp.StatusCode == http.StatusOK && strings.Trim(string(text), "\"\n") == "Pong"
 		return err
 	})
 	if err != nil || !pong {
@@ -224,10 +215,7 @@ func (s *Session) Entries(ctx context.Context, repository string) ([]Entry, erro
 	if err != nil {
 		return nil, err
 	}
-	a, err := s.access(ctx, registry.Repo(path), reading)
-	if err != nil {
-		return nil, err
-	}
+	a := s.access(registry.Repo(path), reading)
 	tags, _, err := a.tags(ctx)
 	if err != nil {
 		return nil, err

@@ -91,6 +91,7 @@ func foreign(t *testing.T, repository string) (image, index v1.Hash) {
 }
 
 func TestOthersImagesAreListedAsTheirs(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	image, index := foreign(t, s.host()+"/other/app")
 	entries, err := session(t, alice).Entries(t.Context(), s.host()+"/other/app")
@@ -105,6 +106,7 @@ func TestOthersImagesAreListedAsTheirs(t *testing.T) {
 }
 
 func TestAManifestThatIsNothingKnownIsListedAndHarmless(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	stored(t, s.ref(), alice, digestOf(1))
 	for _, manifest := range []string{
@@ -189,6 +191,7 @@ func TestACatalogIsReadPageByPage(t *testing.T) {
 }
 
 func TestAListThatBreaksOffIsNotTakenForTheWhole(t *testing.T) {
+	t.Parallel()
 	for list, page := range map[string]string{"/v2/lab/ubuntu/tags/list": `{"tags":["v1"]}`, "/v2/_catalog": `{"repositories":["lab/ubuntu/b"]}`} {
 		for _, status := range []int{http.StatusNotFound, http.StatusBadGateway} {
 			s := newServer(t, func(w http.ResponseWriter, r *http.Request) bool {
@@ -226,6 +229,7 @@ func TestAListThatBreaksOffIsNotTakenForTheWhole(t *testing.T) {
 }
 
 func TestARegistryWithoutACatalogAsksForNames(t *testing.T) {
+	t.Parallel()
 	for _, status := range []int{401, 403, 404} {
 		s := newServer(t, answer(func(r *http.Request) bool { return r.URL.Path == "/v2/_catalog" }, status))
 		stored(t, s.ref(), alice, digestOf(1))
@@ -296,6 +300,7 @@ func harbor(repositories []string, deleted *[]string) func(http.ResponseWriter, 
 }
 
 func TestHarborListsAProjectByItsOwnAPI(t *testing.T) {
+	t.Parallel()
 	s := newRemoteServer(t, harbor([]string{"lab/a", "lab/b/c", "lab/ubuntu"}, nil))
 	in := session(t, s.options)
 	got, err := in.Repositories(t.Context(), "registry.example/lab")
@@ -314,6 +319,7 @@ func TestHarborListsAProjectByItsOwnAPI(t *testing.T) {
 }
 
 func TestHarborsPasswordStaysAtHarbor(t *testing.T) {
+	t.Parallel()
 	s := newRemoteServer(t, nil)
 	s.answers(func(w http.ResponseWriter, r *http.Request) bool {
 		switch {
@@ -333,6 +339,7 @@ func TestHarborsPasswordStaysAtHarbor(t *testing.T) {
 }
 
 func TestATagAloneIsDeletedWhereOthersNameTheImage(t *testing.T) {
+	t.Parallel()
 	var deleted []string
 	s := newRemoteServer(t, harbor(nil, &deleted))
 	in := session(t, s.options)
@@ -384,6 +391,7 @@ func TestDebiansRegistryDeletesWhereItIsAllowedTo(t *testing.T) {
 }
 
 func TestATagThatIsStillThereWasNotDeleted(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, answer(method("DELETE"), http.StatusAccepted))
 	stored(t, s.host()+"/lab/ubuntu:v1", alice, digestOf(1))
 	stored(t, s.host()+"/lab/ubuntu:v2", alice, digestOf(1))

@@ -73,10 +73,7 @@ func Open(ctx context.Context, ref string, o Options) (*Image, error) {
 }
 
 func (s *Session) open(ctx context.Context, ref name.Reference, what purpose) (*Image, error) {
-	a, err := s.access(ctx, ref.Context(), what)
-	if err != nil {
-		return nil, err
-	}
+	a := s.access(ref.Context(), what)
 	i := &Image{access: a}
 	i.Tags = func() ([]string, error) { return a.allTags(ctx) }
 	i.try = func(do func(context.Context) error) error {

@@ -116,6 +116,7 @@ func storage(t *testing.T, to string, status int) (*remoteServer, *int) {
 }
 
 func TestPartsAreReadFromTheStorageThatARegistryRedirectsTo(t *testing.T) {
+	t.Parallel()
 	s, moved := storage(t, "https://other.example", http.StatusTemporaryRedirect)
 	i, layer, _ := opened(t, remoteRef, s.options)
 	part := make([]byte, 100)
@@ -126,6 +127,7 @@ func TestPartsAreReadFromTheStorageThatARegistryRedirectsTo(t *testing.T) {
 }
 
 func TestAReadIsNotRedirectedToPlainHTTPOrIntoThePrivateNetwork(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	for to, words := range map[string]string{
 		"http://other.example":    "plain HTTP to other.example is not allowed",
@@ -151,6 +153,7 @@ func TestAReadIsNotRedirectedToPlainHTTPOrIntoThePrivateNetwork(t *testing.T) {
 }
 
 func TestARegistryWithoutRangesSaysSo(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	i, layer, _ := opened(t, s.ref(), alice)
 	s.mu.Lock()
@@ -162,6 +165,7 @@ func TestARegistryWithoutRangesSaysSo(t *testing.T) {
 }
 
 func TestARegistryThatLiesAboutALayerIsCaught(t *testing.T) {
+	t.Parallel()
 	partial := func(header, body string, length int) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Range", header)
@@ -211,6 +215,7 @@ func TestARegistryThatLiesAboutALayerIsCaught(t *testing.T) {
 }
 
 func TestAnImageThatIsNotThereIsNamedAndNoLoginIsSpokenOf(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	stored(t, s.ref(), alice, digestOf(1))
 	for ref, words := range map[string]string{
@@ -224,6 +229,7 @@ func TestAnImageThatIsNotThereIsNamedAndNoLoginIsSpokenOf(t *testing.T) {
 }
 
 func TestABlobWithAnotherDigestOrSizeIsNotGivenOut(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	i, layer, _ := opened(t, s.ref(), alice)
 	content := whole(t, i.Blob(layer))
@@ -253,6 +259,7 @@ func TestABlobWithAnotherDigestOrSizeIsNotGivenOut(t *testing.T) {
 }
 
 func TestAManifestWithAnotherDigestOrThatIsTooLargeIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	i, _, _ := opened(t, s.ref(), alice)
 	byDigest := s.host() + "/lab/ubuntu@" + i.Digest
@@ -280,6 +287,7 @@ func TestAManifestWithAnotherDigestOrThatIsTooLargeIsRefused(t *testing.T) {
 }
 
 func TestAReadEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	dir, _, _ := packed(t, 1)
 	_, err := registry.Push(t.Context(), dir, s.ref(), alice, progress.Discard)
@@ -298,6 +306,7 @@ func TestAReadEndsWithItsContext(t *testing.T) {
 }
 
 func TestOfAnIndexTheImageForAmd64IsTaken(t *testing.T) {
+	t.Parallel()
 	entry := func(digit, platform string) string {
 		if platform != "" {
 			os, arch, _ := strings.Cut(platform, "/")

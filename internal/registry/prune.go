@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -33,41 +34,54 @@ type Decision struct {
 // Decide says of every image, in the order of the entries, whether it is
 // deleted, and why. Entries are the images of any number of repositories; each
 // repository must be whole, with all tags of an image in one entry, as
-// registry.Session.Entries returns them. Applied to what it keeps, a policy
-// deletes nothing more.
+// Session.Entries returns them. Applied to what it keeps, a policy deletes
+// nothing more.
 //
 // An image that a kept one was made from, or that a kept index names, is kept
 // itself, in whichever repository it is.
 func (p Policy) Decide(entries []Entry) []Decision {
-	newest := p.newest(entries)
 	all := make([]Decision, len(entries))
 	for i, e := range entries {
-		all[i] = p.decide(e, newest[i])
+		why, deleted := p.decide(e, entries)
+		all[i] = Decision{e, deleted, why}
 	}
-	keepNeeded(all)
+	for again := true; again; { // what they need may need something in turn
+		again = false
+		for _, by := range all {
+			for i := range all {
+				if d := &all[i]; !by.Delete && d.Delete && by.needs(d.Entry) {
+					d.Delete, d.Why, again = false, "needed by "+by.Name(), true
+				}
+			}
+		}
+	}
 	return all
 }
 
-func (p Policy) decide(e Entry, newest bool) Decision {
-	age := p.Now.Sub(e.Built)
-	tag := p.keptTag(e)
+// needs says whether an image was made from another, or is an index of it.
+func (e Entry) needs(other Entry) bool {
+	return e.Base != "" && (e.Base == other.Digest || e.Base == other.Disk) || slices.Contains(e.Parts, other.Digest)
+}
+
+func (p Policy) decide(e Entry, entries []Entry) (why string, deleted bool) {
+	tag, newest := p.keptTag(e), p.newer(e, entries) < p.Keep
 	switch {
 	case tag != "":
-		return Decision{e, false, "tag " + tag}
-	case !p.eligible(e):
-		return Decision{e, false, "diskforge did not make it"}
+		return "tag " + tag, false
+	case !p.All && !e.Ours():
+		return "diskforge did not make it", false
 	case e.Built.IsZero():
-		return Decision{e, false, "its age is not known"}
+		return "its age is not known", false
 	case newest:
-		return Decision{e, false, fmt.Sprintf("among the newest %d", p.Keep)}
-	case p.Younger > 0 && age < p.Younger:
-		return Decision{e, false, "younger than " + FormatAge(p.Younger)}
+		return fmt.Sprintf("among the newest %d", p.Keep), false
+	case p.Younger > 0 && p.Now.Sub(e.Built) < p.Younger:
+		return "younger than " + FormatAge(p.Younger), false
 	case p.Younger > 0 && p.Keep > 0:
-		return Decision{e, true, fmt.Sprintf("not among the newest %d, and older than %s", p.Keep, FormatAge(p.Younger))}
+		return fmt.Sprintf("not among the newest %d, and older than %s", p.Keep, FormatAge(p.Younger)), true
 	case p.Younger > 0:
-		return Decision{e, true, "older than " + FormatAge(p.Younger)}
+		return "older than " + FormatAge(p.Younger), true
 	}
-	return Decision{e, true, fmt.Sprintf("not among the newest %d", p.Keep)}
+	return fmt.Sprintf("not among the newest %d", p.Keep), true
 }
 
 // keptTag is the first tag of an image for which it is kept, or empty.
@@ -82,87 +96,39 @@ func (p Policy) keptTag(e Entry) string {
 	return ""
 }
 
-// eligible says whether the policy speaks of such images at all.
-func (p Policy) eligible(e Entry) bool { return p.All || e.Ours() }
-
-// newest marks the newest images of each repository that the policy speaks of.
-// Of equally old ones those with the lower digest come first, so that the
-// choice is the same each time.
-func (p Policy) newest(entries []Entry) map[int]bool {
-	repositories := map[string][]int{}
-	for i, e := range entries {
-		if p.eligible(e) && !e.Built.IsZero() {
-			repositories[e.Repository] = append(repositories[e.Repository], i)
+// newer is how many images of e's repository, of those that the policy speaks
+// of, come before it. Of equally old ones those with the lower digest do, so
+// that the choice is the same each time.
+func (p Policy) newer(e Entry, entries []Entry) (n int) {
+	for _, o := range entries {
+		if o.Repository == e.Repository && (p.All || o.Ours()) && !o.Built.IsZero() &&
+			cmp.Or(e.Built.Compare(o.Built), strings.Compare(o.Digest, e.Digest)) < 0 {
+			n++
 		}
 	}
-	marked := map[int]bool{}
-	for _, all := range repositories {
-		slices.SortFunc(all, func(a, b int) int {
-			return cmp.Or(entries[b].Built.Compare(entries[a].Built), cmp.Compare(entries[a].Digest, entries[b].Digest))
-		})
-		for _, i := range all[:min(len(all), max(0, p.Keep))] {
-			marked[i] = true
-		}
-	}
-	return marked
+	return n
 }
 
-// keepNeeded keeps what kept images need, and what these need in turn.
-func keepNeeded(all []Decision) {
-	known := map[string][]int{} // by what a needy one may call it
-	for i, d := range all {
-		known[d.Digest] = append(known[d.Digest], i)
-		if d.Disk != "" {
-			known[d.Disk] = append(known[d.Disk], i)
-		}
-	}
-	var visit func(by Decision)
-	visit = func(by Decision) {
-		for _, need := range append([]string{by.Base}, by.Parts...) {
-			for _, i := range known[need] {
-				if all[i].Delete {
-					all[i].Delete, all[i].Why = false, "needed by "+by.Name()
-					visit(all[i])
-				}
-			}
-		}
-	}
-	for _, d := range slices.Clone(all) {
-		if !d.Delete {
-			visit(d)
-		}
-	}
-}
-
-// Going are the images that are deleted, each before those that it names: the
-// parts of an index are not deleted before it.
-func Going(all []Decision) []Decision {
-	place := func(repository, digest string) string { return repository + "@" + digest }
-	at := map[string]int{}
-	for i, d := range all {
-		at[place(d.Repository, d.Digest)] = i
-	}
-	var going []Decision
-	seen := map[int]bool{}
-	var visit func(i int)
-	visit = func(i int) {
-		if seen[i] {
+// Going are the images that are deleted, an index before those that it names.
+func Going(all []Decision) (going []Decision) {
+	seen := map[string]bool{}
+	var add func(d Decision)
+	add = func(d Decision) {
+		place := d.Repository + "@" + d.Digest
+		if !d.Delete || seen[place] {
 			return
 		}
-		seen[i] = true
-		for _, part := range all[i].Parts {
-			if named, ok := at[place(all[i].Repository, part)]; ok {
-				visit(named)
+		seen[place] = true
+		for _, index := range all {
+			if index.Repository == d.Repository && slices.Contains(index.Parts, d.Digest) {
+				add(index)
 			}
 		}
-		if all[i].Delete {
-			going = append(going, all[i])
-		}
+		going = append(going, d)
 	}
-	for i := range slices.Backward(all) {
-		visit(i)
+	for _, d := range all {
+		add(d)
 	}
-	slices.Reverse(going)
 	return going
 }
 

@@ -38,6 +38,7 @@ func gone(p registry.Policy, entries ...registry.Entry) []string {
 }
 
 func TestTheNewestOfEachRepositoryAreKept(t *testing.T) {
+	t.Parallel()
 	all := []registry.Entry{image("r/a", 1, 50), image("r/a", 2, 10), image("r/a", 3, 20), image("r/b", 4, 90)}
 	assert.Equal(t, []string{"r/a:v1", "r/a:v3"}, gone(registry.Policy{Keep: 1}, all...))
 	assert.Equal(t, []string{"r/a:v1"}, gone(registry.Policy{Keep: 2}, all...))
@@ -46,6 +47,7 @@ func TestTheNewestOfEachRepositoryAreKept(t *testing.T) {
 }
 
 func TestAnImageThatAKeptOneWasMadeFromIsKept(t *testing.T) {
+	t.Parallel()
 	grandparent, parent, child := image("r/base", 1, 90), image("r/desktop", 2, 80), image("r/course", 3, 1)
 	parent.Base, child.Base = grandparent.Disk, parent.Digest
 	policy := registry.Policy{Younger: 30 * day, Now: now}
@@ -59,6 +61,7 @@ func TestAnImageThatAKeptOneWasMadeFromIsKept(t *testing.T) {
 }
 
 func TestAnImageWithATagThatIsToStayIsKept(t *testing.T) {
+	t.Parallel()
 	latest, release, draft := image("r/a", 1, 90), image("r/a", 2, 80), image("r/a", 3, 70)
 	latest.Tags, release.Tags = []string{"2026-05", "latest"}, []string{"release-1"}
 	all := []registry.Entry{latest, release, draft}
@@ -72,6 +75,7 @@ func TestAnImageWithATagThatIsToStayIsKept(t *testing.T) {
 }
 
 func TestImagesThatDiskforgeDidNotMakeAreKeptUnlessAllAreMeant(t *testing.T) {
+	t.Parallel()
 	theirs, old := image("r/a", 1, 90), image("r/a", 2, 90)
 	theirs.Disk = ""
 	assert.Equal(t, []string{"r/a:v2"}, gone(registry.Policy{Younger: day}, theirs, old))
@@ -82,6 +86,7 @@ func TestImagesThatDiskforgeDidNotMakeAreKeptUnlessAllAreMeant(t *testing.T) {
 }
 
 func TestAnImageOfUnknownAgeIsKept(t *testing.T) {
+	t.Parallel()
 	e := image("r/a", 1, 0)
 	e.Built = time.Time{}
 	assert.Empty(t, gone(registry.Policy{Younger: day, All: true}, e))
@@ -128,6 +133,7 @@ func kept(all []registry.Decision) []registry.Entry {
 }
 
 func TestAPolicyNeverDeletesWhatItMustKeep(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		entries, p := registries(t), policies(t)
 		all := p.Decide(entries)
@@ -179,6 +185,7 @@ func TestAPolicyNeverDeletesWhatItMustKeep(t *testing.T) {
 }
 
 func TestAPolicyDeletesNothingMoreOfWhatItKept(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		p := policies(t)
 		left := kept(p.Decide(registries(t)))
@@ -189,6 +196,7 @@ func TestAPolicyDeletesNothingMoreOfWhatItKept(t *testing.T) {
 }
 
 func TestAnIndexGoesBeforeWhatItNames(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		all := make([]registry.Decision, rapid.IntRange(0, 12).Draw(t, "images"))
 		for n := range all {
@@ -222,6 +230,7 @@ func TestAnIndexGoesBeforeWhatItNames(t *testing.T) {
 }
 
 func TestTheOrderOfTheListDoesNotMatter(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		entries, p := registries(t), policies(t)
 		shuffled := rapid.Permutation(entries).Draw(t, "shuffled")
@@ -240,6 +249,7 @@ func TestTheOrderOfTheListDoesNotMatter(t *testing.T) {
 }
 
 func TestAgesAreWrittenAsTheyAreAskedFor(t *testing.T) {
+	t.Parallel()
 	for d, want := range map[time.Duration]string{30 * day: "30d", 36 * time.Hour: "36h", 90 * time.Minute: "1h", 5 * time.Minute: "5m"} {
 		assert.Equal(t, want, registry.FormatAge(d))
 	}

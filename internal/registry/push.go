@@ -36,10 +36,7 @@ func Push(ctx context.Context, layoutDir, ref string, o Options, p progress.Repo
 		return "", err
 	}
 	defer session.Close()
-	a, err := session.access(ctx, tag.Context(), pushing)
-	if err != nil {
-		return "", err
-	}
+	a := session.access(tag.Context(), pushing)
 	layout, err := oci.Load(layoutDir)
 	if err != nil {
 		return "", err
@@ -136,7 +133,7 @@ func (a *access) confirm(ctx context.Context, ref name.Reference, digest string)
 		case look >= looks:
 			return failure.New(fmt.Sprintf("registry %s said that it has taken %s, and has it not", a.repo.RegistryStr(), ref), "its log says more")
 		}
-		if err := host.Sleep(ctx, time.Duration(look)*a.backoff); err != nil {
+		if err := host.Sleep(ctx, time.Duration(look)*a.backoff()); err != nil {
 			return err
 		}
 	}
@@ -156,10 +153,7 @@ func CheckAccess(ctx context.Context, ref string, o Options) error {
 		return err
 	}
 	defer session.Close()
-	a, err := session.access(ctx, tag.Context(), pushing)
-	if err != nil {
-		return err
-	}
+	a := session.access(tag.Context(), pushing)
 	return a.try(ctx, progress.Discard, func() error {
 		resp, err := a.send(ctx, http.MethodPost, a.url(a.path("/blobs/uploads/")), nil, nil, http.StatusAccepted)
 		if err != nil {
@@ -193,10 +187,7 @@ func (s *Session) Tag(ctx context.Context, ref string, tags ...string) error {
 			return badReference(fmt.Sprintf("%q cannot be a tag", tag), err.Error())
 		}
 	}
-	a, err := s.access(ctx, repo, pushing)
-	if err != nil {
-		return err
-	}
+	a := s.access(repo, pushing)
 	d, err := a.manifest(ctx, image)
 	if err != nil {
 		return err

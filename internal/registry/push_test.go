@@ -99,6 +99,7 @@ func nothingThere(t *testing.T, s *server) {
 }
 
 func TestAPushedImageComesBackAsItWas(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t, nil), &watcher{}
 	dir, disk, made := packed(t, 3)
 	result, err := registry.Push(t.Context(), dir, s.ref(), alice, w)
@@ -121,6 +122,7 @@ func TestAPushedImageComesBackAsItWas(t *testing.T) {
 }
 
 func TestWhatIsThereAlreadyIsNotSentAgain(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, nil)
 	dir, _, _ := packed(t, 1)
 	first, err := registry.Push(t.Context(), dir, s.ref(), alice, progress.Discard)
@@ -162,8 +164,11 @@ func TestWhatTheRegistryHasLostIsSentAgain(t *testing.T) {
 }
 
 func TestManyPushesOfOneImageAtATimeEndWell(t *testing.T) {
-	d := newDebianRegistry(t)
-	for i := range 20 {
+	d, images := newDebianRegistry(t), 20
+	if testing.Short() {
+		images = 4
+	}
+	for i := range images {
 		disk := filepath.Join(t.TempDir(), "disk.raw")
 		content := make([]byte, 4<<10) // small, so that the pushes meet
 		copy(content, fmt.Sprint(i))
@@ -184,6 +189,7 @@ func TestManyPushesOfOneImageAtATimeEndWell(t *testing.T) {
 }
 
 func TestARegistryThatRefusesIsNamedWithWhatToDo(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	for _, c := range []struct {
 		status int
@@ -222,6 +228,7 @@ func TestARegistryThatWantsALoginSaysSo(t *testing.T) {
 }
 
 func TestAServerThatIsNoRegistryIsNamed(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	s := newServer(t, answer(func(*http.Request) bool { return true }, http.StatusNotFound))
 	failed(t, dir, s.ref(), alice, s.host()+" is no registry", "TARGET_REGISTRY")
@@ -243,6 +250,7 @@ func method(m string) func(*http.Request) bool {
 }
 
 func TestAnErrorThatStaysIsGivenUpAfterFiveTries(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	for _, m := range []string{"HEAD", "POST", "PATCH", "PUT"} {
 		t.Run(m, func(t *testing.T) {
@@ -273,6 +281,7 @@ func times(n int32, match func(*http.Request) bool, do http.HandlerFunc) func(ht
 }
 
 func TestWhatFailsTwiceAndThenSucceedsIsPublished(t *testing.T) {
+	t.Parallel()
 	dir, disk, made := packed(t, 1)
 	status := func(code int) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
@@ -313,6 +322,7 @@ func cut(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestARegistryThatAlwaysCutsTheConnectionIsGivenUp(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	s := newServer(t, times(1000, method("PATCH"), cut))
 	failed(t, dir, s.ref(), alice, "the connection to registry "+s.host()+" broke", "5 times in a row", "diskforge push "+dir)
@@ -325,6 +335,7 @@ func TestARegistryThatIsNotThereIsNamed(t *testing.T) {
 }
 
 func TestRetryAfterIsHonoured(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	wait := func(seconds string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -342,6 +353,7 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 }
 
 func TestACancelledPushPublishesNothing(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 8)
 	s, stop := newServer(t, nil), errors.New("stopped by the test")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -355,6 +367,7 @@ func TestACancelledPushPublishesNothing(t *testing.T) {
 }
 
 func TestTheEndOfTheContextEndsThePauseBetweenTries(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	s := newServer(t, func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("Retry-After", "60")
@@ -374,6 +387,7 @@ func (warned) Activity(string)    {}
 func (f warned) Warn(string)      { f() }
 
 func TestADamagedLayoutIsNotPublished(t *testing.T) {
+	t.Parallel()
 	dir, _, made := packed(t, 3)
 	blob := filepath.Join(dir, "blobs", "sha256", strings.TrimPrefix(made.Layer.Digest, "sha256:"))
 	f, err := os.OpenFile(blob, os.O_RDWR, 0)
@@ -389,6 +403,7 @@ func TestADamagedLayoutIsNotPublished(t *testing.T) {
 }
 
 func TestHalfALoginIsRefused(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	failed(t, dir, "localhost:1/a:1", registry.Options{Username: user}, "REGISTRY_USER is set without a password")
 	failed(t, dir, "localhost:1/a:1", registry.Options{Password: password}, "without a user")

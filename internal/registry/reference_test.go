@@ -13,6 +13,7 @@ import (
 )
 
 func TestTheSettingsMakeAReference(t *testing.T) {
+	t.Parallel()
 	for want, s := range map[string][4]string{
 		"harbor.example.org/lab/ubuntu:v1":   {"harbor.example.org", "lab", "ubuntu", "v1"},
 		"harbor.example.org/lab/ubuntu:v2":   {"harbor.example.org", "/lab/", "ubuntu", "v2"},
@@ -37,6 +38,7 @@ func TestTheSettingsMakeAReference(t *testing.T) {
 func long(s string, n int) string { return strings.Repeat(s, n) }
 
 func TestASettingThatNoRegistryTakesIsNamedInOneLine(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		host, prefix, image, tag string
 		words                    string
@@ -76,12 +78,14 @@ func TestASettingThatNoRegistryTakesIsNamedInOneLine(t *testing.T) {
 }
 
 func TestAllBadSettingsAreReportedAtOnce(t *testing.T) {
+	t.Parallel()
 	_, err := registry.ParseReference("http://x", "P", "A", "")
 	require.Error(t, err)
 	assert.Len(t, strings.Split(err.Error(), "\n"), 4)
 }
 
 func TestAReferenceMustSayRegistryAndTag(t *testing.T) {
+	t.Parallel()
 	for ref, words := range map[string]string{
 		"":                                "name a registry",
 		"ubuntu":                          "Docker Hub",
@@ -132,6 +136,7 @@ func FuzzReference(f *testing.F) {
 }
 
 func TestAnImageInARegistryIsNamedByTagOrDigestOrBoth(t *testing.T) {
+	t.Parallel()
 	digest := "sha256:" + long("0", 64)
 	for ref, want := range map[string][2]string{
 		"localhost:5000/lab/ubuntu:v1":             {"localhost:5000/lab/ubuntu", "v1"},

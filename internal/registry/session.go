@@ -155,37 +155,29 @@ func (s *Session) Close() { s.network.CloseIdleConnections() }
 type access struct {
 	repo    name.Repository
 	purpose purpose
-	user    string         // for messages; empty without a login
-	noLogin *failure.Error // why there is none, or nil
-	later   string         // what to do when the registry is better again
+	options Options
 	guard   *guard
-	auth    authn.Authenticator
-	agent   http.RoundTripper // the guard, with our name
-	backoff time.Duration
+	later   string // what to do when the registry is better again
 
-	mu     sync.Mutex
-	signed http.RoundTripper // nil before the login
+	mu      sync.Mutex
+	auth    authn.Authenticator // nil before anybody asked for it
+	user    string              // for messages; empty without a login
+	noLogin *failure.Error      // why there is none, or nil
+	signed  http.RoundTripper   // nil before the login
 }
 
-// access returns the access to a repository for a purpose, made on first use.
-func (s *Session) access(ctx context.Context, repo name.Repository, what purpose) (*access, error) {
+// access returns the access to a repository for a purpose. It logs in when it
+// is used.
+func (s *Session) access(repo name.Repository, what purpose) *access {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a := s.accesses[target{repo, what}]; a != nil {
-		return a, nil
+	a := s.accesses[target{repo, what}]
+	if a == nil {
+		g := &guard{next: s.network, registry: repo.RegistryStr(), insecure: s.options.Insecure}
+		a = &access{repo: repo, purpose: what, options: s.options, guard: g, later: "try again later"}
+		s.accesses[target{repo, what}] = a
 	}
-	login, problem := s.options.login(ctx, repo.Registry)
-	if problem != nil && !what.public {
-		return nil, problem
-	}
-	g := newGuard(s.network, repo.RegistryStr(), s.options.Insecure, login)
-	a := &access{
-		repo: repo, purpose: what, user: login.Username, noLogin: problem, later: "try again later",
-		guard: g, auth: authn.FromConfig(login), agent: transport.NewUserAgent(g, s.options.UserAgent),
-		backoff: cmp.Or(s.options.backoff, firstBackoff),
-	}
-	s.accesses[target{repo, what}] = a
-	return a, nil
+	return a
 }
 
 // logIn returns the transport that carries the login. One that failed is tried
@@ -196,16 +188,26 @@ func (a *access) logIn(ctx context.Context) (http.RoundTripper, error) {
 	if a.signed != nil {
 		return a.signed, nil
 	}
+	if a.auth == nil {
+		login, problem := a.options.login(ctx, a.repo.Registry)
+		if problem != nil && !a.purpose.public {
+			return nil, problem
+		}
+		a.auth, a.user, a.noLogin = authn.FromConfig(login), login.Username, problem
+		a.guard.hide(login.Password)
+		a.guard.hide(login.IdentityToken)
+	}
+	agent := transport.NewUserAgent(a.guard, a.options.UserAgent)
+	var err error
+	if a.purpose.harbor {
+		a.signed, err = transport.FromToken(a.repo.Registry, a.auth, agent, &transport.Challenge{Scheme: "Basic"}, nil)
+		return a.signed, err
+	}
 	scope := a.repo.Scope(a.purpose.action)
 	if a.purpose.action == transport.CatalogScope {
 		scope = a.repo.Registry.Scope(a.purpose.action)
 	}
-	var err error
-	if a.purpose.harbor {
-		a.signed, err = transport.FromToken(a.repo.Registry, a.auth, a.agent, &transport.Challenge{Scheme: "Basic"}, nil)
-	} else {
-		a.signed, err = transport.NewWithContext(ctx, a.repo.Registry, a.auth, a.agent, []string{scope})
-	}
+	a.signed, err = transport.NewWithContext(ctx, a.repo.Registry, a.auth, agent, []string{scope})
 	return a.signed, err
 }
 
@@ -242,7 +244,8 @@ func sameHost(req *http.Request, via []*http.Request) error {
 }
 
 // send sends a request without a body, with the login, and returns an answer
-// that has one of the statuses. The caller must close its body.
+// that has one of the statuses; any, where none is named. The caller must close
+// its body.
 func (a *access) send(ctx context.Context, method, url string, header http.Header, follow redirects, statuses ...int) (*http.Response, error) {
 	signed, err := a.logIn(ctx)
 	if err != nil {
@@ -259,9 +262,11 @@ func (a *access) send(ctx context.Context, method, url string, header http.Heade
 	if err != nil {
 		return nil, err
 	}
-	if err := transport.CheckError(resp, statuses...); err != nil {
-		resp.Body.Close()
-		return nil, err
+	if len(statuses) > 0 {
+		if err := transport.CheckError(resp, statuses...); err != nil {
+			resp.Body.Close()
+			return nil, err
+		}
 	}
 	return resp, nil
 }
@@ -281,12 +286,15 @@ func (a *access) try(ctx context.Context, p progress.Reporter, do func() error) 
 		case !again || tried >= most:
 			return 0, a.explain(err, tried)
 		}
-		pause := host.Backoff(a.backoff, longestPause, tried)
+		pause := host.Backoff(a.backoff(), longestPause, tried)
 		pause = max(asked, pause+rand.N(pause/4+1))
 		p.Warn(fmt.Sprintf("%s; trying again in %v (%d of %d)", f.What, pause.Round(100*time.Millisecond), tried+1, most))
 		return pause, nil
 	})
 }
+
+// backoff is the shortest pause between two tries.
+func (a *access) backoff() time.Duration { return cmp.Or(a.options.backoff, firstBackoff) }
 
 // look is try for questions: that there is no such thing is no error.
 func (a *access) look(ctx context.Context, do func() error) (there bool, err error) {
