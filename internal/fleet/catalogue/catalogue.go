@@ -1,7 +1,11 @@
 // Package catalogue reads catalogue.yaml: many images, what each starts from
-// and how it is provisioned. A mistake is told with its file and line and how
-// to mend it, and all mistakes are told at once. What may stand where is said
+// and how it is provisioned. A mistake is reported with its file and line and
+// what to write instead, and all mistakes at once. What may stand where is said
 // by schema.json alone, which editors read, too.
+//
+// A mapping of settings is read into an entry, in which all is checked that one
+// can see there. An image is the defaults, what it says itself and what the
+// values of its matrix say, each over the one before, with {axis} filled in.
 //
 // A catalogue says what an image is. Where it goes is for the one who builds:
 // the registry and the prefix of a catalogue give way to those of flags and of
@@ -11,7 +15,6 @@
 package catalogue
 
 import (
-	"bytes"
 	"fmt"
 	"path/filepath"
 
@@ -73,76 +76,54 @@ func Load(path string) (*Catalogue, error) {
 // catalogue are relative to dir.
 func Parse(file, dir string, text []byte) (*Catalogue, error) {
 	l := &loader{file: file, dir: dir, seen: map[Mistake]bool{}}
+	c := &Catalogue{File: file}
 	if root := l.document(text); root != nil {
-		l.catalogue(root)
+		l.catalogue(c, root)
 	}
 	if len(l.mistakes) > 0 {
 		return nil, l.mistakes.Sorted()
 	}
-	return &Catalogue{File: file, Registry: l.registry, Prefix: l.prefix, Images: l.images}, nil
+	return c, nil
 }
 
 // loader reads one catalogue and collects its mistakes.
 type loader struct {
-	file, dir        string
-	mistakes         Mistakes
-	seen             map[Mistake]bool
-	found            int // mistakes, those told before among them
-	work             int // what is left of maxWork is maxWork - work
-	registry, prefix string
-	images           []Image
-	own              []entry // what each image says itself, without the defaults
+	file, dir string
+	mistakes  Mistakes
+	seen      map[Mistake]bool
+	found     int // mistakes, repeated ones among them
+	work      int // of maxWork
+	images    []image
 }
 
-// document parses the text, which must be one YAML document with a mapping.
-func (l *loader) document(text []byte) *yaml.Node {
-	if len(text) > maxFile {
-		l.add(1, "the file is larger than %d KiB: a catalogue is settings, not data", maxFile>>10)
-		return nil
-	}
-	docs, err := documents(bytes.NewReader(text))
-	switch {
-	case err != nil:
-		l.add(syntaxLine(text), "this is no YAML: %s", syntax.ReplaceAllString(err.Error(), ""))
-	case len(docs) == 0 || docs[0].Kind != yaml.DocumentNode:
-		l.add(1, "the file is empty: it takes images, a list")
-	case len(docs) > 1:
-		l.add(max(docs[1].Line, 1), "there is a second document: a catalogue is one, remove the line ---")
-	default:
-		return docs[0].Content[0]
-	}
-	return nil
+// image is one with what it says itself, without the defaults.
+type image struct {
+	Image
+	own entry
 }
 
 // catalogue reads the whole.
-func (l *loader) catalogue(root *yaml.Node) {
-	top := l.entry(root, placeTop)
-	if top == nil {
+func (l *loader) catalogue(c *Catalogue, root *yaml.Node) {
+	top, ok := l.entry(root, placeTop)
+	if !ok {
 		return
 	}
-	l.registry, l.prefix = l.plain(top, "registry"), l.plain(top, "prefix")
-	defaults := entry{}
-	if n := top.last("defaults"); n != nil {
-		defaults = l.entry(n, placeDefaults)
+	c.Registry, c.Prefix = top.texts["registry"].value, top.texts["prefix"].value
+	var defaults entry
+	if n := top.nodes["defaults"]; n != nil {
+		defaults, _ = l.entry(n, placeDefaults)
 	}
-	list := top.last("images")
+	list := top.nodes["images"]
 	if list == nil {
 		l.add(root.Line, "there are no images: add images, a list")
 		return
 	}
 	for _, n := range l.items(list, "images") {
-		if e := l.entry(n, placeImage); e != nil {
+		if e, ok := l.entry(n, placeImage); ok {
 			l.multiply(n.Line, defaults, e)
 		}
 	}
-	l.order()
-}
-
-func (l *loader) plain(e entry, key string) string {
-	if n := e.last(key); n != nil {
-		return n.Value
-	}
-	return ""
+	c.Images = l.order()
 }
 
 // spend counts work against its bound and says whether there is some left.

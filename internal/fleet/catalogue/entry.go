@@ -2,6 +2,7 @@ package catalogue
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -9,199 +10,189 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// entry is a mapping of settings: the nodes by their keys. vars and git come
-// in layers, the strongest last; everything else has one, or none where it is
-// wrong.
-type entry map[string][]*yaml.Node
-
-// last is the strongest node of a key, or nil.
-func (e entry) last(key string) *yaml.Node {
-	if n := e[key]; len(n) > 0 {
-		return n[len(n)-1]
-	}
-	return nil
+// entry is a mapping of settings, each checked where it stands.
+type entry struct {
+	keys  map[string]int  // the lines of all that are set, if only wrongly: what is wrong is not missing, too
+	texts map[string]text // by the whole name: size, base.url, git.branch
+	tags  []text
+	vars  []*yaml.Node          // layers, the strongest last
+	nodes map[string]*yaml.Node // images, defaults, matrix and exclude, which are read later
 }
 
-// instead are keys that choose the same thing: who says one takes back the other.
-var instead = map[string]string{"base": "from", "from": "base", "git": "ansible-dir", "ansible-dir": "git"}
+// text is a scalar.
+type text struct {
+	line  int
+	value string
+}
+
+// has says whether the key is set, if only wrongly.
+func (e entry) has(key string) bool { return e.keys[key] > 0 }
+
+// instead are keys that choose the same thing: who says one takes back the
+// other, and whatever else was said of it. A git adds to a git.
+var instead = map[string][]string{"base": {"base", "from"}, "from": {"base"}, "git": {"ansible-dir"}, "ansible-dir": {"git"}}
 
 // over lays the stronger entry over e: its vars and git join those of e, all
 // else replaces.
 func (e entry) over(stronger entry) entry {
-	out := make(entry, len(e)+len(stronger))
-	for key, nodes := range e {
-		if _, replaced := stronger[instead[key]]; !replaced {
-			out[key] = nodes
+	out := entry{keys: map[string]int{}, texts: map[string]text{}, tags: e.tags, vars: e.vars}
+	maps.Copy(out.keys, e.keys)
+	maps.Copy(out.texts, e.texts)
+	for key := range stronger.keys {
+		for _, weaker := range instead[key] {
+			delete(out.keys, weaker)
+			maps.DeleteFunc(out.texts, func(name string, _ text) bool { return name == weaker || strings.HasPrefix(name, weaker+".") })
 		}
 	}
-	for key, nodes := range stronger {
-		if n := stronger.last(key); n != nil && n.Kind == yaml.MappingNode && (key == "vars" || key == "git") {
-			nodes = slices.Concat(out[key], nodes)
-		}
-		out[key] = nodes
+	maps.Copy(out.keys, stronger.keys)
+	maps.Copy(out.texts, stronger.texts)
+	if stronger.has("tags") {
+		out.tags = stronger.tags
+	}
+	switch {
+	case len(stronger.vars) == 0:
+	case stronger.vars[0].Kind == yaml.MappingNode:
+		out.vars = slices.Concat(e.vars, stronger.vars)
+	default:
+		out.vars = stronger.vars // a file
 	}
 	return out
 }
 
-// has says whether the key is set, if only wrongly.
-func (e entry) has(key string) bool {
-	_, ok := e[key]
-	return ok
-}
-
-// entry reads a mapping of settings and checks each where it stands.
-func (l *loader) entry(n *yaml.Node, where place) entry {
-	pairs, ok := l.mapping(n, string(where))
+// entry reads a mapping of settings, unless it is none.
+func (l *loader) entry(n *yaml.Node, where place) (e entry, ok bool) {
+	pairs, ok := l.mapping(n, where.name)
 	if !ok {
-		return nil
+		return entry{}, false
 	}
-	e := entry{}
-	known := where.keys()
+	e = entry{keys: map[string]int{}, texts: map[string]text{}, nodes: map[string]*yaml.Node{}}
 	for _, p := range pairs {
-		if _, ok := known[p.key]; !ok {
-			l.unknown(p, where, known)
-			continue
-		}
-		e[p.key] = nil // what is wrong is not missing, too
-		if l.check(p.key, p.value) {
-			e[p.key] = []*yaml.Node{p.value}
+		if _, known := where.keys()[p.key]; known {
+			e.keys[p.key] = p.value.Line
+			l.read(&e, p.key, p.value)
+		} else {
+			l.unknown(p, where)
 		}
 	}
-	l.together(e, n.Line, where)
-	return e
-}
-
-// together checks what cannot be told of one key alone.
-func (l *loader) together(e entry, line int, where place) {
-	if e.last("base") != nil && e.last("from") != nil {
-		l.add(e.last("from").Line, "base and from both say what the image starts from: choose one")
-	}
-	if e.last("git") != nil && e.last("ansible-dir") != nil {
-		l.add(e.last("ansible-dir").Line, "git and ansible-dir both say where the playbooks are: choose one")
-	}
-	if e.last("exclude") != nil && !e.has("matrix") {
-		l.add(e.last("exclude").Line, "exclude leaves out combinations of a matrix, and there is none: add matrix, or remove exclude")
+	if e.has("exclude") && !e.has("matrix") {
+		l.add(e.keys["exclude"], "exclude leaves out combinations of a matrix, and there is none: add matrix, or remove exclude")
 	}
 	if where == placeImage && !e.has("name") {
-		l.add(line, "the image has no name: add name")
+		l.add(n.Line, "the image has no name: add name")
+	}
+	l.one(e, "base", "from", "base and from both say what the image starts from: choose one")
+	l.one(e, "git", "ansible-dir", "git and ansible-dir both say where the playbooks are: choose one")
+	return e, true
+}
+
+func (l *loader) one(e entry, first, second, otherwise string) {
+	if e.has(first) && e.has(second) {
+		l.add(e.keys[second], "%s", otherwise)
 	}
 }
 
-// check checks the value of a key where it stands and says whether it is of use.
-func (l *loader) check(key string, n *yaml.Node) bool {
+// read checks the value of a key and keeps it where it is of use.
+func (l *loader) read(e *entry, key string, n *yaml.Node) {
 	before := l.found
 	switch key {
-	case "images", "defaults", "matrix", "exclude": // read with what they belong to
+	case "images", "defaults", "matrix", "exclude":
+		e.nodes[key] = n
 	case "base":
-		l.base(n)
+		l.group(e, n, key, "url", "checksum", "packages")
+		if l.found == before {
+			l.base(*e, n.Line)
+		}
 	case "git":
-		l.group(n, key, "url", "branch", "path")
+		l.group(e, n, key, "url", "branch", "path")
 	case "vars":
-		l.checkVars(n)
+		if n.Kind == yaml.MappingNode {
+			l.value(n, nil, 0)
+		} else {
+			l.scalar(n, key, "vars-file")
+		}
+		if l.found == before {
+			e.vars = []*yaml.Node{n}
+		}
 	case "tags":
-		l.tags(n)
+		items := []*yaml.Node{n}
+		if n.Kind == yaml.SequenceNode {
+			items = l.items(n, key)
+		}
+		for _, item := range items {
+			if l.scalar(item, key, "tag") {
+				e.tags = append(e.tags, text{item.Line, item.Value})
+			}
+		}
 	default:
-		l.scalar(n, key, key)
+		l.text(e, key, n)
 	}
-	return l.found == before
 }
 
-func (l *loader) base(n *yaml.Node) {
-	e := l.group(n, "base", "url", "checksum", "packages")
-	switch {
-	case e == nil:
-	case e["packages"] != nil && (e["url"] != nil || e["checksum"] != nil):
-		l.add(n.Line, "base has packages and a url: choose one")
-	case e["packages"] != nil:
-	case e["url"] == nil:
-		l.add(n.Line, "base has no url: give url and checksum, or packages: bookworm")
-	case e["checksum"] == nil && !pinned.MatchString(e["url"].Value):
-		l.add(n.Line, "base has no checksum: add checksum, e.g. file: with the URL of a SHA256SUMS file")
+func (l *loader) text(e *entry, key string, n *yaml.Node) {
+	if l.scalar(n, key, definition(key)) {
+		e.texts[key] = text{n.Line, n.Value}
+	}
+}
+
+// definition is the schema's name of a key: that of git.url is git-url, that of
+// base.url is url.
+func definition(key string) string {
+	return strings.TrimPrefix(strings.ReplaceAll(key, "git.", "git-"), "base.")
+}
+
+// group reads a mapping of a few scalars.
+func (l *loader) group(e *entry, n *yaml.Node, name string, keys ...string) {
+	pairs, _ := l.mapping(n, name)
+	for _, p := range pairs {
+		if slices.Contains(keys, p.key) {
+			l.text(e, name+"."+p.key, p.value)
+		} else {
+			l.add(p.line, "%q is no key of %s: it has %s%s", p.key, name, strings.Join(keys, ", "), secretHint(p.key))
+		}
 	}
 }
 
 // pinned is a containerdisk that is named by its digest, which is a checksum.
 var pinned = regexp.MustCompile(`^oci:.*@sha256:[0-9a-f]{64}$`)
 
-// group reads a mapping of a few scalars, or nil where it cannot.
-func (l *loader) group(n *yaml.Node, name string, keys ...string) map[string]*yaml.Node {
-	pairs, ok := l.mapping(n, name)
-	if !ok {
-		return nil
+func (l *loader) base(e entry, line int) {
+	url, hasURL := e.texts["base.url"]
+	_, hasChecksum := e.texts["base.checksum"]
+	_, packages := e.texts["base.packages"]
+	switch {
+	case packages && (hasURL || hasChecksum):
+		l.add(line, "base has packages and a url: choose one")
+	case packages:
+	case !hasURL:
+		l.add(line, "base has no url: give url and checksum, or packages: bookworm")
+	case !hasChecksum && !pinned.MatchString(url.value):
+		l.add(line, "base has no checksum: add checksum, e.g. file: with the URL of a SHA256SUMS file")
 	}
-	out := map[string]*yaml.Node{}
-	for _, p := range pairs {
-		if !slices.Contains(keys, p.key) {
-			l.add(p.line, "%q is no key of %s: it has %s%s", p.key, name, strings.Join(keys, ", "), secretHint(p.key))
-			return nil
-		}
-		if l.scalar(p.value, name+"."+p.key, definition(name, p.key)) {
-			out[p.key] = p.value
-		}
-	}
-	if len(out) < len(pairs) {
-		return nil
-	}
-	return out
-}
-
-// definition is the schema's name of a key in a group.
-func definition(group, key string) string {
-	if group == "git" {
-		return "git-" + key
-	}
-	return key
-}
-
-// tags reads a tag or a list of tags.
-func (l *loader) tags(n *yaml.Node) []*yaml.Node {
-	items := []*yaml.Node{n}
-	if n.Kind == yaml.SequenceNode {
-		items = l.items(n, "tags")
-	}
-	for _, item := range items {
-		l.scalar(item, "tags", "tag")
-	}
-	return items
-}
-
-// scalar checks a text against its definition, unless the matrix has yet to
-// fill it in.
-func (l *loader) scalar(n *yaml.Node, name, def string) bool {
-	if n.Kind != yaml.ScalarNode {
-		l.add(n.Line, "%s is no text: %s", name, l.rule(def).advice())
-		return false
-	}
-	if n.Tag == "!!null" || n.Value == "" {
-		l.add(n.Line, "%s is empty: %s, or remove it", name, l.rule(def).advice())
-		return false
-	}
-	if kind, ok := kinds[n.Tag]; ok && !l.rule(def).takes(kind) {
-		try := fmt.Sprintf("write %q", n.Value)
-		if !l.rule(def).accepts(n.Value) {
-			try = l.rule(def).advice()
-		}
-		l.add(n.Line, "%s must be text, and YAML makes another kind (%s) of it: %s", name, kind, try)
-		return false
-	}
-	if placeholder.MatchString(n.Value) && l.rule(def).pattern == nil {
-		return true
-	}
-	return l.fits(n.Line, name, def, n.Value)
 }
 
 // kinds are JSON's names for what YAML makes of a text without quotes.
 var kinds = map[string]string{"!!bool": "boolean", "!!int": "integer", "!!float": "number"}
 
-// fits checks a text against its definition.
-func (l *loader) fits(line int, name, def, text string) bool {
+// scalar checks a text against its definition, unless the matrix has yet to
+// fill it in.
+func (l *loader) scalar(n *yaml.Node, name, def string) bool {
+	r := schema().Definitions[def]
+	kind := kinds[n.Tag]
 	switch {
-	case !l.rule(def).accepts(text):
-		l.add(line, "%s cannot be %q: %s", name, text, l.rule(def).advice())
-	case password.MatchString(text):
-		l.add(line, "%s holds a password, and a catalogue is for everyone to read: remove it; git's and the registry's logins are found where they are kept", name)
-	default:
+	case n.Kind != yaml.ScalarNode:
+		l.add(n.Line, "%s is no text: %s", name, r.advice())
+	case n.Tag == "!!null" || n.Value == "":
+		l.add(n.Line, "%s is empty: %s, or remove it", name, r.advice())
+	case kind != "" && !r.takes(kind):
+		try := fmt.Sprintf("write %q", n.Value)
+		if !r.accepts(n.Value) {
+			try = r.advice()
+		}
+		l.add(n.Line, "%s must be text, and YAML makes another kind (%s) of it: %s", name, kind, try)
+	case placeholder.MatchString(n.Value) && r.Pattern == nil:
 		return true
+	default:
+		return l.fits(text{n.Line, n.Value}, name, def)
 	}
 	return false
 }
@@ -209,9 +200,17 @@ func (l *loader) fits(line int, name, def, text string) bool {
 // password is the user part of a URL with a password in it.
 var password = regexp.MustCompile(`://[^/@\s]*:[^/@\s]*@`)
 
-func (l *loader) rule(name string) *rule {
-	r := schema().Definitions[name]
-	return &r
+// fits checks a text against its definition.
+func (l *loader) fits(t text, name, def string) bool {
+	switch r := schema().Definitions[def]; {
+	case !r.accepts(t.value):
+		l.add(t.line, "%s cannot be %q: %s", name, t.value, r.advice())
+	case password.MatchString(t.value):
+		l.add(t.line, "%s holds a password, and a catalogue is for everyone to read: remove it; git's and the registry's logins are found where they are kept", name)
+	default:
+		return true
+	}
+	return false
 }
 
 // secretHint is for keys that would hold a secret.
@@ -225,19 +224,22 @@ func secretHint(key string) string {
 	return ""
 }
 
-// unknown tells of a key that does not belong there.
-func (l *loader) unknown(p pair, where place, known map[string]rule) {
-	var hint string
+// unknown reports a key that does not belong there.
+func (l *loader) unknown(p pair, where place) {
+	known := sortedKeys(where.keys())
+	hint := secretHint(p.key)
 	if other, ok := elsewhere[strings.ReplaceAll(strings.ToLower(p.key), "_", "-")]; ok {
 		hint = ": it is " + other + " here"
-	} else if _, image := placeImage.keys()[p.key]; image {
+	} else if _, ok := placeImage.keys()[p.key]; ok {
 		hint = ": it belongs to an image"
-	} else if _, top := placeTop.keys()[p.key]; top {
+	} else if _, ok := placeTop.keys()[p.key]; ok {
 		hint = ": it stands beside images, not in one"
-	} else if hint = secretHint(p.key); hint == "" {
-		hint = suggestion(p.key, sortedKeys(known))
+	} else if near := nearest(p.key, known, 1); hint == "" && len(near) > 0 {
+		hint = ": did you mean " + near[0] + "?"
+	} else if hint == "" {
+		hint = ": there are " + strings.Join(known, ", ")
 	}
-	l.add(p.line, "%q is no key of %s%s", p.key, where, hint)
+	l.add(p.line, "%q is no key of %s%s", p.key, where.name, hint)
 }
 
 // elsewhere are the names of flags for what has a shorter name here.
@@ -247,11 +249,4 @@ var elsewhere = map[string]string{
 	"ansible-playbook": "playbook", "git-ansible-url": "git: {url: …}", "git-ansible-branch": "git: {branch: …}", "git-ansible-path": "git: {path: …}",
 	"install-desktop-environment": "desktop", "extra-vars": "vars", "disk-size": "size", "qcow2-compression": "compression",
 	"image-name": "name", "image-tag": "tags", "tag": "tags", "target-registry": "registry", "registry-prefix": "prefix", "parent": "from",
-}
-
-func suggestion(word string, known []string) string {
-	if near := nearest(word, known, 1); len(near) > 0 {
-		return fmt.Sprintf(": did you mean %s?", near[0])
-	}
-	return ": there are " + strings.Join(known, ", ")
 }

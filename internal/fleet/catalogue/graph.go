@@ -3,105 +3,88 @@ package catalogue
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
 
-// maxName bounds a name, in bytes: it becomes a part of a repository's name and
-// the name of a folder.
-const maxName = 128
-
-// component is what a registry takes as a part of a repository's name (OCI
-// distribution specification, "Pulling manifests").
-var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
-
 // order puts parents before their children, and leaves the rest as in the
-// file. It tells of names that are taken, parents that are missing and cycles.
-func (l *loader) order() {
+// file. It reports names that are taken, parents that are missing and cycles.
+func (l *loader) order() (ordered []Image) {
 	byName := l.byName()
 	names := sortedKeys(byName)
-	var ordered []Image
-	state := make([]int, len(l.images)) // 0 not seen, 1 on the way, 2 done
-	var visit func(i int, way []int)
-	visit = func(i int, way []int) {
-		if state[i] == 2 {
+	const met, done = 1, 2
+	state := make([]int, len(l.images))
+	var visit func(n int, way []int)
+	visit = func(n int, way []int) {
+		i := &l.images[n]
+		switch state[n] {
+		case done:
+			return
+		case met:
+			l.cycle(way[slices.Index(way, n):])
 			return
 		}
-		if state[i] == 1 {
-			l.cycle(way[slices.Index(way, i):])
-			return
-		}
-		state[i] = 1
-		if from := l.images[i].From; from != "" {
-			if parent, ok := byName[from]; ok {
-				visit(parent, append(way, i))
-				l.inherit(i, parent)
-			} else {
-				l.add(l.images[i].Line, "%s is from %q, which is no image of this catalogue%s", l.images[i].Name, from, meant(nearest(from, names, 3)))
+		state[n] = met
+		if parent, ok := byName[i.From]; ok {
+			visit(parent, append(way, n))
+			i.inherit(l.images[parent])
+		} else if i.From != "" {
+			hint := "correct from, or add the image"
+			if near := nearest(i.From, names, 3); len(near) > 0 {
+				hint = "did you mean " + strings.Join(near, ", ") + "?"
 			}
+			l.add(i.Line, "%s is from %q, which is no image of this catalogue: %s", i.Name, i.From, hint)
 		}
-		state[i] = 2
-		ordered = append(ordered, l.images[i])
+		state[n] = done
+		ordered = append(ordered, i.Image)
 	}
-	for i := range l.images {
-		visit(i, nil)
+	for n := range l.images {
+		visit(n, nil)
 	}
-	l.images = ordered
+	return ordered
 }
 
-// inherited are the keys of what lies on the parent's disk already: that is
-// nearer to a child than the defaults.
-var inherited = []string{"desktop", "size"}
-
-// inherit gives a child what it has from its parent, unless it says otherwise
-// itself.
-func (l *loader) inherit(child, parent int) {
-	for _, key := range inherited {
+// inherit gives a child what lies on its parent's disk already, unless it says
+// otherwise itself: that is nearer to it than the defaults.
+func (i *image) inherit(parent image) {
+	for _, key := range []string{"desktop", "size"} {
 		name := variables[key]
-		if value, ok := l.images[parent].Settings[name]; ok && !l.own[child].has(key) {
-			l.images[child].Settings[name] = value
+		if value, ok := parent.Settings[name]; ok && !i.own.has(key) {
+			i.Settings[name] = value
 		}
 	}
 }
 
-func meant(words []string) string {
-	if len(words) == 0 {
-		return ": correct from, or add the image"
-	}
-	return ": did you mean " + strings.Join(words, ", ") + "?"
-}
-
-// byName finds images by their names, and tells of names that are taken.
+// byName finds images by their names, and reports names that are taken.
 func (l *loader) byName() map[string]int {
 	byName := make(map[string]int, len(l.images))
-	for i, image := range l.images {
-		first, taken := byName[image.Name]
+	for n, i := range l.images {
+		first, taken := byName[i.Name]
 		switch {
 		case !taken:
-			byName[image.Name] = i
-		case l.images[first].Line == image.Line:
-			l.add(image.Line, "the matrix makes several images with the name %s: put every axis into the name, as {axis}", image.Name)
+			byName[i.Name] = n
+		case l.images[first].Line == i.Line:
+			l.add(i.Line, "the matrix makes several images with the name %s: put every axis into the name, as {axis}", i.Name)
 		default:
-			l.add(image.Line, "the name %s is taken by the image in line %d: give another", image.Name, l.images[first].Line)
+			l.add(i.Line, "the name %s is taken by the image in line %d: give another", i.Name, l.images[first].Line)
 		}
 	}
 	return byName
 }
 
 func (l *loader) cycle(way []int) {
-	var parts []string
-	for _, i := range way {
-		parts = append(parts, fmt.Sprintf("%s (line %d)", l.images[i].Name, l.images[i].Line))
-	}
+	first := l.images[way[0]]
 	if len(way) == 1 {
-		l.add(l.images[way[0]].Line, "%s is from itself: give it a base, or another from", l.images[way[0]].Name)
+		l.add(first.Line, "%s is from itself: give it a base, or another from", first.Name)
 		return
 	}
-	l.add(l.images[way[0]].Line, "these images start from each other: %s is from %s: give one of them a base",
-		strings.Join(parts, " is from "), l.images[way[0]].Name)
+	var parts []string
+	for _, n := range way {
+		parts = append(parts, fmt.Sprintf("%s (line %d)", l.images[n].Name, l.images[n].Line))
+	}
+	l.add(first.Line, "these images start from each other: %s is from %s: give one of them a base", strings.Join(parts, " is from "), first.Name)
 }
 
 // Select returns the images that match one of the globs (as path.Match has
@@ -118,36 +101,31 @@ func (c *Catalogue) Select(globs ...string) ([]Image, error) {
 		}
 	}
 	needed := make(map[string]bool)
-	for _, image := range slices.Backward(c.Images) { // children come before their parents here
-		if wanted[image.Name] || needed[image.Name] {
-			needed[image.Name] = true
-			needed[image.From] = true
-		}
-	}
 	var chosen []Image
-	for _, image := range c.Images {
-		if needed[image.Name] {
-			image.Wanted = wanted[image.Name]
-			chosen = append(chosen, image)
+	for _, i := range slices.Backward(c.Images) { // children come before their parents here
+		if i.Wanted = wanted[i.Name]; i.Wanted || needed[i.Name] {
+			needed[i.From] = true
+			chosen = append(chosen, i)
 		}
 	}
+	slices.Reverse(chosen)
 	return chosen, nil
 }
 
 // match adds the images that the glob means.
 func (c *Catalogue) match(glob string, wanted map[string]bool) error {
-	before, names := false, make([]string, len(c.Images))
-	for i, image := range c.Images {
-		names[i] = image.Name
-		ok, err := path.Match(glob, image.Name)
+	found, names := false, make([]string, len(c.Images))
+	for n, i := range c.Images {
+		names[n] = i.Name
+		ok, err := path.Match(glob, i.Name)
 		if err != nil {
 			return failure.New(fmt.Sprintf("%q is no pattern of names", glob), "give e.g. ubuntu-*")
 		}
 		if ok {
-			before, wanted[image.Name] = true, true
+			found, wanted[i.Name] = true, true
 		}
 	}
-	if before {
+	if found {
 		return nil
 	}
 	near := nearest(glob, names, 3)

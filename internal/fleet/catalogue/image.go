@@ -1,103 +1,107 @@
 package catalogue
 
 import (
-	"cmp"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
 )
 
-// variables are the settings that a key with one text stands for.
+// variables are the settings that the keys stand for.
 var variables = map[string]string{
-	"playbook": "ANSIBLE_PLAYBOOK", "ansible-dir": "ANSIBLE_DIR", "desktop": "INSTALL_DESKTOP_ENVIRONMENT",
-	"memory": "MEMORY", "cpus": "CPUS", "size": "DISK_SIZE", "architecture": "ARCHITECTURE", "boot-timeout": "BOOT_TIMEOUT",
-	"build-user": "BUILD_USER", "vm-user": "VM_USER", "bake-user": "BAKE_USER", "sparsify": "SPARSIFY", "compression": "QCOW2_COMPRESSION",
+	"base.url": "ISO_URL", "base.checksum": "ISO_CHECKSUM", "base.packages": "SUITE",
+	"playbook": "ANSIBLE_PLAYBOOK", "ansible-dir": "ANSIBLE_DIR", "git.url": "GIT_ANSIBLE_URL", "git.branch": "GIT_ANSIBLE_BRANCH", "git.path": "GIT_ANSIBLE_PATH",
+	"desktop": "INSTALL_DESKTOP_ENVIRONMENT", "vars": "EXTRA_VARS", "memory": "MEMORY", "cpus": "CPUS", "size": "DISK_SIZE",
+	"architecture": "ARCHITECTURE", "boot-timeout": "BOOT_TIMEOUT", "build-user": "BUILD_USER", "vm-user": "VM_USER", "bake-user": "BAKE_USER",
+	"sparsify": "SPARSIFY", "compression": "QCOW2_COMPRESSION",
 }
+
+// fromPackages goes with SUITE.
+const fromPackages = "BASE_FROM_PACKAGES"
+
+// Key is the catalogue's name of an image's setting, "ansible-dir" for
+// ANSIBLE_DIR, or the variable itself where the catalogue has none.
+func Key(variable string) string {
+	if variable == fromPackages {
+		variable = "SUITE"
+	}
+	for key, of := range variables {
+		if of == variable {
+			return key
+		}
+	}
+	return variable
+}
+
+// Variables are the names of all settings that an image can have, sorted.
+func Variables() []string {
+	all := slices.Collect(maps.Values(variables))
+	return slices.Sorted(slices.Values(append(all, fromPackages)))
+}
+
+// maxName bounds a name, in bytes: it becomes a part of a repository's name and
+// the name of a folder.
+const maxName = 128
+
+// component is what a registry takes as a part of a repository's name (OCI
+// distribution specification, "Pulling manifests").
+var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 
 // image makes one image of what it says itself and of the defaults.
 func (l *loader) image(line int, defaults, own entry, axes map[string]string) {
 	e := defaults.over(own)
-	x := expander{l: l, axes: axes, image: "this image"}
-	name := e.last("name")
-	if name == nil {
-		return // told where the entry was read
+	name, ok := e.texts["name"]
+	if !ok {
+		return // reported where the entry was read
 	}
+	x := expander{l: l, axes: axes, image: "this image"}
 	i := Image{Name: x.text(name, "name", "name"), Line: line, Wanted: true, Settings: map[string]string{}}
 	x.image = i.Name
-	l.wholeName(name.Line, i.Name)
-	if n := e.last("from"); n != nil {
-		i.From = x.text(n, "from", "name")
+	if !placeholder.MatchString(i.Name) && (len(i.Name) > maxName || !component.MatchString(i.Name)) {
+		l.add(name.line, "name cannot be %q: give at most %d lower-case letters and digits, with . _ or - between them", i.Name, maxName)
 	}
-	if n := e.last("tags"); n != nil {
-		for _, tag := range l.tags(n) {
-			if tag := x.text(tag, "tags", "tag"); !slices.Contains(i.Tags, tag) {
-				i.Tags = append(i.Tags, tag)
+	for _, t := range e.tags {
+		if tag := x.text(t, "tags", "tag"); !slices.Contains(i.Tags, tag) {
+			i.Tags = append(i.Tags, tag)
+		}
+	}
+	for _, key := range sortedKeys(e.texts) {
+		if key == "name" {
+			continue
+		}
+		value := x.text(e.texts[key], key, definition(key))
+		switch key {
+		case "from":
+			i.From = value
+			continue
+		case "ansible-dir":
+			value = l.path(value)
+		case "base.url":
+			value = l.location(value)
+		case "base.checksum":
+			if list, ok := strings.CutPrefix(value, "file:"); ok {
+				value = "file:" + l.location(list)
 			}
+		case "base.packages":
+			i.Settings[fromPackages] = "true"
 		}
+		i.Settings[variables[key]] = value
 	}
-	l.settings(i, e, x)
-	l.complete(line, e)
-	l.images, l.own = append(l.images, i), append(l.own, own)
-}
-
-func (l *loader) wholeName(line int, name string) {
-	if !placeholder.MatchString(name) && (len(name) > maxName || !component.MatchString(name)) {
-		l.add(line, "name cannot be %q: give at most %d lower-case letters and digits, with . _ or - between them", name, maxName)
+	if len(e.vars) > 0 {
+		i.Settings["EXTRA_VARS"] = x.variables(e.vars)
 	}
-}
-
-// settings fills in the image's settings by their variables.
-func (l *loader) settings(i Image, e entry, x expander) {
-	for _, key := range sortedKeys(e) {
-		if variable, n := variables[key], e.last(key); variable != "" && n != nil {
-			i.Settings[variable] = x.text(n, key, key)
-		}
-	}
-	if dir, ok := i.Settings["ANSIBLE_DIR"]; ok {
-		i.Settings["ANSIBLE_DIR"] = l.path(dir)
-	}
-	if n := e.last("base"); n != nil {
-		l.baseSettings(i, n, x)
-	}
-	for _, n := range e["git"] {
-		for key, value := range l.group(n, "git", "url", "branch", "path") {
-			i.Settings["GIT_ANSIBLE_"+strings.ToUpper(key)] = x.text(value, "git."+key, "git-"+key)
-		}
-	}
-	if layers := e["vars"]; len(layers) > 0 {
-		i.Settings["EXTRA_VARS"] = l.variables(layers, x)
-	}
-}
-
-func (l *loader) baseSettings(i Image, n *yaml.Node, x expander) {
-	base := l.group(n, "base", "url", "checksum", "packages")
-	if packages := base["packages"]; packages != nil {
-		i.Settings["BASE_FROM_PACKAGES"] = "true"
-		i.Settings["SUITE"] = x.text(packages, "base.packages", "packages")
-		return
-	}
-	i.Settings["ISO_URL"] = l.location(x.text(base["url"], "base.url", "url"))
-	if base["checksum"] == nil {
-		return
-	}
-	sum := x.text(base["checksum"], "base.checksum", "checksum")
-	if list, ok := strings.CutPrefix(sum, "file:"); ok {
-		sum = "file:" + l.location(list)
-	}
-	i.Settings["ISO_CHECKSUM"] = sum
-}
-
-// complete checks that nothing is missing which an image cannot do without.
-func (l *loader) complete(line int, e entry) {
 	if !e.has("from") && !e.has("base") {
 		l.add(line, "the image starts from nothing: add base, or from with the name of another image")
 	}
 	if !e.has("playbook") {
 		l.add(line, "the image has no playbook: add playbook, e.g. debian-base")
 	}
+	l.images = append(l.images, image{i, own})
 }
 
 // location makes a path of the catalogue absolute, that of a layout (oci:DIR)
@@ -119,29 +123,51 @@ func (l *loader) path(s string) string {
 	return filepath.Join(l.dir, s)
 }
 
-// grouped are the variables of keys with several texts.
-var grouped = map[string]string{
-	"ISO_URL": "base.url", "ISO_CHECKSUM": "base.checksum", "SUITE": "base.packages", "BASE_FROM_PACKAGES": "base.packages",
-	"GIT_ANSIBLE_URL": "git.url", "GIT_ANSIBLE_BRANCH": "git.branch", "GIT_ANSIBLE_PATH": "git.path", "EXTRA_VARS": "vars",
+// expander fills in the axes of one image.
+type expander struct {
+	l     *loader
+	axes  map[string]string
+	image string // for messages
 }
 
-// Key is the catalogue's name of an image's setting, "ansible-dir" for
-// ANSIBLE_DIR, or the variable itself where the catalogue has none.
-func Key(variable string) string {
-	for key, of := range variables {
-		if of == variable {
-			return key
+// text is a scalar with the axes filled in, checked again where that changed it.
+func (x expander) text(t text, name, def string) string {
+	filled := fill(t.value, x.axes)
+	if !x.l.spend(16 + len(filled)) {
+		return filled
+	}
+	for _, p := range placeholders.FindAllString(filled, -1) {
+		if strings.HasPrefix(p, "{{") || strings.HasPrefix(p, "}}") {
+			continue
+		}
+		known := "it has no matrix"
+		if len(x.axes) > 0 {
+			known = "it has " + strings.Join(sortedKeys(x.axes), ", ")
+		}
+		x.l.add(t.line, "%s is no axis of the matrix of %s: %s", p, x.image, known)
+		return filled
+	}
+	if filled != t.value {
+		x.l.fits(text{t.line, filled}, fmt.Sprintf("%s of %s", name, x.image), def)
+	}
+	return filled
+}
+
+// variables puts the layers of vars together, the strongest last, to
+// EXTRA_VARS.
+func (x expander) variables(layers []*yaml.Node) string {
+	all := map[string]any{}
+	for _, n := range layers {
+		if n.Kind == yaml.ScalarNode { // only the first can be: a file replaces
+			return "@" + x.l.path(x.text(text{n.Line, n.Value}, "vars", "vars-file"))
+		}
+		if m, ok := x.l.value(n, x.axes, 0).(map[string]any); ok {
+			maps.Copy(all, m)
 		}
 	}
-	return cmp.Or(grouped[variable], variable)
-}
-
-// Variables are the names of all settings that an image can have, sorted.
-func Variables() []string {
-	all := slices.Collect(maps.Keys(grouped))
-	for _, variable := range variables {
-		all = append(all, variable)
+	made, err := json.Marshal(all)
+	if err != nil {
+		x.l.add(layers[0].Line, "vars cannot be given to Ansible: %v", err)
 	}
-	slices.Sort(all)
-	return all
+	return string(made)
 }

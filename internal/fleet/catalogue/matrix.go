@@ -1,8 +1,6 @@
 package catalogue
 
 import (
-	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -19,11 +17,11 @@ var (
 )
 
 // fill puts the axes' values into a text.
-func fill(text string, axes map[string]string) string {
-	if len(axes) == 0 || !strings.Contains(text, "{") {
-		return text
+func fill(s string, axes map[string]string) string {
+	if len(axes) == 0 || !strings.Contains(s, "{") {
+		return s
 	}
-	return placeholders.ReplaceAllStringFunc(text, func(p string) string {
+	return placeholders.ReplaceAllStringFunc(s, func(p string) string {
 		if value, ok := axes[strings.Trim(p, "{}")]; ok {
 			return value
 		}
@@ -46,8 +44,8 @@ type variant struct {
 // multiply makes the images of one entry: one, or one for each combination of
 // its matrix.
 func (l *loader) multiply(line int, defaults, e entry) {
-	axes := l.matrix(e.last("matrix"))
-	excluded := l.exclusions(e.last("exclude"), axes)
+	axes := l.matrix(e.nodes["matrix"])
+	excluded := l.exclusions(e.nodes["exclude"], axes)
 	count := 1
 	for _, a := range axes {
 		if count *= len(a.values); len(l.images)+count > maxImages {
@@ -55,15 +53,23 @@ func (l *loader) multiply(line int, defaults, e entry) {
 			return
 		}
 	}
-	delete(e, "matrix")
-	delete(e, "exclude")
 	for i := range count {
 		chosen, own := combination(axes, i, count, e)
-		if !excluded.match(chosen) && l.spend(1) {
+		left := false
+		for _, x := range excluded {
+			if x.match(chosen) {
+				x.used, left = true, true
+			}
+		}
+		if !left && l.spend(1) {
 			l.image(line, defaults, own, chosen)
 		}
 	}
-	excluded.unused(l)
+	for _, x := range excluded {
+		if !x.used {
+			l.add(x.line, "exclude names no combination of the matrix: correct it, or remove it")
+		}
+	}
 }
 
 // combination is the i-th of all: the last axis changes fastest, as one reads.
@@ -79,7 +85,7 @@ func combination(axes []axis, i, count int, e entry) (chosen map[string]string, 
 }
 
 // matrix reads the axes in the order of the file.
-func (l *loader) matrix(n *yaml.Node) []axis {
+func (l *loader) matrix(n *yaml.Node) (axes []axis) {
 	if n == nil {
 		return nil
 	}
@@ -87,14 +93,12 @@ func (l *loader) matrix(n *yaml.Node) []axis {
 	if ok && len(pairs) == 0 {
 		l.add(n.Line, "matrix has no axis: add one, e.g. release: [bookworm, trixie], or remove it")
 	}
-	var axes []axis
 	for _, p := range pairs {
-		a := axis{name: p.key, values: l.axis(p)}
 		if !axisName.MatchString(p.key) {
 			l.add(p.line, "%q cannot name an axis: give a lower-case letter, then letters, digits, - and _", p.key)
 		}
-		if len(a.values) > 0 {
-			axes = append(axes, a)
+		if values := l.axis(p); len(values) > 0 {
+			axes = append(axes, axis{p.key, values})
 		}
 	}
 	return axes
@@ -103,35 +107,30 @@ func (l *loader) matrix(n *yaml.Node) []axis {
 // axis reads the values of an axis: a list, or a mapping to settings.
 func (l *loader) axis(p pair) (values []variant) {
 	if p.value.Kind != yaml.MappingNode {
+		seen := map[string]bool{}
 		for _, n := range l.items(p.value, p.key) {
-			if l.scalar(n, p.key, "label") {
-				values = append(values, variant{label: n.Value})
+			if !l.scalar(n, p.key, "label") {
+				continue
 			}
+			if seen[n.Value] {
+				l.add(p.value.Line, "%s has the value %s twice: remove one", p.key, n.Value)
+			}
+			seen[n.Value] = true
+			values = append(values, variant{label: n.Value})
 		}
-		return l.distinct(p, values)
+		return values
 	}
 	pairs, ok := l.mapping(p.value, p.key)
 	if ok && len(pairs) == 0 {
 		l.add(p.line, "%s has no values: add some", p.key)
 	}
 	for _, v := range pairs {
-		l.fits(v.line, p.key, "label", v.key)
-		one := variant{label: v.key, entry: entry{}}
+		l.fits(text{v.line, v.key}, p.key, "label")
+		one := variant{label: v.key}
 		if v.value.Tag != "!!null" {
-			one.entry = l.entry(v.value, placeVariant)
+			one.entry, _ = l.entry(v.value, placeVariant)
 		}
 		values = append(values, one)
-	}
-	return values
-}
-
-func (l *loader) distinct(p pair, values []variant) []variant {
-	seen := map[string]bool{}
-	for _, v := range values {
-		if seen[v.label] {
-			l.add(p.value.Line, "%s has the value %s twice: remove one", p.key, v.label)
-		}
-		seen[v.label] = true
 	}
 	return values
 }
@@ -143,11 +142,22 @@ type exclusion struct {
 	used bool
 }
 
-type exclusions []*exclusion
+func (x *exclusion) match(chosen map[string]string) bool {
+	for name, label := range x.axes {
+		if chosen[name] != label {
+			return false
+		}
+	}
+	return true
+}
 
-func (l *loader) exclusions(n *yaml.Node, axes []axis) (out exclusions) {
-	if n == nil || len(axes) == 0 { // without axes it is told already
+func (l *loader) exclusions(n *yaml.Node, axes []axis) (out []*exclusion) {
+	if n == nil || len(axes) == 0 { // without axes it is reported already
 		return nil
+	}
+	names := make([]string, len(axes))
+	for i, a := range axes {
+		names[i] = a.name
 	}
 	for _, item := range l.items(n, "exclude") {
 		pairs, ok := l.mapping(item, "exclude")
@@ -157,8 +167,8 @@ func (l *loader) exclusions(n *yaml.Node, axes []axis) (out exclusions) {
 		}
 		x := &exclusion{line: item.Line, axes: map[string]string{}}
 		for _, p := range pairs {
-			if !slices.ContainsFunc(axes, func(a axis) bool { return a.name == p.key }) {
-				l.add(p.line, "%q is no axis of the matrix: give %s", p.key, axisNames(axes))
+			if !slices.Contains(names, p.key) {
+				l.add(p.line, "%q is no axis of the matrix: give %s", p.key, strings.Join(names, ", "))
 				x.used = true // one message is enough
 			}
 			if l.scalar(p.value, "exclude", "label") {
@@ -168,62 +178,4 @@ func (l *loader) exclusions(n *yaml.Node, axes []axis) (out exclusions) {
 		out = append(out, x)
 	}
 	return out
-}
-
-func axisNames(axes []axis) string {
-	names := make([]string, len(axes))
-	for i, a := range axes {
-		names[i] = a.name
-	}
-	return strings.Join(names, ", ")
-}
-
-func (x exclusions) match(chosen map[string]string) (left bool) {
-	for _, e := range x {
-		matches := true
-		for name, label := range e.axes {
-			matches = matches && chosen[name] == label
-		}
-		e.used = e.used || matches
-		left = left || matches
-	}
-	return left
-}
-
-func (x exclusions) unused(l *loader) {
-	for _, e := range x {
-		if !e.used {
-			l.add(e.line, "exclude names no combination of the matrix: correct it, or remove it")
-		}
-	}
-}
-
-// expander fills in the axes of one image.
-type expander struct {
-	l     *loader
-	axes  map[string]string
-	image string // for messages
-}
-
-// text is a scalar with the axes filled in, checked again where that changed it.
-func (x expander) text(n *yaml.Node, name, def string) string {
-	text := fill(n.Value, x.axes)
-	if !x.l.spend(16 + len(text)) {
-		return text
-	}
-	for _, p := range placeholders.FindAllString(text, -1) {
-		if strings.HasPrefix(p, "{{") || strings.HasPrefix(p, "}}") {
-			continue
-		}
-		known := "it has no matrix"
-		if len(x.axes) > 0 {
-			known = "it has " + strings.Join(slices.Sorted(maps.Keys(x.axes)), ", ")
-		}
-		x.l.add(n.Line, "%s is no axis of the matrix of %s: %s", p, x.image, known)
-		return text
-	}
-	if text != n.Value {
-		x.l.fits(n.Line, fmt.Sprintf("%s of %s", name, x.image), def, text)
-	}
-	return text
 }

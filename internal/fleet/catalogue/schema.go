@@ -25,13 +25,11 @@ type rule struct {
 	Examples    []any
 	Ref         string `json:"$ref"`
 	Type        types
-	Pattern     string
+	Pattern     *regexp.Regexp
 	Enum        []string
 	AnyOf       []rule
 	Properties  map[string]rule
 	Definitions map[string]rule
-
-	pattern *regexp.Regexp
 }
 
 // types are the names of one type or several.
@@ -49,53 +47,39 @@ func (t *types) UnmarshalJSON(b []byte) error {
 
 // schema is the schema as the loader uses it: what may stand where has one
 // source.
-var schema = sync.OnceValue(func() rule {
-	var r rule
+var schema = sync.OnceValue(func() (r rule) {
 	if err := json.Unmarshal(schemaJSON, &r); err != nil {
 		panic(fmt.Sprintf("schema.json is broken: %v", err)) // a test reads it
-	}
-	for name, d := range r.Definitions {
-		d.compile()
-		r.Definitions[name] = d
 	}
 	return r
 })
 
-func (r *rule) compile() {
-	if r.Pattern != "" {
-		r.pattern = regexp.MustCompile(r.Pattern)
-	}
-	for i := range r.AnyOf {
-		r.AnyOf[i].compile()
-	}
-}
-
 // accepts says whether the text has a form that the rule allows. References
 // are to placeholders, which are no form but stand for one.
-func (r *rule) accepts(text string) bool {
-	if len(r.AnyOf) > 0 {
-		return slices.ContainsFunc(r.AnyOf, func(a rule) bool { return a.Ref == "" && a.accepts(text) })
+func (r rule) accepts(s string) bool {
+	switch {
+	case len(r.AnyOf) > 0:
+		return slices.ContainsFunc(r.AnyOf, func(a rule) bool { return a.Ref == "" && a.accepts(s) })
+	case len(r.Enum) > 0:
+		return slices.Contains(r.Enum, s)
 	}
-	if len(r.Enum) > 0 {
-		return slices.Contains(r.Enum, text)
-	}
-	return r.pattern == nil || r.pattern.MatchString(text)
+	return r.Pattern == nil || r.Pattern.MatchString(s)
 }
 
 // takes says whether the rule is for JSON's kind of scalar, too.
-func (r *rule) takes(kind string) bool {
+func (r rule) takes(kind string) bool {
 	return slices.Contains(r.Type, kind) ||
 		kind == "integer" && slices.Contains(r.Type, "number") ||
 		slices.ContainsFunc(r.AnyOf, func(a rule) bool { return a.takes(kind) })
 }
 
 // advice says what to give instead.
-func (r *rule) advice() string {
+func (r rule) advice() string {
 	for _, a := range r.AnyOf {
 		if len(a.Enum) > 0 {
 			return "give " + strings.Join(a.Enum, ", ")
 		}
-		if strings.HasPrefix(a.Pattern, "^(true|false)") {
+		if slices.Contains(a.Type, "boolean") {
 			return "give true or false"
 		}
 	}
@@ -105,28 +89,23 @@ func (r *rule) advice() string {
 	return "it takes a " + r.Description
 }
 
-// place is where a mapping of settings stands.
-type place string
+// place is where a mapping of settings stands: its name in messages, and in the
+// schema.
+type place struct{ name, definition string }
 
-const (
-	placeTop      place = "a catalogue"
-	placeDefaults place = "defaults"
-	placeImage    place = "an image"
-	placeVariant  place = "a value of an axis"
+var (
+	placeTop      = place{"a catalogue", ""}
+	placeDefaults = place{"defaults", "defaults"}
+	placeImage    = place{"an image", "image"}
+	placeVariant  = place{"a value of an axis", "variant"}
 )
 
 // keys are what may stand in the place.
 func (p place) keys() map[string]rule {
-	s := schema()
-	switch p {
-	case placeTop:
-		return s.Properties
-	case placeDefaults:
-		return s.Definitions["defaults"].Properties
-	case placeVariant:
-		return s.Definitions["variant"].Properties
+	if p == placeTop {
+		return schema().Properties
 	}
-	return s.Definitions["image"].Properties
+	return schema().Definitions[p.definition].Properties
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
