@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -33,72 +34,67 @@ const (
 
 // extVolume is an ext2, ext3 or ext4 file system that debugfs reads.
 type extVolume struct {
-	volume
+	*volume
 	disk  *rawDisk
-	mount string
 	block int64           // bytes
 	found []entry         // with their paths from the volume's root
 	seen  map[uint32]bool // directories by inode: each has one place
 }
 
 // walkExt adds all files of the disk's volumes to the tree.
-func (d *rawDisk) walkExt(ctx context.Context, all []volume, t *tree) ([]FileSystem, error) {
+func (d *rawDisk) walkExt(ctx context.Context, t *tree) error {
 	var volumes []*extVolume
-	for _, v := range all {
+	for i := range t.volumes {
+		v := &extVolume{disk: d, volume: &t.volumes[i], seen: map[uint32]bool{}}
 		if !v.ext() {
 			continue
 		}
 		d.p.Activity("listing the files of " + v.String())
-		ext := &extVolume{disk: d, volume: v, seen: map[uint32]bool{}, mount: v.String() + ":"}
-		if err := ext.list(ctx); err != nil {
-			return nil, err
+		if err := v.list(ctx); err != nil {
+			return err
 		}
-		volumes = append(volumes, ext)
+		volumes = append(volumes, v)
 	}
-	if err := mountExt(ctx, volumes, all); err != nil {
-		return nil, err
+	at, err := mountsOfExt(ctx, volumes, t.volumes)
+	if err != nil {
+		return err
 	}
-	var systems []FileSystem
 	for _, v := range volumes {
-		used := slices.ContainsFunc(v.found, func(e entry) bool { return e.path != "/lost+found" }) // mke2fs makes it
-		if used && !strings.HasPrefix(v.mount, "/") {
-			t.unmounted = append(t.unmounted, v.volume)
+		if v.mount = at[v.partition]; v.mount == "" {
+			v.mount = v.String() + ":"
+			// mke2fs makes the one that may be there.
+			v.unmounted = slices.ContainsFunc(v.found, func(e entry) bool { return e.path != "/lost+found" })
 		}
 		d.p.Activity("reading the files of " + v.String())
 		if err := v.read(ctx, t); err != nil {
-			return nil, err
+			return err
 		}
-		systems = append(systems, FileSystem{Type: v.kind, Mount: v.mount, Partition: v.partition})
 	}
-	return systems, nil
+	return nil
 }
 
-// mountExt finds the root by its /etc/passwd, and where its fstab mounts the
-// others.
-func mountExt(ctx context.Context, volumes []*extVolume, all []volume) error {
+// mountsOfExt finds the root by its /etc/passwd, and where its fstab mounts the
+// others, by their partitions.
+func mountsOfExt(ctx context.Context, volumes []*extVolume, all []volume) (map[int]string, error) {
 	i := slices.IndexFunc(volumes, func(v *extVolume) bool { return v.entry("/etc/passwd") != nil })
 	if i < 0 {
-		return nil // a caller finds that there is no system
+		return nil, nil // a caller finds that there is no system
 	}
-	root := volumes[i]
-	root.mount = "/"
 	var fstab []byte
+	root := volumes[i]
 	if e := root.entry("/etc/fstab"); e != nil && e.regular() && e.size <= maxKept {
 		err := root.cat(ctx, []entry{*e}, func(_ entry, content io.Reader) (err error) {
 			fstab, err = io.ReadAll(content)
 			return err
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 	at := mounts(fstab, all)
-	for _, v := range volumes {
-		if mount, ok := at[v.partition]; ok && v != root && mount != "/" {
-			v.mount = mount
-		}
-	}
-	return nil
+	maps.DeleteFunc(at, func(_ int, mount string) bool { return mount == "/" })
+	at[root.partition] = "/"
+	return at, nil
 }
 
 func (v *extVolume) entry(path string) *entry {

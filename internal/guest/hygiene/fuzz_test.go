@@ -115,7 +115,7 @@ func FuzzExtents(f *testing.F) {
 		if block <= 0 || block > maxBlock {
 			return
 		}
-		v := &extVolume{volume: volume{size: 1 << 30}, block: block}
+		v := &extVolume{volume: &volume{size: 1 << 30}, block: block}
 		spans, err := v.parseExtents(bytes.NewReader(list), entry{})
 		if err != nil {
 			return

@@ -15,37 +15,35 @@ import (
 
 // walkGuestfs adds all files to the tree, which libguestfs finds and mounts
 // as the guest would and sends as one tar archive.
-func (d *rawDisk) walkGuestfs(ctx context.Context, volumes []volume, t *tree) ([]FileSystem, error) {
+func (d *rawDisk) walkGuestfs(ctx context.Context, t *tree) error {
 	// The disk is opened with an overlay, which takes what a journal holds.
 	c, err := command(d.dir, "guestfish", "--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.Env = append(c.Env, d.env...)
 	d.p.Activity("reading the files with libguestfs")
 	err = stream(ctx, c, disk.Run, func(out *bufio.Reader) error { return d.untar(out, t) })
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	if _, explained := failure.In(err); err != nil && !explained {
 		err = failure.Wrap(err, "libguestfs cannot read the disk", "it needs one Linux system whose /etc/fstab names its file systems")
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var systems []FileSystem
-	at := mounts(t.kept["/etc/fstab"], volumes)
-	for _, v := range volumes {
+	at := mounts(t.kept["/etc/fstab"], t.volumes)
+	for i := range t.volumes {
+		v := &t.volumes[i]
+		if v.kind != "" {
+			v.mount = v.String()
+		}
 		// A disk without partitions has but one; members are a part of something else (LVM2_member).
 		_, mounted := at[v.partition]
-		if !mounted && v.partition > 0 && !v.passive() && !strings.HasSuffix(v.kind, "_member") {
-			t.unmounted = append(t.unmounted, v)
-		}
-		if v.kind != "" {
-			systems = append(systems, FileSystem{Type: v.kind, Mount: v.String(), Partition: v.partition})
-		}
+		v.unmounted = !mounted && v.partition > 0 && !v.passive() && !strings.HasSuffix(v.kind, "_member")
 	}
-	return systems, nil
+	return nil
 }
 
 // untar adds every member of the archive. None is unpacked.

@@ -117,15 +117,20 @@ func (r Result) Unexcused() []Finding {
 // *failure.Error with one line each, and the Result is complete all the same.
 // Any other error means that the disk could not be looked into.
 func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
-	t, method, systems, err := read(ctx, o, p)
+	t, err := read(ctx, o, p)
 	if ctx.Err() != nil {
 		return Result{}, context.Cause(ctx)
 	}
 	if err != nil {
 		return Result{}, err
 	}
+	r := Result{Rules: named(t.rules), Files: t.files, Bytes: t.bytes, Method: t.method}
+	for _, v := range t.volumes {
+		if v.mount != "" {
+			r.FileSystems = append(r.FileSystems, FileSystem{Type: v.kind, Mount: v.mount, Partition: v.partition})
+		}
+	}
 	masked := Mask(o.Secrets)
-	r := Result{Rules: named(t.rules), Files: t.files, Bytes: t.bytes, Method: method, FileSystems: systems}
 	for _, rule := range t.rules {
 		if ctx.Err() != nil {
 			return Result{}, context.Cause(ctx)
@@ -139,6 +144,43 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	}
 	o.Policy.excuse(r.Findings, p)
 	return r, verdict(r.Unexcused())
+}
+
+// read collects what the rules look at.
+func read(ctx context.Context, o Options, p progress.Reporter) (*tree, error) {
+	dir, err := os.MkdirTemp(o.Dir, "diskforge-hygiene-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	d := &rawDisk{dir: dir, env: o.LibguestfsEnv, p: p}
+	if err := d.unpack(ctx, o); err != nil {
+		return nil, err
+	}
+	p.Activity("reading the partition table")
+	volumes, err := d.volumes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t, err := newTree(o, p), errNotNative
+	t.method, t.volumes = Debugfs, volumes
+	if native(volumes) {
+		err = d.walkExt(ctx, t)
+	}
+	if errors.Is(err, errNotNative) {
+		t = newTree(o, p)
+		t.method, t.volumes = Libguestfs, volumes
+		d.entries, d.names = 0, 0
+		err = d.walkGuestfs(ctx, t)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// Where there is no system, rules about its files would pass for nothing.
+	if _, ok := t.entries["/etc/passwd"]; !ok {
+		return nil, failure.New("no system was found on the disk: none of its file systems has /etc/passwd", "give a disk with a Linux system")
+	}
+	return t, d.searchBlocks(ctx, t)
 }
 
 // Mask replaces secrets by asterisks, those that are too short to be told from
@@ -172,40 +214,4 @@ func verdict(found []Finding) error {
 		err.Lines = append(err.Lines, f.String())
 	}
 	return err
-}
-
-// read collects what the rules look at.
-func read(ctx context.Context, o Options, p progress.Reporter) (*tree, string, []FileSystem, error) {
-	dir, err := os.MkdirTemp(o.Dir, "diskforge-hygiene-")
-	if err != nil {
-		return nil, "", nil, err
-	}
-	defer os.RemoveAll(dir)
-	d := rawDisk{dir: dir, env: o.LibguestfsEnv, p: p}
-	if err := d.unpack(ctx, o); err != nil {
-		return nil, "", nil, err
-	}
-	p.Activity("reading the partition table")
-	volumes, err := d.volumes(ctx)
-	if err != nil {
-		return nil, "", nil, err
-	}
-	t := newTree(o, p)
-	method, systems := Debugfs, []FileSystem(nil)
-	if native(volumes) {
-		systems, err = d.walkExt(ctx, volumes, t)
-	}
-	if errors.Is(err, errNotNative) || !native(volumes) {
-		t, method = newTree(o, p), Libguestfs
-		d.entries, d.names = 0, 0
-		systems, err = d.walkGuestfs(ctx, volumes, t)
-	}
-	if err != nil {
-		return nil, "", nil, err
-	}
-	// Where there is no system, rules about its files would pass for nothing.
-	if _, ok := t.entries["/etc/passwd"]; !ok {
-		return nil, "", nil, failure.New("no system was found on the disk: none of its file systems has /etc/passwd", "give a disk with a Linux system")
-	}
-	return t, method, systems, d.searchBlocks(ctx, volumes, t)
 }

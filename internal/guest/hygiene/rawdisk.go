@@ -84,7 +84,7 @@ func damaged(what, why string) error {
 // searchBlocks looks for what is not in a file that was read. In partitions
 // whose files are not, it looks for private keys and secrets; in every block of
 // the disk for the secrets: a deleted file's, a file system's journal.
-func (d *rawDisk) searchBlocks(ctx context.Context, volumes []volume, t *tree) error {
+func (d *rawDisk) searchBlocks(ctx context.Context, t *tree) error {
 	d.p.Activity("searching the blocks outside of files")
 	f, err := os.Open(d.path())
 	if err != nil {
@@ -94,7 +94,7 @@ func (d *rawDisk) searchBlocks(ctx context.Context, volumes []volume, t *tree) e
 	search := func(start, size int64) (hits, error) {
 		return t.search.in(host.Reader(ctx, &dataReader{file: f, at: start, hole: start, end: start + size}))
 	}
-	for _, v := range volumes {
+	for _, v := range t.volumes {
 		if !v.passive() {
 			continue
 		}

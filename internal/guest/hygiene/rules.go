@@ -215,7 +215,8 @@ func (t *tree) shipped(files []string) map[string]bool {
 func buildSecrets(t *tree) []Finding {
 	var found []Finding
 	for _, e := range t.entries {
-		for _, name := range t.search.inText(e.path) {
+		hits, _ := t.search.in(strings.NewReader(e.path)) // which cannot fail
+		for _, name := range hits.secrets {
 			found = append(found, Finding{Path: e.path, Detail: "is named after the build's secret " + name})
 		}
 	}
@@ -279,8 +280,10 @@ func nopasswd(t *tree) []Finding {
 // somewhere, or nobody at all.
 func unmounted(t *tree) []Finding {
 	var found []Finding
-	for _, v := range t.unmounted {
-		found = append(found, Finding{Path: v.String(), Detail: "no line of /etc/fstab mounts this " + v.kind + " file system, whose files the rules about paths do not reach"})
+	for _, v := range t.volumes {
+		if v.unmounted {
+			found = append(found, Finding{Path: v.String(), Detail: "no line of /etc/fstab mounts this " + v.kind + " file system, whose files the rules about paths do not reach"})
+		}
 	}
 	return found
 }

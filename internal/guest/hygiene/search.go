@@ -84,7 +84,7 @@ func spellings(secret string) [][]byte {
 	return all
 }
 
-// in searches all that r has.
+// in searches all that r has, up to its end.
 func (s *search) in(r io.Reader) (hits, error) {
 	var found hits
 	fill := 0
@@ -105,13 +105,6 @@ func (s *search) in(r io.Reader) (hits, error) {
 		// What may go on behind the window is looked at again.
 		fill = copy(s.buffer, text[len(text)-s.overlap:])
 	}
-}
-
-// inText lists the secrets that stand in a short text.
-func (s *search) inText(text string) []string {
-	var found hits
-	s.words.each([]byte(text), func(word, at int) { s.note(&found, []byte(text), word, at) })
-	return found.secrets
 }
 
 func (s *search) note(found *hits, text []byte, word, at int) {

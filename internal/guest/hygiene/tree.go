@@ -58,6 +58,8 @@ type tree struct {
 	Options
 	rules    []rule
 	p        progress.Reporter
+	method   string // Debugfs or Libguestfs
+	volumes  []volume
 	entries  map[string]entry
 	kept     map[string][]byte // content of files that a rule reads
 	keptAll  int               // its bytes
@@ -66,8 +68,6 @@ type tree struct {
 	files    int
 	bytes    int64
 	inBlocks []string // names of secrets that are on the disk, in a file or not
-
-	unmounted []volume // those with files that no fstab mounts
 }
 
 func newTree(o Options, p progress.Reporter) *tree {

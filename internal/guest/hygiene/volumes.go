@@ -22,6 +22,9 @@ type volume struct {
 	start, size int64 // bytes
 	kind        string
 	tags        map[string]string // UUID, LABEL, PARTUUID, PARTLABEL, as an fstab(5) names it by
+
+	mount     string // see FileSystem; empty where no files were read
+	unmounted bool   // it has files, which no fstab mounts
 }
 
 func (v volume) String() string {

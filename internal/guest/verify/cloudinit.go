@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,13 +45,18 @@ func (m *machine) awaitCloudInit(ctx context.Context) (status <-chan answer, end
 var crownLabsWarnings = []string{"Invalid cloud-config provided", "cloud-config failed schema validation"}
 
 func (m *machine) cloudInit(a answer) found {
+	detail, err := m.judgeCloudInit(a)
+	return found{checks: []Check{m.check("cloud-init", detail, err)}}
+}
+
+func (m *machine) judgeCloudInit(a answer) (string, error) {
 	failed, ran := errors.AsType[*vm.RunError](a.err)
 	if a.err != nil && (!ran || failed.Status < 0) { // it did not come to its end
-		return found{checks: []Check{m.check("cloud-init", "", a.err)}}
+		return "", a.err
 	}
 	status, err := parseCloudInit(a.out)
 	if err != nil {
-		return found{checks: []Check{m.check("cloud-init", "", errors.Join(a.err, err))}}
+		return "", errors.Join(a.err, err)
 	}
 	m.result.CloudInit = status.name()
 	if status.Extended == "" { // before 23.4, only its log has warnings
@@ -60,8 +66,7 @@ func (m *machine) cloudInit(a answer) found {
 	if m.kind.crownLabs {
 		allowed = append(slices.Clone(allowed), crownLabsWarnings...)
 	}
-	detail, err := status.verdict(allowed)
-	return found{checks: []Check{m.check("cloud-init", detail, err)}}
+	return status.verdict(allowed)
 }
 
 // keepWarnings keeps the warnings of cloud-init's log: a time, the module's
@@ -124,36 +129,25 @@ func parseCloudInit(out string) (cloudInitStatus, error) {
 }
 
 // name is the status in one word or two: done, error, degraded done.
-func (s cloudInitStatus) name() string {
-	if s.Extended != "" {
-		return s.Extended
-	}
-	return s.Status
-}
-
-// warnings are the messages of everything that cloud-init recovered from,
-// except those that contain one of allowed.
-func (s cloudInitStatus) warnings(allowed []string) []string {
-	var all []string
-	for level, messages := range s.Recoverable {
-		for _, m := range messages {
-			if !slices.ContainsFunc(allowed, func(part string) bool { return strings.Contains(m, part) }) {
-				all = append(all, level+": "+text.Line(m))
-			}
-		}
-	}
-	slices.Sort(all)
-	return all
-}
+func (s cloudInitStatus) name() string { return cmp.Or(s.Extended, s.Status) }
 
 // verdict is an error unless cloud-init ended without errors and without
-// warnings but the allowed ones.
+// warnings but those that contain one of allowed.
 func (s cloudInitStatus) verdict(allowed []string) (string, error) {
 	if s.Status != "done" || len(s.Errors) > 0 {
 		return "", fmt.Errorf("it ended with status %s: %s", s.name(), text.Line(strings.Join(append(s.Errors, s.Detail), "; ")))
 	}
-	if w := s.warnings(allowed); len(w) > 0 {
-		return "", fmt.Errorf("it ended with warnings: %s", strings.Join(w, "; "))
+	var warnings []string
+	for level, messages := range s.Recoverable {
+		for _, message := range messages {
+			if !slices.ContainsFunc(allowed, func(part string) bool { return strings.Contains(message, part) }) {
+				warnings = append(warnings, level+": "+text.Line(message))
+			}
+		}
+	}
+	if len(warnings) > 0 {
+		slices.Sort(warnings)
+		return "", fmt.Errorf("it ended with warnings: %s", strings.Join(warnings, "; "))
 	}
 	return s.name() + ", " + text.Line(s.Detail), nil
 }

@@ -10,33 +10,36 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 )
 
-// further boots the machines that Options.Full adds, one after another, until
-// one fails.
-func (m *machine) further(ctx context.Context) error {
-	second := m.another(kind{name: "CrownLabs seed", crownLabs: true})
-	second.VMUser = vm.CrownLabsUser
-	second.BakedUser = m.BakedUser && m.VMUser == vm.CrownLabsUser
-	if err := m.join(ctx, second); err != nil {
-		return err
-	}
-	if err := m.sata(ctx); err != nil {
-		return err
-	}
-	if !m.esp {
-		m.result.Checks = append(m.result.Checks, m.check("UEFI", "not supported: the disk has no EFI system partition", nil))
-		return nil
-	}
-	return m.join(ctx, m.another(kind{name: "UEFI", uefi: true}))
+// candidate is a machine that Options.Full adds, where the disk is for it.
+type candidate struct {
+	kind
+	unsupported string // why it is not, or empty
 }
 
-// sata boots from SATA disks, which KubeVirt gives where neither the manifest
-// nor a preference names a bus. A kernel without a driver for them, as Debian's
-// for clouds, is a choice: instance type preferences ask for virtio.
-func (m *machine) sata(ctx context.Context) error {
-	if m.ahci {
-		return m.join(ctx, m.another(kind{name: "SATA", sata: true}))
+// candidates are those of this machine's disk. Disks on SATA are what KubeVirt
+// gives where neither the manifest nor a preference names a bus. A kernel
+// without a driver for them, as Debian's for clouds, is a choice: instance type
+// preferences ask for virtio.
+func (m *machine) candidates() []candidate {
+	sata, uefi := candidate{kind: overSATA}, candidate{kind: withUEFI}
+	if !m.ahci {
+		sata.unsupported = "the kernel has no driver for it, so the manifest has to say bus: virtio or name a preference that does"
 	}
-	m.result.Checks = append(m.result.Checks, m.check("SATA", "not supported: the kernel has no driver for it, so the manifest has to say bus: virtio or name a preference that does", nil))
+	if !m.esp {
+		uefi.unsupported = "the disk has no EFI system partition"
+	}
+	return []candidate{{kind: crownLabsSeed}, sata, uefi}
+}
+
+// further boots the other machines, one after another, until one fails.
+func (m *machine) further(ctx context.Context, all []candidate) error {
+	for _, c := range all {
+		if c.unsupported != "" {
+			m.result.Checks = append(m.result.Checks, m.check(c.name, "not supported: "+c.unsupported, nil))
+		} else if err := m.join(ctx, m.another(c.kind)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -45,12 +48,14 @@ func (m *machine) sata(ctx context.Context) error {
 func (m *machine) another(k kind) *machine {
 	o := m.Options
 	o.Checks, o.Goss = "", ""
-	return &machine{Options: o, kind: k, p: m.p}
+	if k.crownLabs {
+		o.VMUser, o.BakedUser = vm.CrownLabsUser, m.BakedUser && m.VMUser == vm.CrownLabsUser
+	}
+	return &machine{Options: o, kind: k, p: m.p, compare: m.identity}
 }
 
 // join runs another machine and adds its checks to the result.
 func (m *machine) join(ctx context.Context, other *machine) error {
-	other.compare = m.identity
 	err := other.run(ctx)
 	m.result.Checks = append(m.result.Checks, other.result.Checks...)
 	if err != nil {
@@ -68,7 +73,8 @@ func (m *machine) differences() []Check {
 	if len(m.identity) == 0 {
 		err = errors.New("it told neither")
 	}
-	if shared := common(m.compare, m.identity); len(shared) > 0 {
+	shared := slices.DeleteFunc(slices.Clone(m.compare), func(s string) bool { return !slices.Contains(m.identity, s) })
+	if len(shared) > 0 {
 		err = fmt.Errorf("two machines made of this disk have the same: %s", strings.Join(shared, ", "))
 	}
 	checks := []Check{m.check("machine-id and ssh host keys", "differ from the first machine's", err)}
@@ -80,9 +86,4 @@ func (m *machine) differences() []Check {
 		checks = append(checks, m.check("firmware", "UEFI, ssh after "+seconds(m.result.TimeToSSH), err))
 	}
 	return checks
-}
-
-// common are the entries that are in both.
-func common(a, b []string) []string {
-	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return !slices.Contains(b, s) })
 }

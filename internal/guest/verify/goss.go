@@ -23,12 +23,18 @@ func (m *machine) uploadGoss(ctx context.Context) error {
 	if _, err := m.ask(ctx, `rm -rf "$1" && mkdir -m 0700 "$1"`, gossDir); err != nil {
 		return err
 	}
-	for _, f := range [][3]string{{m.Goss, gossDir + "/goss", "0700"}, {m.Checks, gossDir + "/checks.yaml", "0600"}} {
-		if err := m.upload(ctx, f[0], f[1], f[2]); err != nil {
+	upload := func(from, name, mode string) error {
+		f, err := os.Open(from)
+		if err != nil {
 			return err
 		}
+		defer f.Close()
+		return m.guest.Upload(ctx, f, gossDir+"/"+name, mode)
 	}
-	return nil
+	if err := upload(m.Goss, "goss", "0700"); err != nil {
+		return err
+	}
+	return upload(m.Checks, "checks.yaml", "0600")
 }
 
 // goss runs the playbook's own checks in the guest, once cloud-init has ended,
@@ -38,19 +44,19 @@ func (m *machine) goss(ctx context.Context, ended <-chan struct{}) found {
 	if m.Checks == "" {
 		return found{}
 	}
-	uploaded := m.uploadGoss(ctx)
+	err := m.uploadGoss(ctx)
 	<-ended // comes with the context's end, too
-	checks, err := m.runGoss(ctx, uploaded)
+	var checks []Check
+	if err == nil {
+		checks, err = m.runGoss(ctx)
+	}
 	if err != nil {
-		checks = append(checks, Check{Group: GroupPlaybook, Name: "goss", Detail: text.Line(err.Error())})
+		checks = []Check{{Group: GroupPlaybook, Name: "goss", Detail: text.Line(err.Error())}}
 	}
 	return found{checks: checks}
 }
 
-func (m *machine) runGoss(ctx context.Context, uploaded error) ([]Check, error) {
-	if uploaded != nil {
-		return nil, uploaded
-	}
+func (m *machine) runGoss(ctx context.Context) ([]Check, error) {
 	ctx, over := m.within(ctx, "the playbook's checks did not end")
 	defer over()
 	// It fails where checks fail; what it prints says which.
@@ -65,37 +71,25 @@ func (m *machine) runGoss(ctx context.Context, uploaded error) ([]Check, error) 
 	return checks, nil
 }
 
-func (m *machine) upload(ctx context.Context, from, to, mode string) error {
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return m.guest.Upload(ctx, f, to, mode)
-}
-
-// gossOutput is goss 0.4's JSON output, as far as it is read.
-type gossOutput struct {
-	Results []struct {
-		Successful bool   `json:"successful"`
-		Skipped    bool   `json:"skipped"`
-		Type       string `json:"resource-type"`
-		ID         string `json:"resource-id"`
-		Property   string `json:"property"`
-		Title      string `json:"title"`
-		Summary    string `json:"summary-line-compact"`
-		Duration   int64  `json:"duration"` // nanoseconds
-	} `json:"results"`
-	Summary *struct {
-		Count  int `json:"test-count"`
-		Failed int `json:"failed-count"`
-	} `json:"summary"`
-}
-
 // parseGoss turns goss' output into checks. Output that is no complete report
 // is an error: nothing must pass because goss broke off.
 func parseGoss(out []byte) ([]Check, error) {
-	var g gossOutput
+	var g struct { // goss 0.4's, as far as it is read
+		Results []struct {
+			Successful bool   `json:"successful"`
+			Skipped    bool   `json:"skipped"`
+			Type       string `json:"resource-type"`
+			ID         string `json:"resource-id"`
+			Property   string `json:"property"`
+			Title      string `json:"title"`
+			Summary    string `json:"summary-line-compact"`
+			Duration   int64  `json:"duration"` // nanoseconds
+		} `json:"results"`
+		Summary *struct {
+			Count  int `json:"test-count"`
+			Failed int `json:"failed-count"`
+		} `json:"summary"`
+	}
 	if err := json.Unmarshal(out, &g); err != nil {
 		return nil, fmt.Errorf("goss told no result: %w", err)
 	}

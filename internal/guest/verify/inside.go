@@ -101,7 +101,6 @@ func (m *machine) inside(ctx context.Context) found {
 		c.Took = parts[i].took
 		f.checks = append(f.checks, c)
 	}
-	f.moments = m.finished
 	if picture, err := m.screen(ctx); err == nil {
 		f.pictures = append(f.pictures, picture)
 	} else if ctx.Err() == nil {

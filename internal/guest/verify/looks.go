@@ -218,8 +218,7 @@ func (m *machine) keepFinish(out string) (string, error) {
 	}
 	for _, phase := range m.guest.Moments() {
 		if phase.Phase == "kernel" {
-			at := phase.At.Sub(m.guest.PowerOn()) + time.Duration(usec)*time.Microsecond
-			m.finished = []Moment{{"boot finished", at}}
+			m.happened("boot finished", phase.At.Sub(m.guest.PowerOn())+time.Duration(usec)*time.Microsecond)
 		}
 	}
 	return "", nil

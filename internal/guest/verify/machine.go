@@ -32,7 +32,6 @@ type machine struct {
 	ahci     bool     // the kernel has a driver for SATA
 	uefi     bool     // it was started with UEFI
 	warnings []string // in cloud-init's log
-	finished []Moment // the end of the boot
 }
 
 // kind is what a machine has that the first one has not.
@@ -43,7 +42,13 @@ type kind struct {
 	sata      bool
 }
 
-// shell runs a command in a guest, as boot.Guest.Run does.
+var (
+	crownLabsSeed = kind{name: "CrownLabs seed", crownLabs: true}
+	overSATA      = kind{name: "SATA", sata: true}
+	withUEFI      = kind{name: "UEFI", uefi: true}
+)
+
+// shell runs a command in a guest, as vm.Guest.Run does.
 type shell func(ctx context.Context, cmd string, stdin io.Reader) (string, error)
 
 // run boots the machine, looks at it and ends it. The error is a
@@ -150,22 +155,19 @@ func (m *machine) look(ctx context.Context) error {
 		m.result.Pictures = append(m.result.Pictures, f.pictures...)
 		m.result.Boot = append(m.result.Boot, f.moments...)
 	}
-	m.result.Boot = append(m.result.Boot, m.phases()...)
+	for _, phase := range m.guest.Moments() {
+		m.happened(phase.Phase, phase.At.Sub(m.guest.PowerOn()))
+	}
+	m.happened("ssh", m.result.TimeToSSH)
+	if m.result.CloudInitDone > 0 {
+		m.happened("cloud-init done", m.result.CloudInitDone)
+	}
 	slices.SortStableFunc(m.result.Boot, func(a, b Moment) int { return cmp.Compare(a.At, b.At) })
 	return nil
 }
 
-// phases are the moments of the boot that were seen from outside.
-func (m *machine) phases() []Moment {
-	var all []Moment
-	for _, phase := range m.guest.Moments() {
-		all = append(all, Moment{phase.Phase, max(0, phase.At.Sub(m.guest.PowerOn()))})
-	}
-	all = append(all, Moment{"ssh", m.result.TimeToSSH})
-	if m.result.CloudInitDone > 0 {
-		all = append(all, Moment{"cloud-init done", m.result.CloudInitDone})
-	}
-	return all
+func (m *machine) happened(what string, at time.Duration) {
+	m.result.Boot = append(m.result.Boot, Moment{what, max(0, at)})
 }
 
 // check is the outcome of one check.
@@ -192,7 +194,7 @@ func (m *machine) verdict() error {
 	}
 	return &failure.Error{
 		What:  fmt.Sprintf("the disk boots, but %d of %d checks failed", len(lines), len(m.result.Checks)),
-		Try:   "mend the playbook or its checks",
+		Try:   "correct the playbook or its checks",
 		Lines: lines, Log: m.result.Console, Guest: true,
 	}
 }

@@ -115,7 +115,7 @@ func Run(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	m := &machine{Options: o, p: p}
 	err := m.run(ctx)
 	if err == nil && o.Full {
-		err = m.further(ctx)
+		err = m.further(ctx, m.candidates())
 	}
 	m.result.Total = time.Since(began)
 	return m.result, err

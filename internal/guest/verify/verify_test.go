@@ -381,7 +381,7 @@ func TestAGuestThatNeverComesToAnEndFailsByName(t *testing.T) {
 
 		_, err := m.answers(t.Context(), m.looks())
 		require.EqualError(t, err, "the looks into the guest did not end within 20m0s")
-		_, err = m.runGoss(t.Context(), nil)
+		_, err = m.runGoss(t.Context())
 		require.EqualError(t, err, "the playbook's checks did not end within 20m0s")
 		f := m.goss(t.Context(), closed())
 		assert.Equal(t, []Check{{Group: GroupPlaybook, Name: "goss", Detail: "goss was not taken into the guest within 20m0s"}}, f.checks)
@@ -479,14 +479,18 @@ func TestFurtherMachinesDifferInTheirSeedsAndFirmware(t *testing.T) {
 
 func TestAKernelWithoutADriverForSATAIsANoteNotABoot(t *testing.T) {
 	m := &machine{}
-	require.NoError(t, m.sata(t.Context()))
-	require.Len(t, m.result.Checks, 1)
+	require.NoError(t, m.further(t.Context(), m.candidates()[1:]))
+	require.Len(t, m.result.Checks, 2)
 	assert.True(t, m.result.Checks[0].OK)
+	assert.Contains(t, m.result.Checks[0].Detail, "not supported: the kernel has no driver for it")
 	assert.Contains(t, m.result.Checks[0].Detail, "bus: virtio")
+	assert.True(t, m.result.Checks[1].OK)
+	assert.Equal(t, "not supported: the disk has no EFI system partition", m.result.Checks[1].Detail)
 	_, _ = m.keepIdentity("esp\nahci\n0123")
 	assert.True(t, m.ahci && m.esp)
 	assert.Equal(t, []string{"0123"}, m.identity)
-	assert.True(t, m.another(kind{name: "SATA", sata: true}).boot().SATA)
+	assert.Equal(t, []candidate{{kind: crownLabsSeed}, {kind: overSATA}, {kind: withUEFI}}, m.candidates())
+	assert.True(t, m.another(overSATA).boot().SATA)
 }
 
 func FuzzWhatTheGuestSays(f *testing.F) {
