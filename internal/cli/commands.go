@@ -111,8 +111,8 @@ func (a *app) report() *cobra.Command {
 	c := a.command("report DISK -o DIR", "Write the report of a disk that stages made one by one",
 		"Write what the stages told of DISK (in DISK.json) into DIR, as report.html,\nreport.json and summary.md. A whole build leaves its report in OUTPUT_DIR.",
 		cobra.ExactArgs(1), nil,
-		func(c *cobra.Command, args []string, b *pipeline.Build) error {
-			page, err := b.ReportTo(c.Context(), args[0], out)
+		func(c *cobra.Command, args []string, _ *pipeline.Build) error {
+			page, err := pipeline.ReportTo(c.Context(), args[0], out)
 			return a.printed(page, err)
 		})
 	output(c, &out, "the directory to write to")

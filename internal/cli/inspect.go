@@ -47,7 +47,7 @@ func (a *app) examine(c *cobra.Command, what string, b *pipeline.Build) (*contra
 		if !namesRegistry(what) {
 			return nil, failure.New("there is no folder or file "+what+" here, and it names no registry either", "")
 		}
-		options, err := b.RegistryOptions()
+		options, err := pipeline.RegistryOptions(b.Config, b.Version)
 		if err != nil {
 			return nil, err
 		}

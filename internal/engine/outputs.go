@@ -60,7 +60,7 @@ func exportLayout(ctx context.Context, image *querybuilder.Selection, address ma
 // publish has the engine push the image; the password travels as a secret.
 func (b *Build) publish(ctx context.Context, client *dagger.Client, image *querybuilder.Selection, result *pipeline.Result) error {
 	// Read as the host's push reads it.
-	credentials, err := (&pipeline.Build{Config: b.Config}).RegistryOptions()
+	credentials, err := pipeline.RegistryOptions(b.Config, b.Version)
 	if err != nil {
 		return err
 	}

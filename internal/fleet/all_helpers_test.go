@@ -228,7 +228,7 @@ func (m *maker) run(ctx context.Context, b *pipeline.Build) (pipeline.Result, er
 	}
 	result.Reference = "oci:" + result.Layout + "@" + packed.Digest
 	if c.Reference != "" {
-		options, err := b.RegistryOptions()
+		options, err := pipeline.RegistryOptions(b.Config, b.Version)
 		if err != nil {
 			return result, err
 		}
@@ -257,7 +257,7 @@ func (m *maker) base(ctx context.Context, b *pipeline.Build) (x oci.Extracted, e
 		x, err = oci.Extract(ctx, from.Layout, want, b.BaseDir, progress.Discard)
 	case from.Reference != "":
 		var fetched registry.Fetched
-		options, errOptions := b.RegistryOptions()
+		options, errOptions := pipeline.RegistryOptions(b.Config, b.Version)
 		if errOptions != nil {
 			return x, errOptions
 		}

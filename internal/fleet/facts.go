@@ -103,8 +103,8 @@ type resolved struct {
 // learn fills in what is known of an image before anything is built. The name
 // of its playbook is checked in any case.
 func (l *learner) learn(ctx context.Context, e *Entry) error {
-	b := &pipeline.Build{Config: e.config}
-	tree, err := l.trees.Open(ctx, b.PlaybookOptions(), l.p)
+	c := e.config
+	tree, err := l.trees.Open(ctx, pipeline.PlaybookOptions(c), l.p)
 	var uses playbook.Inputs
 	if err == nil {
 		uses, err = tree.Inputs(ctx, e.config.Playbook, e.config.ExtraVars)
@@ -121,18 +121,18 @@ func (l *learner) learn(ctx context.Context, e *Entry) error {
 	if uses.Whole != "" {
 		e.Notes = append(e.Notes, "depends on "+uses.String())
 	}
-	if err := l.checksum(ctx, b); err != nil {
+	if err := l.checksum(ctx, &c); err != nil {
 		return err
 	}
 	from := ""
 	if e.Parent != nil {
 		from = e.Parent.Inputs
 	}
-	if e.Inputs, err = b.Inputs(l.controller, uses.Digest, from); err != nil {
+	if e.Inputs, err = pipeline.Inputs(c, l.controller, uses.Digest, from); err != nil {
 		return err
 	}
 	e.MemoryMiB, e.DiskSize = e.config.MemoryMiB, e.config.DiskSize
-	e.fix(b.Config.ISOChecksum, tree)
+	e.fix(c.ISOChecksum, tree)
 	e.address()
 	return nil
 }
@@ -173,15 +173,14 @@ func (e *Entry) fix(sum base.Checksum, tree *playbook.Tree) {
 }
 
 // checksum looks the base's checksum up in its list, once for all images.
-func (l *learner) checksum(ctx context.Context, b *pipeline.Build) error {
-	c := &b.Config
+func (l *learner) checksum(ctx context.Context, c *settings.Config) error {
 	if c.ISOChecksum.File == "" {
 		return nil
 	}
 	key := c.ISOURL + "\n" + c.ISOChecksum.File
 	r, known := l.lists[key]
 	if !known {
-		r.sum, r.err = base.ResolveChecksum(ctx, c.ISOURL, c.ISOChecksum, b.Downloads(), l.p)
+		r.sum, r.err = base.ResolveChecksum(ctx, c.ISOURL, c.ISOChecksum, pipeline.Downloads(*c), l.p)
 		l.lists[key] = r
 	}
 	c.ISOChecksum = r.sum

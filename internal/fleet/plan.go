@@ -111,7 +111,7 @@ func (a *All) logIn() error {
 	if a.Config.RegistryPassFile == "" {
 		return nil
 	}
-	options, err := (&pipeline.Build{Config: a.Config}).RegistryOptions()
+	options, err := pipeline.RegistryOptions(a.Config, a.Version)
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (a *All) logIn() error {
 
 // session asks the registry with the command's credentials.
 func (a *All) session() (*registry.Session, error) {
-	options, err := (&pipeline.Build{Config: a.Config, Version: a.Version}).RegistryOptions()
+	options, err := pipeline.RegistryOptions(a.Config, a.Version)
 	if err != nil {
 		return nil, err
 	}

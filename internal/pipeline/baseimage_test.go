@@ -25,7 +25,7 @@ func TestAChildStartsFromItsParentsDiskInALayoutOrARegistry(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, os.WriteFile(file, disk, 0o600))
 	parent, _ := newBuild(t)
-	m := parent.metadata(aReady(), aReady().base.Created)
+	m := provisionedWay(t, parent, aReady().base.Created).metadata()
 	inputs := m.Annotations[oci.AnnotationInputs]
 	layout := filepath.Join(t.TempDir(), "parent")
 	made, err := oci.Pack(t.Context(), file, layout, m, progress.Discard)
@@ -46,7 +46,7 @@ func TestAChildStartsFromItsParentsDiskInALayoutOrARegistry(t *testing.T) {
 	} {
 		child, _ := newBuild(t)
 		child.Config.CacheDir, child.Config.BaseImage = t.TempDir(), c.image
-		base, err := child.base(t.Context(), "2.14.18", progress.Discard)
+		base, err := child.way(nil).origin(t.Context(), progress.Discard)
 		require.NoError(t, err)
 		content, err := os.ReadFile(base.Path)
 		require.NoError(t, err)

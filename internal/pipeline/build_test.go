@@ -3,6 +3,7 @@ package pipeline
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -44,26 +45,41 @@ func opened(t *testing.T, b *Build) *Dir {
 	return dir
 }
 
-// counted is a step that writes its content and counts its runs.
-func counted(dir *Dir, inputs, content string, runs *int) step[string] {
-	return step[string]{
-		name: "count", inputs: inputs, output: dir.Path("counted"),
-		run: func(_ context.Context, out string, _ progress.Reporter) (string, error) {
+// whole is the way of a whole build.
+func whole(t *testing.T, b *Build) *way {
+	t.Helper()
+	w := b.way(opened(t, b))
+	w.whole = true
+	return w
+}
+
+// note is what a stage of a test tells.
+type note struct{ Text string }
+
+func (n *note) String() string      { return n.Text }
+func (*note) report(*report.Report) {}
+func (*note) leave(*way) error      { return nil }
+
+// counted is a stage that writes its content and counts its runs.
+func counted(inputs, content string, runs *int) stage {
+	return stage{
+		name: "count", file: "counted", inputs: func(*way) string { return inputs },
+		run: func(_ *way, _ context.Context, out string, _ progress.Reporter) (result, error) {
 			*runs++
-			return "result of " + content, os.WriteFile(out, []byte(content), 0o600)
+			return &note{"result of " + content}, os.WriteFile(out, []byte(content), 0o600)
 		},
-		say: func(s string) string { return s },
+		empty: func() result { return new(note) },
 	}
 }
 
 func TestAFinishedStageIsRunAgainOnlyWhereItsInputsOrItsOutputChanged(t *testing.T) {
 	b, out := newBuild(t)
-	dir := opened(t, b)
+	w := whole(t, b)
 	runs := 0
-	run := func(inputs string) made[string] {
-		m, err := resume(t.Context(), b, dir, counted(dir, inputs, inputs, &runs))
-		require.NoError(t, err)
-		return m
+	run := func(inputs string) string {
+		require.NoError(t, w.run(t.Context(), counted(inputs, inputs, &runs)))
+		assert.Equal(t, w.dir.Path("counted"), w.disk)
+		return w.known.Digest
 	}
 	first := run("one")
 	assert.Equal(t, first, run("one"))
@@ -72,26 +88,24 @@ func TestAFinishedStageIsRunAgainOnlyWhereItsInputsOrItsOutputChanged(t *testing
 
 	second := run("two")
 	assert.Equal(t, 2, runs)
-	assert.NotEqual(t, first.digest, second.digest)
+	assert.NotEqual(t, first, second)
 
-	require.NoError(t, os.WriteFile(dir.Path("counted"), []byte("twO"), 0o600))
+	require.NoError(t, os.WriteFile(w.dir.Path("counted"), []byte("twO"), 0o600))
 	assert.Equal(t, second, run("two"), "a tampered output is made again")
 	assert.Equal(t, 3, runs)
 
-	require.NoError(t, dir.Forget("count"))
-	assert.NoFileExists(t, dir.Path("counted"))
+	require.NoError(t, w.dir.Forget("count"))
+	assert.NoFileExists(t, w.dir.Path("counted"))
 }
 
 func TestAFailedStageIsNamedAndNotRecorded(t *testing.T) {
 	b, _ := newBuild(t)
-	dir := opened(t, b)
+	w := whole(t, b)
 	runs := 0
-	s := counted(dir, "x", "x", &runs)
-	s.run = func(context.Context, string, progress.Reporter) (string, error) { return "", errors.New("boom") }
-	_, err := resume(t.Context(), b, dir, s)
-	require.EqualError(t, err, "count: boom")
-	_, err = resume(t.Context(), b, dir, counted(dir, "x", "x", &runs))
-	require.NoError(t, err)
+	s := counted("x", "x", &runs)
+	s.run = func(*way, context.Context, string, progress.Reporter) (result, error) { return nil, errors.New("boom") }
+	require.EqualError(t, w.run(t.Context(), s), "count: boom")
+	require.NoError(t, w.run(t.Context(), counted("x", "x", &runs)))
 	assert.Equal(t, 1, runs)
 }
 
@@ -99,13 +113,14 @@ func TestASignalIsTheCauseOfWhatItStopped(t *testing.T) {
 	b, _ := newBuild(t)
 	stop := errors.New("stopped by the test")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	err := b.stage(ctx, "slow", func(context.Context, progress.Reporter) (string, error) {
+	w := b.way(nil)
+	err := w.show(ctx, "slow", func(context.Context, progress.Reporter) (string, error) {
 		cancel(stop)
 		return "", errors.New("exit status 1")
 	})
 	require.EqualError(t, err, "slow: stopped by the test")
 	started := false
-	require.ErrorIs(t, b.stage(ctx, "next", func(context.Context, progress.Reporter) (string, error) { started = true; return "", nil }), stop)
+	require.ErrorIs(t, w.show(ctx, "next", func(context.Context, progress.Reporter) (string, error) { started = true; return "", nil }), stop)
 	assert.False(t, started)
 }
 
@@ -116,6 +131,15 @@ func aReady() ready {
 		playbook:   playbook.Source{File: "debian-base.yml", Revision: "abc", URL: "https://example.org/playbooks.git"},
 		controller: "2.14.18", playbookInputs: playbook.Inputs{Digest: "sha256:playbook"},
 	}
+}
+
+// provisionedWay is the way of a build behind its provisioning.
+func provisionedWay(t *testing.T, b *Build, built time.Time) *way {
+	t.Helper()
+	w := b.way(nil)
+	w.ready = aReady()
+	require.NoError(t, (&provisioned{Built: built}).leave(w))
+	return w
 }
 
 func TestEveryInputOfADiskChangesItsDigest(t *testing.T) {
@@ -136,29 +160,35 @@ func TestEveryInputOfADiskChangesItsDigest(t *testing.T) {
 		b, _ := newBuild(t)
 		r := aReady()
 		change(b, &r)
-		digest := b.provisionInputs(r)
+		w := b.way(nil)
+		w.ready = r
+		digest := w.provisionInputs()
 		assert.Empty(t, seen[digest], "%s changes nothing", name)
 		seen[digest] = name
 	}
 	b, _ := newBuild(t)
 	b.Config.ImageName, b.Config.ImageTag, b.Config.OutputDir, b.Config.MemoryMiB = "other", "2", "/elsewhere", 4096
-	assert.Equal(t, "nothing", seen[b.provisionInputs(aReady())], "neither name nor place nor the guest's memory is an input")
+	w := b.way(nil)
+	w.ready = aReady()
+	assert.Equal(t, "nothing", seen[w.provisionInputs()], "neither name nor place nor the guest's memory is an input")
 	elsewhere := aReady()
 	elsewhere.playbook.Revision, elsewhere.playbook.File = "def", "playbooks/debian-base.yml"
-	assert.Equal(t, "nothing", seen[b.provisionInputs(elsewhere)], "nor is a commit that changed nothing of the playbook")
+	w.ready = elsewhere
+	assert.Equal(t, "nothing", seen[w.provisionInputs()], "nor is a commit that changed nothing of the playbook")
 }
 
 func TestAnImageTellsWhatItWasMadeFrom(t *testing.T) {
 	b, _ := newBuild(t)
-	m := b.metadata(aReady(), time.Unix(1750000000, 5).In(time.FixedZone("", 3600)))
+	w := provisionedWay(t, b, time.Unix(1750000000, 5).In(time.FixedZone("", 3600)))
+	m := w.metadata()
 	assert.Equal(t, "debian", aReady().base.distribution())
 	assert.Equal(t, "course", m.Title)
 	assert.Equal(t, "abc", m.Revision)
 	assert.Equal(t, time.Unix(1700000000, 0), m.Created)
 	assert.Equal(t, "2025-06-15T15:06:40Z", m.Annotations[oci.AnnotationBuilt])
-	assert.Equal(t, b.imageInputs("sha256:base", "sha256:playbook", "2.14.18"), m.Annotations[oci.AnnotationInputs])
-	t.Setenv("SOURCE_DATE_EPOCH", "1600000000")
-	assert.Equal(t, time.Unix(1600000000, 0), b.metadata(aReady(), time.Time{}).Created)
+	assert.Equal(t, imageInputs(b.Config, "sha256:base", "sha256:playbook", "2.14.18"), m.Annotations[oci.AnnotationInputs])
+	b.Config.SourceDateEpoch = "1600000000"
+	assert.Equal(t, time.Unix(1600000000, 0), w.metadata().Created)
 }
 
 // An image with a hint for UEFI and a disk for a BIOS ended at the UEFI shell.
@@ -177,7 +207,7 @@ func TestTheHintsFitTheDisksFirmware(t *testing.T) {
 		b, _ := newBuild(t)
 		b.Config.InstanceType, b.Config.Preference = c.instanceType, c.preference
 		var m oci.Metadata
-		require.NoError(t, b.hint(&m, bios, c.distribution))
+		require.NoError(t, hint(b.Config, &m, bios, c.distribution))
 		assert.Equal(t, c.hints, m.InstanceType+" "+m.Preference, c)
 	}
 	uefi, both := disk.Firmware{UEFI: true}, disk.Firmware{BIOS: true, UEFI: true}
@@ -285,12 +315,11 @@ func TestThePasswordFileIsReadWithoutItsLineEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pass")
 	require.NoError(t, os.WriteFile(file, []byte("word\r\n"), 0o600))
 	b.Config.RegistryUser, b.Config.RegistryPassFile = "me", file
-	o, err := b.RegistryOptions()
+	o, err := RegistryOptions(b.Config, "")
 	require.NoError(t, err)
 	assert.Equal(t, "word", o.Password)
 	require.NoError(t, os.WriteFile(file, []byte("\n"), 0o600))
-	b.passFile = passFile{}
-	_, err = b.RegistryOptions()
+	_, err = RegistryOptions(b.Config, "")
 	f, ok := failure.In(err)
 	require.True(t, ok)
 	assert.Contains(t, f.What, "no password")
@@ -298,12 +327,13 @@ func TestThePasswordFileIsReadWithoutItsLineEnd(t *testing.T) {
 
 func TestAnImageOfOtherInputsThanPlannedIsNotBuilt(t *testing.T) {
 	b, _ := newBuild(t)
-	require.NoError(t, b.checkPlan(aReady()), "nothing was planned")
-	b.Config.ImageInputs = b.imageInputs("sha256:base", "sha256:playbook", "2.14.18")
-	require.NoError(t, b.checkPlan(aReady()))
-	elsewhere := aReady()
-	elsewhere.controller = "2.19.4"
-	require.ErrorContains(t, b.checkPlan(elsewhere), "with ansible-core 2.19.4: make the plan with")
+	w := b.way(nil)
+	w.ready = aReady()
+	require.NoError(t, w.checkPlan(), "nothing was planned")
+	b.Config.ImageInputs = imageInputs(b.Config, "sha256:base", "sha256:playbook", "2.14.18")
+	require.NoError(t, w.checkPlan())
+	w.controller = "2.19.4"
+	require.ErrorContains(t, w.checkPlan(), "with ansible-core 2.19.4: make the plan with")
 }
 
 func TestInputsAreTheSameBeforeAndAfterTheBaseIsThere(t *testing.T) {
@@ -311,34 +341,30 @@ func TestInputsAreTheSameBeforeAndAfterTheBaseIsThere(t *testing.T) {
 		"a checksum": {ISOChecksum: base.Checksum{Algorithm: "sha256", Hex: "ba5e"}},
 		"an image":   {BaseImage: settings.BaseImage{Reference: "registry/base:1", Digest: "sha256:ba5e"}},
 	} {
-		b, _ := newBuild(t)
-		b.Config = of
-		planned, err := b.Inputs("2.14.18", "sha256:playbook", "")
+		planned, err := Inputs(of, "2.14.18", "sha256:playbook", "")
 		require.NoError(t, err)
-		assert.Equal(t, b.imageInputs("sha256:ba5e", "sha256:playbook", "2.14.18"), planned, name)
+		assert.Equal(t, imageInputs(of, "sha256:ba5e", "sha256:playbook", "2.14.18"), planned, name)
 	}
 	b, _ := newBuild(t)
 	b.Config.BaseFromPackages, b.Config.Suite, b.Config.CacheDir = true, "bookworm", t.TempDir()
-	one, err := b.Inputs("2.14.18", "sha256:playbook", "")
+	one, err := Inputs(b.Config, "2.14.18", "sha256:playbook", "")
 	require.NoError(t, err)
 	b.Config.Suite = "trixie"
-	other, err := b.Inputs("2.14.18", "sha256:playbook", "")
+	other, err := Inputs(b.Config, "2.14.18", "sha256:playbook", "")
 	require.NoError(t, err)
 	assert.NotEqual(t, one, other)
 }
 
 func TestAStageThatEndedTooLongAgoIsRunAgain(t *testing.T) {
 	b, _ := newBuild(t)
-	dir := opened(t, b)
+	w := whole(t, b)
 	runs := 0
 	for range 2 {
-		_, err := resume(t.Context(), b, dir, counted(dir, "x", "x", &runs))
-		require.NoError(t, err)
+		require.NoError(t, w.run(t.Context(), counted("x", "x", &runs)))
 	}
 	assert.Equal(t, 1, runs)
 	b.NotBefore = time.Now().Add(time.Hour)
-	_, err := resume(t.Context(), b, dir, counted(dir, "x", "x", &runs))
-	require.NoError(t, err)
+	require.NoError(t, w.run(t.Context(), counted("x", "x", &runs)))
 	assert.Equal(t, 2, runs)
 }
 
@@ -372,7 +398,7 @@ func TestTheSecretsOfABuildAreEverythingThatMayBeOne(t *testing.T) {
 	require.NoError(t, os.WriteFile(vault, []byte("vault-word\n"), 0o600))
 	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o700))
 	b.Config.VaultPasswordFile, b.Config.VaultIdentities = vault, "x@"+program
-	secrets, err := b.secrets()
+	secrets, err := b.way(nil).secrets()
 	require.NoError(t, err)
 	var values []string
 	for _, s := range secrets {
@@ -387,21 +413,22 @@ func TestTheSecretsOfABuildAreEverythingThatMayBeOne(t *testing.T) {
 func TestNoSecretIsInWhatIsToldOfAFailure(t *testing.T) {
 	b, _ := newBuild(t)
 	b.Config.ExtraVars = map[string]any{"db_password": "hunter2222"}
-	b.provisionedDisk(provisioned{Tasks: []report.Task{{Name: "Fill it with hunter2222", Status: report.Failed, Detail: "mysql -phunter2222: denied"}}})
-	err := b.stage(t.Context(), stageProvision, func(context.Context, progress.Reporter) (string, error) {
+	w := b.way(nil)
+	w.journal.note((&provisioned{Tasks: []report.Task{{Name: "Fill it with hunter2222", Status: report.Failed, Detail: "mysql -phunter2222: denied"}}}).report)
+	err := w.show(t.Context(), "provision", func(context.Context, progress.Reporter) (string, error) {
 		return "", dirty("mysql -phunter2222 failed", "Access denied: hunter2222")
 	})
 	require.EqualError(t, err, "provision: mysql -p*** failed: mend it")
 	f, ok := failure.In(err)
 	require.True(t, ok)
 	assert.Equal(t, []string{"Access denied: ***"}, f.Lines)
-	require.Error(t, b.conclude(Result{}, err))
+	require.Error(t, w.conclude(err))
 	for _, name := range []string{"report.json", "report.html"} {
 		text, err := os.ReadFile(filepath.Join(b.Config.OutputDir, name))
 		require.NoError(t, err)
 		assert.NotContains(t, string(text), "hunter2222")
 	}
-	told, err := b.told(report.Built)
+	told, err := json.Marshal(w.outcome(report.Built))
 	require.NoError(t, err)
 	assert.NotContains(t, string(told), "hunter2222")
 }
@@ -412,7 +439,7 @@ func TestWhatIsKnownIsMaskedWhereThePasswordFileCannotBeRead(t *testing.T) {
 			b, out := newBuild(t)
 			b.Config.ExtraVars = map[string]any{"db_password": "hunter2222", "key": "first-line\nsecond-line"}
 			b.Config.RegistryUser, b.Config.RegistryPassFile = "me", file
-			err := b.stage(t.Context(), stageProvision, func(_ context.Context, p progress.Reporter) (string, error) {
+			err := b.way(nil).show(t.Context(), "provision", func(_ context.Context, p progress.Reporter) (string, error) {
 				p.Activity("Ansible: fill it with hunter2222")
 				p.Warn("hunter2222")
 				return "", fmt.Errorf("with hunter2222: %w", dirty("mysql -phunter2222 failed", "second-line"))
@@ -434,8 +461,9 @@ func TestAPasswordThatComesThroughAPipeIsReadOnce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pass")
 	require.NoError(t, os.WriteFile(file, []byte("word\n"), 0o600))
 	b.Config.RegistryUser, b.Config.RegistryPassFile = "me", file
+	w := b.way(nil)
 	for range 2 {
-		o, err := b.RegistryOptions()
+		o, err := w.login()
 		require.NoError(t, err)
 		assert.Equal(t, "word", o.Password)
 		_ = os.Remove(file) // as if it had been drained
@@ -460,10 +488,11 @@ func TestTheReportOfAFailedBuildSaysWhy(t *testing.T) {
 	b, _ := newBuild(t)
 	summary := filepath.Join(t.TempDir(), "summary.md")
 	t.Setenv("GITHUB_STEP_SUMMARY", summary)
-	err := b.stage(t.Context(), stageVerify, func(context.Context, progress.Reporter) (string, error) {
+	w := b.way(nil)
+	err := w.show(t.Context(), "verify", func(context.Context, progress.Reporter) (string, error) {
 		return "", dirty("2 checks failed", "a unit")
 	})
-	require.ErrorIs(t, b.conclude(Result{}, err), err)
+	require.ErrorIs(t, w.conclude(err), err)
 	f, err := os.Open(filepath.Join(b.Config.OutputDir, "report.json"))
 	require.NoError(t, err)
 	defer f.Close()
@@ -482,26 +511,26 @@ func TestTheReportOfAFailedBuildSaysWhy(t *testing.T) {
 func TestTheReportNamesTheImageAndTheStageThatFailedNotThoseThatItStopped(t *testing.T) {
 	b, _ := newBuild(t)
 	b.Config.ImageName, b.Config.ImageTag = "course", "1"
-	b.named()
+	w := b.way(nil)
 	g, ctx := errgroup.WithContext(t.Context())
 	running := make(chan struct{})
 	g.Go(func() error {
-		return b.stage(ctx, "playbook", func(context.Context, progress.Reporter) (string, error) {
+		return w.show(ctx, "playbook", func(context.Context, progress.Reporter) (string, error) {
 			<-running
 			return "", dirty("there is no playbook", "")
 		})
 	})
 	g.Go(func() error {
-		return b.stage(ctx, "tools", func(ctx context.Context, _ progress.Reporter) (string, error) {
+		return w.show(ctx, "tools", func(ctx context.Context, _ progress.Reporter) (string, error) {
 			close(running)
 			<-ctx.Done()
 			return "", ctx.Err()
 		})
 	})
 	err := g.Wait()
-	require.ErrorIs(t, b.conclude(Result{}, err), err)
+	require.ErrorIs(t, w.conclude(err), err)
 	markdown := &bytes.Buffer{}
-	require.NoError(t, b.record.report.WriteMarkdown(markdown))
+	require.NoError(t, w.journal.compose(w.mask()).WriteMarkdown(markdown))
 	assert.Contains(t, markdown.String(), `Failed in playbook: course\:1`)
 	assert.Contains(t, markdown.String(), "| ⏹️ tools |")
 }

@@ -17,7 +17,7 @@ func FuzzJSONFiles(f *testing.F) {
 	f.Add([]byte(`{"digest":"sha256:` + strings.Repeat("0", 64) + `","trimmed":true,"created":"2026-03-04T05:06:07Z"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d := &Dir{path: t.TempDir()}
-		name := d.recordFile("sparsify")
+		name := d.Path(recordFile("sparsify"))
 		if err := os.Mkdir(filepath.Dir(name), 0o700); err != nil {
 			t.Fatal(err)
 		}

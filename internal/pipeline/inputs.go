@@ -11,8 +11,8 @@ import (
 	"sync"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/packer"
 )
 
@@ -26,8 +26,7 @@ import (
 const generation = 2
 
 // madeBy is all that shapes a disk besides its base.
-func (b *Build) madeBy(playbook, controller string) map[string]any {
-	c := b.Config
+func madeBy(c settings.Config, playbook, controller string) map[string]any {
 	versions := maps.Clone(provision.ToolsVersions())
 	delete(versions, "goss") // it looks at disks and makes none
 	return map[string]any{
@@ -41,18 +40,11 @@ func (b *Build) madeBy(playbook, controller string) map[string]any {
 // asks for each of its images.
 var template = sync.OnceValue(func() string { return treeDigest(packer.Template) })
 
-// provisionInputs is the digest of all that a provisioned disk is made from.
-func (b *Build) provisionInputs(r ready) string {
-	all := b.madeBy(r.playbookInputs.Digest, r.controller)
-	all["base"] = r.base.Digest
-	return inputs(all)
-}
-
 // imageInputs is the digest of all that an image is made from, as far as it
 // is known before the base is there: what a registry is asked for.
-func (b *Build) imageInputs(base, playbook, controller string) string {
-	all := b.madeBy(playbook, controller)
-	all["base"], all["sparsify"], all["compression"], all["architecture"] = base, b.Config.Sparsify, b.Config.Compression, b.Config.Architecture
+func imageInputs(c settings.Config, base, playbook, controller string) string {
+	all := madeBy(c, playbook, controller)
+	all["base"], all["sparsify"], all["compression"], all["architecture"] = base, c.Sparsify, c.Compression, c.Architecture
 	return inputs(all)
 }
 
@@ -60,51 +52,61 @@ func (b *Build) imageInputs(base, playbook, controller string) string {
 // anything is fetched or made: by the version of ansible-core, the digest of
 // what the playbook uses and, for an image that starts from another, that
 // one's input digest. The checksum of a base must not be that of a list.
-func (b *Build) Inputs(controller, playbook, parent string) (string, error) {
-	base, err := b.baseInputs(controller, parent)
-	return b.imageInputs(base, playbook, controller), err
+func Inputs(c settings.Config, controller, playbook, parent string) (string, error) {
+	base := parent
+	switch {
+	case parent != "":
+	case c.BaseFromPackages:
+		recipe, err := baseOptions(c, controller).Recipe()
+		if err != nil {
+			return "", err
+		}
+		base = recipe
+	case c.BaseImage.IsSet():
+		base = first(c.BaseImage.Inputs, c.BaseImage.Digest)
+	default:
+		base = c.ISOChecksum.String()
+	}
+	return imageInputs(c, base, playbook, controller), nil
+}
+
+func (w *way) imageInputs() string {
+	return imageInputs(w.Config, w.base.Inputs, w.playbookInputs.Digest, w.controller)
 }
 
 // checkPlan compares the image's inputs with those that a plan foresaw: others
 // wait for the image by them, and would wait in vain.
-func (b *Build) checkPlan(r ready) error {
-	inputs := b.imageInputs(r.base.Inputs, r.playbookInputs.Digest, r.controller)
-	if b.Config.ImageInputs == "" || inputs == b.Config.ImageInputs {
+func (w *way) checkPlan() error {
+	planned, is := w.Config.ImageInputs, w.imageInputs()
+	if planned == "" || is == planned {
 		return nil
 	}
-	return failure.New(fmt.Sprintf("IMAGE_INPUTS is %s, but this image is made from %s, with ansible-core %s", b.Config.ImageInputs, inputs, r.controller),
+	return failure.New(fmt.Sprintf("IMAGE_INPUTS is %s, but this image is made from %s, with ansible-core %s", planned, is, w.controller),
 		"make the plan with the program, the Ansible and the playbooks that build: run diskforge plan in the same image")
 }
 
-// baseInputs is what is known of the base before it is there.
-func (b *Build) baseInputs(controller, parent string) (string, error) {
-	c := b.Config
-	switch {
-	case parent != "":
-		return parent, nil
-	case c.BaseFromPackages:
-		return b.baseOptions(controller).Recipe()
-	case c.BaseImage.IsSet():
-		return first(c.BaseImage.Inputs, c.BaseImage.Digest), nil
-	}
-	return c.ISOChecksum.String(), nil
+// provisionInputs is the digest of all that a provisioned disk is made from.
+func (w *way) provisionInputs() string {
+	all := madeBy(w.Config, w.playbookInputs.Digest, w.controller)
+	all["base"] = w.base.Digest
+	return inputs(all)
 }
 
 // sparsifyInputs is the digest of all that a sparsified disk is made from.
-func (b *Build) sparsifyInputs(in made[provisioned]) string {
-	return inputs(map[string]any{"disk": in.digest, "method": b.Config.Sparsify, "compression": b.Config.Compression, "trimmed": in.result.Trimmed})
+func (w *way) sparsifyInputs() string {
+	return inputs(map[string]any{"disk": w.known.Digest, "method": w.Config.Sparsify, "compression": w.Config.Compression, "trimmed": w.known.Trimmed})
 }
 
 // verifyInputs is the digest of what is verified and by which checks
 // and excuses.
-func (b *Build) verifyInputs(disk, checks string, policy hygiene.Policy) string {
-	c := b.Config
-	content, err := os.ReadFile(checks)
-	if err != nil && checks != "" {
+func (w *way) verifyInputs() string {
+	c := w.Config
+	content, err := os.ReadFile(w.playbook.Checks)
+	if err != nil && w.playbook.Checks != "" {
 		return "" // never equal to a recorded one: verify will say what is wrong
 	}
 	return inputs(map[string]any{
-		"disk": disk, "checks": content, "excuses": policy.Excuses, "version": b.Version,
+		"disk": w.known.Digest, "checks": content, "excuses": w.policy.Excuses, "version": w.Version,
 		"buildUser": c.BuildUser, "vmUser": c.VMUser, "bakeUser": c.BakeUser,
 	})
 }

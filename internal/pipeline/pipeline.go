@@ -1,31 +1,36 @@
-// Package pipeline runs the stages of a build. It is the only place that knows
-// their order, and what each needs of the others; the stages themselves are
-// packages that know nothing of one another.
+// Package pipeline makes one image: it knows the stages, their order, and what
+// each needs of the others; the stages themselves are packages that know nothing
+// of one another.
+//
+// A stage is a value in the list stages. A way is one disk's way through them: a
+// whole build walks all of it, in a work directory (Dir) in which every stage's
+// output is recorded, so that a build that was stopped goes on; a command of one
+// stage walks a part, and what the next has to know stands beside the disk, in
+// DISK.json (Sidecar). To add a stage is to add a value to the list, with the
+// function that runs it and the type of what it tells.
 package pipeline
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/verify"
-	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/settings"
-	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
-// Build runs stages by its settings.
+// Build says what is built and how: the settings, and what a command adds.
 type Build struct {
 	Settings settings.Settings // as they were given, for the report
 	Config   settings.Config
@@ -47,8 +52,7 @@ type Build struct {
 	// OUTPUT_DIR and CACHE_DIR: they are no part of the playbook tree.
 	Results []string
 
-	record   record
-	passFile passFile
+	rooms *rooms // nil: the real ones
 }
 
 // Result says where the image is.
@@ -62,150 +66,69 @@ type Result struct {
 // again as far as its inputs are the same. Nothing is packed or pushed that
 // was not verified.
 func (b *Build) Run(ctx context.Context) (Result, error) {
-	dir, err := OpenDir(filepath.Join(b.Config.OutputDir, "work"))
+	dir, err := OpenDir(workDir(b.Config.OutputDir))
 	if err != nil {
 		return Result{}, err
 	}
 	defer dir.Close()
-	b.named()
-	result, err := b.run(ctx, dir)
-	if err = b.conclude(result, err); err != nil {
+	w := b.way(dir)
+	w.whole, w.Layout = true, Layout(b.Config.OutputDir, b.Config.ImageName)
+	if err := w.conclude(w.all(ctx)); err != nil {
 		return Result{}, err
 	}
-	return result, nil
+	return w.Result, nil
 }
 
-func (b *Build) run(ctx context.Context, dir *Dir) (Result, error) {
-	ready, err := b.prepare(ctx, dir.Path("playbooks"))
-	if err != nil {
-		return Result{}, err
+// all walks the whole way.
+func (w *way) all(ctx context.Context) error {
+	if err := w.start(ctx, w.Config.OutputDir); err != nil {
+		return err
 	}
-	b.sources(ctx, ready)
-	if err := b.checkPlan(ready); err != nil {
-		return Result{}, err
+	if err := w.checkRegistry(ctx); err != nil {
+		return err
 	}
-	if err := b.checkBase(ctx, dir, ready, b.Config.OutputDir); err != nil {
-		return Result{}, err
+	for _, sideBySide := range stages {
+		wanted := slices.DeleteFunc(slices.Clone(sideBySide), func(s stage) bool { return s.when != nil && !s.when(w) })
+		if err := w.run(ctx, wanted...); err != nil {
+			return err
+		}
 	}
-	if err := b.checkRegistry(ctx); err != nil {
-		return Result{}, err
+	if w.KeepStages {
+		return nil
 	}
-	image, err := b.disk(ctx, dir, ready)
-	if err != nil {
-		return Result{}, err
-	}
-	result, err := b.publish(ctx, image, ready)
-	if err != nil || b.KeepStages {
-		return result, err
-	}
-	return result, tidy(dir)
+	return tidy(w.dir)
 }
 
 // Clean deletes what the stages made and KeepStages kept.
 func (b *Build) Clean() error {
-	dir, err := OpenDir(filepath.Join(b.Config.OutputDir, "work"))
+	dir, err := OpenDir(workDir(b.Config.OutputDir))
 	if err != nil {
 		return err
 	}
 	return errors.Join(tidy(dir), dir.Close())
 }
 
-// finished is a disk that may be packed.
-type finished struct {
-	path   string
-	digest string // "sha256:…"
-	built  time.Time
-}
-
-// The stages' names, as they are shown and as their records are called.
-const (
-	stageProvision = "provision"
-	stageSparsify  = "sparsify"
-	stageHygiene   = "hygiene"
-	stageVerify    = "verify"
-	stagePack      = "pack"
-	stageInspect   = "inspect"
-	stagePush      = "push"
-)
-
-// The disks in the work directory.
-const (
-	provisionedFile = "provisioned.qcow2"
-	sparsifiedFile  = "disk.qcow2"
-)
-
-// disk runs the stages that make a disk and prove that it boots.
-func (b *Build) disk(ctx context.Context, dir *Dir, r ready) (finished, error) {
-	provisioned, err := resume(ctx, b, dir, step[provisioned]{
-		name: stageProvision, inputs: b.provisionInputs(r), output: dir.Path(provisionedFile),
-		run: func(ctx context.Context, out string, p progress.Reporter) (provisioned, error) {
-			return b.provision(ctx, r, out, dir.Path("logs", stageProvision), true, p)
-		},
-		say: provisioned.String,
-	})
-	if err != nil {
-		return finished{}, err
+// tidy deletes the disks of a build that came to its end: the layout has all.
+// The logs stay.
+func tidy(dir *Dir) error {
+	var failed []error
+	for _, sideBySide := range stages {
+		for _, s := range sideBySide {
+			failed = append(failed, dir.Forget(s.name))
+		}
 	}
-	b.provisionedDisk(provisioned.result)
-	sparse, err := resume(ctx, b, dir, step[disk.SparsifyResult]{
-		name: stageSparsify, inputs: b.sparsifyInputs(provisioned), output: dir.Path(sparsifiedFile),
-		run: func(ctx context.Context, out string, p progress.Reporter) (disk.SparsifyResult, error) {
-			return b.sparsify(ctx, r.accel, provisioned.result.over(r.base), provisioned.output, out, provisioned.result.Trimmed, p)
-		},
-		say: sparsified,
-	})
-	if err != nil {
-		return finished{}, err
-	}
-	b.sparsifiedDisk(sparse.result)
-	err = b.examine(ctx, dir, r, sparse.output, func(ctx context.Context) error { return b.verifyStep(ctx, dir, r, sparse) })
-	return finished{sparse.output, sparse.digest, provisioned.result.Built}, err
-}
-
-// verifyStep boots the disk, where an earlier run has not.
-func (b *Build) verifyStep(ctx context.Context, dir *Dir, r ready, sparse made[disk.SparsifyResult]) error {
-	verified, err := resume(ctx, b, dir, step[verify.Result]{
-		name: stageVerify, inputs: b.verifyInputs(sparse.digest, r.playbook.Checks, r.policy), output: sparse.output,
-		run: func(ctx context.Context, disk string, p progress.Reporter) (verify.Result, error) {
-			return b.verify(ctx, r, disk, dir.Path("logs", stageVerify), p)
-		},
-		say: summary,
-	})
-	if err == nil {
-		b.verifiedDisk(verified.result)
-	}
-	return err
-}
-
-// publish packs the disk and, where a registry is set, pushes it.
-func (b *Build) publish(ctx context.Context, image finished, r ready) (Result, error) {
-	layout := Layout(b.Config.OutputDir, b.Config.ImageName)
-	m := b.metadata(r, image.built)
-	m.VerifiedDisk = image.digest
-	packed, err := b.pack(ctx, image.path, layout, r.base.distribution(), m)
-	if err != nil {
-		return Result{}, err
-	}
-	result := Result{Layout: layout, Reference: layoutReference(layout, packed.Digest)}
-	if !b.pushes() {
-		return result, nil
-	}
-	if err := b.tellPacked(result.Reference); err != nil {
-		return Result{}, err
-	}
-	result.Reference, err = b.push(ctx, layout, b.Config.Reference)
-	return result, err
+	return errors.Join(failed...)
 }
 
 // Send pushes the image that an earlier run packed in OUTPUT_DIR and did not
 // get to the registry.
 func (b *Build) Send(ctx context.Context) (Result, error) {
-	result := Result{Layout: Layout(b.Config.OutputDir, b.Config.ImageName)}
-	var err error
-	if result.Reference, err = b.PushLayout(ctx, result.Layout, b.Config.Reference, false); err != nil {
+	w := b.way(nil)
+	w.Layout = Layout(b.Config.OutputDir, b.Config.ImageName)
+	if err := w.pushLayout(ctx, b.Config.Reference, false); err != nil {
 		return Result{}, err
 	}
-	return result, b.tellSent(result.Reference)
+	return w.Result, w.sent()
 }
 
 // Layout is where a build leaves the OCI layout of an image.
@@ -213,138 +136,189 @@ func Layout(outputDir, image string) string {
 	return filepath.Join(outputDir, strings.ReplaceAll(image, "/", "_"))
 }
 
-// pushes says whether the build ends in a registry.
-func (b *Build) pushes() bool { return b.Config.Reference != "" && b.Config.Push }
+// Left is what an earlier run of a build left in its OUTPUT_DIR.
+func Left(outputDir string) disk.Left { return left(workDir(outputDir)) }
 
-func layoutReference(layout, digest string) string { return "oci:" + layout + "@" + digest }
+func workDir(outputDir string) string { return filepath.Join(outputDir, "work") }
 
-// tidy deletes the disks of a build that came to its end: the layout has all.
-// The logs stay.
-func tidy(dir *Dir) error {
-	return errors.Join(dir.Forget(stageProvision), dir.Forget(stageSparsify), dir.Forget(stageVerify))
-}
-
-// stage runs one step of the work and shows it.
-func (b *Build) stage(ctx context.Context, name string, run func(context.Context, progress.Reporter) (string, error)) error {
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
-	}
-	b.UI.Mask(b.mask())
-	s, end := b.UI.Stage(name), b.record.begin(name)
-	result, err := run(ctx, s)
-	stopped := context.Cause(ctx) != nil && err != nil
-	if stopped {
-		err = context.Cause(ctx) // what a program said when it was stopped is no evidence
-	}
-	err = b.masked(err)
-	s.End(result, err)
-	end(result, stopped, err)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
-// step is a stage that makes a file and can be skipped where an earlier run
-// made it from the same inputs.
-type step[T any] struct {
-	name   string
-	inputs string // digest of all that the stage reads
-	output string
-	run    func(ctx context.Context, output string, p progress.Reporter) (T, error)
-	say    func(T) string
-}
-
-// made is what a step left.
-type made[T any] struct {
-	output string
-	digest string // "sha256:…" of the output
-	result T
-}
-
-// resume runs the step, or takes what an earlier run recorded.
-func resume[T any](ctx context.Context, b *Build, dir *Dir, s step[T]) (made[T], error) {
-	m := made[T]{output: s.output}
-	err := b.stage(ctx, s.name, func(ctx context.Context, p progress.Reporter) (string, error) {
-		record, found, err := dir.Load(ctx, s.name, s.inputs, p)
+func left(work string) disk.Left {
+	size := func(s stage) int64 {
+		info, err := os.Stat(filepath.Join(work, s.file))
 		if err != nil {
-			return "", err
+			return 0
 		}
-		if found && !record.Time.Before(b.NotBefore) && json.Unmarshal(record.Result, &m.result) == nil {
-			m.digest = record.Digest
-			b.record.reuse(s.name)
-			return "done before, from the same inputs", nil
+		return info.Size()
+	}
+	return disk.Left{Provisioned: size(provisioning), Sparsified: size(sparsifying)}
+}
+
+// The stages on their own. Work and logs of DISK are in DISK.work.
+
+// ProvisionTo provisions a disk and writes it to out.
+func (b *Build) ProvisionTo(ctx context.Context, out string) error {
+	return b.inWorkOf(out, func(w *way) error {
+		if err := w.start(ctx, filepath.Dir(out)); err != nil {
+			return err
 		}
-		if m.result, err = s.run(ctx, s.output, p); err != nil {
-			return "", err
-		}
-		p.Activity("hashing the result")
-		m.digest, err = keep(ctx, dir, s, m.result, p)
-		return s.say(m.result), err
+		w.out = out
+		return w.handOn(report.Built, w.run(ctx, provisioning))
 	})
-	return m, err
 }
 
-// keep records what a step made and returns the output's digest.
-func keep[T any](ctx context.Context, dir *Dir, s step[T], result T, p progress.Reporter) (string, error) {
-	digest, err := host.DigestFile(ctx, s.output, p)
-	if err != nil {
-		return "", err
+// SparsifyTo writes the disk in, sparsified, to out.
+func (b *Build) SparsifyTo(ctx context.Context, in, out string) error {
+	w := b.way(nil)
+	if err := w.takeUp(ctx, in); err != nil {
+		return err
 	}
-	info, err := os.Stat(s.output)
-	if err != nil {
-		return "", err
-	}
-	text, err := json.Marshal(result)
-	if err != nil {
-		return "", err
-	}
-	return digest, dir.Save(s.name, Record{Inputs: s.inputs, Output: filepath.Base(s.output), Digest: digest, Size: info.Size(), Result: text})
+	w.out = out
+	return w.handOn(report.Built, w.run(ctx, sparsifying))
 }
 
-// checkBase checks, before anything slow starts, that the disk can hold the
-// base image and that the host can hold the disks, which end in out.
-func (b *Build) checkBase(ctx context.Context, dir *Dir, r ready, out string) error {
-	info, err := disk.Inspect(ctx, r.base.Path)
+// VerifyDisk looks into the disk, at rest and in an overlay that it boots, and,
+// where all is well, records that beside it.
+func (b *Build) VerifyDisk(ctx context.Context, disk string) error {
+	return b.inWorkOf(disk, func(w *way) error {
+		if err := w.prepareVerify(ctx); err != nil {
+			return err
+		}
+		if err := w.takeUp(ctx, disk); err != nil {
+			return err
+		}
+		if w.known.Verified != "" { // by earlier checks: these may find more
+			w.known.Verified = ""
+			if err := WriteSidecar(disk, w.known); err != nil {
+				return err
+			}
+		}
+		return w.handOn(report.Verified, w.run(ctx, scanning, verifying))
+	})
+}
+
+// PackTo packs the disk into an OCI layout and returns its reference. The
+// settings win over what stands beside the disk.
+func (b *Build) PackTo(ctx context.Context, disk, layout string) (string, error) {
+	w := b.way(nil)
+	if err := w.takeUp(ctx, disk); err != nil {
+		return "", err
+	}
+	w.Layout = layout
+	err := w.run(ctx, packing)
+	return w.Reference, err
+}
+
+// PushLayout pushes the layout to the reference, or to the address of the
+// settings, or to the one that it was packed for. The cause of the error is
+// registry.ErrReference where that is none.
+func (b *Build) PushLayout(ctx context.Context, layout, reference string, unverified bool) (string, error) {
+	w := b.way(nil)
+	w.Layout = layout
+	err := w.pushLayout(ctx, first(reference, b.Config.Reference), unverified)
+	return w.Reference, err
+}
+
+func (w *way) pushLayout(ctx context.Context, reference string, unverified bool) error {
+	if reference != "" {
+		if err := registry.CheckTarget(reference); err != nil {
+			return err
+		}
+	}
+	loaded, err := oci.Load(w.Layout)
 	if err != nil {
 		return err
 	}
-	if b.Config.DiskSize < info.VirtualSize {
-		return failure.New(fmt.Sprintf("DISK_SIZE: %s is less than the base image's virtual size", text.Size(b.Config.DiskSize)),
-			"give "+text.Size(info.VirtualSize)+" or more")
-	}
-	return disk.CheckNeeds(disk.BuildNeeds(disk.BuildPlan{
-		Base: info, DiskSize: b.Config.DiskSize,
-		Method: disk.Method(b.Config.Sparsify), Compression: disk.Compression(b.Config.Compression),
-		WorkDir: dir.Path(), TmpDir: dir.Path(), LayoutDir: out, Left: left(dir.Path()),
-	}))
-}
-
-// Left is what an earlier run of a build left in its OUTPUT_DIR.
-func Left(outputDir string) disk.Left { return left(filepath.Join(outputDir, "work")) }
-
-func left(work string) (l disk.Left) {
-	for name, to := range map[string]*int64{provisionedFile: &l.Provisioned, sparsifiedFile: &l.Sparsified} {
-		if info, err := os.Stat(filepath.Join(work, name)); err == nil {
-			*to = info.Size()
+	if w.address = first(reference, loaded.Reference); w.address == "" {
+		return &failure.Error{
+			What: "there is no address to push to", Try: "name one: diskforge push " + w.Layout + " REGISTRY/NAME:TAG",
+			Err: registry.ErrReference,
 		}
 	}
-	return l
+	if !unverified {
+		if !loaded.Verified {
+			return failure.New("the image in "+w.Layout+" was not verified", "run diskforge verify on its disk and pack it again, or push it as it is with --unverified")
+		}
+		if err := w.inspect(ctx, w.Layout); err != nil {
+			return err
+		}
+	}
+	return w.run(ctx, pushing)
 }
 
-// pack writes the disk as an OCI layout, which is there when it was inspected.
-func (b *Build) pack(ctx context.Context, path, layout, distribution string, m oci.Metadata) (packed oci.Result, err error) {
-	if err := os.MkdirAll(filepath.Dir(layout), 0o755); err != nil {
-		return packed, err
+// Base makes or fetches the base image, from packages where nothing else is
+// named, and returns its path.
+func (b *Build) Base(ctx context.Context) (path string, err error) {
+	w := b.way(nil)
+	if !b.Config.BaseImage.IsSet() && b.Config.ISOURL == "" {
+		b.Config.BaseFromPackages = true
 	}
-	if err := b.hint(&m, path, distribution); err != nil {
-		return packed, err
+	if b.Config.BaseFromPackages && b.Config.Suite == "" {
+		if w.controller, err = w.rooms.controller(ctx); err != nil {
+			return "", err
+		}
 	}
-	m.Accept = func(ctx context.Context, dir string) error { return b.inspect(ctx, dir, layout) }
-	err = b.stage(ctx, stagePack, func(ctx context.Context, p progress.Reporter) (string, error) {
-		packed, err = oci.Pack(ctx, path, layout, m, p)
-		b.record.note(func(to *report.Report) { to.Image.DiskDigest = packed.DiskDigest })
-		return fmt.Sprintf("%s, a layer of %s", layout, text.Size(packed.Layer.Size)), err
+	err = w.show(ctx, "base", func(ctx context.Context, p progress.Reporter) (string, error) {
+		made, err := w.origin(ctx, p)
+		path = made.Path
+		return path, err
 	})
-	return packed, err
+	return path, err
+}
+
+// Tools compiles Packer, its plugins and goss, or finds them in the cache, and
+// returns their folder.
+func (b *Build) Tools(ctx context.Context) (dir string, err error) {
+	w := b.way(nil)
+	err = w.show(ctx, "tools", func(ctx context.Context, p progress.Reporter) (string, error) {
+		err := w.compile(ctx, p)
+		dir = filepath.Dir(w.tools.Packer)
+		return dir, err
+	})
+	return dir, err
+}
+
+// inWorkOf runs work with the work directory of a disk.
+func (b *Build) inWorkOf(disk string, work func(*way) error) error {
+	dir, err := OpenDir(disk + ".work")
+	if err != nil {
+		return err
+	}
+	w := b.way(dir)
+	w.results = append(w.results, disk, disk+".work", disk+".json")
+	return errors.Join(work(w), dir.Close())
+}
+
+// takeUp begins with a disk that an earlier stage left, and what is known of it.
+func (w *way) takeUp(ctx context.Context, disk string) (err error) {
+	w.disk = disk
+	if w.known, err = ReadSidecar(ctx, disk, warner{progress.Discard, w.UI}); err == nil {
+		w.journal.takeUp(w.known.Report)
+	}
+	return err
+}
+
+// warner is a Reporter that passes warnings on.
+type warner struct {
+	progress.Reporter
+	to *ui.UI
+}
+
+// Warn implements progress.Reporter.
+func (w warner) Warn(message string) { w.to.Warn(message) }
+
+// handOn writes what is known of the disk beside it, where its stage ended well.
+func (w *way) handOn(outcome string, err error) error {
+	if err != nil {
+		return err
+	}
+	if w.known.Report, err = json.Marshal(w.outcome(outcome)); err != nil {
+		return err
+	}
+	return WriteSidecar(w.disk, w.known)
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
 }

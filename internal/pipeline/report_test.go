@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -16,16 +18,19 @@ import (
 )
 
 func TestAStageThatRecallsAnEarlierReportNotesItsOwnEnd(t *testing.T) {
-	var first, second Build
-	first.record.begin("accel")("tcg", false, nil)
-	first.record.begin("provision")("28 tasks", false, nil)
-	text, err := first.told(report.Built)
+	nothing := strings.NewReplacer()
+	var first, second journal
+	first.begin(&Build{})
+	first.stage("accel")("tcg", false, nil)
+	first.stage("provision")("28 tasks", false, nil)
+	text, err := json.Marshal(first.compose(nothing))
 	require.NoError(t, err)
 
-	end := second.record.begin("sparsify")
-	second.recall(text)
+	second.begin(&Build{})
+	end := second.stage("sparsify")
+	second.takeUp(text)
 	end("trim", false, nil)
-	text, err = second.told(report.Built)
+	text, err = json.Marshal(second.compose(nothing))
 	require.NoError(t, err)
 	var told report.Report
 	require.NoError(t, json.Unmarshal(text, &told))
@@ -61,10 +66,13 @@ func TestTheReportOfAnImageThatIsSentLaterIsCompleted(t *testing.T) {
 	sum, err := host.DigestFile(t.Context(), disk, progress.Discard)
 	require.NoError(t, err)
 	b.Config.Push, b.Config.Reference = true, "127.0.0.1:9/labs/course:v1" // nobody answers there
-	result, err := b.publish(t.Context(), finished{path: disk, digest: sum}, aReady())
+	w := provisionedWay(t, b, time.Time{})
+	w.whole, w.Layout, w.disk, w.known.Digest, w.known.Verified = true, Layout(b.Config.OutputDir, b.Config.ImageName), disk, sum, sum
+	require.NoError(t, w.run(t.Context(), packing))
+	err = w.run(t.Context(), pushing)
 	require.Error(t, err)
 	assert.Equal(t, report.Packed, saved(t, b).Outcome, "a run that was killed here leaves it so")
-	require.Error(t, b.conclude(result, err))
+	require.Error(t, w.conclude(err))
 	failed := saved(t, b)
 	require.Equal(t, report.Failed, failed.Outcome)
 
@@ -84,5 +92,5 @@ func TestTheReportOfAnImageThatIsSentLaterIsCompleted(t *testing.T) {
 		assert.Empty(t, s.Failure)
 		names = append(names, s.Name)
 	}
-	assert.Equal(t, []string{stagePack, stageInspect, stageInspect, stagePush}, names)
+	assert.Equal(t, []string{"pack", "inspect", "inspect", "push"}, names)
 }

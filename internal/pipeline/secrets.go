@@ -11,16 +11,13 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
-// secrets are what this build knows and nobody else may: the disk must not
-// hold it, and nothing that is told may repeat it. Of what may be a secret, all
-// is. With an error, which says why the registry's password is not among them,
-// come all others.
-func (b *Build) secrets() ([]hygiene.Secret, error) {
-	c := b.Config
-	credentials, err := b.RegistryOptions()
-	found := map[string]string{"the registry's password": credentials.Password}
+// secrets are what a build knows and nobody else may: the disk must not hold
+// it, and nothing that is told may repeat it. Of what may be a secret, all is.
+func secrets(c settings.Config, password string) []hygiene.Secret {
+	found := map[string]string{"the registry's password": password}
 	for name, address := range map[string]string{
 		"ISO_URL": c.ISOURL, "ISO_CHECKSUM": c.ISOChecksum.File, "GIT_ANSIBLE_URL": c.GitURL, "HTTP_PROXY": c.HTTPProxy, "HTTPS_PROXY": c.HTTPSProxy,
 	} {
@@ -29,7 +26,7 @@ func (b *Build) secrets() ([]hygiene.Secret, error) {
 	for name, value := range c.ExtraVars {
 		variableSecrets(found, name, value, false)
 	}
-	for i, password := range b.PlaybookOptions().Vault.Passwords() {
+	for i, password := range PlaybookOptions(c).Vault.Passwords() {
 		found[fmt.Sprintf("a vault's password (%d)", i+1)] = password
 	}
 	var all []hygiene.Secret
@@ -38,7 +35,7 @@ func (b *Build) secrets() ([]hygiene.Secret, error) {
 			all = append(all, hygiene.Secret{Name: name, Value: found[name]})
 		}
 	}
-	return all, err
+	return all
 }
 
 // addressSecrets finds the password of a URL, and tokens in its query.
@@ -90,32 +87,25 @@ func isSecret(name string) bool {
 	return secretWord.MatchString(strings.ToLower(wordStart.ReplaceAllString(name, "${1}_${2}")))
 }
 
-// mask replaces what must not be told.
-func (b *Build) mask() *strings.Replacer {
-	secrets, _ := b.secrets() // what is not known cannot be told, either
-	return hygiene.Mask(secrets)
-}
-
 // masked is the error without what must not be told: a task that fails may
 // repeat its whole command.
-func (b *Build) masked(err error) error {
+func masked(err error, mask *strings.Replacer) error {
 	if err == nil {
 		return nil
 	}
-	m := b.mask()
 	f, detailed := failure.In(err)
 	if detailed {
-		f.What, f.Try = m.Replace(f.What), m.Replace(f.Try)
+		f.What, f.Try = mask.Replace(f.What), mask.Replace(f.Try)
 		for i := range f.Lines {
-			f.Lines[i] = m.Replace(f.Lines[i])
+			f.Lines[i] = mask.Replace(f.Lines[i])
 		}
 	}
-	told := m.Replace(err.Error())
+	said := mask.Replace(err.Error())
 	switch {
-	case told == err.Error():
+	case said == err.Error():
 		return err
-	case detailed: // what err wraps would tell it, but the evidence stays
-		return &failure.Error{What: told, Lines: f.Lines, Log: f.Log}
+	case detailed: // what err wraps would say it, but the evidence stays
+		return &failure.Error{What: said, Lines: f.Lines, Log: f.Log}
 	}
-	return errors.New(told)
+	return errors.New(said)
 }

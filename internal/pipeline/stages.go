@@ -1,57 +1,125 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/guest/accel"
+	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
-	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
-	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// provisioned is what later stages want to know of a provisioned disk.
+var (
+	provisioning = stage{
+		name: "provision", file: "provisioned.qcow2", inputs: (*way).provisionInputs,
+		run: (*way).provision, empty: func() result { return new(provisioned) },
+	}
+	sparsifying = stage{
+		name: "sparsify", file: "disk.qcow2", inputs: (*way).sparsifyInputs,
+		run: (*way).sparsify, empty: func() result { return new(sparsified) },
+	}
+	scanning  = stage{name: "hygiene", run: (*way).scan}
+	verifying = stage{name: "verify", inputs: (*way).verifyInputs, run: (*way).verify, empty: func() result { return new(verified) }}
+	packing   = stage{name: "pack", run: (*way).pack}
+	pushing   = stage{name: "push", when: (*way).pushes, run: (*way).push}
+)
+
+// stages are all, in their order. The finished disk is looked at at rest and in
+// the guest that boots from it, side by side.
+var stages = [][]stage{{provisioning}, {sparsifying}, {scanning, verifying}, {packing}, {pushing}}
+
+// provisioned is what a provisioning tells.
 type provisioned struct {
 	Trimmed bool          `json:"trimmed"`
 	Tasks   []report.Task `json:"tasks"`             // Ansible's
 	Size    int64         `json:"size"`              // of the disk's file, in bytes
 	Overlay bool          `json:"overlay,omitempty"` // the file holds what differs from the base
-	// Built is when the playbook had run.
-	Built time.Time `json:"built,omitzero"`
+	Built   time.Time     `json:"built,omitzero"`    // when the playbook had run
 }
 
-// provision makes out: an overlay of the base where backing is true and the
-// base can be one, else a disk of its own.
-func (b *Build) provision(ctx context.Context, r ready, out, work string, backing bool, p progress.Reporter) (provisioned, error) {
-	c, began := b.Config, time.Now()
-	result, err := provision.Run(ctx, provision.Options{
-		Base: r.base.Path, BaseFormat: r.base.Format, Output: out, WorkDir: work,
-		BackingFile: backing && r.base.Format == disk.FormatQCOW2,
-		Playbook:    r.playbook, Tools: r.tools, Accel: r.accel,
+// provision makes out: in a whole build an overlay of the base, where it can be
+// one, else a disk of its own.
+func (w *way) provision(ctx context.Context, out string, p progress.Reporter) (result, error) {
+	c, began := w.Config, time.Now()
+	overlay := w.whole && w.base.Format == disk.FormatQCOW2
+	ran, err := w.rooms.provision(ctx, provision.Options{
+		Base: w.base.Path, BaseFormat: w.base.Format, Output: out, WorkDir: w.logs("provision"), BackingFile: overlay,
+		Playbook: w.playbook, Tools: w.tools, Accel: w.accel,
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, DiskSize: c.DiskSize,
 		BuildUser: c.BuildUser, VMUser: c.VMUser, BakeUser: c.BakeUser, Desktop: c.Desktop, ExtraVars: c.ExtraVars,
 		AptMirror: c.AptMirror, CAFile: c.CAFile, HTTPProxy: c.HTTPProxy, HTTPSProxy: c.HTTPSProxy, NoProxy: c.NoProxy,
-		Mask: b.mask(), PackerLog: c.PackerLog, KeepOnError: b.KeepOnError, SSHTimeout: b.bootTimeout(r.accel),
+		Mask: w.mask(), PackerLog: c.PackerLog, KeepOnError: w.KeepOnError, SSHTimeout: bootTimeout(c, w.accel),
 	}, p)
-	made := provisioned{Trimmed: result.Trimmed, Overlay: backing && r.base.Format == disk.FormatQCOW2, Tasks: tasks(result.Tasks), Built: time.Now().UTC().Truncate(time.Second)}
-	b.phases(began, result.Timings)
-	if info, errStat := os.Stat(out); errStat == nil {
-		made.Size = info.Size()
+	r := &provisioned{Trimmed: ran.Trimmed, Overlay: overlay, Tasks: tasks(ran.Tasks), Built: time.Now().UTC().Truncate(time.Second)}
+	for _, part := range []struct {
+		name string
+		took time.Duration
+	}{{"boot", ran.Timings.Boot}, {"ansible", ran.Timings.Ansible}, {"clean", ran.Timings.Clean}, {"power off", ran.Timings.PowerOff}} {
+		if part.took > 0 {
+			w.journal.part(part.name, began, part.took)
+			began = began.Add(part.took)
+		}
 	}
-	b.provisionedDisk(made) // of one that failed, too
-	return made, err
+	if info, err := os.Stat(out); err == nil {
+		r.Size = info.Size()
+	}
+	return r, err
+}
+
+// tasks are Ansible's as the report has them.
+func tasks(ran []provision.Task) []report.Task {
+	all := make([]report.Task, 0, len(ran))
+	for _, t := range ran {
+		status := report.OK
+		switch {
+		case t.Failed:
+			status = report.Failed
+		case t.Changed:
+			status = report.Changed
+		case t.Skipped:
+			status = report.Skipped
+		}
+		all = append(all, report.Task{Name: t.Name, Took: t.Duration, Status: status, Detail: t.Message})
+	}
+	return all
+}
+
+func (r *provisioned) String() string { return fmt.Sprintf("%d Ansible tasks", len(r.Tasks)) }
+
+func (r *provisioned) report(to *report.Report) {
+	to.Tasks = r.Tasks
+	name := "provisioned"
+	if r.Overlay {
+		name = "changes to it"
+	}
+	size(to, name, r.Size)
+}
+
+func (r *provisioned) leave(w *way) error {
+	if r.Overlay {
+		w.backing = w.base.Path
+	}
+	w.known = Sidecar{
+		Digest: w.known.Digest, Trimmed: r.Trimmed,
+		BaseName: w.base.Name, BaseDigest: first(w.base.Manifest, w.base.Digest),
+		Source: publicSource(w.playbook.URL), Revision: w.playbook.Revision,
+		Created: created(w.Config, w.base.Created), Architecture: w.Config.Architecture, Title: w.Config.ImageName, Version: w.Config.ImageTag,
+		Inputs: w.imageInputs(), Built: r.Built, Guest: w.base.distribution(),
+	}
+	return nil
 }
 
 // How long a guest may take until ssh answers where BOOT_TIMEOUT is not set.
@@ -62,99 +130,200 @@ const (
 	bootTimeoutTCG = 15 * time.Minute
 )
 
-func (b *Build) bootTimeout(a accel.Verdict) time.Duration {
-	switch {
-	case b.Config.BootTimeout > 0:
-		return b.Config.BootTimeout
-	case a.Accelerator == "kvm":
-		return bootTimeoutKVM
+func bootTimeout(c settings.Config, a accel.Verdict) time.Duration {
+	if a.Accelerator == "kvm" {
+		return cmp.Or(c.BootTimeout, bootTimeoutKVM)
 	}
-	return bootTimeoutTCG
+	return cmp.Or(c.BootTimeout, bootTimeoutTCG)
 }
 
-// sparsify writes the disk in, which may be an overlay of base, to out.
-func (b *Build) sparsify(ctx context.Context, a accel.Verdict, base, in, out string, trimmed bool, p progress.Reporter) (disk.SparsifyResult, error) {
-	return disk.Sparsify(ctx, in, out, disk.SparsifyOptions{
-		Method: disk.Method(b.Config.Sparsify), Compression: disk.Compression(b.Config.Compression), Base: base,
-		Trimmed: trimmed, LibguestfsEnv: a.LibguestfsEnv(),
-	}, p)
-}
+// sparsified is what sparsifying tells.
+type sparsified struct{ disk.SparsifyResult }
 
-func (b *Build) verify(ctx context.Context, r ready, path, work string, p progress.Reporter) (verify.Result, error) {
-	c := b.Config
-	info, err := disk.Inspect(ctx, path)
-	if err != nil {
-		return verify.Result{}, err
+// sparsify writes the disk, which may be an overlay of its base, to out.
+func (w *way) sparsify(ctx context.Context, out string, p progress.Reporter) (result, error) {
+	c := w.Config
+	if w.accel.Accelerator == "" && c.Sparsify != "none" && !w.known.Trimmed { // virt-sparsify boots an appliance
+		if err := w.accelerator(ctx, p); err != nil {
+			return nil, err
+		}
 	}
-	result, err := verify.Run(ctx, verify.Options{
-		Disk: path, Format: info.Format, VirtualSize: info.VirtualSize, Dir: work,
-		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: r.accel,
-		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop, Full: b.Full,
-		Excused: r.policy.Reason, Checks: r.playbook.Checks, Goss: r.tools.Goss,
-		KeepOnError: b.KeepOnError, Timeout: b.bootTimeout(r.accel),
+	done, err := w.rooms.sparsify(ctx, w.disk, out, disk.SparsifyOptions{
+		Method: disk.Method(c.Sparsify), Compression: disk.Compression(c.Compression), Base: w.backing,
+		Trimmed: w.known.Trimmed, LibguestfsEnv: w.accel.LibguestfsEnv(),
 	}, p)
 	if err != nil {
-		b.verifiedDisk(result) // a step that failed tells no result
+		return nil, err
 	}
-	return result, err
+	return &sparsified{done}, nil
 }
 
-// over is the path of the base that the disk is an overlay of, or empty.
-func (p provisioned) over(base origin) string {
-	if p.Overlay {
-		return base.Path
+func (r *sparsified) String() string {
+	return fmt.Sprintf("%s, %s to %s", r.Method, text.Size(r.Before.FileSize), text.Size(r.After.FileSize))
+}
+
+func (r *sparsified) report(to *report.Report) {
+	to.Image.VirtualSize = r.After.VirtualSize
+	size(to, "sparsified", r.After.FileSize)
+}
+
+func (r *sparsified) leave(w *way) error {
+	w.known.Verified = "" // that was another file
+	return nil
+}
+
+// scanned is what the hygiene gate tells.
+type scanned struct{ hygiene.Result }
+
+// scan looks at the disk at rest for what the build left in it.
+func (w *way) scan(ctx context.Context, path string, p progress.Reporter) (result, error) {
+	info, err := w.rooms.disk(ctx, path)
+	if err != nil {
+		return nil, err
 	}
-	return ""
+	secrets, err := w.secrets()
+	if err != nil {
+		return nil, err
+	}
+	scratch, err := w.dir.Temp("hygiene")
+	if err != nil {
+		return nil, err
+	}
+	builder := w.Config.BuildUser
+	if w.Config.BakeUser {
+		builder = w.Config.VMUser
+	}
+	found, err := w.rooms.scan(ctx, hygiene.Options{
+		Disk: path, Format: info.Format, Dir: scratch, BuildUser: builder, BakedUser: w.Config.BakeUser,
+		Secrets: secrets, Policy: w.policy, LibguestfsEnv: w.accel.LibguestfsEnv(),
+	}, p)
+	return &scanned{found}, err
 }
 
-// String says in a line what provisioning did.
-func (p provisioned) String() string { return fmt.Sprintf("%d Ansible tasks", len(p.Tasks)) }
+func (r *scanned) String() string { return fmt.Sprintf("%d rules, %d files", len(r.Rules), r.Files) }
 
-// sparsified says in a line what sparsifying did.
-func sparsified(s disk.SparsifyResult) string {
-	return fmt.Sprintf("%s, %s to %s", s.Method, text.Size(s.Before.FileSize), text.Size(s.After.FileSize))
+func (r *scanned) report(to *report.Report) {
+	for _, rule := range r.Rules {
+		holds := true
+		for _, f := range r.Findings {
+			if f.Rule == rule.Name {
+				holds = false
+				to.Checks = append(to.Checks, report.Check{Group: "hygiene", Name: rule.Name, Detail: f.Path + ": " + f.Detail, Excused: f.Excused})
+			}
+		}
+		if holds {
+			to.Checks = append(to.Checks, report.Check{Group: "hygiene", Name: rule.Name, OK: true, Detail: rule.Demands})
+		}
+	}
 }
 
-// summary says in a line what verify found.
-func summary(v verify.Result) string {
-	return fmt.Sprintf("%d checks, ssh after %s, cloud-init done after %s", len(v.Checks), v.TimeToSSH.Round(time.Second), v.CloudInitDone.Round(time.Second))
+func (r *scanned) leave(*way) error { return nil }
+
+// verified is what a boot showed.
+type verified struct{ verify.Result }
+
+// verify boots an overlay of the disk.
+func (w *way) verify(ctx context.Context, path string, p progress.Reporter) (result, error) {
+	c := w.Config
+	info, err := w.rooms.disk(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := w.rooms.verify(ctx, verify.Options{
+		Disk: path, Format: info.Format, VirtualSize: info.VirtualSize, Dir: w.logs("verify"),
+		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: w.accel,
+		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop, Full: w.Full,
+		Excused: w.policy.Reason, Checks: w.playbook.Checks, Goss: w.tools.Goss,
+		KeepOnError: w.KeepOnError, Timeout: bootTimeout(c, w.accel),
+	}, p)
+	return &verified{seen}, err
 }
 
-// metadata is what the image says about itself. Built is when its playbook had
-// run.
-func (b *Build) metadata(r ready, built time.Time) oci.Metadata {
+func (r *verified) String() string {
+	return fmt.Sprintf("%d checks, ssh after %s, cloud-init done after %s", len(r.Checks), r.TimeToSSH.Round(time.Second), r.CloudInitDone.Round(time.Second))
+}
+
+func (r *verified) report(to *report.Report) {
+	for _, c := range r.Checks {
+		to.Checks = append(to.Checks, report.Check{Group: c.Group, Name: c.Name, OK: c.OK, Detail: c.Detail})
+	}
+	for _, m := range r.Boot {
+		to.Boot = append(to.Boot, report.Moment(m))
+	}
+	for _, p := range r.Packages {
+		to.Packages = append(to.Packages, report.Package(p))
+	}
+	for _, p := range r.Pictures {
+		to.Pictures = append(to.Pictures, report.Picture(p))
+	}
+}
+
+func (r *verified) leave(w *way) error {
+	w.known.Verified = w.known.Digest
+	return nil
+}
+
+// packed is what packing tells.
+type packed struct {
+	oci.Result
+	layout string
+}
+
+// pack writes the disk as an OCI layout, which is there when it was inspected.
+func (w *way) pack(ctx context.Context, path string, p progress.Reporter) (result, error) {
+	if err := os.MkdirAll(filepath.Dir(w.Layout), 0o755); err != nil {
+		return nil, err
+	}
+	m := w.metadata()
+	if err := hint(w.Config, &m, path, w.known.Guest); err != nil {
+		return nil, err
+	}
+	m.Accept = w.inspect
+	done, err := w.rooms.pack(ctx, path, w.Layout, m, p)
+	if err != nil {
+		return nil, err
+	}
+	return &packed{done, w.Layout}, nil
+}
+
+// metadata is what the image says about itself. The settings win over what is
+// known of the disk; what is not known is left out.
+func (w *way) metadata() oci.Metadata {
+	c, k := w.Config, w.known
 	m := oci.Metadata{
-		Created: created(r.base.Created), Architecture: b.Config.Architecture,
-		Title: b.Config.ImageName, Version: b.Config.ImageTag,
-		Source: publicSource(r.playbook.URL), Revision: r.playbook.Revision,
-		BaseName: r.base.Name, BaseDigest: first(r.base.Manifest, r.base.Digest),
-		Annotations: annotations(b.imageInputs(r.base.Inputs, r.playbookInputs.Digest, r.controller), built),
-		Reference:   b.Config.Reference,
+		Created: created(c, k.Created), Architecture: c.Architecture, Title: first(c.ImageName, k.Title), Version: first(c.ImageTag, k.Version),
+		Source: k.Source, Revision: k.Revision, BaseName: k.BaseName, BaseDigest: k.BaseDigest,
+		Reference: c.Reference, Annotations: map[string]string{},
 	}
-	if r.base.Known {
-		m.Annotations[oci.AnnotationGuest] = r.base.Guest.Name
+	if k.IsVerified() {
+		m.VerifiedDisk = k.Digest
+	}
+	if k.Inputs != "" {
+		m.Annotations[oci.AnnotationInputs] = k.Inputs
+	}
+	if !k.Built.IsZero() {
+		m.Annotations[oci.AnnotationBuilt] = k.Built.UTC().Format(time.RFC3339)
+	}
+	if w.base.Known {
+		m.Annotations[oci.AnnotationGuest] = w.base.Guest.Name
 	}
 	return m
 }
 
-// annotations are diskforge's own; what is not known is left out.
-func annotations(inputs string, built time.Time) map[string]string {
-	set := map[string]string{}
-	if inputs != "" {
-		set[oci.AnnotationInputs] = inputs
+// created is SOURCE_DATE_EPOCH (reproducible-builds.org) where it is set, else
+// the base's date: never the clock, so that the same build has the same digest.
+func created(c settings.Config, base time.Time) time.Time {
+	if seconds, err := strconv.ParseInt(c.SourceDateEpoch, 10, 64); err == nil {
+		return time.Unix(seconds, 0)
 	}
-	if !built.IsZero() {
-		set[oci.AnnotationBuilt] = built.UTC().Format(time.RFC3339)
-	}
-	return set
+	return base
 }
 
 // hint names the instance type and the preference of KubeVirt's common instance
 // types for a disk of a distribution ("debian", or empty where that is not
 // known): the settings', or what the disk's firmware can be started with.
-func (b *Build) hint(m *oci.Metadata, path, distribution string) error {
-	const none = "none"
-	m.InstanceType, m.Preference = b.Config.InstanceType, b.Config.Preference
+func hint(c settings.Config, m *oci.Metadata, path, distribution string) error {
+	m.InstanceType, m.Preference = c.InstanceType, c.Preference
 	if m.InstanceType == "" && distribution != "" {
 		m.InstanceType = "u1.medium"
 	}
@@ -166,96 +335,72 @@ func (b *Build) hint(m *oci.Metadata, path, distribution string) error {
 		m.Preference = oci.PreferenceFor(distribution, firmware)
 	}
 	for _, hint := range []*string{&m.InstanceType, &m.Preference} {
-		if *hint == none {
+		if *hint == "none" {
 			*hint = ""
 		}
 	}
 	return nil
 }
 
-// distribution is that of the base, in lower case, or empty.
-func (o origin) distribution() string {
-	if !o.Known {
-		return ""
-	}
-	family, _, _ := strings.Cut(o.Guest.Name, " ")
-	return strings.ToLower(family)
+func (r *packed) String() string {
+	return fmt.Sprintf("%s, a layer of %s", r.layout, text.Size(r.Layer.Size))
 }
 
-// created is SOURCE_DATE_EPOCH (reproducible-builds.org) where it is set, else
-// the base's date: never the clock, so that the same build has the same digest.
-func created(base time.Time) time.Time {
-	if seconds, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64); err == nil {
-		return time.Unix(seconds, 0)
-	}
-	return base
-}
+func (r *packed) report(to *report.Report) { to.Image.DiskDigest = r.DiskDigest }
 
-// push pushes the layout and returns its reference with digest.
-func (b *Build) push(ctx context.Context, layout, reference string) (pushed string, err error) {
-	options, err := b.RegistryOptions()
-	if err != nil {
-		return "", err
-	}
-	err = b.stage(ctx, stagePush, func(ctx context.Context, p progress.Reporter) (string, error) {
-		pushed, err = registry.Push(ctx, layout, reference, options, p)
-		return pushed, err
-	})
-	return pushed, err
-}
-
-// checkRegistry asks the registry, before anything slow starts, whether we may
-// push.
-func (b *Build) checkRegistry(ctx context.Context) error {
-	if !b.pushes() {
+// leave has the report of a whole build written before the image is sent: it is
+// there where this run is killed, and another sends the image.
+func (r *packed) leave(w *way) error {
+	w.Reference = "oci:" + r.layout + "@" + r.Digest
+	if !w.whole || !w.pushes() {
 		return nil
 	}
-	options, err := b.RegistryOptions()
-	if err != nil {
-		return err
-	}
-	return b.stage(ctx, "registry", func(ctx context.Context, p progress.Reporter) (string, error) {
-		return "accepts pushes to " + b.Config.Reference, registry.CheckAccess(ctx, b.Config.Reference, options)
-	})
+	_, err := w.outcome(report.Packed).Save(w.Config.OutputDir)
+	return err
 }
 
-// maxPassword bounds the password file, in bytes; some registries' passwords
-// are JSON keys of a few KiB.
-const maxPassword = 64 << 10
-
-// RegistryOptions say how the settings reach a registry, with the password read.
-func (b *Build) RegistryOptions() (registry.Options, error) {
-	c := b.Config
-	o := registry.Options{
-		Username: c.RegistryUser, Password: string(c.RegistryPass),
-		Insecure: c.RegistryInsecure, CAFile: c.CAFile, UserAgent: "diskforge/" + b.Version,
-	}
-	if c.RegistryPassFile == "" {
-		return o, nil
-	}
-	var err error
-	o.Password, err = b.passFile.read(c.RegistryPassFile, c.RegistryUser)
-	return o, err
-}
-
-// passFile is a file with a password, which is read once: it may be a pipe.
-type passFile struct {
-	once     sync.Once
-	password string
-	err      error
-}
-
-func (f *passFile) read(name, user string) (string, error) {
-	f.once.Do(func() {
-		text, err := host.ReadFile(name, maxPassword)
+// inspect checks the packed image in dir, which is or will be the layout,
+// against the contract of containerdisks; what others' images may lack, ours
+// must have.
+func (w *way) inspect(ctx context.Context, dir string) error {
+	return w.show(ctx, "inspect", func(ctx context.Context, p progress.Reporter) (string, error) {
+		image, err := w.rooms.inspect(ctx, dir, p)
 		if err != nil {
-			f.err = failure.Wrap(err, "REGISTRY_PASS_FILE", "")
-			return
+			return "", err
 		}
-		f.password = strings.TrimRight(strings.TrimPrefix(string(text), "\ufeff"), "\r\n")
-		if f.password == "" {
-			f.err = failure.New("REGISTRY_PASS_FILE: "+name+" holds no password", "put the password of "+user+" into it")
-		}
+		image.Reference = w.Layout
+		w.journal.note(func(to *report.Report) {
+			to.Image.Digest = image.Digest
+			for _, l := range image.Layers {
+				size(to, "layer", l.Size)
+			}
+			for _, c := range image.Checks {
+				holds := c.Level == contract.OK || c.Level == contract.Note
+				to.Checks = append(to.Checks, report.Check{Group: "containerdisk", Name: c.Check, OK: holds, Detail: c.Detail})
+			}
+		})
+		return fmt.Sprintf("%d checks", len(image.Checks)), image.Err(contract.Warning)
 	})
-	return f.password, f.err
+}
+
+// pushed is the reference of the image in the registry, with digest.
+type pushed string
+
+// push pushes the layout.
+func (w *way) push(ctx context.Context, _ string, p progress.Reporter) (result, error) {
+	login, err := w.login()
+	if err != nil {
+		return nil, err
+	}
+	reference, err := w.rooms.push(ctx, w.Layout, w.address, login, p)
+	return pushed(reference), err
+}
+
+func (r pushed) String() string { return string(r) }
+
+func (r pushed) report(*report.Report) {}
+
+func (r pushed) leave(w *way) error {
+	w.Reference = string(r)
+	return nil
 }

@@ -1,27 +1,43 @@
 package pipeline
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-// Dir is the work directory of one build. It is 0700 and ours, and locked
-// until Close.
+// Dir is the work directory of one build: ours alone (0700), locked until Close,
+// with a record of every stage's output, so that a build that was stopped goes
+// on, and nothing half-done or tampered with is ever taken for a result.
+//
+//	DIR/lock            held while a build runs, with its process number
+//	DIR/records/*.json  what each stage read and made
+//	DIR/tmp/            scratch, cleared when the directory is opened or closed
+//	DIR/*.part          outputs in the making, cleared when it is opened
+//	DIR/…               the stages' outputs
 type Dir struct {
 	path string
 	root *os.Root
 	lock *os.File
 }
 
-// Open makes the directory, or takes over the one that is there, and locks
+const tryOther = "set OUTPUT_DIR to another directory"
+
+// OpenDir makes the directory, or takes over the one that is there, and locks
 // it. It refuses a directory that others own or may write to, a symbolic
 // link, one below a directory in which others could exchange it, and one that
 // another build is using. What a crashed build left half-done is cleared.
@@ -31,13 +47,13 @@ func OpenDir(path string) (*Dir, error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, failure.New(err.Error(), tryOther)
+		return nil, failure.Wrap(err, "the work directory cannot be made", tryOther)
 	}
 	if err := (place{"the work directory", tryOther}).checkParents(path); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, failure.New(err.Error(), tryOther)
+		return nil, failure.Wrap(err, "the work directory cannot be made", tryOther)
 	}
 	if err := claim(path); err != nil {
 		return nil, err
@@ -56,8 +72,6 @@ func OpenDir(path string) (*Dir, error) {
 	return d, nil
 }
 
-const tryOther = "set OUTPUT_DIR to another directory"
-
 // claim checks that the directory is ours alone and takes others' right to
 // look into it.
 func claim(path string) error {
@@ -66,7 +80,7 @@ func claim(path string) error {
 		return failure.New("the work directory "+path+" is a symbolic link or no directory", tryOther)
 	}
 	if err != nil {
-		return failure.New(err.Error(), tryOther)
+		return failure.Wrap(err, "the work directory cannot be opened", tryOther)
 	}
 	defer f.Close()
 	st, err := f.Stat()
@@ -87,42 +101,32 @@ func claim(path string) error {
 func lock(name, dir string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, failure.New(err.Error(), tryOther)
+		return nil, failure.Wrap(err, "locking "+dir, tryOther)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := host.TryLock(f); err != nil {
 		defer f.Close()
 		pid, _ := io.ReadAll(io.LimitReader(f, 20))
 		return nil, failure.New(fmt.Sprintf("another diskforge build is using %s (process %s)", dir, strings.TrimSpace(string(pid))), "wait for its end, or "+tryOther)
 	}
-	if err := errors.Join(f.Truncate(0), writePid(f)); err != nil {
+	err = f.Truncate(0)
+	if err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
 		f.Close()
 		return nil, failure.Wrap(err, "locking "+dir, tryOther)
 	}
 	return f, nil
 }
 
-func writePid(f *os.File) error {
-	_, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	return err
-}
-
 // clear removes what a crashed build left half-done.
 func (d *Dir) clear() error {
-	if err := d.root.RemoveAll("tmp"); err != nil {
-		return err
+	parts, err := fs.Glob(d.root.FS(), "*.part")
+	failed := []error{err}
+	for _, name := range append(parts, "tmp") {
+		failed = append(failed, d.root.RemoveAll(name))
 	}
-	entries, err := os.ReadDir(d.path)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".part") {
-			if err := d.root.RemoveAll(e.Name()); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // Path returns the path of a file in the directory; no name leads out of it.
@@ -153,4 +157,169 @@ func (d *Dir) Close() error {
 	err = errors.Join(err, syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN), d.lock.Close())
 	d.lock = nil
 	return err
+}
+
+// Record is what a stage leaves for the next one, and for the next build.
+type Record struct {
+	Stage  string          `json:"stage"`
+	Inputs string          `json:"inputs"` // digest of everything that the stage read
+	Output string          `json:"output"` // file, relative to the directory
+	Digest string          `json:"digest"` // "sha256:…" of that file
+	Size   int64           `json:"size"`   // bytes of that file
+	Time   time.Time       `json:"time"`   // when the stage ended
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+var stageName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
+
+// check says what is wrong with a record.
+func (r Record) check(stage string) error {
+	switch {
+	case !stageName.MatchString(stage) || r.Stage != stage:
+		return fmt.Errorf("it is of the stage %q", r.Stage)
+	case r.Inputs == "":
+		return errors.New("it has no inputs")
+	case !filepath.IsLocal(r.Output):
+		return fmt.Errorf("its output %q is not in the work directory", r.Output)
+	case !host.ValidDigest(r.Digest) || r.Size < 0:
+		return fmt.Errorf("its digest %q is none", r.Digest)
+	}
+	return nil
+}
+
+// Save records what the stage made. Stage and, where it is zero, Time are set.
+func (d *Dir) Save(stage string, r Record) error {
+	r.Stage = stage
+	if r.Time.IsZero() {
+		r.Time = time.Now().UTC()
+	}
+	if err := r.check(stage); err != nil {
+		return fmt.Errorf("recording the stage %q: %w", stage, err)
+	}
+	if err := d.root.Mkdir("records", 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return writeJSON(d.Path(recordFile(stage)), 0o600, r)
+}
+
+func recordFile(stage string) string { return filepath.Join("records", stage+".json") }
+
+// Load returns the record of the stage if it read the same inputs and its
+// output still has the recorded digest. The Reporter is warned of what cannot be
+// used again, with the reason; the error is that of the context.
+func (d *Dir) Load(ctx context.Context, stage, inputs string, to progress.Reporter) (Record, bool, error) {
+	r, err := d.read(stage)
+	if errors.Is(err, os.ErrNotExist) || err == nil && r.Inputs != inputs {
+		return Record{}, false, nil
+	}
+	if err == nil {
+		err = d.checkOutput(ctx, r, to)
+	}
+	if ctx.Err() != nil {
+		return Record{}, false, context.Cause(ctx)
+	}
+	if err != nil {
+		to.Warn(fmt.Sprintf("what %s made earlier is not used again: %v", stage, err))
+		return Record{}, false, nil
+	}
+	return r, true, nil
+}
+
+// Forget deletes what the stage made and its record, the record first: a
+// result is never there without its output. A stage without a record made
+// nothing.
+func (d *Dir) Forget(stage string) error {
+	r, err := d.read(stage)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.root.Remove(recordFile(stage)); err != nil {
+		return err
+	}
+	if err := d.root.Remove(r.Output); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err // two stages may name the same output
+	}
+	return nil
+}
+
+func (d *Dir) read(stage string) (Record, error) {
+	f, err := d.open(recordFile(stage))
+	if err != nil {
+		return Record{}, err
+	}
+	defer f.Close()
+	var r Record
+	if err := readJSON(f, &r); err != nil {
+		return Record{}, fmt.Errorf("its record is unreadable: %w", err)
+	}
+	if err := r.check(stage); err != nil {
+		return Record{}, fmt.Errorf("its record is wrong: %w", err)
+	}
+	return r, nil
+}
+
+// open opens a regular file below the directory. os.Root keeps links from
+// leading out of it; a link in the file's own place is refused, too.
+func (d *Dir) open(name string) (*os.File, error) {
+	named, err := d.root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || !named.Mode().IsRegular() || !os.SameFile(named, st) {
+		f.Close()
+		return nil, errors.Join(err, fmt.Errorf("%s is %w", name, host.ErrNotRegular))
+	}
+	return f, nil
+}
+
+// checkOutput compares the recorded file with the one that is there.
+func (d *Dir) checkOutput(ctx context.Context, r Record, to progress.Reporter) error {
+	f, err := d.open(r.Output)
+	if err != nil {
+		return fmt.Errorf("its output is not there any more: %v", err) // not %w: its absence is worth a warning
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() != r.Size {
+		return fmt.Errorf("%s has %d bytes instead of %d", r.Output, st.Size(), r.Size)
+	}
+	got, err := host.Digest(ctx, f, to)
+	if err != nil {
+		return err
+	}
+	if got != r.Digest {
+		return fmt.Errorf("%s was changed: it is %s, not %s", r.Output, got, r.Digest)
+	}
+	return nil
+}
+
+const maxJSON = 32 << 20 // bytes: pictures of screens are in it
+
+// readJSON decodes one small file. Fields that v does not know are those of a
+// later version.
+func readJSON(f *os.File, v any) error {
+	text, err := host.ReadAll(f, maxJSON)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, v)
+}
+
+// writeJSON writes v to the file called name, in one piece or not at all.
+func writeJSON(name string, mode os.FileMode, v any) error {
+	return host.WriteFile(name, mode, func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(v)
+	})
 }

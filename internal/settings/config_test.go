@@ -315,3 +315,11 @@ func TestProvisionIsToldOfAllThatAnImageIsMadeFrom(t *testing.T) {
 		}
 	}
 }
+
+func TestAnEpochThatIsNoNumberIsRefused(t *testing.T) {
+	_, err := from(t, map[string]string{"SOURCE_DATE_EPOCH": "yesterday"}, nil)
+	require.EqualError(t, err, `SOURCE_DATE_EPOCH: "yesterday" is no number of seconds: give e.g. 1764374400, or leave it out`)
+	c, err := from(t, map[string]string{"SOURCE_DATE_EPOCH": "1764374400"}, nil)
+	require.NoError(t, err)
+	assert.Equal(t, "1764374400", c.SourceDateEpoch)
+}

@@ -29,6 +29,10 @@ var forms = map[string]form{
 	"digest": func(v string) (string, error) {
 		return v, unless(host.ValidDigest(v), "%q is no digest: give sha256: and 64 hexadecimal digits", v)
 	},
+	"epoch": func(v string) (string, error) {
+		_, err := strconv.ParseInt(v, 10, 64)
+		return v, unless(err == nil, "%q is no number of seconds: give e.g. 1764374400, or leave it out", v)
+	},
 	"http": func(v string) (string, error) { // not quoted: proxies carry passwords
 		return v, unless(urlForm.MatchString(v), "is no http(s) URL: give e.g. http://host:3128")
 	},

@@ -65,6 +65,7 @@ type Config struct {
 	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images build-all plan" engine:"address" help:"project or path in the registry"`
 	ImageName        string `env:"IMAGE_NAME" in:"build pack push" engine:"address" help:"name of the image (default where nothing is pushed: the playbook's)"`
 	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" engine:"address" help:"tag of the image; use a new one for each build"`
+	SourceDateEpoch  string `env:"SOURCE_DATE_EPOCH" in:"build provision pack build-all" form:"epoch" engine:"none: there an image has its base's date" help:"when the image was made, in seconds since 1970 (reproducible-builds.org; default: the date of its base)"`
 	InstanceType     string `env:"INSTANCE_TYPE" in:"build pack" form:"label" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
 	Preference       string `env:"PREFERENCE" in:"build pack" form:"label" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
 	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" form:"digest" help:"input digest that the image must have, as diskforge plan tells it; another is refused before anything is built"`
