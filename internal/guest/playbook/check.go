@@ -40,11 +40,11 @@ func (s Source) Check(ctx context.Context, in Inputs, extraVars map[string]any, 
 		}
 	}
 	report.Activity("checking the playbook's syntax")
-	vars, err := WriteExtraVars(s.beside("check-vars.json"), extraVars)
-	if err != nil {
+	vars := s.beside("check-vars.json")
+	defer os.Remove(vars)
+	if err := WriteExtraVars(vars, extraVars); err != nil {
 		return err
 	}
-	defer os.Remove(vars)
 	out, err := host.Output(ctx, host.Cmd{
 		Program: "ansible-playbook", Dir: s.Root, Env: host.Env(s.Env()...), Confined: true,
 		Args: []string{"--list-hosts", "--inventory", GuestAlias + ",", "--extra-vars", "@" + vars, filepath.Join(s.Root, filepath.FromSlash(s.File))},
@@ -128,8 +128,8 @@ func listed(list string) []listedPlay {
 			all, hosts = append(all, listedPlay{name: m[1]}), false
 		} else if hostsLine.MatchString(line) {
 			hosts = true
-		} else if host := strings.TrimSpace(line); hosts && host != "" && len(all) > 0 {
-			all[len(all)-1].hosts = append(all[len(all)-1].hosts, host)
+		} else if name := strings.TrimSpace(line); hosts && name != "" && len(all) > 0 {
+			all[len(all)-1].hosts = append(all[len(all)-1].hosts, name)
 		}
 	}
 	return all
@@ -203,23 +203,21 @@ func noAnsible(err error) error {
 	return failure.Wrap(err, "Ansible is not installed", "apt-get install ansible-core")
 }
 
-// WriteExtraVars writes variables to path as JSON that only we can read, for
-// ansible-playbook --extra-vars @path: values never stand on a command line.
-func WriteExtraVars(path string, vars map[string]any) (string, error) {
+// WriteExtraVars writes variables to a file as JSON that only we can read, for
+// ansible-playbook --extra-vars @FILE: values never stand on a command line.
+func WriteExtraVars(file string, vars map[string]any) error {
 	if vars == nil {
 		vars = map[string]any{}
 	}
 	b, err := json.Marshal(vars)
 	if err != nil {
-		return "", fmt.Errorf("encoding the extra variables: %w", err)
+		return fmt.Errorf("encoding the extra variables: %w", err)
 	}
-	_ = os.Remove(path)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return "", fmt.Errorf("writing the extra variables: %w", err)
+	_ = os.Remove(file) // it may be readable by others
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		return fmt.Errorf("writing the extra variables: %w", err)
 	}
-	_, err = f.Write(b)
-	return path, errors.Join(err, f.Close())
+	return nil
 }
 
 // Env are the variables that make Ansible use this tree and nothing of the
@@ -269,16 +267,10 @@ func (s Source) Env() []string {
 // configured are the folders that a setting of the tree's ansible.cfg names, by
 // one of its names. Relative ones are relative to that file.
 func (s Source) configured(names ...string) []string {
-	b, err := os.ReadFile(filepath.Join(s.Root, "ansible.cfg"))
-	if err != nil {
-		return nil
-	}
+	b, _ := os.ReadFile(filepath.Join(s.Root, "ansible.cfg")) // it need not be there
 	var dirs []string
-	for dir := range strings.SplitSeq(configValue(b, names...), ":") {
-		if dir = strings.TrimSpace(dir); dir == "" {
-			continue
-		}
-		dir = strings.ReplaceAll(dir, "{{CWD}}", s.Root)
+	for dir := range strings.FieldsFuncSeq(configValue(b, names...), func(r rune) bool { return r == ':' }) {
+		dir = strings.ReplaceAll(strings.TrimSpace(dir), "{{CWD}}", s.Root)
 		if !filepath.IsAbs(dir) && !strings.HasPrefix(dir, "~") {
 			dir = filepath.Join(s.Root, dir)
 		}

@@ -24,29 +24,22 @@ var scpLike = regexp.MustCompile(`^(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9][
 // helpers. The address is never repeated in the error: it may hold a secret.
 // No host is asked.
 func ValidateGitURL(raw string) error {
+	const full = "write https://host/path, ssh://user@host/path, user@host:path or file:///path"
 	bad := func(what, try string) error { return failure.New("GIT_ANSIBLE_URL "+what, try) }
+	u, err := url.Parse(raw)
 	switch {
 	case raw == "":
-		return bad("is empty", "give an https, ssh or file address")
+		return bad("is empty", full)
 	case strings.HasPrefix(raw, "-"):
-		return bad("begins with a dash, like an option", "give an https, ssh or file address")
+		return bad("begins with a dash, like an option", full)
 	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r == 0x7f }):
 		return bad("has a space or a control character in it", "write a space as %20")
-	case !strings.Contains(raw, "://"):
-		if !scpLike.MatchString(raw) {
-			return bad("is no address that git may be given", "write https://host/path, ssh://user@host/path, user@host:path or file:///path")
-		}
+	case scpLike.MatchString(raw) && !strings.Contains(raw, "://"):
 		return nil
-	}
-	u, err := url.Parse(raw)
 	// file:/e://x is a path to us and a host called file to git.
-	if err != nil || !strings.HasPrefix(raw[len(u.Scheme):], "://") {
-		return bad("is no address", "write https://host/path, ssh://user@host/path or file:///path")
+	case err != nil || !strings.HasPrefix(raw[len(u.Scheme):], "://"):
+		return bad("is no address that git may be given", full)
 	}
-	return validateParsed(u, bad)
-}
-
-func validateParsed(u *url.URL, bad func(what, try string) error) error {
 	_, password := u.User.Password()
 	switch {
 	case u.Scheme != "https" && u.Scheme != "ssh" && u.Scheme != "file":
@@ -56,11 +49,11 @@ func validateParsed(u *url.URL, bad func(what, try string) error) error {
 	case u.RawQuery != "" || u.Fragment != "":
 		return bad("has a query or a fragment", "give the address of the repository alone")
 	case strings.HasPrefix(u.User.Username(), "-") || strings.HasPrefix(u.Hostname(), "-"):
-		return bad("has a part that begins with a dash, like an option", "give an https, ssh or file address")
+		return bad("has a part that begins with a dash, like an option", full)
 	case u.Scheme == "file" && (u.Host != "" || !strings.HasPrefix(u.Path, "/")):
 		return bad("is a file address without an absolute path", "write file:///path")
 	case u.Scheme != "file" && u.Hostname() == "":
-		return bad("names no host", "write "+u.Scheme+"://host/path")
+		return bad("names no host", full)
 	}
 	return nil
 }
@@ -125,26 +118,25 @@ func (r repository) openTree(ctx context.Context, dir, commit string) (*Tree, er
 	return t, err
 }
 
+// fetchFailed is the error of git as it talked to the server.
 func (r repository) fetchFailed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	lines := host.Tail(err)
-	text := strings.Join(lines, "\n")
-	e := &failure.Error{Lines: lines, Err: err}
-	if strings.Contains(text, "couldn't find remote ref") || strings.Contains(text, "not our ref") || strings.Contains(text, "unadvertised object") {
-		e.What = fmt.Sprintf("%s has no branch, tag or commit %q", r.url, r.ref)
-		e.Try = "set GIT_ANSIBLE_BRANCH to one that is there (a commit by its full name)"
-		return e
+	if absent.MatchString(strings.Join(lines, "\n")) {
+		return &failure.Error{What: fmt.Sprintf("%s has no branch, tag or commit %q", r.url, r.ref), Lines: lines, Err: err,
+			Try: "set GIT_ANSIBLE_BRANCH to one that is there (a commit by its full name)"}
 	}
-	e.What = fmt.Sprintf("the playbooks' repository %s cannot be read", r.url)
 	reason, try := gitReason(lines)
 	if reason != "" {
-		e.What += ": " + reason
+		reason = ": " + reason
 	}
-	e.Try = try
-	return e
+	return &failure.Error{What: fmt.Sprintf("the playbooks' repository %s cannot be read%s", r.url, reason), Lines: lines, Err: err, Try: try}
 }
+
+// absent is what git says of a reference that the server does not have.
+var absent = regexp.MustCompile(`couldn't find remote ref|not our ref|unadvertised object`)
 
 // gitReasons are lines of git and ssh that say what is wrong, wherever they
 // stand, with what to do about it.

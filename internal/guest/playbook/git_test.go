@@ -304,11 +304,15 @@ func TestASubmoduleIsFetchedAtItsCommitOrRefused(t *testing.T) {
 func TestAPointerOfGitLFSIsNoFile(t *testing.T) {
 	t.Parallel()
 	dir := tree(t, map[string]string{"playbooks/lab.yml": play, "files/tool.deb": "version https://git-lfs.github.com/spec/v1\noid sha256:" + strings.Repeat("4d", 32) + "\nsize 73400320\n"})
-	_, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "lab"})
+	s, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "lab"})
+	require.NoError(t, err)
+	_, err = s.Inputs(t.Context(), nil)
 	actionable(t, err, "files/tool.deb", "pointer of Git LFS", "git lfs pull")
 	trees := playbook.Trees{Dir: t.TempDir()}
 	defer trees.Close()
-	_, err = trees.Open(t.Context(), playbook.Options{AnsibleDir: dir}, progress.Discard)
+	planned, err := trees.Open(t.Context(), playbook.Options{AnsibleDir: dir}, progress.Discard)
+	require.NoError(t, err)
+	_, err = planned.Inputs(t.Context(), "lab", nil)
 	actionable(t, err, "pointer of Git LFS")
 }
 

@@ -65,7 +65,7 @@ func (t *Tree) Inputs(ctx context.Context, name string, extraVars map[string]any
 		return Inputs{}, fmt.Errorf("encoding the extra variables: %w", err)
 	}
 	if err := t.split(); err != nil {
-		return Inputs{}, fmt.Errorf("reading the playbooks: %w", err)
+		return Inputs{}, err
 	}
 	u := usage{tree: t, used: map[string]bool{playbook: true}, looked: map[string]bool{}}
 	u.apply("the extra variables", factsIn("vars.json", vars))
@@ -104,7 +104,7 @@ func (t *Tree) digest(playbook string, files []string) string {
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 
-// unlocked says whether Ansible is told a vault's password.
+// unlocked says whether Ansible gets a vault's password.
 func (t *Tree) unlocked() bool {
 	config, err := t.read("ansible.cfg")
 	return t.Vault != Vault{} || err == nil && configValue(config.facts.text, "vault_password_file", "vault_identity_list") != ""
@@ -203,7 +203,7 @@ func (u *usage) collect(ctx context.Context) error {
 			}
 			f, err := u.tree.read(name)
 			if err != nil {
-				return fmt.Errorf("reading the playbooks: %w", err)
+				return err
 			}
 			u.looked[name], more = true, true
 			u.apply(name, f.facts)
@@ -405,7 +405,7 @@ func (f *facts) role(v *yaml.Node, seen map[*yaml.Node]bool) {
 	}
 	m := roleName.FindStringSubmatch(value)
 	if m == nil {
-		f.mayBeAny("uses the role %s, whose folder only a run can tell", value)
+		f.mayBeAny("uses the role %s, whose folder only a run knows", value)
 		return
 	}
 	f.roles = append(f.roles, m[1])

@@ -103,7 +103,7 @@ type Vault struct {
 }
 
 // Passwords are the passwords that stand in the vaults' files. A file that can be
-// executed is asked by Ansible, and tells nothing here.
+// executed is asked by Ansible, and says nothing here.
 func (v Vault) Passwords() []string {
 	files := []string{v.PasswordFile}
 	for identity := range strings.SplitSeq(v.Identities, ",") {

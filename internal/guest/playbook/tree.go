@@ -1,6 +1,7 @@
 package playbook
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -45,7 +46,7 @@ type file struct {
 	exec  bool
 	parts []part // see Tree.split
 
-	// What reading it tells:
+	// Known once it was read:
 	digest string // of the content, or of a link's target
 	facts  facts
 }
@@ -135,33 +136,12 @@ func (t *Tree) add(name string, d fs.DirEntry) error {
 			return err
 		}
 		f.exec = info.Mode()&0o100 != 0
-		if err := t.checkPointer(name, info.Size()); err != nil {
-			return err
-		}
 	default:
 		t.leftOut = append(t.leftOut, name+" is left out, it is neither a file nor a directory")
 		return nil
 	}
 	t.files[name] = f
 	return nil
-}
-
-// lfsPointer begins what stands for a file that Git LFS keeps elsewhere
-// (git-lfs' docs/spec.md).
-const lfsPointer = "version https://git-lfs.github.com/spec/"
-
-// checkPointer refuses a file that is a pointer of Git LFS: its few lines would
-// be in the image in place of the file.
-func (t *Tree) checkPointer(name string, size int64) error {
-	if size < int64(len(lfsPointer)) || size > 1024 {
-		return nil
-	}
-	b, err := fs.ReadFile(t.fsys, name)
-	if err == nil && strings.HasPrefix(string(b), lfsPointer) {
-		return failure.New(fmt.Sprintf("%s is not the file itself but a pointer of Git LFS", name),
-			"run git lfs pull in a clone and name it with ANSIBLE_DIR; where git fetches the playbooks, git lfs install --system makes it fetch such files")
-	}
-	return err
 }
 
 // isFile says whether name is a regular file or leads to one.
@@ -178,6 +158,10 @@ func (t *Tree) isFile(name string) bool {
 // playbook or template is larger.
 const maxScan = 4 << 20
 
+// lfsPointer begins what stands for a file that Git LFS keeps elsewhere
+// (git-lfs' docs/spec.md). Its few lines would be in the image in place of the file.
+var lfsPointer = []byte("version https://git-lfs.github.com/spec/")
+
 // read reads a file, once: its digest, and what its text says. Of a link it
 // reads what Ansible does.
 func (t *Tree) read(name string) (*file, error) {
@@ -185,9 +169,15 @@ func (t *Tree) read(name string) (*file, error) {
 	if f == nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
 	}
-	if f.digest != "" {
-		return f, nil
+	if f.digest == "" {
+		if err := t.scan(name, f); err != nil {
+			return nil, fmt.Errorf("reading the playbooks: %w", err)
+		}
 	}
+	return f, nil
+}
+
+func (t *Tree) scan(name string, f *file) error {
 	h := sha256.New()
 	if f.link != "" {
 		_, _ = io.WriteString(h, f.link)
@@ -195,7 +185,7 @@ func (t *Tree) read(name string) (*file, error) {
 	if f.link == "" || t.files[f.leads] != nil {
 		in, err := t.fsys.Open(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		defer in.Close()
 		content := io.Reader(in)
@@ -204,15 +194,19 @@ func (t *Tree) read(name string) (*file, error) {
 		}
 		head, err := io.ReadAll(io.LimitReader(content, maxScan+1))
 		if err != nil {
-			return nil, err
+			return err
+		}
+		if len(head) < 1024 && bytes.HasPrefix(head, lfsPointer) {
+			return failure.New(fmt.Sprintf("%s is not the file itself but a pointer of Git LFS", name),
+				"run git lfs pull in a clone and name it with ANSIBLE_DIR; where git fetches the playbooks, git lfs install --system makes it fetch such files")
 		}
 		f.facts = factsIn(name, head)
 		if _, err := io.Copy(io.Discard, content); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	f.digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
-	return f, nil
+	return nil
 }
 
 // copy writes the tree to a new directory and returns the digest of what it

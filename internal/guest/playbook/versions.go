@@ -24,43 +24,44 @@ type Guest struct {
 	Python string // the version its python3 has: "3.11"
 }
 
-// guests are the releases that a cloud image's name may tell: by the words
-// that the distributions use in their names.
-var guests = []struct {
-	word *regexp.Regexp
-	Guest
-}{
-	{word(`bullseye|debian[- ]?11`), Guest{"Debian 11", "3.9"}},
-	{word(`bookworm|debian[- ]?12`), Guest{"Debian 12", "3.11"}},
-	{word(`trixie|debian[- ]?13`), Guest{"Debian 13", "3.13"}},
-	{word(`bionic|ubuntu[- ]?18\.04`), Guest{"Ubuntu 18.04", "3.6"}},
-	{word(`focal|ubuntu[- ]?20\.04`), Guest{"Ubuntu 20.04", "3.8"}},
-	{word(`jammy|ubuntu[- ]?22\.04`), Guest{"Ubuntu 22.04", "3.10"}},
-	{word(`noble|ubuntu[- ]?24\.04`), Guest{"Ubuntu 24.04", "3.12"}},
-	{word(`plucky|ubuntu[- ]?25\.04`), Guest{"Ubuntu 25.04", "3.13"}},
-	{word(`questing|ubuntu[- ]?25\.10`), Guest{"Ubuntu 25.10", "3.13"}},
-	{word(`resolute|ubuntu[- ]?26\.04`), Guest{"Ubuntu 26.04", "3.14"}},
+// guests are the releases that the name of a cloud image may say, by the words
+// that the distributions use in such names.
+var guests = map[*regexp.Regexp]Guest{
+	word(`bullseye|debian[- ]?11`):     {"Debian 11", "3.9"},
+	word(`bookworm|debian[- ]?12`):     {"Debian 12", "3.11"},
+	word(`trixie|debian[- ]?13`):       {"Debian 13", "3.13"},
+	word(`bionic|ubuntu[- ]?18\.04`):   {"Ubuntu 18.04", "3.6"},
+	word(`focal|ubuntu[- ]?20\.04`):    {"Ubuntu 20.04", "3.8"},
+	word(`jammy|ubuntu[- ]?22\.04`):    {"Ubuntu 22.04", "3.10"},
+	word(`noble|ubuntu[- ]?24\.04`):    {"Ubuntu 24.04", "3.12"},
+	word(`plucky|ubuntu[- ]?25\.04`):   {"Ubuntu 25.04", "3.13"},
+	word(`questing|ubuntu[- ]?25\.10`): {"Ubuntu 25.10", "3.13"},
+	word(`resolute|ubuntu[- ]?26\.04`): {"Ubuntu 26.04", "3.14"},
 }
 
 func word(alternatives string) *regexp.Regexp {
 	return regexp.MustCompile(`(?i)(?:^|[^a-z0-9])(?:` + alternatives + `)(?:[^a-z0-9]|$)`)
 }
 
-// GuessGuest tells the release of a cloud image by its names, of which the
+// GuessGuest guesses the release of a cloud image by its names, of which the
 // first that says anything counts: addresses, file names (before the folders'),
 // what an image says about itself. It reports false where none says anything,
 // or one says two things.
-func GuessGuest(names ...string) (Guest, bool) {
+func GuessGuest(names ...string) (found Guest, ok bool) {
 	for _, name := range names {
 		for _, part := range []string{path.Base(name), path.Dir(name)} {
-			var found []Guest
-			for _, g := range guests {
-				if g.word.MatchString(part) {
-					found = append(found, g.Guest)
+			said := 0
+			for words, guest := range guests {
+				if words.MatchString(part) {
+					found = guest
+					said++
 				}
 			}
-			if len(found) > 0 {
-				return found[0], len(found) == 1
+			switch {
+			case said == 1:
+				return found, true
+			case said > 1:
+				return Guest{}, false
 			}
 		}
 	}

@@ -32,7 +32,7 @@ type Task struct {
 	Details []string
 }
 
-// events reads Packer's plain output, line by line, and keeps what it tells.
+// events reads Packer's plain output, line by line, and keeps what it says.
 // It is the Writer of Packer's standard output; line is also called with what
 // Packer writes to standard error.
 type events struct {
@@ -47,9 +47,9 @@ type events struct {
 	named   string // the beginning of a task's line whose name holds line breaks
 
 	phase     phase
-	since     time.Time // when the phase began
-	connected func()    // called when the guest answers, or nil
-	timings   Timings
+	since     time.Time                  // when the phase began
+	connected func()                     // called when the guest answers, or nil
+	took      [halting + 1]time.Duration // by phase
 	tasks     []Task
 	taskSince time.Time
 	itemError bool // the current task's message is that of one of its items
@@ -57,7 +57,7 @@ type events struct {
 	held      bool // the guest of a failed build is kept up
 	trimmed   bool
 	clean     bool
-	errors    []string    // Packer's own errors, as it tells them
+	errors    []string    // Packer's own errors, as it says them
 	ran       bool        // a task in the guest, not on this host
 	reached   func() bool // whether Ansible has connected to the guest
 	broken    []string    // where conditions are not boolean, FILE:LINE
@@ -161,32 +161,31 @@ func (e *events) whole(said string) string {
 // portLine names the host's port that leads to the guest's ssh.
 var portLine = regexp.MustCompile(`^Found port for communicator \(.*\): (\d+)\.`)
 
-// phaseLine takes a line by which Packer tells what it begins.
-func (e *events) phaseLine(text string) bool {
+// phaseLine takes a line by which Packer says what it begins.
+func (e *events) phaseLine(said string) bool {
 	switch {
-	case portLine.MatchString(text):
-		e.port = portLine.FindStringSubmatch(text)[1]
-	case strings.HasPrefix(text, "Starting VM"):
+	case portLine.MatchString(said):
+		e.port = portLine.FindStringSubmatch(said)[1]
+	case strings.HasPrefix(said, "Starting VM"):
 		e.begin(booting, "starting the guest")
-	case text == "Connected to SSH!":
+	case said == "Connected to SSH!":
 		e.begin(configuring, "starting Ansible")
-		e.timings.Boot = e.timings.Boot.Round(time.Millisecond)
 		if e.connected != nil {
 			e.connected()
 		}
-	case strings.HasPrefix(text, "Provisioning with shell script:"):
+	case strings.HasPrefix(said, "Provisioning with shell script:"):
 		e.begin(cleaning, "cleaning the guest")
-	case strings.HasPrefix(text, "Gracefully halting virtual machine"):
+	case strings.HasPrefix(said, "Gracefully halting virtual machine"):
 		e.report.Activity("deleting the build user and trimming the disk")
-	case strings.HasPrefix(text, "Provisioning step had errors"):
+	case strings.HasPrefix(said, "Provisioning step had errors"):
 		if e.keptUp != nil {
 			e.held = true
 			e.keptUp(e.port)
 		}
-	case strings.HasPrefix(text, "Build 'qemu.image' finished"):
+	case strings.HasPrefix(said, "Build 'qemu.image' finished"):
 		e.begin(halting, "")
-	case packerError.MatchString(text):
-		e.errors = append(e.errors, text)
+	case packerError.MatchString(said):
+		e.errors = append(e.errors, said)
 	default:
 		return false
 	}
@@ -199,18 +198,10 @@ var packerError = regexp.MustCompile(`^(?:Error:? |Timeout waiting for SSH|Timeo
 // begin ends the phase that was, and starts the next.
 func (e *events) begin(next phase, activity string) {
 	now := e.now()
-	took := now.Sub(e.since)
-	switch e.phase {
-	case booting:
-		e.timings.Boot = took
-	case configuring:
+	if e.phase == configuring {
 		e.endTask(now)
-		e.timings.Ansible = took
-	case cleaning:
-		e.timings.Clean = took
-	case halting:
-		e.timings.PowerOff = took
 	}
+	e.took[e.phase] = now.Sub(e.since)
 	e.phase, e.since = next, now
 	if activity != "" {
 		e.report.Activity(activity)
@@ -224,8 +215,8 @@ var (
 )
 
 // ansibleLine takes one line of Ansible's output.
-func (e *events) ansibleLine(text string) {
-	if m := taskLine.FindStringSubmatch(text); m != nil {
+func (e *events) ansibleLine(said string) {
+	if m := taskLine.FindStringSubmatch(said); m != nil {
 		now := e.now()
 		e.endTask(now)
 		e.tasks = append(e.tasks, Task{Name: m[1]})
@@ -233,18 +224,18 @@ func (e *events) ansibleLine(text string) {
 		e.report.Activity(fmt.Sprintf("Ansible: %s (task %d)", m[1], len(e.tasks)))
 		return
 	}
-	e.brokenCondition(text)
+	e.brokenCondition(said)
 	if len(e.tasks) == 0 {
 		return
 	}
 	task := &e.tasks[len(e.tasks)-1]
-	if text == "...ignoring" {
+	if said == "...ignoring" {
 		task.Failed, task.Message, task.Details = false, "", nil
 		return
 	}
-	m := resultLine.FindStringSubmatch(text)
+	m := resultLine.FindStringSubmatch(said)
 	if m == nil {
-		if strings.HasPrefix(text, "PLAY RECAP") {
+		if strings.HasPrefix(said, "PLAY RECAP") {
 			e.endTask(e.now())
 		}
 		return
@@ -262,7 +253,7 @@ func (e *events) ansibleLine(text string) {
 			task.Message, task.Details = explainResult(m[3])
 		}
 		task.Failed, e.itemError = true, m[1] == "failed"
-		task.Unreachable = strings.Contains(text, ": UNREACHABLE! => ")
+		task.Unreachable = strings.Contains(said, ": UNREACHABLE! => ")
 	}
 }
 
@@ -271,9 +262,9 @@ var originLine = regexp.MustCompile(`^Origin: (.+:\d+):\d+$`)
 
 // brokenCondition notes the conditions that ansible-core 2.19 and newer warn
 // about: they are text or lists, and a later release will refuse them.
-func (e *events) brokenCondition(text string) {
-	switch m := originLine.FindStringSubmatch(text); {
-	case strings.HasPrefix(text, "[DEPRECATION WARNING]: Conditional result ("):
+func (e *events) brokenCondition(said string) {
+	switch m := originLine.FindStringSubmatch(said); {
+	case strings.HasPrefix(said, "[DEPRECATION WARNING]: Conditional result ("):
 		e.inBroken = true
 	case m != nil && e.inBroken:
 		e.inBroken = false
@@ -293,19 +284,19 @@ func (e *events) endTask(now time.Time) {
 var trimLine = regexp.MustCompile(`^diskforge: trim /: .*\((\d+) bytes\) trimmed`)
 
 // cleanLine takes one line of clean.sh's output.
-func (e *events) cleanLine(text string) {
+func (e *events) cleanLine(said string) {
 	switch {
-	case trimLine.MatchString(text):
-		e.trimmed = trimLine.FindStringSubmatch(text)[1] != "0"
-	case text == "diskforge: clean":
+	case trimLine.MatchString(said):
+		e.trimmed = trimLine.FindStringSubmatch(said)[1] != "0"
+	case said == "diskforge: clean":
 		e.clean = true
 		e.begin(halting, "the guest powers off")
-	case strings.HasPrefix(text, "diskforge: "):
-		e.errors = append(e.errors, strings.TrimPrefix(text, "diskforge: "))
+	case strings.HasPrefix(said, "diskforge: "):
+		e.errors = append(e.errors, strings.TrimPrefix(said, "diskforge: "))
 	}
 }
 
-// moduleResult are the parts of a failed result that tell why. Modules write
+// moduleResult are the parts of a failed result that say why. Modules write
 // msg; include_vars writes message, include_tasks reason, what was raised
 // exception, and a loop the results of its items.
 type moduleResult struct {
@@ -331,9 +322,9 @@ func (r moduleResult) why() string {
 	}
 	exception, _ := r.Exception.(string)
 	lines := strings.Split(strings.TrimSpace(exception), "\n") // of a traceback the last line is the error
-	for _, text := range []string{msg, r.Message, r.Reason, r.Censored} {
-		if text = strings.TrimSpace(text); text != "" {
-			return text
+	for _, said := range []string{msg, r.Message, r.Reason, r.Censored} {
+		if said = strings.TrimSpace(said); said != "" {
+			return said
 		}
 	}
 	for _, item := range r.Results {
@@ -345,12 +336,12 @@ func (r moduleResult) why() string {
 }
 
 // explainResult reads the JSON of a failed result. It never says nothing.
-func explainResult(text string) (message string, details []string) {
+func explainResult(said string) (message string, details []string) {
 	var r moduleResult
-	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		return cmp.Or(strings.TrimSpace(text), "Ansible gave no reason"), nil
+	if err := json.Unmarshal([]byte(said), &r); err != nil {
+		return cmp.Or(strings.TrimSpace(said), "Ansible gave no reason"), nil
 	}
-	message = cmp.Or(r.why(), "Ansible gave no reason: "+text)
+	message = cmp.Or(r.why(), "Ansible gave no reason: "+said)
 	if reason, lines := dpkgError(r.Stdout); reason != "" {
 		return reason, lines
 	}
@@ -400,5 +391,7 @@ func (e *events) failedTask() *Task {
 func (e *events) result() Result {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return Result{Trimmed: e.trimmed, Tasks: e.tasks, Timings: e.timings}
+	return Result{Trimmed: e.trimmed, Tasks: e.tasks, Timings: Timings{
+		Boot: e.took[booting].Round(time.Millisecond), Ansible: e.took[configuring], Clean: e.took[cleaning], PowerOff: e.took[halting],
+	}}
 }

@@ -62,7 +62,7 @@ func (b *build) clear() error {
 }
 
 // links gives plain names to files that may have any: the base, whose name
-// also tells Packer its format, and the console's log.
+// also says its format to Packer, and the console's log.
 func (b *build) links() error {
 	if err := os.Symlink(b.opts.Base, b.path("base."+b.opts.BaseFormat)); err != nil {
 		return err
@@ -197,7 +197,7 @@ func (b *build) aptProxies() string {
 
 // variables writes the template's variables and Ansible's extra variables.
 func (b *build) variables() error {
-	if _, err := playbook.WriteExtraVars(b.path("extra-vars.json"), b.opts.extraVars()); err != nil {
+	if err := playbook.WriteExtraVars(b.path("extra-vars.json"), b.opts.extraVars()); err != nil {
 		return err
 	}
 	hold := b.path("hold")

@@ -80,7 +80,7 @@ type Timings struct {
 	PowerOff time.Duration // to the end of QEMU
 }
 
-// Result tells how the build went. Its logs are there after a failure, too.
+// Result is how the build went. Its logs are there after a failure, too.
 type Result struct {
 	// Trimmed is true where the guest gave the free blocks of its root file
 	// system back, so that a conversion of the disk leaves them out.
@@ -177,7 +177,7 @@ func newBuild(opts Options) (*build, error) {
 	if err := os.MkdirAll(opts.WorkDir, 0o700); err != nil {
 		return nil, failure.Wrap(err, "making the work directory", "")
 	}
-	b.forsaken()
+	b.clearKilled()
 	if !plainPath.MatchString(b.run) {
 		var err error
 		if b.run, err = shortTemp(os.TempDir(), "/tmp", "/var/tmp"); err != nil {
@@ -229,10 +229,10 @@ func CheckSSH(ctx context.Context) error {
 	return failure.Wrap(err, "ssh does not run", "apt-get install --reinstall openssh-client")
 }
 
-// forsaken removes the temporary directory of a run that was killed: it holds
+// clearKilled removes the temporary directory of a run that was killed: it holds
 // the build's key and its variables. The note is in a directory of ours, and
 // all the same nothing is deleted that could not be such a directory.
-func (b *build) forsaken() {
+func (b *build) clearKilled() {
 	note, err := os.ReadFile(b.log(runNote))
 	if err != nil {
 		return
@@ -353,7 +353,7 @@ func (b *build) stopped(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// keptUp returns what tells the user how to reach a guest that was kept up.
+// keptUp returns what says how to reach a guest that was kept up.
 func (b *build) keptUp(report progress.Reporter) func(port string) {
 	if !b.opts.KeepOnError {
 		return nil

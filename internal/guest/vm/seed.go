@@ -119,8 +119,8 @@ type keys struct{ user, host Key }
 
 func newKeys() (keys, error) {
 	user, errUser := NewKey("diskforge-boot")
-	host, errHost := NewKey("diskforge-boot-host")
-	return keys{user, host}, errors.Join(errUser, errHost)
+	hostKey, errHost := NewKey("diskforge-boot-host")
+	return keys{user, hostKey}, errors.Join(errUser, errHost)
 }
 
 // userData is the seed's user-data.
