@@ -269,12 +269,6 @@ func (s *subject) create() (temporary, error) {
 	return t, t.explain(err)
 }
 
-// Write implements io.Writer.
-func (t temporary) Write(p []byte) (int, error) {
-	n, err := t.file.Write(p)
-	return n, t.explain(err)
-}
-
 // WriteAt implements io.WriterAt.
 func (t temporary) WriteAt(p []byte, offset int64) (int, error) {
 	n, err := t.file.WriteAt(p, offset)

@@ -86,7 +86,7 @@ func (s *subject) readLayer(ctx context.Context, d v1.Descriptor, p progress.Rep
 // readParts reads the headers of a plain layer's archive. One in a layout is
 // read whole besides, for its digest: that costs no transfer.
 func (s *subject) readParts(ctx context.Context, l *layer, b blob) archive {
-	whole := io.NewSectionReader(&blocks{from: source{ReaderAt: b, s: s}}, 0, l.Size)
+	whole := io.NewSectionReader(&blocks{source{ReaderAt: b, s: s}, map[int64][]byte{}}, 0, l.Size)
 	a := s.walk(ctx, l, tar.NewReader(whole), s.limits.parts, func(h *tar.Header) (io.ReaderAt, error) {
 		at, err := whole.Seek(0, io.SeekCurrent)
 		return io.NewSectionReader(whole, at, h.Size), err
@@ -196,7 +196,7 @@ func (s *subject) keep(in io.Reader, size int64) (io.ReaderAt, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := io.Copy(t, io.LimitReader(in, s.limits.kept))
+	n, err := io.Copy(io.NewOffsetWriter(t, 0), io.LimitReader(in, s.limits.kept))
 	return &kept{t.file, n, size}, err
 }
 
@@ -240,50 +240,51 @@ func entry(h *tar.Header) Entry {
 	return e
 }
 
-const blockSize = 64 << 10 // bytes that are read at least
+const (
+	blockSize  = 64 << 10 // bytes that are read at least
+	keptBlocks = 4
+)
 
 // blocks reads small parts in larger blocks and remembers some of them: the
 // headers of an archive and of the disk in it lie close together.
 type blocks struct {
 	from io.ReaderAt
-	kept [4]struct {
-		offset int64
-		bytes  []byte
-		err    error
-	}
-	next int
+	kept map[int64][]byte // by their number; a short one is the last
 }
 
 // ReadAt implements io.ReaderAt.
 func (b *blocks) ReadAt(p []byte, offset int64) (int, error) {
-	if len(p) >= blockSize || offset < 0 || offset > math.MaxInt64-2*blockSize {
+	if len(p) >= blockSize || offset < 0 {
 		return b.from.ReadAt(p, offset)
 	}
 	done := 0
 	for done < len(p) {
 		at := offset + int64(done)
-		bytes, err := b.block(at / blockSize * blockSize)
-		n := 0
-		if skip := at % blockSize; skip < int64(len(bytes)) {
-			n = copy(p[done:], bytes[skip:])
-		}
-		if done += n; done < len(p) && err != nil {
+		block, err := b.block(at / blockSize)
+		if err != nil {
 			return done, err
 		}
+		skip := at % blockSize
+		if skip >= int64(len(block)) {
+			return done, io.EOF
+		}
+		done += copy(p[done:], block[skip:])
 	}
 	return done, nil
 }
 
-func (b *blocks) block(offset int64) ([]byte, error) {
-	for _, k := range b.kept {
-		if k.offset == offset && k.bytes != nil {
-			return k.bytes, k.err
-		}
+func (b *blocks) block(n int64) ([]byte, error) {
+	if block, known := b.kept[n]; known {
+		return block, nil
 	}
-	k := &b.kept[b.next]
-	b.next = (b.next + 1) % len(b.kept)
-	k.offset, k.bytes = offset, make([]byte, blockSize)
-	n, err := b.from.ReadAt(k.bytes, offset)
-	k.bytes, k.err = k.bytes[:n], err
-	return k.bytes, err
+	block := make([]byte, blockSize)
+	read, err := b.from.ReadAt(block, n*blockSize)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	if len(b.kept) == keptBlocks {
+		clear(b.kept)
+	}
+	b.kept[n] = block[:read]
+	return b.kept[n], nil
 }

@@ -11,6 +11,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"time"
@@ -136,7 +137,7 @@ type writtenLayer struct {
 // (issue 4277), at a fixed level, as the digest depends on it.
 func (s *source) writeLayer(ctx context.Context, w *layoutWriter, p progress.Reporter) (writtenLayer, error) {
 	p.Activity("packing the disk")
-	blob, err := w.createBlob()
+	blob, err := os.OpenFile(w.blob("layer"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
 		return writtenLayer{}, err
 	}
@@ -158,13 +159,13 @@ func (s *source) writeLayer(ctx context.Context, w *layoutWriter, p progress.Rep
 			err = z.Close()
 		}
 	}
-	if err != nil {
+	if err = errors.Join(err, blob.Close()); err != nil {
 		return l, err
 	}
 	l.Digest, l.Size = stored.sum()
 	l.diffID, _ = content.sum()
 	l.disk, _ = disk.sum()
-	return l, w.keepBlob(blob, l.Digest)
+	return l, os.Rename(blob.Name(), w.blob(l.Digest.Hex))
 }
 
 // The owner is the user that QEMU runs as in virt-launcher.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,9 +23,8 @@ import (
 // it is complete. What a killed process left beside it is cleared by the next.
 type layoutWriter struct {
 	dir     string   // the destination
-	partial string   // what is written to
+	partial string   // what is written to, and removed in the end; empty where it became the destination
 	lock    *os.File // the directory partial, locked while we live
-	moved   bool     // partial is the destination now
 }
 
 func newLayoutWriter(ctx context.Context, dir string) (*layoutWriter, error) {
@@ -40,10 +38,6 @@ func newLayoutWriter(ctx context.Context, dir string) (*layoutWriter, error) {
 	parent, name := filepath.Split(dir)
 	w := &layoutWriter{dir: dir, partial: filepath.Join(parent, "."+name+".partial")}
 	if err := w.claim(ctx); err != nil {
-		return nil, w.explain(err)
-	}
-	if err := w.clear(); err != nil {
-		w.discard()
 		return nil, w.explain(err)
 	}
 	return w, nil
@@ -85,46 +79,32 @@ func mayReplace(dir string) error {
 }
 
 // claim makes and locks the partial directory, without waiting for another who
-// has it. The lock ends with the process, so that what is left of a killed one
-// is nobody's.
+// has it, and empties it. The lock ends with the process, so that what is left of
+// a killed one is nobody's.
 func (w *layoutWriter) claim(ctx context.Context) error {
 	if err := os.MkdirAll(w.partial, 0o755); err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancelCause(ctx)
+	now, stop := context.WithCancelCause(ctx)
 	stop(failure.New("another diskforge is packing into "+w.dir, "wait for it, or name another directory"))
-	var err error
-	w.lock, err = host.LockDir(ctx, w.partial, "", progress.Discard)
-	return err
-}
-
-// clear empties the partial directory and makes the folders of a layout.
-func (w *layoutWriter) clear() error {
-	left, err := os.ReadDir(w.partial)
+	lock, err := host.LockDir(now, w.partial, "", progress.Discard)
 	if err != nil {
 		return err
 	}
+	w.lock = lock
+	left, err := os.ReadDir(w.partial)
 	for _, e := range left {
-		if err := os.RemoveAll(filepath.Join(w.partial, e.Name())); err != nil {
-			return err
-		}
+		err = errors.Join(err, os.RemoveAll(filepath.Join(w.partial, e.Name())))
 	}
-	return os.MkdirAll(w.blobs(), 0o755)
+	if err = errors.Join(err, os.MkdirAll(filepath.Dir(w.blob("x")), 0o755)); err != nil {
+		w.discard()
+	}
+	return err
 }
 
-func (w *layoutWriter) blobs() string { return filepath.Join(w.partial, "blobs", "sha256") }
-
-// createBlob opens a blob whose digest is not known yet.
-func (w *layoutWriter) createBlob() (*os.File, error) {
-	return os.OpenFile(filepath.Join(w.blobs(), "layer.partial"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-}
-
-// keepBlob gives a finished blob its name.
-func (w *layoutWriter) keepBlob(f *os.File, digest v1.Hash) error {
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return host.Move(f.Name(), filepath.Join(w.blobs(), digest.Hex))
+// blob is the path of a blob.
+func (w *layoutWriter) blob(hex string) string {
+	return filepath.Join(w.partial, "blobs", "sha256", hex)
 }
 
 // writeImage writes config, manifest and index and returns the manifest's
@@ -155,8 +135,8 @@ func (w *layoutWriter) writeImage(m Metadata, l writtenLayer) (v1.Hash, error) {
 		return v1.Hash{}, err
 	}
 	err = errors.Join(
-		writeFile(filepath.Join(w.partial, layoutFile), []byte(`{"imageLayoutVersion":"`+layoutVersion+`"}`)),
-		writeFile(filepath.Join(w.partial, indexFile), append(index, '\n')),
+		os.WriteFile(filepath.Join(w.partial, layoutFile), []byte(`{"imageLayoutVersion":"`+layoutVersion+`"}`), 0o644),
+		os.WriteFile(filepath.Join(w.partial, indexFile), append(index, '\n'), 0o644),
 	)
 	return manifest.Digest, err
 }
@@ -171,22 +151,20 @@ func (w *layoutWriter) writeJSON(mediaType types.MediaType, v any) (v1.Descripto
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	return v1.Descriptor{MediaType: mediaType, Size: size, Digest: digest}, writeFile(filepath.Join(w.blobs(), digest.Hex), b)
+	return v1.Descriptor{MediaType: mediaType, Size: size, Digest: digest}, os.WriteFile(w.blob(digest.Hex), b, 0o644)
 }
 
-func writeFile(path string, b []byte) error {
-	return host.WriteFile(path, 0o644, func(w io.Writer) error {
-		_, err := w.Write(b)
+// commit brings the layout to stable storage and moves it to its destination;
+// one that was there is gone then.
+func (w *layoutWriter) commit(ctx context.Context) error {
+	err := filepath.WalkDir(w.partial, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil {
+			err = host.Sync(path)
+		}
 		return err
 	})
-}
-
-// commit moves the layout to its destination; one that was there is gone then.
-func (w *layoutWriter) commit(ctx context.Context) error {
-	for _, dir := range []string{filepath.Dir(w.blobs()), w.partial} {
-		if err := host.Sync(dir); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -213,15 +191,13 @@ func (w *layoutWriter) swap() error {
 	if err != nil {
 		return &os.LinkError{Op: "rename", Old: w.partial, New: w.dir, Err: err}
 	}
-	w.moved = true
+	w.partial = ""
 	return nil
 }
 
 // discard removes what is not the layout and gives up the lock.
 func (w *layoutWriter) discard() {
-	if !w.moved {
-		os.RemoveAll(w.partial)
-	}
+	os.RemoveAll(w.partial)
 	w.lock.Close()
 }
 
