@@ -57,7 +57,7 @@ func TestALayoutThatIsNotOneContainerdiskIsRefusedWithTheReason(t *testing.T) {
 		"its index.json": func(dir string, _ oci.Result) { write(filepath.Join(dir, "index.json"), "{") },
 		"has 0 images":   func(dir string, _ oci.Result) { write(filepath.Join(dir, "index.json"), "{}") },
 		"has 2 images":   func(dir string, _ oci.Result) { twice(t, dir) },
-		"longer than": func(dir string, _ oci.Result) {
+		"larger than": func(dir string, _ oci.Result) {
 			write(filepath.Join(dir, "index.json"), strings.Repeat(" ", 5<<20))
 		},
 		"not an OCI image":   func(dir string, _ oci.Result) { edit(t, dir, "image.manifest.v1", "image.index.v1") },
