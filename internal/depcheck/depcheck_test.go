@@ -25,8 +25,8 @@ const module = "github.com/netgroup-polito/diskforge"
 // package may import what stands on a later line only.
 var floors = [][]string{
 	{"cli"},
-	{"engine", "fleet"},
 	{"fleet/render"},
+	{"engine", "fleet"},
 	{"fleet/catalogue"},
 	{"pipeline"},
 	{"settings", "contract", "report"},
