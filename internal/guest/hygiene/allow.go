@@ -38,7 +38,7 @@ func (p Policy) Reason(rule, path string) string {
 	return ""
 }
 
-// excuse marks the findings that may pass, and tells of excuses that cover
+// excuse marks the findings that may pass, and warns of excuses that cover
 // none: they are out of date, or mistyped.
 func (p Policy) excuse(findings []Finding, to progress.Reporter) {
 	for _, e := range p.Excuses {

@@ -112,7 +112,7 @@ func (v *extVolume) damaged(why string) error {
 // opens the file system read-only. Whatever it complains of makes the file
 // system a damaged one: a gate must not pass what it could not see.
 func (v *extVolume) debugfs(ctx context.Context, commands []string, read func(*bufio.Reader) error) error {
-	c, err := limited(v.disk.dir, "debugfs", "-f", "-", rawName+"?offset="+strconv.FormatInt(v.start, 10))
+	c, err := limited(v.disk.dir, "debugfs", "-f", "-", fmt.Sprintf("%s?offset=%d", rawName, v.start))
 	if err != nil {
 		return err
 	}
@@ -354,7 +354,7 @@ func (v *extVolume) readBig(ctx context.Context, e entry, raw io.ReaderAt, use f
 	return use(e, io.MultiReader(parts...))
 }
 
-// An extent as debugfs tells it: "Level Entries Logical Physical Length
+// An extent as debugfs prints it: "Level Entries Logical Physical Length
 // Flags", where a physical range without an end is a level's index.
 var extent = regexp.MustCompile(`^ *\d+/ *\d+ +\d+/ *\d+ +\d+ - +\d+ +(\d+) - +\d+ +(\d+) (.*)$`)
 

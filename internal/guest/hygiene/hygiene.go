@@ -104,13 +104,7 @@ type Result struct {
 
 // Unexcused are the findings that block publishing.
 func (r Result) Unexcused() []Finding {
-	var left []Finding
-	for _, f := range r.Findings {
-		if f.Excused == "" {
-			left = append(left, f)
-		}
-	}
-	return left
+	return slices.DeleteFunc(slices.Clone(r.Findings), func(f Finding) bool { return f.Excused != "" })
 }
 
 // Scan applies every rule to the disk. Findings that no excuse covers make an
@@ -183,12 +177,12 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, error) {
 	return t, d.searchBlocks(ctx, t)
 }
 
-// Mask replaces secrets by asterisks, those that are too short to be told from
-// a word excepted: files can be named after them, and errors may quote them.
+// Mask replaces secrets by asterisks, except those that are too short to be told from
+// a word: files can be named after them, and errors may quote them.
 func Mask(secrets []Secret) *strings.Replacer {
 	var values []string
 	for _, s := range secrets {
-		// What is told line by line holds no secret of several as a whole.
+		// What is shown line by line holds no secret of several as a whole.
 		for _, value := range append(strings.Split(s.Value, "\n"), s.Value) {
 			if value = strings.TrimSpace(value); len(value) >= minSecret {
 				values = append(values, value)
@@ -205,7 +199,8 @@ func verdict(found []Finding) error {
 	if len(found) == 0 {
 		return nil
 	}
-	err := failure.New("the disk carries "+text.Count(len(found), "leftover")+" of its build", "correct the playbook, or excuse them with a reason in the allow-list")
+	err := failure.New("the disk carries "+text.Count(len(found), "leftover")+" of its build",
+		"correct the playbook, or excuse them with a reason in the allow-list")
 	for i, f := range found {
 		if i == maxLines {
 			err.Lines = append(err.Lines, fmt.Sprintf("… and %d more", len(found)-i))

@@ -3,7 +3,6 @@ package hygiene
 import (
 	"bufio"
 	"context"
-	"errors"
 	"io"
 	"slices"
 
@@ -43,33 +42,26 @@ func limited(dir, name string, args ...string) (host.Cmd, error) {
 	return command(dir, "prlimit", slices.Concat(limits, []string{c.Program}, args)...)
 }
 
-// stream runs a program with start and hands its output to read. When read
-// fails the program is ended; otherwise what it still says is read to the end.
+// stream runs a program with start and hands its output to read, which gets
+// the program's error where that ended too early. When read fails the program
+// is ended; otherwise what it still says is read to the end.
 func stream(ctx context.Context, c host.Cmd, start func(context.Context, host.Cmd) error, read func(*bufio.Reader) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r, w := io.Pipe()
 	c.Stdout = w
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
-		err := start(ctx, c)
-		_ = w.Close()
-		ended <- err
+		defer close(ended)
+		_ = w.CloseWithError(start(ctx, c))
 	}()
 	out := bufio.NewReaderSize(r, 256<<10)
-	errRead := read(out)
-	short := errors.Is(errRead, io.EOF) || errors.Is(errRead, io.ErrUnexpectedEOF)
-	switch {
-	case errRead == nil:
-		_, errRead = io.Copy(io.Discard, out)
-	case !short:
-		cancel()
+	err := read(out)
+	if err == nil {
+		_, err = io.Copy(io.Discard, out)
 	}
+	cancel()
 	_ = r.Close()
-	err := <-ended
-	// How the program ended explains why its output was cut short.
-	if errRead == nil || short && err != nil {
-		return err
-	}
-	return errRead
+	<-ended
+	return err
 }

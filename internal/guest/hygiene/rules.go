@@ -108,9 +108,10 @@ func (l look) judge(e entry, content []byte) (detail string, wrong bool) {
 // The files that name accounts, with the copies that the tools make.
 var (
 	shadow       = globs("/etc/shadow", "/etc/shadow-")
-	passwords    = globs("/etc/passwd", "/etc/passwd-", "/etc/shadow", "/etc/shadow-")
-	accountFiles = append(globs("/etc/group", "/etc/group-", "/etc/gshadow", "/etc/gshadow-", "/etc/subuid", "/etc/subuid-", "/etc/subgid", "/etc/subgid-"), passwords...)
-	sudoers      = globs("/etc/sudoers", "/etc/sudoers.d/**")
+	passwords    = append(globs("/etc/passwd", "/etc/passwd-"), shadow...)
+	accountFiles = append(globs("/etc/group", "/etc/group-", "/etc/gshadow", "/etc/gshadow-", "/etc/subuid", "/etc/subuid-",
+		"/etc/subgid", "/etc/subgid-"), passwords...)
+	sudoers = globs("/etc/sudoers", "/etc/sudoers.d/**")
 )
 
 func buildUser(t *tree) []Finding {

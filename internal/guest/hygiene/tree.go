@@ -150,7 +150,7 @@ func (t *tree) wanted(file string) bool {
 var comment = regexp.MustCompile(`^#(?:[^0-9]|$)`)
 
 // judge finds what is wrong with the lines of files that are kept, without
-// comments and blanks. It tells the same of a file once.
+// comments and blanks. It finds the same in a file once.
 func (t *tree) judge(files []pattern, judge func(line string) (detail string, wrong bool)) []Finding {
 	var found []Finding
 	known := map[Finding]bool{}

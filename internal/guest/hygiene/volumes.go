@@ -129,7 +129,8 @@ func parseTable(answer []byte, size int64) ([]volume, error) {
 		if err != nil || p.Start < 0 || p.Size <= 0 || p.Start > size/unit || p.Size > size/unit-p.Start {
 			return nil, damaged("the partition table", p.Node+" lies outside the disk")
 		}
-		volumes = append(volumes, volume{partition: n, start: p.Start * unit, size: p.Size * unit, tags: map[string]string{"PARTUUID": p.UUID, "PARTLABEL": p.Name}})
+		tags := map[string]string{"PARTUUID": p.UUID, "PARTLABEL": p.Name}
+		volumes = append(volumes, volume{partition: n, start: p.Start * unit, size: p.Size * unit, tags: tags})
 	}
 	return volumes, nil
 }
@@ -139,7 +140,7 @@ const blkidNothing = 2
 
 // probe asks blkid what is in the volume.
 func (d *rawDisk) probe(ctx context.Context, v *volume) error {
-	c, err := limited(d.dir, "blkid", "-p", "-o", "export", "--offset", strconv.FormatInt(v.start, 10), "--size", strconv.FormatInt(v.size, 10), rawName)
+	c, err := limited(d.dir, "blkid", "-p", "-o", "export", "--offset", fmt.Sprint(v.start), "--size", fmt.Sprint(v.size), rawName)
 	if err != nil {
 		return err
 	}

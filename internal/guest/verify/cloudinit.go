@@ -117,7 +117,7 @@ func parseCloudInit(out string) (cloudInitStatus, error) {
 	var s cloudInitStatus
 	i := strings.IndexByte(out, '{')
 	if i < 0 {
-		return s, errors.New("cloud-init told no status: it has to be in the image and work with a NoCloud seed")
+		return s, errors.New("cloud-init printed no status: it has to be in the image and work with a NoCloud seed")
 	}
 	if err := json.Unmarshal([]byte(out[i:]), &s); err != nil {
 		return s, fmt.Errorf("cloud-init's status cannot be read: %w", err)

@@ -247,7 +247,7 @@ func on(setting any) bool {
 // socket is the URL of the websocket that the page opens.
 func (s *prefixed) socket(page *url.URL, settings map[string]any) (string, error) {
 	if host, _ := settings["host"].(string); host != "" {
-		return "", fmt.Errorf("noVNC is told to connect to the host %q", host)
+		return "", fmt.Errorf("noVNC is set to connect to the host %q", host)
 	}
 	path, ok := settings["path"].(string)
 	if !ok {

@@ -285,7 +285,7 @@ func TestALargePictureIsShownSmaller(t *testing.T) {
 	assert.Equal(t, noise.RGBAAt(20, 40), color.RGBAModel.Convert(back.At(10, 20)))
 }
 
-func TestAPictureOfAbsurdSizeIsNotDecoded(t *testing.T) {
+func TestAPictureOfTooManyPixelsIsNotDecoded(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, png.Encode(&b, image.NewGray(image.Rect(0, 0, 1, 1))))
 	huge := b.Bytes()

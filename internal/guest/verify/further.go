@@ -71,7 +71,7 @@ func (m *machine) differences() []Check {
 	}
 	var err error
 	if len(m.identity) == 0 {
-		err = errors.New("it told neither")
+		err = errors.New("it showed neither")
 	}
 	shared := slices.DeleteFunc(slices.Clone(m.compare), func(s string) bool { return !slices.Contains(m.identity, s) })
 	if len(shared) > 0 {

@@ -91,10 +91,10 @@ func parseGoss(out []byte) ([]Check, error) {
 		} `json:"summary"`
 	}
 	if err := json.Unmarshal(out, &g); err != nil {
-		return nil, fmt.Errorf("goss told no result: %w", err)
+		return nil, fmt.Errorf("goss printed no result: %w", err)
 	}
 	if g.Summary == nil || g.Summary.Count != len(g.Results) {
-		return nil, errors.New("goss told no complete result")
+		return nil, errors.New("goss printed no complete result")
 	}
 	checks := make([]Check, 0, len(g.Results))
 	failed := 0

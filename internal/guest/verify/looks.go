@@ -209,7 +209,7 @@ func (m *machine) keepIdentity(out string) (string, error) {
 }
 
 // keepFinish notes when systemd had started everything. It counts from the
-// kernel's start, which the console told to a tenth of a second.
+// kernel's start, which the console shows to a tenth of a second.
 func (m *machine) keepFinish(out string) (string, error) {
 	value, _ := strings.CutPrefix(out, "FinishTimestampMonotonic=")
 	usec, err := strconv.ParseInt(value, 10, 64)

@@ -109,7 +109,7 @@ const (
 )
 
 // within bounds the time for what depends on the guest: the image may be of a
-// kind that never comes to an end. what is told when the time is over.
+// kind that never comes to an end. what is the error when the time is over.
 func (m *machine) within(ctx context.Context, what string) (context.Context, context.CancelFunc) {
 	limit := cmp.Or(m.Timeout, defaultBoot) + lookTime
 	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s within %v", what, limit))

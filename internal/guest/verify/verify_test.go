@@ -48,7 +48,7 @@ func TestCloudInitsStatusIsJudged(t *testing.T) {
 			allowed: []string{"mounts"}, detail: "degraded done, x",
 		},
 		"disabled":   {out: `{"status":"disabled","detail":"no datasource"}`, err: "it ended with status disabled: no datasource"},
-		"nothing":    {out: "sh: cloud-init: not found", err: "cloud-init told no status"},
+		"nothing":    {out: "sh: cloud-init: not found", err: "cloud-init printed no status"},
 		"no status":  {out: "{}", err: "cloud-init's status says nothing"},
 		"broken off": {out: `{"status":`, err: "cloud-init's status cannot be read"},
 	}
