@@ -63,7 +63,7 @@ var diskChecks = []check{
 		switch {
 		case s.Disk == nil || i.Damage != nil || s.Disk.FileSize == 0:
 			return ""
-		case i.Absurd():
+		case i.OutOfRange():
 			f.fail("%d bytes are out of range: above 0 and at most 2 TiB is usual", i.VirtualSize)
 		case i.VirtualSize%512 != 0:
 			f.fail("%d bytes are no whole sectors", i.VirtualSize)
@@ -74,7 +74,7 @@ var diskChecks = []check{
 	{"tables", func(s *subject, f *findings) string {
 		t := s.looked.tables
 		switch {
-		case s.onlyQCOW2("is") == "" || s.looked.Absurd():
+		case s.onlyQCOW2("is") == "" || s.looked.OutOfRange():
 			return ""
 		case s.looked.tablesErr == disk.ErrNotRead:
 			f.note("none was read: they lie too far from the disk's beginning, or are too large")
@@ -109,7 +109,7 @@ var diskChecks = []check{
 		switch {
 		case packed && on != oci.Plain:
 			f.add(level, "a disk that is compressed inside is compressed again (%s): that saves next to nothing, and parts of it cannot be read alone", on)
-		case !packed && on == oci.Plain && s.Disk.FileSize > 0 && (s.looked.Format != disk.FormatQCOW2 || s.looked.tables.Data):
+		case !packed && on == oci.Plain && s.Disk.FileSize > 0 && (s.looked.Format != disk.FormatQCOW2 || s.looked.tables.Data > 0):
 			f.add(level, "neither the disk nor the layer is compressed")
 		}
 		if inside == disk.Zstd {

@@ -62,7 +62,7 @@ func (s *subject) lookAtDisk(ctx context.Context) error {
 func (s *subject) look(ctx context.Context, seen io.ReaderAt, copied temporary) error {
 	s.looked.Image = disk.Look(seen, s.content.size)
 	i := s.looked.Image
-	usable := i.Damage == nil && !i.Absurd() && s.content.size <= maxDiskFile
+	usable := i.Damage == nil && !i.OutOfRange() && s.content.size <= maxDiskFile
 	if usable && i.Format == disk.FormatQCOW2 {
 		s.looked.tables, s.looked.tablesErr = i.Tables(ctx, seen, s.limits.tables)
 	}

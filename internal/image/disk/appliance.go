@@ -1,6 +1,3 @@
-// Appliance runs programs of libguestfs, which start a small virtual
-// machine, and ends them so that nothing of it is left.
-
 package disk
 
 import (

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/lima-vm/go-qcow2reader/image/qcow2"
 	qcow2log "github.com/lima-vm/go-qcow2reader/log"
+
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 func init() {
@@ -54,7 +54,7 @@ func (f Firmware) String() string {
 
 // FirmwareOf looks at a disk image on this host.
 func FirmwareOf(file string) (Firmware, error) {
-	f, err := os.Open(file)
+	f, err := host.Open(file)
 	if err != nil {
 		return Firmware{}, err
 	}
@@ -63,39 +63,49 @@ func FirmwareOf(file string) (Firmware, error) {
 	if err != nil {
 		return Firmware{}, err
 	}
-	return Look(f, info.Size()).Firmware(f)
+	i := Look(f, info.Size())
+	return i.Firmware(f)
 }
 
 // Firmware looks at what the guest's firmware would see: the first sector, the
 // partition table, and the names in an EFI system partition. It reads a few
 // clusters of an image that is whole and reads no other files.
-func (i Image) Firmware(r io.ReaderAt) (f Firmware, err error) {
-	if i.Format == "" || i.Damage != nil || i.ReadsOthers() || i.Encrypted || i.Absurd() {
+func (i *Image) Firmware(r io.ReaderAt) (f Firmware, err error) {
+	if i.Format == "" || i.Damage != nil || i.ReadsOthers() || i.Encrypted || i.OutOfRange() {
 		return f, errors.New("the image cannot be looked into")
 	}
-	guest := io.ReaderAt(r)
+	guest := r
 	if i.Format == FormatQCOW2 {
-		if uint64(i.header.l1Size) > max(maxL1, 2*i.VirtualSize/uint64(i.ClusterSize*i.ClusterSize/8)) {
+		if uint64(i.header.L1Size) > max(maxL1, 2*i.VirtualSize/uint64(i.ClusterSize*i.ClusterSize/8)) {
 			return f, errors.New("the image's first table is larger than its disk")
 		}
-		image, err := qcow2.Open(r, nil)
-		if err != nil {
+		if guest, err = qcow2.Open(r, nil); err != nil {
 			return f, fmt.Errorf("reading the image: %w", err)
 		}
-		guest = image
 	}
-	first := make([]byte, sectorSize)
-	if _, err := guest.ReadAt(first, 0); err != nil && !errors.Is(err, io.EOF) {
+	first, err := readFull(guest, 0, sectorSize)
+	if err != nil {
 		return f, fmt.Errorf("reading the first sector: %w", err)
 	}
 	// The 440 bytes before the disk's signature (UEFI specification, 5.2.1).
 	f.BIOS = len(bytes.Trim(first[:440], "\x00")) > 0
 	start, err := systemPartition(guest, first)
-	if err != nil || start == 0 {
-		return f, err
+	if err == nil && start > 0 {
+		f.UEFI, err = hasLoader(guest, start)
 	}
-	f.UEFI, err = hasLoader(guest, start)
+	if err != nil {
+		err = fmt.Errorf("reading the EFI system partition: %w", err)
+	}
 	return f, err
+}
+
+func readFull(r io.ReaderAt, offset, n int64) ([]byte, error) {
+	b := make([]byte, n)
+	got, err := r.ReadAt(b, offset)
+	if got == len(b) {
+		err = nil
+	}
+	return b, err
 }
 
 // espType is the type of an EFI system partition, as GPT writes it
@@ -118,17 +128,17 @@ func systemPartition(r io.ReaderAt, first []byte) (int64, error) {
 	if !gpt {
 		return 0, nil
 	}
-	head := make([]byte, sectorSize)
-	if _, err := r.ReadAt(head, sectorSize); err != nil {
-		return 0, fmt.Errorf("reading the partition table: %w", err)
+	head, err := readFull(r, sectorSize, sectorSize)
+	if err != nil {
+		return 0, err
 	}
 	at, count, size := binary.LittleEndian.Uint64(head[72:]), binary.LittleEndian.Uint32(head[80:]), binary.LittleEndian.Uint32(head[84:])
 	if string(head[:8]) != "EFI PART" || at > 1<<20 || count > 1024 || size < 128 || size > 4096 {
 		return 0, nil
 	}
-	table := make([]byte, int(count*size))
-	if _, err := r.ReadAt(table, int64(at)*sectorSize); err != nil && !errors.Is(err, io.EOF) {
-		return 0, fmt.Errorf("reading the partition table: %w", err)
+	table, err := readFull(r, int64(at)*sectorSize, int64(count*size))
+	if err != nil {
+		return 0, err
 	}
 	for ; len(table) >= int(size); table = table[size:] {
 		if start := binary.LittleEndian.Uint64(table[32:]); bytes.Equal(table[:16], espType) && start < maxVirtualSize/sectorSize {
@@ -142,40 +152,24 @@ func systemPartition(r io.ReaderAt, first []byte) (int64, error) {
 // 3.5.1.1), as FAT writes them.
 var loaders = []string{"BOOTX64 EFI", "BOOTAA64EFI"}
 
-// fat is a FAT file system, as far as names are looked up in it (Microsoft's
-// "FAT: General Overview of On-Disk Format", 1.03).
-type fat struct {
-	r                    io.ReaderAt
-	start, table, data   int64 // in bytes
-	root, rootSize       int64 // of FAT12 and FAT16
-	cluster              int64 // size in bytes
-	rootCluster, entries uint32
-	width                int // bits of an entry
-}
-
-// maxDirectory bounds what is read of a directory, in bytes.
-const maxDirectory = 256 << 10
-
-// hasLoader says whether a FAT file system holds EFI/BOOT with a loader.
+// hasLoader says whether the FAT file system that begins at start holds
+// EFI/BOOT with a loader.
 func hasLoader(r io.ReaderAt, start int64) (bool, error) {
-	b := make([]byte, sectorSize)
-	if _, err := r.ReadAt(b, start); err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("reading the EFI system partition: %w", err)
+	b, err := readFull(r, start, sectorSize)
+	if err != nil {
+		return false, err
 	}
 	f, ok := parseFAT(r, start, b)
 	if !ok {
 		return false, nil
 	}
-	dir, err := f.directory(0)
-	for _, name := range []string{"EFI", "BOOT"} {
-		if err != nil {
+	dir, err := f.root()
+	for _, name := range []string{"EFI        ", "BOOT       "} {
+		cluster, isThere := lookup(dir, name)
+		if err != nil || !isThere || cluster == 0 {
 			return false, err
 		}
-		at, isThere := lookup(dir, name+strings.Repeat(" ", 11-len(name)))
-		if !isThere || at == 0 {
-			return false, nil
-		}
-		dir, err = f.directory(at)
+		dir, err = f.directory(cluster)
 	}
 	for _, name := range loaders {
 		if _, isThere := lookup(dir, name); isThere {
@@ -183,87 +177,6 @@ func hasLoader(r io.ReaderAt, start int64) (bool, error) {
 		}
 	}
 	return false, err
-}
-
-// parseFAT reads the first sector of a FAT file system.
-func parseFAT(r io.ReaderAt, start int64, b []byte) (fat, bool) {
-	le := binary.LittleEndian
-	sector, perCluster := int64(le.Uint16(b[11:])), int64(b[13])
-	reserved, tables, rootEntries := int64(le.Uint16(b[14:])), int64(b[16]), int64(le.Uint16(b[17:]))
-	perTable, total := int64(le.Uint16(b[22:])), int64(le.Uint16(b[19:]))
-	if perTable == 0 {
-		perTable = int64(le.Uint32(b[36:]))
-	}
-	if total == 0 {
-		total = int64(le.Uint32(b[32:]))
-	}
-	if b[510] != 0x55 || b[511] != 0xaa || sector < 512 || sector > 4096 || perCluster == 0 || tables == 0 || perTable == 0 {
-		return fat{}, false
-	}
-	f := fat{r: r, start: start, cluster: sector * perCluster, table: start + reserved*sector, rootSize: rootEntries * 32, rootCluster: le.Uint32(b[44:])}
-	f.root = f.table + tables*perTable*sector
-	f.data = f.root + (f.rootSize+sector-1)/sector*sector
-	clusters := (total*sector - (f.data - start)) / f.cluster
-	f.entries = uint32(max(0, min(clusters+2, 1<<28)))
-	switch {
-	case clusters < 4085:
-		f.width = 12
-	case clusters < 65525:
-		f.width = 16
-	default:
-		f.width = 32
-	}
-	return f, true
-}
-
-// directory returns the entries of the directory that begins in a cluster; the
-// root is 0.
-func (f fat) directory(cluster uint32) ([]byte, error) {
-	if cluster == 0 && f.width < 32 {
-		b := make([]byte, min(f.rootSize, maxDirectory))
-		_, err := f.r.ReadAt(b, f.root)
-		return b, err
-	}
-	if cluster == 0 {
-		cluster = f.rootCluster
-	}
-	var all []byte
-	for cluster >= 2 && cluster < f.entries && len(all) < maxDirectory {
-		b := make([]byte, min(f.cluster, maxDirectory))
-		if _, err := f.r.ReadAt(b, f.data+int64(cluster-2)*f.cluster); err != nil {
-			return nil, fmt.Errorf("reading the EFI system partition: %w", err)
-		}
-		all = append(all, b...)
-		if bytes.Contains(b, make([]byte, 32)) { // the end, and it may be all there is
-			break
-		}
-		var err error
-		if cluster, err = f.next(cluster); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}
-
-// next is the cluster that follows in a chain.
-func (f fat) next(cluster uint32) (uint32, error) {
-	b := make([]byte, 4)
-	at := int64(cluster) * int64(f.width) / 8
-	if _, err := f.r.ReadAt(b, f.table+at); err != nil {
-		return 0, fmt.Errorf("reading the EFI system partition: %w", err)
-	}
-	v := binary.LittleEndian.Uint32(b)
-	switch {
-	case f.width == 12 && cluster%2 == 1:
-		v = v >> 4 & 0xfff
-	case f.width == 12:
-		v &= 0xfff
-	case f.width == 16:
-		v &= 0xffff
-	default:
-		v &= 0x0fffffff
-	}
-	return v, nil
 }
 
 // lookup finds a short name among a directory's entries and returns the cluster

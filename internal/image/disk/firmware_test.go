@@ -105,6 +105,7 @@ func FuzzFirmware(f *testing.F) {
 	f.Add(sector)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := strings.NewReader(string(b))
-		_, _ = disk.Look(r, int64(len(b))).Firmware(r)
+		i := disk.Look(r, int64(len(b)))
+		_, _ = i.Firmware(r)
 	})
 }

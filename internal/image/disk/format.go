@@ -6,12 +6,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
-)
 
-// The two formats that KubeVirt takes.
-const (
-	FormatQCOW2 = "qcow2"
-	FormatRaw   = "raw"
+	"github.com/lima-vm/go-qcow2reader/image/qcow2"
 )
 
 const (
@@ -69,7 +65,7 @@ const tryDownload = "check the URL: it must answer with a qcow2 or raw disk imag
 // looks like instead. size is the file's length in bytes.
 func recognise(r io.ReaderAt, size int64) (format string, other signature) {
 	head := readAt(r, 0, headBytes)
-	if bytes.HasPrefix(head, []byte(qcow2Magic)) {
+	if bytes.HasPrefix(head, []byte(qcow2.Magic)) {
 		return FormatQCOW2, signature{}
 	}
 	if s, ok := match(signatures, head); ok {

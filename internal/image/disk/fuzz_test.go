@@ -30,18 +30,17 @@ func FuzzQCOW2Tables(f *testing.F) {
 	f.Add(seed(f, "-o", "cluster_size=16k,extended_l2=on"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
-		h, err := readHeader(r)
-		if err != nil || h.size > 1<<30 {
+		i := Look(r, int64(len(b)))
+		if i.Damage != nil || i.VirtualSize > 1<<30 {
 			return
 		}
-		tables, err := h.walk(t.Context(), r, int64(len(b)), math.MaxInt64)
-		if err == nil && (tables.end > int64(len(b)) || tables.end < 0 || tables.plain < 0) {
+		tables, err := i.Tables(t.Context(), r, math.MaxInt64)
+		if err == nil && (tables.end > int64(len(b)) || tables.end < 0 || tables.Data < 0) {
 			t.Fatalf("accepted %+v of %d bytes", tables, len(b))
 		}
-		i := Look(r, int64(len(b)))
-		told, err := i.Tables(t.Context(), r, 4096)
-		if err == nil && (told.Read > told.All || int64(told.Read)*i.ClusterSize > 4096) {
-			t.Fatalf("read %+v for 4096 bytes", told)
+		some, err := i.Tables(t.Context(), r, 4096)
+		if err == nil && (some.Read > some.All || int64(some.Read)*i.ClusterSize > 4096) {
+			t.Fatalf("read %+v for 4096 bytes", some)
 		}
 	})
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -16,7 +15,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
-// Info is what a disk image is.
+// Info is what a disk image is that a containerdisk may be made of.
 type Info struct {
 	Format      string // FormatQCOW2 or FormatRaw
 	VirtualSize int64  // bytes that the guest sees
@@ -31,125 +30,105 @@ type Info struct {
 // Compressed says whether at least half of the disk's data is compressed.
 func (i Info) Compressed() bool { return i.Compression != NoCompression }
 
-// KubeVirt's limits for qemu-img info on an image that it does not trust
-// (pkg/virt-handler … validation.go): an image that needs more never starts.
-const (
-	infoCPUSeconds   = 10
-	infoAddressSpace = 2000 << 20 // bytes
-)
-
-// maxVirtualSize is 2 TiB, what an MBR can address. No cloud image is near it.
-const maxVirtualSize = 2 << 40
-
-// Inspect tells what the disk image at path is. It reads the header itself,
-// so that the format is stated when qemu-img is asked, and refuses what no
+// Inspect reads what the disk image at path is, and refuses what no
 // containerdisk may be made of: a file that is no qcow2 or raw disk, a
 // truncated one, one that refers to other files, an encrypted one, one with
-// internal snapshots.
-func Inspect(ctx context.Context, path string) (Info, error) {
-	return inspectOver(ctx, path, "")
-}
+// internal snapshots. It reads the header itself, so that the format is stated
+// when qemu-img is asked.
+func Inspect(ctx context.Context, path string) (Info, error) { return inspectOver(ctx, path, "") }
 
-// inspectOver allows the image to be an overlay of base, an absolute path.
-// What is told is of the overlay alone.
+// inspectOver allows the image to be an overlay of base, an absolute path. The
+// Info is of the overlay alone.
 func inspectOver(ctx context.Context, path, base string) (Info, error) {
 	info, err := inspect(ctx, path, base)
-	if err == nil {
-		return info, nil
-	}
 	if f, ok := failure.In(err); ok {
 		named := *f
 		named.What = path + ": " + f.What
 		return Info{}, &named
 	}
-	return Info{}, fmt.Errorf("inspecting %s: %w", path, err)
+	if err != nil {
+		return Info{}, fmt.Errorf("inspecting %s: %w", path, err)
+	}
+	return info, nil
 }
 
 func inspect(ctx context.Context, path, base string) (Info, error) {
-	// Not blocking: the path may be that of a pipe.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := host.Open(path)
+	if errors.Is(err, host.ErrNotRegular) {
+		return Info{}, failure.New("this is no regular file", "give a qcow2 or raw disk image")
+	}
 	if err != nil {
-		return Info{}, failure.New(errors.Unwrap(err).Error(), "check the path and its permissions")
+		return Info{}, &failure.Error{What: errors.Unwrap(err).Error(), Try: "check the path and its permissions", Err: err}
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
 		return Info{}, err
 	}
-	if !st.Mode().IsRegular() {
-		return Info{}, failure.New("this is no regular file", "give a qcow2 or raw disk image")
-	}
-	format, other := recognise(f, st.Size())
-	if format == "" {
-		return Info{}, failure.New("this is no disk image, it looks like "+other.what, other.try)
-	}
-	info := Info{Format: format, FileSize: st.Size(), ActualSize: allocated(st), Compression: NoCompression}
-	if format == FormatRaw {
-		err = info.readRaw(f)
-	} else {
-		err = info.readQCOW2(ctx, f, base)
-	}
-	if err != nil {
+	i := Look(f, st.Size())
+	if err := i.refusal(base); err != nil {
 		return Info{}, err
 	}
-	return info, info.ask(ctx, path)
-}
-
-func allocated(st os.FileInfo) int64 { return st.Sys().(*syscall.Stat_t).Blocks * 512 }
-
-func (i *Info) readRaw(f *os.File) error {
-	i.VirtualSize, i.DataSize = (i.FileSize+sectorSize-1)/sectorSize*sectorSize, i.ActualSize
-	if need := rawNeeds(f); need > i.FileSize {
-		return truncated(fmt.Errorf("its partition table covers %d bytes, the file has %d", need, i.FileSize))
+	allocated := st.Sys().(*syscall.Stat_t).Blocks * sectorSize
+	info := Info{
+		Format: i.Format, VirtualSize: int64(i.VirtualSize), FileSize: i.FileSize,
+		ActualSize: allocated, DataSize: allocated, Compression: NoCompression,
 	}
-	return i.checkVirtualSize(uint64(i.VirtualSize))
-}
-
-func (i *Info) readQCOW2(ctx context.Context, f *os.File, base string) error {
-	h, err := readHeader(f)
-	if err != nil {
-		return truncated(err)
+	if i.Format == FormatQCOW2 {
+		t, err := i.Tables(ctx, f, math.MaxInt64)
+		if ctx.Err() != nil {
+			return Info{}, context.Cause(ctx)
+		}
+		if err != nil {
+			return Info{}, truncated(err)
+		}
+		info.DataSize, info.Compression = t.Data, t.Compression
 	}
-	if err := h.refusal(base); err != nil {
-		return err
+	seen, err := Ask(ctx, path, info.Format)
+	if err == nil && seen != info.VirtualSize {
+		err = fmt.Errorf("qemu-img sees a virtual size of %d bytes, its header says %d", seen, info.VirtualSize)
 	}
-	if err := i.checkVirtualSize(h.size); err != nil {
-		return err
-	}
-	t, err := h.walk(ctx, f, i.FileSize, math.MaxInt64)
-	if ctx.Err() != nil {
-		return err
-	}
-	if err != nil {
-		return truncated(err)
-	}
-	i.VirtualSize = int64(h.size)
-	i.DataSize = (t.plain + t.compressed) * h.clusterSize()
-	if t.compressed > 0 && t.compressed >= t.plain {
-		i.Compression = h.compression()
-	}
-	return nil
+	return info, err
 }
 
 func truncated(err error) error {
 	return failure.Wrap(err, "the disk image is truncated or damaged", "fetch or make it again")
 }
 
-func (i *Info) checkVirtualSize(size uint64) error {
-	if size == 0 || size > maxVirtualSize {
-		return failure.New(fmt.Sprintf("a virtual size of %d bytes is absurd", size), "it must be above 0 and at most 2 TiB")
+// refusal returns why the image must not be used, or nil. None of it may be
+// left to qemu-img: it would open the other files already to tell us. base is
+// the one backing file that the image may have, or empty.
+func (i *Image) refusal(base string) error {
+	const flatten = "flatten it with qemu-img convert -O qcow2"
+	switch {
+	case i.Format == "":
+		return failure.New("this is no disk image, it looks like "+i.Other, i.other.try)
+	case i.Damage != nil:
+		return truncated(i.Damage)
+	case i.BackingFile != "" && i.BackingFile != base:
+		return failure.New("the qcow2 image has a backing file", flatten+" where its backing file is")
+	case i.ExternalData:
+		return failure.New("the qcow2 image keeps its data in an external data file", flatten+" where that file is")
+	case i.Encrypted:
+		return failure.New("the qcow2 image is encrypted", "give one that is not")
+	case i.Snapshots != 0:
+		return failure.New(fmt.Sprintf("the qcow2 image holds %d internal snapshots, which would publish earlier states of the disk", i.Snapshots), flatten)
+	case i.Dirty:
+		return failure.New("the qcow2 image was not closed properly", "repair it with qemu-img check -r all, or make it again")
+	case i.Corrupt:
+		return failure.New("the qcow2 image is marked as corrupt", "repair it with qemu-img check -r all, or fetch it again")
+	case i.OutOfRange():
+		return failure.New(fmt.Sprintf("a virtual size of %d bytes is out of range", i.VirtualSize), "it must be above 0 and at most 2 TiB")
 	}
 	return nil
 }
 
-// ask compares qemu-img's answer with ours.
-func (i *Info) ask(ctx context.Context, path string) error {
-	said, err := Ask(ctx, path, i.Format)
-	if err == nil && said != i.VirtualSize {
-		err = fmt.Errorf("qemu-img sees a virtual size of %d bytes, its header says %d", said, i.VirtualSize)
-	}
-	return err
-}
+// KubeVirt's limits for qemu-img info on an image that it does not trust
+// (pkg/virt-handler … validation.go): an image that needs more never starts.
+const (
+	infoCPUSeconds   = 10
+	infoAddressSpace = 2000 << 20 // bytes
+)
 
 // Ask lets qemu-img info open the image under the limits that KubeVirt sets
 // for it, and returns the virtual size that it sees, in bytes. An image that
@@ -173,13 +152,13 @@ func Ask(ctx context.Context, path, format string) (int64, error) {
 		}
 		return 0, failure.Wrap(err, "qemu-img cannot open the disk image within KubeVirt's limits", "fetch or make it again")
 	}
-	var said struct {
+	var answer struct {
 		VirtualSize int64 `json:"virtual-size"`
 	}
-	if err := json.Unmarshal(out, &said); err != nil {
+	if err := json.Unmarshal(out, &answer); err != nil {
 		return 0, fmt.Errorf("reading the answer of qemu-img info: %w", err)
 	}
-	return said.VirtualSize, nil
+	return answer.VirtualSize, nil
 }
 
 func lookQemuImg() (string, error) {

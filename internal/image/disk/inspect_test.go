@@ -104,12 +104,12 @@ func TestADiskThatIsMoreThanItsOwnFileIsRefused(t *testing.T) {
 	corrupt := qcow2Disk(t)
 	patch(t, corrupt, 79, "\x02")
 	for want, path := range map[string]string{
-		"has a backing file":            overlay,
-		"external data file":            external,
-		"is encrypted":                  encrypted,
-		"1 internal snapshots":          snapshot,
-		"3298534883328 bytes is absurd": huge,
-		"marked as corrupt":             corrupt,
+		"has a backing file":                  overlay,
+		"external data file":                  external,
+		"is encrypted":                        encrypted,
+		"1 internal snapshots":                snapshot,
+		"3298534883328 bytes is out of range": huge,
+		"marked as corrupt":                   corrupt,
 	} {
 		t.Run(want, func(t *testing.T) {
 			_, err := disk.Inspect(t.Context(), path)

@@ -79,22 +79,22 @@ func BuildNeeds(p BuildPlan) []Need {
 // CheckNeeds checks all needs at once: those on the same filesystem add up.
 // The error names every filesystem that is too small.
 func CheckNeeds(needs []Need) error {
-	var order []uint64
-	groups := map[uint64][]Need{}
+	var devices []uint64
+	on := map[uint64][]Need{}
 	for _, n := range needs {
 		dir, device, err := existing(n.Dir)
 		if err != nil {
 			return err
 		}
-		if groups[device] == nil {
-			order = append(order, device)
+		if on[device] == nil {
+			devices = append(devices, device)
 		}
 		n.Dir = dir
-		groups[device] = append(groups[device], n)
+		on[device] = append(on[device], n)
 	}
 	var errs []error
-	for _, device := range order {
-		errs = append(errs, checkOne(groups[device]))
+	for _, device := range devices {
+		errs = append(errs, checkOne(on[device]))
 	}
 	return errors.Join(errs...)
 }

@@ -2,8 +2,8 @@ package disk
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -62,7 +62,7 @@ type SparsifyOptions struct {
 	Log string
 }
 
-// SparsifyResult tells what was done.
+// SparsifyResult says what was done.
 type SparsifyResult struct {
 	Method      Method // the one that was used, never Auto
 	Compression Compression
@@ -92,7 +92,7 @@ func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progres
 	defer target.Discard()
 	source := image{in, before.Format}
 	if method == VirtSparsify {
-		scratch, err := os.MkdirTemp(o.tmpDir(out), "virt-sparsify-*")
+		scratch, err := os.MkdirTemp(cmp.Or(o.TmpDir, filepath.Dir(out)), "virt-sparsify-*")
 		if err != nil {
 			return SparsifyResult{}, err
 		}
@@ -114,7 +114,7 @@ func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progres
 	return SparsifyResult{Method: method, Compression: o.Compression, Before: before, After: after}, nil
 }
 
-// inspect tells what is converted: an overlay together with its base.
+// inspect looks at what is converted: an overlay together with its base.
 func (o SparsifyOptions) inspect(ctx context.Context, in string) (Info, error) {
 	before, err := inspectOver(ctx, in, o.Base)
 	if err != nil || o.Base == "" {
@@ -133,32 +133,32 @@ func same(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(sa, sb)
 }
 
-func (o SparsifyOptions) tmpDir(out string) string {
-	if o.TmpDir != "" {
-		return o.TmpDir
-	}
-	return filepath.Dir(out)
-}
-
 const notTrimmed = "the disk was not trimmed: what deleted files held stays in it"
 
 // choose returns the method to use.
 func choose(o SparsifyOptions, to progress.Reporter) (Method, error) {
 	_, err := exec.LookPath("virt-sparsify")
 	installed := err == nil
-	switch {
-	case o.Method == Auto && o.Trimmed:
-		return Trim, nil
-	case o.Method == Auto && installed:
-		return VirtSparsify, nil
-	case o.Method == Auto:
+	switch o.Method {
+	case None:
+	case Trim:
+		if !o.Trimmed {
+			to.Warn(notTrimmed + "; SPARSIFY=auto or virt-sparsify would free it")
+		}
+	case VirtSparsify:
+		if !installed {
+			return "", failure.New("virt-sparsify is not installed", "apt-get install guestfs-tools, or set SPARSIFY=auto")
+		}
+	case Auto:
+		switch {
+		case o.Trimmed:
+			return Trim, nil
+		case installed:
+			return VirtSparsify, nil
+		}
 		to.Warn(notTrimmed + "; virt-sparsify (apt-get install guestfs-tools) would free it")
 		return None, nil
-	case o.Method == VirtSparsify && !installed:
-		return "", failure.New("virt-sparsify is not installed", "apt-get install guestfs-tools, or set SPARSIFY=auto")
-	case o.Method == Trim && !o.Trimmed:
-		to.Warn(notTrimmed + "; SPARSIFY=auto or virt-sparsify would free it")
-	case o.Method != Trim && o.Method != VirtSparsify && o.Method != None:
+	default:
 		return "", fmt.Errorf("unknown method %q", o.Method)
 	}
 	return o.Method, nil
@@ -182,27 +182,21 @@ func convert(ctx context.Context, source image, target string, c Compression, si
 	default:
 		return fmt.Errorf("unknown compression %q", c)
 	}
-	from, to1, err := absolute(source.path, target)
-	if err != nil {
-		return err
+	args = append(args, "-o", options)
+	for _, path := range []string{source.path, target} {
+		// Absolute: a relative one with a colon in it ("nbd:…") would be a protocol to QEMU.
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return err
+		}
+		args = append(args, abs)
 	}
 	qemuImg, err := lookQemuImg()
 	if err != nil {
 		return err
 	}
-	err = host.Run(ctx, host.Cmd{
-		Program: qemuImg, Args: append(args, "-o", options, from, to1),
-		Stdout: &percent{size: size, to: to}, Log: log,
-	})
+	err = host.Run(ctx, host.Cmd{Program: qemuImg, Args: args, Stdout: &percent{size: size, to: to}, Log: log})
 	return explain(ctx, err, filepath.Dir(target))
-}
-
-// absolute returns the absolute paths: a relative one with a colon in it
-// ("nbd:…") would be a protocol to QEMU.
-func absolute(a, b string) (string, string, error) {
-	a, errA := filepath.Abs(a)
-	b, errB := filepath.Abs(b)
-	return a, b, errors.Join(errA, errB)
 }
 
 // virtSparsify copies the image to scratch and trims the copy's filesystems
