@@ -119,7 +119,7 @@ func (s *Session) deleteImage(ctx context.Context, ref name.Reference, digest st
 func (a *access) gone(ctx context.Context, ref name.Reference, digest string) error {
 	left, err := a.manifest(ctx, ref)
 	if err == nil && left != nil && left.Digest.String() == digest {
-		err = failure.New(fmt.Sprintf("registry %s said that it has deleted %s, and has it still", a.repo.RegistryStr(), ref),
+		err = failure.New(fmt.Sprintf("registry %s accepted the deletion of %s, but still has it", a.repo.RegistryStr(), ref),
 			"its log says more; some delete only when they collect garbage")
 	}
 	return err

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -65,13 +64,14 @@ func (o FetchOptions) kept(ctx context.Context, from, digest string, p progress.
 // lastFirst lists files by when they were written.
 func lastFirst(pattern string) []string {
 	files, _ := filepath.Glob(pattern) // it fails for a bad pattern only: then none is kept
-	written := make(map[string]time.Time, len(files))
-	for _, file := range files {
-		if info, err := os.Stat(file); err == nil {
-			written[file] = info.ModTime()
+	written := func(file string) time.Time {
+		info, err := os.Stat(file)
+		if err != nil {
+			return time.Time{}
 		}
+		return info.ModTime()
 	}
-	slices.SortFunc(files, func(a, b string) int { return written[b].Compare(written[a]) })
+	slices.SortFunc(files, func(a, b string) int { return written(b).Compare(written(a)) })
 	return files
 }
 
@@ -81,19 +81,11 @@ func readKept(file string) (k keptImage, s oci.Stored, err error) {
 	if err != nil {
 		return k, s, err
 	}
-	var m v1.Manifest
-	if err := errors.Join(json.Unmarshal(text, &k), json.Unmarshal(k.Manifest, &m)); err != nil {
+	if err = json.Unmarshal(text, &k); err != nil {
 		return k, s, err
 	}
-	manifest, _, err := v1.SHA256(bytes.NewReader(k.Manifest))
-	if err != nil {
-		return k, s, err
-	}
-	config, _, err := v1.SHA256(bytes.NewReader(k.Config))
-	if err == nil && config != m.Config.Digest {
-		err = oci.ErrDamaged
-	}
-	s = oci.Stored{Digest: manifest.String(), Manifest: k.Manifest, Config: k.Config}
+	digest, _, err := v1.SHA256(bytes.NewReader(k.Manifest))
+	s = oci.Stored{Digest: digest.String(), Manifest: k.Manifest, Config: k.Config}
 	s.Open = func(v1.Descriptor) (io.ReadCloser, error) { return nil, os.ErrNotExist } // only the disk is kept
 	return k, s, err
 }

@@ -1,10 +1,10 @@
 package registry
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -77,8 +77,8 @@ func (s *Session) List(ctx context.Context, prefixes []string) ([]Repository, er
 		if err != nil {
 			all = append(all, Repository{Name: prefix, Err: err})
 		}
-		for _, name := range names {
-			all = append(all, Repository{Name: name})
+		for _, repository := range names {
+			all = append(all, Repository{Name: repository})
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Repository) int { return strings.Compare(a.Name, b.Name) })
@@ -127,9 +127,9 @@ func (s *Session) Repositories(ctx context.Context, prefix string) ([]string, er
 	all = slices.DeleteFunc(all, func(repository string) bool {
 		return path != "" && repository != path && !strings.HasPrefix(repository, path+"/")
 	})
-	host, _, _ := strings.Cut(prefix, "/")
+	at, _, _ := strings.Cut(prefix, "/")
 	for i := range all {
-		all[i] = host + "/" + all[i]
+		all[i] = at + "/" + all[i]
 	}
 	slices.Sort(all)
 	return slices.Compact(all), nil
@@ -137,21 +137,17 @@ func (s *Session) Repositories(ctx context.Context, prefix string) ([]string, er
 
 // splitPrefix takes REGISTRY or REGISTRY/PATH apart.
 func splitPrefix(prefix string) (registry name.Registry, path string, err error) {
-	host, path, _ := strings.Cut(strings.TrimRight(prefix, "/"), "/")
-	err = checkHost(host)
-	switch {
-	case strings.Contains(prefix, "://"):
-		err = errors.New("leave out http:// or https://")
-	case err == nil && path != "":
+	at, path, _ := strings.Cut(strings.TrimRight(prefix, "/"), "/")
+	if err = checkHost(at); err == nil && path != "" {
 		err = checkPath(path)
+	}
+	if err == nil {
+		registry, err = name.NewRegistry(at)
 	}
 	if err != nil {
 		return registry, "", badReference(fmt.Sprintf("%q is no registry and prefix", prefix), err.Error())
 	}
-	if registry, err = name.NewRegistry(host); err != nil {
-		err = failure.Wrap(err, fmt.Sprintf("%q is no registry", host), "")
-	}
-	return registry, path, err
+	return registry, path, nil
 }
 
 // catalog lists repositories by the registry's own means: at least those at and
@@ -222,44 +218,38 @@ func (s *Session) Entries(ctx context.Context, repository string) ([]Entry, erro
 	}
 	slices.Sort(tags)
 	tags = slices.Compact(tags)
-	read, err := each(ctx, a, tags, entry)
+	read, err := each(ctx, a, tags, func(tag name.Tag, d *remote.Descriptor) (Entry, error) {
+		e, err := entry(tag, d)
+		if err == nil && e.Built.IsZero() {
+			e.Built, err = a.created(ctx, d)
+		}
+		return e, err
+	})
 	if err != nil {
 		return nil, err
 	}
 	at := map[string]int{} // by digest
 	all := []Entry{}
 	for i, e := range read {
-		if e.Digest == "" { // it was deleted meanwhile
-			continue
-		}
-		if known, ok := at[e.Digest]; ok {
+		known, ok := at[e.Digest]
+		switch {
+		case e.Digest == "": // it was deleted meanwhile
+		case ok:
 			all[known].Tags = append(all[known].Tags, tags[i])
-			continue
+		default:
+			e.Repository, e.Tags = strings.TrimRight(repository, "/"), []string{tags[i]}
+			at[e.Digest] = len(all)
+			all = append(all, e)
 		}
-		if e.dated != nil {
-			if e.Built, err = a.created(ctx, *e.dated); err != nil {
-				return nil, err
-			}
-		}
-		e.Repository, e.Tags = strings.TrimRight(repository, "/"), []string{tags[i]}
-		at[e.Digest] = len(all)
-		all = append(all, e.Entry)
 	}
 	slices.SortStableFunc(all, func(a, b Entry) int { return b.Built.Compare(a.Built) })
 	return all, nil
 }
 
-// listed is an entry, with the config that has its date where the manifest has
-// none.
-type listed struct {
-	Entry
-	dated *v1.Descriptor
-}
-
 // entry reads what a manifest tells, and keeps no more of it. One that is
 // nothing that we know tells only its own size.
-func entry(tag name.Tag, d *remote.Descriptor) (listed, error) {
-	e := listed{Entry: Entry{Size: int64(len(d.Manifest)), Digest: d.Digest.String()}}
+func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
+	e := Entry{Size: int64(len(d.Manifest)), Digest: d.Digest.String()}
 	var m struct { // what images and indexes have in common
 		Config      *v1.Descriptor    `json:"config"`
 		Layers      []v1.Descriptor   `json:"layers"`
@@ -292,24 +282,22 @@ func entry(tag name.Tag, d *remote.Descriptor) (listed, error) {
 	if e.Built = moment(m.Annotations[oci.AnnotationBuilt]); e.Built.IsZero() {
 		e.Built = moment(m.Annotations["org.opencontainers.image.created"])
 	}
-	if e.Built.IsZero() && m.Config != nil && m.Config.Digest != (v1.Hash{}) {
-		e.dated = &v1.Descriptor{Size: m.Config.Size, Digest: m.Config.Digest}
-	}
 	return e, nil
 }
 
 // created reads when an image was made from its config, as most images that
 // others make have no annotations. A config that is not there or not
 // understood tells nothing.
-func (a *access) created(ctx context.Context, config v1.Descriptor) (time.Time, error) {
+func (a *access) created(ctx context.Context, d *remote.Descriptor) (time.Time, error) {
+	m, err := v1.ParseManifest(bytes.NewReader(d.Manifest))
+	if err != nil || m.Config.Digest.Algorithm != "sha256" || m.Config.Size < 0 || m.Config.Size > maxJSON {
+		return time.Time{}, nil
+	}
 	var c struct {
 		Created string `json:"created"`
 	}
-	if config.Size < 0 || config.Size > maxJSON || config.Digest.Algorithm != "sha256" {
-		return time.Time{}, nil
-	}
-	_, err := a.look(ctx, func() error {
-		text, err := a.read(ctx, config)
+	_, err = a.look(ctx, func() error {
+		text, err := a.read(ctx, m.Config)
 		_ = json.Unmarshal(text, &c)
 		return err
 	})

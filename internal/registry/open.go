@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -79,10 +78,7 @@ func (s *Session) open(ctx context.Context, ref name.Reference, what purpose) (*
 	i.try = func(do func(context.Context) error) error {
 		return a.try(ctx, progress.Discard, func() error { return do(ctx) })
 	}
-	if err := i.readManifest(ref); err != nil {
-		return nil, err
-	}
-	return i, i.readConfig(ref)
+	return i, i.try(func(ctx context.Context) error { return i.load(ctx, ref) })
 }
 
 // Close ends the connections.
@@ -91,21 +87,17 @@ func (i *Image) Close() { i.close() }
 // BytesRead is how many bytes came over the wire, in the bodies of answers.
 func (i *Image) BytesRead() int64 { return i.access.guard.read.Load() }
 
-// readManifest follows indexes to a manifest.
-func (i *Image) readManifest(named name.Reference) error {
+// load reads the config and, through indexes, the manifest.
+func (i *Image) load(ctx context.Context, named name.Reference) error {
 	ref := named
 	for range maxDepth {
-		var got *remote.Descriptor
-		err := i.try(func(ctx context.Context) (err error) {
-			got, err = i.access.get(ctx, ref)
-			return err
-		})
+		got, err := i.access.get(ctx, ref)
 		if err != nil {
 			return err
 		}
 		if !got.MediaType.IsIndex() {
 			i.Digest, i.MediaType, i.Manifest = got.Digest.String(), string(got.MediaType), got.Manifest
-			return nil
+			break
 		}
 		chosen, index, err := Choose(got.Manifest)
 		if err != nil {
@@ -114,10 +106,9 @@ func (i *Image) readManifest(named name.Reference) error {
 		index.Digest = got.Digest.String()
 		i.Index, ref = index, i.access.repo.Digest(chosen.Digest.String())
 	}
-	return failure.New(fmt.Sprintf("%s is an index of indexes", named), "name one image of it by its digest")
-}
-
-func (i *Image) readConfig(named name.Reference) error {
+	if i.Manifest == nil {
+		return failure.New(fmt.Sprintf("%s is an index of indexes", named), "name one image of it by its digest")
+	}
 	var m v1.Manifest
 	if err := json.Unmarshal(i.Manifest, &m); err != nil {
 		return failure.Wrap(err, fmt.Sprintf("%s has no manifest of an image", named), "")
@@ -125,10 +116,9 @@ func (i *Image) readConfig(named name.Reference) error {
 	if m.Config.Size > maxJSON {
 		return failure.New(fmt.Sprintf("%s has a config of %d bytes: no registry takes that", named, m.Config.Size), "")
 	}
-	return i.try(func(ctx context.Context) (err error) {
-		i.Config, err = i.access.read(ctx, m.Config)
-		return err
-	})
+	config, err := i.access.read(ctx, m.Config)
+	i.Config = config
+	return err
 }
 
 // Choose takes an image out of an OCI index or a Docker manifest list as nodes

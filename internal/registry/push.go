@@ -131,7 +131,7 @@ func (a *access) confirm(ctx context.Context, ref name.Reference, digest string)
 		case answer.StatusCode != http.StatusNotFound:
 			return err
 		case look >= looks:
-			return failure.New(fmt.Sprintf("registry %s said that it has taken %s, and has it not", a.repo.RegistryStr(), ref), "its log says more")
+			return failure.New(fmt.Sprintf("registry %s accepted %s, but does not have it", a.repo.RegistryStr(), ref), "its log says more")
 		}
 		if err := host.Sleep(ctx, time.Duration(look)*a.backoff()); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -14,30 +15,31 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
-// label is one part of a host name.
-const label = `[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?`
-
 // What a registry takes (OCI distribution specification, "Pulling manifests").
 // go-containerregistry accepts more, and the registry then answers 404.
+const (
+	component = `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*`
+	label     = `[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?`
+	// maxRepository is the length that registries accept for a repository, in
+	// bytes.
+	maxRepository = 255
+)
+
 var (
-	pathComponent = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
-	tagPattern    = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-	hostPort      = regexp.MustCompile(`^(` + label + `(?:\.` + label + `)*|\[[0-9a-fA-F:.]+\])(?::([0-9]+))?$`)
+	pathPattern = regexp.MustCompile(`^` + component + `(?:/` + component + `)*$`)
+	tagPattern  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+	hostPort    = regexp.MustCompile(`^(` + label + `(?:\.` + label + `)*|\[[0-9a-fA-F:.]+\])(?::([0-9]+))?$`)
 	// Registries without a referrers API keep their lists of referrers in such
 	// tags; one of ours would be taken for a list.
 	referrersTag = regexp.MustCompile(`^sha(256|512)-[0-9a-f]{64}`)
 )
-
-var errReferrersTag = errors.New("such tags are lists of referrers")
 
 // ErrReference is the cause of the errors of references that no registry takes:
 // none was asked.
 var ErrReference = errors.New("not a reference")
 
 func badReference(what, try string) error {
-	f := failure.New(what, try)
-	f.Err = ErrReference
-	return f
+	return &failure.Error{What: what, Try: try, Err: ErrReference}
 }
 
 // CheckStored says whether ref can name an image in a registry:
@@ -53,10 +55,6 @@ func CheckTarget(ref string) error {
 	_, err := parse(ref)
 	return err
 }
-
-// maxRepository is the length that registries accept for a repository, in
-// bytes.
-const maxRepository = 255
 
 // ParseReference puts the settings TARGET_REGISTRY, REGISTRY_PREFIX, IMAGE_NAME
 // and IMAGE_TAG together to REGISTRY/PREFIX/NAME:TAG. An empty registry means
@@ -103,105 +101,87 @@ func parse(ref string) (name.Tag, error) {
 	if strings.Contains(ref, "@") && !strings.Contains(ref, "://") {
 		return name.Tag{}, badReference(what, "leave out the digest, it comes with the image")
 	}
-	parsed, err := parseAny(ref, what)
+	parsed, err := parseAny(ref, what, checkTag)
 	if err != nil {
 		return name.Tag{}, err
 	}
-	tag := parsed.(name.Tag) // as there is no digest
-	if referrersTag.MatchString(tag.TagStr()) {
-		return name.Tag{}, badReference(what, errReferrersTag.Error())
-	}
-	return tag, nil
+	return parsed.(name.Tag), nil // as there is no digest
 }
 
 // parseStored takes a reference to an image in a registry apart:
 // REGISTRY/REPOSITORY with :TAG, @DIGEST or both, of which the digest counts.
 func parseStored(ref string) (name.Reference, error) {
-	return parseAny(ref, fmt.Sprintf("%q names no image in a registry", ref))
+	return parseAny(ref, fmt.Sprintf("%q names no image in a registry", ref), checkTagForm)
 }
 
 // parseAny takes a reference apart; what begins its errors. The registry and a
 // tag or digest must be named.
-func parseAny(ref, what string) (name.Reference, error) {
+func parseAny(ref, what string, checkTag func(string) error) (name.Reference, error) {
 	registry, rest, _ := strings.Cut(ref, "/")
 	rest, digest, pinned := strings.Cut(rest, "@")
-	repository, tag, tagged := cutLast(rest, ":")
+	repository, tag, tagged := strings.Cut(rest, ":")
 	err := checkHost(registry)
 	switch {
-	case strings.Contains(ref, "://"):
-		err = errors.New("leave out http:// or https://")
 	case err != nil:
 	case pinned && !host.ValidDigest(digest):
 		err = errors.New("behind @ there must be a digest, as in @sha256: and 64 hexadecimal digits")
-	case !pinned && !tagged || strings.Contains(tag, "/"):
+	case !pinned && !tagged:
 		err = errors.New("it has no tag, as in REGISTRY/REPOSITORY:TAG")
 	case len(repository) > maxRepository:
 		err = fmt.Errorf("the repository is longer than %d characters", maxRepository)
+	case tagged:
+		err = cmp.Or(checkPath(repository), checkTag(tag))
 	default:
 		err = checkPath(repository)
-		if tagged {
-			err = errors.Join(err, checkTagForm(tag))
-		}
+	}
+	var parsed name.Reference
+	if err == nil {
+		parsed, err = name.ParseReference(ref)
 	}
 	if err != nil {
-		return nil, badReference(what, strings.ReplaceAll(err.Error(), "\n", "; "))
-	}
-	parsed, err := name.ParseReference(ref)
-	if err != nil {
-		return nil, failure.Wrap(err, what, "")
+		return nil, badReference(what, err.Error())
 	}
 	return parsed, nil
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
 }
 
 // checkHost accepts HOST, HOST:PORT, IPv4 and [IPv6] with or without a port.
 // A lone name without a dot or a port is refused: every client takes it for a
 // folder of Docker Hub.
 func checkHost(s string) error {
-	switch {
-	case s == "":
-		return errors.New("name a registry, as in registry.example.org or localhost:5000")
-	case strings.Contains(s, "://"):
-		return errors.New("leave out http:// or https://")
-	case strings.Contains(s, "@"):
-		return errors.New("leave out the user: that is REGISTRY_USER")
-	case strings.Contains(s, "/"):
-		return errors.New("leave out the path: that is REGISTRY_PREFIX")
-	}
 	parts := hostPort.FindStringSubmatch(s)
 	if parts == nil {
+		switch {
+		case s == "":
+			return errors.New("name a registry, as in registry.example.org or localhost:5000")
+		case strings.HasPrefix(s, "http:"), strings.HasPrefix(s, "https:"):
+			return errors.New("leave out http:// or https://")
+		case strings.Contains(s, "@"):
+			return errors.New("leave out the user: that is REGISTRY_USER")
+		case strings.Contains(s, "/"):
+			return errors.New("leave out the path: that is REGISTRY_PREFIX")
+		}
 		return errors.New("it must be a host name or address, with :PORT where that is not 443")
 	}
-	host, port := parts[1], parts[2]
-	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) {
+	domain, port := parts[1], parts[2]
+	n, err := strconv.ParseUint(port, 10, 16)
+	addr, notIP := netip.ParseAddr(strings.Trim(domain, "[]"))
+	switch bracketed := strings.HasPrefix(domain, "["); {
+	case port != "" && (err != nil || n == 0):
 		return errors.New("the port must be a number from 1 to 65535")
-	}
-	if strings.HasPrefix(host, "[") {
-		if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil || !addr.Is6() {
-			return errors.New("between [ and ] there must be an IPv6 address")
-		}
-		return nil
-	}
-	if port == "" && host != "localhost" && !strings.Contains(host, ".") {
-		return fmt.Errorf("clients would look for it on Docker Hub: write its whole name, or %s:443", host)
+	case bracketed && (notIP != nil || !addr.Is6()):
+		return errors.New("between [ and ] there must be an IPv6 address")
+	case !bracketed && port == "" && domain != "localhost" && !strings.Contains(domain, "."):
+		return fmt.Errorf("clients would look for it on Docker Hub: write its whole name, or %s:443", domain)
 	}
 	return nil
 }
 
 func checkPath(s string) error {
-	if s == "" {
+	switch {
+	case s == "":
 		return errors.New("it is empty")
-	}
-	for component := range strings.SplitSeq(s, "/") {
-		if !pathComponent.MatchString(component) {
-			return errors.New("registries take lower-case letters and digits, with single '.', '_' or '-' between them and '/' between parts")
-		}
+	case !pathPattern.MatchString(s):
+		return errors.New("registries take lower-case letters and digits, with single '.', '_' or '-' between them and '/' between parts")
 	}
 	return nil
 }
@@ -209,7 +189,7 @@ func checkPath(s string) error {
 // checkTag accepts the tags that an image of ours may get.
 func checkTag(s string) error {
 	if referrersTag.MatchString(s) {
-		return errReferrersTag
+		return errors.New("such tags are lists of referrers")
 	}
 	return checkTagForm(s)
 }
