@@ -18,12 +18,6 @@ import (
 // (pkg/importer/util.go).
 const labelMark = "KUBEVIRT_IO_"
 
-// The variables that KubeVirt knows; each may have a kind, with _KIND behind it.
-const (
-	hintInstanceType = "INSTANCETYPE_" + labelMark + "DEFAULT_INSTANCETYPE"
-	hintPreference   = "INSTANCETYPE_" + labelMark + "DEFAULT_PREFERENCE"
-)
-
 // metadataChecks are about what the image says of itself, and its tag.
 var metadataChecks = []check{
 	{"instance type hints", func(s *subject, f *findings) string {
@@ -38,15 +32,16 @@ var metadataChecks = []check{
 				f.fail("%s is %q, which cannot be a label's value: CDI's import fails", key, value)
 			case !labelKey.MatchString(label(key)):
 				f.fail("%s would be the label %q, which cannot be: CDI's import fails", key, label(key))
-			case named != hintInstanceType && named != hintPreference:
+			// Each may have a kind, too.
+			case named != oci.HintInstanceType && named != oci.HintPreference:
 				f.warn("%s is a variable that KubeVirt does not know; CDI makes a label of it", key)
 			case hints[named] == "" && named != key:
 				f.warn("%s says a kind, but there is no name", key)
 			}
 		}
 		if has := s.looked.firmware; has != nil && *has != (disk.Firmware{}) {
-			if starts, known := oci.PreferenceStarts(hints[hintPreference], *has); known && !starts {
-				f.fail("the preference %s does not start this disk, which has %s: common-instancetypes gives it another firmware", hints[hintPreference], has)
+			if starts, known := oci.PreferenceStarts(hints[oci.HintPreference], *has); known && !starts {
+				f.fail("the preference %s does not start this disk, which has %s: common-instancetypes gives it another firmware", hints[oci.HintPreference], has)
 			}
 		}
 		return strings.Join(slices.Sorted(maps.Values(hints)), ", ")

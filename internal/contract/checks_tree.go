@@ -120,12 +120,13 @@ func some(names []string) string {
 }
 
 // may says whether QEMU's user has a right (4 to read, 1 to enter).
-func (e Entry) may(right int64) bool {
+func (e Entry) may(right uint64) bool {
+	mode, _ := strconv.ParseUint(e.Mode, 8, 32)
 	switch {
 	case e.UID == qemu:
-		return e.mode>>6&right != 0
+		mode >>= 6
 	case e.GID == qemu:
-		return e.mode>>3&right != 0
+		mode >>= 3
 	}
-	return e.mode&right != 0
+	return mode&right != 0
 }

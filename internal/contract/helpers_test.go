@@ -178,16 +178,27 @@ func layout(t testing.TB, images ...made) string {
 	return out
 }
 
-// inspected inspects a layout of the image. Nothing may be left of it.
+// TestMain looks for what inspections left behind.
+func TestMain(m *testing.M) {
+	temp, err := os.MkdirTemp("", "")
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("TMPDIR", temp)
+	code := m.Run()
+	if left, _ := filepath.Glob(temp + "/diskforge-inspect-*"); len(left) > 0 {
+		fmt.Println("temporary files are left:", left)
+		code = 1
+	}
+	os.RemoveAll(temp)
+	os.Exit(code)
+}
+
+// inspected inspects a layout of the image.
 func inspected(t testing.TB, m made) *contract.Report {
 	t.Helper()
-	temp := t.TempDir()
-	t.Setenv("TMPDIR", temp)
 	r, err := contract.Layout(t.Context(), layout(t, m), progress.Discard)
 	require.NoError(t, err)
-	left, err := os.ReadDir(temp)
-	require.NoError(t, err)
-	require.Empty(t, left, "temporary files are left")
 	return r
 }
 

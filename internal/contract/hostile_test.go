@@ -53,6 +53,7 @@ func created(t *testing.T, args ...string) []byte {
 }
 
 func TestAHostileDiskNeitherPassesNorOpensAnotherFile(t *testing.T) {
+	t.Parallel()
 	secret, disk := planted(t), qcow2Disk(t, "-c")
 	snapshot := filepath.Join(t.TempDir(), "snapshot.qcow2")
 	require.NoError(t, os.WriteFile(snapshot, qcow2Disk(t), 0o600))
@@ -92,6 +93,7 @@ func TestAHostileDiskNeitherPassesNorOpensAnotherFile(t *testing.T) {
 		"another disk in a raw one's first sector": {append([]byte("QED\x00"), rawDisk()...), "format", "QED"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for _, layer := range []stored{good(t, c.disk), gzipLayer(t, good(t, c.disk).raw)} {
 				r := inspected(t, keepsRules(layer))
 				level, detail := says(t, r, c.check)
@@ -113,6 +115,7 @@ func TestAHostileDiskNeitherPassesNorOpensAnotherFile(t *testing.T) {
 
 // A file of another format would be opened through its own references.
 func TestADescriptorOfAnotherFormatIsNotFollowed(t *testing.T) {
+	t.Parallel()
 	vmdk := fmt.Sprintf("# Disk DescriptorFile\nversion=1\ncreateType=\"monolithicFlat\"\nRW 1 FLAT %q 0\n", planted(t))
 	r := inspected(t, keepsRules(good(t, []byte(vmdk))))
 	level, detail := says(t, r, "format")
@@ -123,6 +126,7 @@ func TestADescriptorOfAnotherFormatIsNotFollowed(t *testing.T) {
 }
 
 func TestAnEntryThatIsNoFileIsNoDisk(t *testing.T) {
+	t.Parallel()
 	secret := planted(t)
 	special := func(kind byte, link string) item {
 		return item{Header: tar.Header{Typeflag: kind, Name: "disk/disk.qcow2", Linkname: link, Mode: 0o444, Uid: 107, Gid: 107, ModTime: time.Unix(0, 0)}}
@@ -142,6 +146,7 @@ func TestAnEntryThatIsNoFileIsNoDisk(t *testing.T) {
 }
 
 func TestPathsThatLeadOutOfTheImageAreErrorsAndNothingIsWrittenThere(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"disk/../../../tmp/diskforge-escaped", "../disk/disk.qcow2", "/tmp/diskforge-escaped", "./../diskforge-escaped"} {
 		for _, layer := range []stored{
 			plainLayer(archived(t, dir("disk/"), file(name, []byte("x")), file("disk/disk.img", rawDisk()))),
@@ -156,6 +161,7 @@ func TestPathsThatLeadOutOfTheImageAreErrorsAndNothingIsWrittenThere(t *testing.
 }
 
 func TestSparseEntriesAreNoDisks(t *testing.T) {
+	t.Parallel()
 	// An old GNU sparse entry; Go's writer makes none, so its type is poked in.
 	raw := archived(t, dir("disk/"), file("disk/disk.img", rawDisk()))
 	raw[512+156] = tar.TypeGNUSparse
@@ -175,6 +181,7 @@ func TestSparseEntriesAreNoDisks(t *testing.T) {
 }
 
 func TestALayerThatClaimsTerabytesIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
 	huge := file("disk/disk.img", nil).Header
 	huge.Size = 50 << 30
 	var b bytes.Buffer
@@ -184,11 +191,10 @@ func TestALayerThatClaimsTerabytesIsRefusedAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	for _, l := range []stored{plainLayer(sparse(t, rawDisk()[:512], 2<<40)), gzipLayer(t, sparse(t, rawDisk()[:512], 2<<40)), {nil, b.Bytes(), types.OCILayer}} {
-		begun := time.Now()
 		level, detail := says(t, inspected(t, keepsRules(l)), "layer content")
 		assert.Equal(t, contract.Error, level)
 		assert.Contains(t, detail, "unpacks to more than any disk needs")
-		assert.Less(t, time.Since(begun), 10*time.Second)
+		assert.Contains(t, detail, "claims to hold", "its header alone was enough")
 	}
 }
 
@@ -237,6 +243,7 @@ func TestABombTakesLittleMemoryAndIsFound(t *testing.T) {
 }
 
 func TestALayerThatLiesAboutSizesIsAnError(t *testing.T) {
+	t.Parallel()
 	huge := file("disk/disk.img", nil).Header
 	huge.Size = 1 << 60
 	var b bytes.Buffer
@@ -269,6 +276,7 @@ func TestALayerWithCountlessEntriesIsAnError(t *testing.T) {
 }
 
 func TestNamesThatWouldFillTheMemoryAreAnError(t *testing.T) {
+	t.Parallel()
 	var many []item
 	for n := range 20_000 {
 		many = append(many, file(fmt.Sprintf("%s/%d", strings.Repeat("x", 1000), n), nil))
@@ -284,6 +292,7 @@ func TestNamesThatWouldFillTheMemoryAreAnError(t *testing.T) {
 }
 
 func TestALayoutCannotMakeUsOpenOtherFiles(t *testing.T) {
+	t.Parallel()
 	secret := planted(t)
 	good := keepsRules(good(t, qcow2Disk(t, "-c")))
 	for name, spoil := range map[string]func(dir, blob string){
@@ -306,6 +315,7 @@ func TestALayoutCannotMakeUsOpenOtherFiles(t *testing.T) {
 		"a damaged layer": func(_, blob string) { poke(t, blob) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			d := layout(t, good)
 			spoil(d, filepath.Join(d, "blobs", "sha256", digestOf(good.layers[0].packed).Hex))
 			_, err := contract.Layout(t.Context(), d, progress.Discard)
@@ -324,6 +334,7 @@ func poke(t *testing.T, path string) {
 }
 
 func TestAnIndexOrManifestThatIsNonsenseIsRefused(t *testing.T) {
+	t.Parallel()
 	disk := qcow2Disk(t, "-c")
 	d := layout(t, keepsRules(good(t, disk)))
 	write := func(index string) error {
@@ -346,6 +357,7 @@ func TestAnIndexOrManifestThatIsNonsenseIsRefused(t *testing.T) {
 }
 
 func TestWhatAnImageSaysCannotReachTheTerminal(t *testing.T) {
+	t.Parallel()
 	m := keepsRules(plainLayer(archived(t, dir("disk/"), file("disk/\x1b[2J\u202eevil.img", rawDisk()), file("\x07bell\nline", nil))))
 	m.annotations = map[string]string{"org.opencontainers.image.created": "\x1b]0;title\x07"}
 	m.config = v1.ConfigFile{OS: "\x1b[31mlinux", Architecture: "amd64\n", RootFS: m.config.RootFS}

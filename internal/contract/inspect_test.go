@@ -23,11 +23,13 @@ import (
 )
 
 func TestWhatDiskforgePacksKeepsEveryRule(t *testing.T) {
+	t.Parallel()
 	for name, disk := range map[string][]byte{
 		"zstd.qcow2": qcow2Disk(t, "-c", "-o", "compression_type=zstd"), "zlib.qcow2": qcow2Disk(t, "-c"),
 		"plain.qcow2": qcow2Disk(t), "disk.raw": rawDisk(),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			path, out := filepath.Join(t.TempDir(), name), filepath.Join(t.TempDir(), "layout")
 			require.NoError(t, os.WriteFile(path, disk, 0o600))
 			made, err := oci.Pack(t.Context(), path, out, oci.Metadata{
@@ -54,6 +56,7 @@ func TestWhatDiskforgePacksKeepsEveryRule(t *testing.T) {
 }
 
 func TestTheReportSurvivesJSON(t *testing.T) {
+	t.Parallel()
 	r := inspected(t, keepsRules(good(t, qcow2Disk(t, "-c"))))
 	b, err := json.Marshal(r)
 	require.NoError(t, err)
@@ -77,6 +80,7 @@ func hinted(m made, env string) made {
 }
 
 func TestOtherPeoplesImagesAreReadRightly(t *testing.T) {
+	t.Parallel()
 	qcow2, raw := qcow2Disk(t, "-c"), rawDisk()
 	docker := func(l stored) stored { l.mediaType = types.DockerLayer; return l }
 	asDocker := func(m made) made {
@@ -106,6 +110,7 @@ func TestOtherPeoplesImagesAreReadRightly(t *testing.T) {
 			"disk/disk.img", "gzip", []string{"layers", "nothing else"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := inspected(t, c.image)
 			require.NoError(t, r.Err(contract.Error), "%+v", worse(r))
 			require.NotNil(t, r.Disk)
@@ -123,6 +128,7 @@ func TestOtherPeoplesImagesAreReadRightly(t *testing.T) {
 }
 
 func TestEveryBrokenRuleIsFound(t *testing.T) {
+	t.Parallel()
 	disk := qcow2Disk(t, "-c")
 	fill := func(change func(*tar.Header)) made {
 		i := file("disk/disk.qcow2", disk)
@@ -189,6 +195,7 @@ func TestEveryBrokenRuleIsFound(t *testing.T) {
 		"a kind without a name":    {env("INSTANCETYPE_KUBEVIRT_IO_DEFAULT_INSTANCETYPE_KIND=a"), "instance type hints", contract.Warning, "no name"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := inspected(t, c.image)
 			level, detail := says(t, r, c.check)
 			assert.Equal(t, c.level, level, detail)
@@ -203,6 +210,7 @@ func TestEveryBrokenRuleIsFound(t *testing.T) {
 }
 
 func TestAWarningFailsOnlyWhereWarningsCount(t *testing.T) {
+	t.Parallel()
 	m := keepsRules(good(t, qcow2Disk(t, "-c")))
 	m.annotations = nil
 	m.config.OS = ""
@@ -215,6 +223,7 @@ func TestAWarningFailsOnlyWhereWarningsCount(t *testing.T) {
 }
 
 func TestOfSeveralImagesTheOneForAmd64IsTaken(t *testing.T) {
+	t.Parallel()
 	disk := qcow2Disk(t, "-c")
 	arm, amd := keepsRules(good(t, disk)), keepsRules(good(t, disk))
 	arm.config.Architecture, arm.platform = "arm64", &v1.Platform{OS: "linux", Architecture: "arm64"}
@@ -229,6 +238,7 @@ func TestOfSeveralImagesTheOneForAmd64IsTaken(t *testing.T) {
 }
 
 func TestAnIndexIsChosenFromAsNodesAndCDIDo(t *testing.T) {
+	t.Parallel()
 	disk := qcow2Disk(t, "-c")
 	of := func(os, architecture, variant string) made {
 		m := keepsRules(good(t, disk))
@@ -250,6 +260,7 @@ func TestAnIndexIsChosenFromAsNodesAndCDIDo(t *testing.T) {
 }
 
 func TestImagesOfOtherToolsComeWithTheWayToALayout(t *testing.T) {
+	t.Parallel()
 	d := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(d, "manifest.json"), []byte("[]"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(d, "version"), []byte("Directory Transport Version: 1.1\n"), 0o600))
@@ -273,6 +284,7 @@ func TestAFullTMPDIRIsNotTheImagesFault(t *testing.T) {
 }
 
 func TestWhatIsNoLayoutIsNamed(t *testing.T) {
+	t.Parallel()
 	text := filepath.Join(t.TempDir(), "x.tar")
 	require.NoError(t, os.WriteFile(text, []byte("hello"), 0o600))
 	for path, words := range map[string]string{
@@ -289,6 +301,7 @@ func TestWhatIsNoLayoutIsNamed(t *testing.T) {
 }
 
 func TestACancelledInspectionEndsWithItsCause(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, l := range []stored{good(t, rawDisk()), gzipLayer(t, archived(t, dir("disk/"), file("disk/a", rawDisk())))} {

@@ -87,10 +87,7 @@ func (s *subject) readLayer(ctx context.Context, d v1.Descriptor, p progress.Rep
 // read whole besides, for its digest: that costs no transfer.
 func (s *subject) readParts(ctx context.Context, l *layer, b blob) archive {
 	whole := io.NewSectionReader(&blocks{source{ReaderAt: b, s: s}, map[int64][]byte{}}, 0, l.Size)
-	a := s.walk(ctx, l, tar.NewReader(whole), s.limits.parts, func(h *tar.Header) (io.ReaderAt, error) {
-		at, err := whole.Seek(0, io.SeekCurrent)
-		return io.NewSectionReader(whole, at, h.Size), err
-	})
+	a := s.walk(ctx, l, whole, s.limits.parts)
 	a.diffID = l.Digest // as nothing is packed
 	if s.remote == nil {
 		rc, err := b.Open()
@@ -117,7 +114,7 @@ func (s *subject) stream(ctx context.Context, l *layer, b blob, p progress.Repor
 	defer unpacked.Close()
 	bounded, sum := &io.LimitedReader{R: unpacked, N: s.limits.unpacked}, sha256.New()
 	in := io.TeeReader(bounded, sum)
-	a := s.walk(ctx, l, tar.NewReader(in), math.MaxInt, nil)
+	a := s.walk(ctx, l, in, math.MaxInt)
 	if a.err == nil {
 		_, a.err = io.Copy(io.Discard, in)
 	}
@@ -130,13 +127,14 @@ func (s *subject) stream(ctx context.Context, l *layer, b blob, p progress.Repor
 	return a
 }
 
-// walk lists the entries of an archive. Where at is nil the archive is a
-// stream, of which the beginning of a disk must be kept as it passes.
-func (s *subject) walk(ctx context.Context, l *layer, in *tar.Reader, most int, at func(*tar.Header) (io.ReaderAt, error)) archive {
-	a := archive{contents: map[string]content{}}
+// walk lists the entries of an archive. Where it can be read in parts the content
+// of a disk is read there later, else its beginning is kept as it passes.
+func (s *subject) walk(ctx context.Context, l *layer, from io.Reader, most int) archive {
+	a, in := archive{contents: map[string]content{}}, tar.NewReader(from)
+	whole, inParts := from.(*io.SectionReader)
 	for h, err := range oci.Entries(in, l.Size, min(most, s.limits.entries)) {
 		if err == nil {
-			err = s.admit(h, at == nil)
+			err = s.admit(h, inParts)
 		}
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -144,8 +142,18 @@ func (s *subject) walk(ctx context.Context, l *layer, in *tar.Reader, most int, 
 		if err == nil || errors.Is(err, oci.ErrInflated) {
 			a.entries = append(a.entries, entry(h))
 		}
-		if err == nil {
-			err = s.take(&a, in, h, at)
+		if err == nil && s.mayBeDisk(h) {
+			c := content{name: clean(h.Name), size: h.Size}
+			if _, taken := a.contents[path.Dir(c.name)]; taken {
+				continue
+			}
+			if inParts && !oci.Sparse(h) {
+				at, _ := whole.Seek(0, io.SeekCurrent) // that cannot fail
+				c.ReaderAt = io.NewSectionReader(whole, at, h.Size)
+			} else {
+				c.ReaderAt, err = s.keep(in, h.Size)
+			}
+			a.contents[path.Dir(c.name)] = c
 		}
 		if err != nil {
 			a.err = err
@@ -155,25 +163,8 @@ func (s *subject) walk(ctx context.Context, l *layer, in *tar.Reader, most int, 
 	return a
 }
 
-// take makes the content readable of an entry that may be the disk.
-func (s *subject) take(a *archive, in io.Reader, h *tar.Header, at func(*tar.Header) (io.ReaderAt, error)) (err error) {
-	c := content{name: clean(h.Name), size: h.Size}
-	dir := path.Dir(c.name)
-	place := dir == diskDir || dir == "." && len(s.manifest.Layers) == 1
-	if _, taken := a.contents[dir]; taken || !place || h.Typeflag != tar.TypeReg {
-		return nil
-	}
-	if at == nil || oci.Sparse(h) {
-		c.ReaderAt, err = s.keep(in, h.Size)
-	} else {
-		c.ReaderAt, err = at(h)
-	}
-	a.contents[dir] = c
-	return err
-}
-
 // admit takes an entry off the limits, so that what is remembered stays small.
-func (s *subject) admit(h *tar.Header, streamed bool) error {
+func (s *subject) admit(h *tar.Header, inParts bool) error {
 	s.limits.entries--
 	s.limits.names -= len(h.Name) + len(h.Linkname)
 	switch {
@@ -181,10 +172,17 @@ func (s *subject) admit(h *tar.Header, streamed bool) error {
 		return fmt.Errorf("it has a name of more than %d bytes", maxName)
 	case s.limits.names < 0:
 		return oci.ErrManyEntries
-	case (streamed || oci.Sparse(h)) && h.Size > s.limits.unpacked:
+	case (!inParts || oci.Sparse(h)) && h.Size > s.limits.unpacked:
 		return oci.ErrInflated
 	}
 	return nil
+}
+
+// mayBeDisk says whether an entry is a file in disk/ or, in an image of one
+// layer, at the root.
+func (s *subject) mayBeDisk(h *tar.Header) bool {
+	dir := path.Dir(clean(h.Name))
+	return h.Typeflag == tar.TypeReg && (dir == diskDir || dir == "." && len(s.manifest.Layers) == 1)
 }
 
 // keep writes the beginning of a disk into a temporary file.
@@ -229,7 +227,7 @@ var entryTypes = map[byte]string{
 func entry(h *tar.Header) Entry {
 	e := Entry{
 		Name: h.Name, Type: entryTypes[h.Typeflag], Link: h.Linkname, Size: h.Size, UID: h.Uid, GID: h.Gid,
-		Mode: fmt.Sprintf("%04o", h.Mode&0o7777), ModTime: h.ModTime.UTC(), mode: h.Mode & 0o7777, sparse: oci.Sparse(h),
+		Mode: fmt.Sprintf("%04o", h.Mode&0o7777), ModTime: h.ModTime.UTC(), sparse: oci.Sparse(h),
 	}
 	if e.Type == "" {
 		e.Type = fmt.Sprintf("entry of type %q", h.Typeflag)

@@ -108,6 +108,7 @@ func sized(t testing.TB, gib int64, content []byte) string {
 }
 
 func TestOfAnImageInARegistryOnlyPartsAreRead(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	made := written(t, host, sized(t, 10, rawDisk()), registry.Options{})
 	require.Greater(t, made.Layer.Size, int64(8*mib), "so small a layer proves nothing")
@@ -128,6 +129,7 @@ func TestOfAnImageInARegistryOnlyPartsAreRead(t *testing.T) {
 }
 
 func TestWhatIsTooMuchForTheWireIsSaidToBeUnchecked(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	written(t, host, sized(t, 40, rawDisk()[mib:mib+mib/16]), registry.Options{})
 	r := remote(t, host)
@@ -138,6 +140,7 @@ func TestWhatIsTooMuchForTheWireIsSaidToBeUnchecked(t *testing.T) {
 }
 
 func TestALoginIsGivenToTheRegistry(t *testing.T) {
+	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("pässword"), bcrypt.MinCost)
 	require.NoError(t, err)
 	users := filepath.Join(t.TempDir(), "htpasswd")
@@ -154,6 +157,7 @@ func TestALoginIsGivenToTheRegistry(t *testing.T) {
 }
 
 func TestAllOfALayerIsReadWhereItMustBeAndTheReportSaysWhy(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	usual := archived(t, dir("disk/"), file("disk/disk.img", rawDisk()))
 	many := []item{dir("disk/"), file("disk/disk.img", rawDisk())}
@@ -188,6 +192,7 @@ func TestAllOfALayerIsReadWhereItMustBeAndTheReportSaysWhy(t *testing.T) {
 }
 
 func TestHostileImagesInARegistryDoNotPassEither(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	disk := qcow2Disk(t, "-c")
 	for name, c := range map[string]struct {
@@ -212,6 +217,7 @@ func TestHostileImagesInARegistryDoNotPassEither(t *testing.T) {
 }
 
 func TestADamagedLayerOfARegistryIsRefused(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	m := keepsRules(gzipLayer(t, archived(t, dir("disk/"), file("disk/disk.img", rawDisk()))))
 	put(t, host, m, registry.Options{})
@@ -228,6 +234,7 @@ func TestADamagedLayerOfARegistryIsRefused(t *testing.T) {
 }
 
 func TestTagsThatOthersMadeAreWarnedOf(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	put(t, host, keepsRules(good(t, qcow2Disk(t, "-c"))), registry.Options{})
 	lister := front(t, host, func(w http.ResponseWriter, r *http.Request) bool {

@@ -58,7 +58,6 @@ type Entry struct {
 	Mode    string    `json:"mode"` // octal
 	ModTime time.Time `json:"mtime"`
 
-	mode   int64
 	sparse bool
 }
 

@@ -192,28 +192,26 @@ func (f *Files) Blob(d v1.Descriptor) (Blob, error) {
 	return Blob{opened, d.Digest}, err
 }
 
-// Whole reads all of the blob. That fails with ErrDamaged, before its last bytes
-// are given out, where it has another digest than its name says.
-func (b Blob) Whole() io.Reader {
-	return host.Verify(io.NewSectionReader(b, 0, b.Size()), b.Size(), b.digest.String(), func(got string) error {
+// Open reads all of the blob. That fails with ErrDamaged, before its last bytes
+// are given out, where it has another digest than its name says. Closing it does
+// not close the blob.
+func (b Blob) Open() (io.ReadCloser, error) {
+	return io.NopCloser(host.Verify(io.NewSectionReader(b, 0, b.Size()), b.Size(), b.digest.String(), func(got string) error {
 		return fmt.Errorf("%w: blob %s has the digest %s", ErrDamaged, b.digest, got)
-	})
+	})), nil
 }
-
-// Open is Whole for who closes what he reads; it does not close the blob.
-func (b Blob) Open() (io.ReadCloser, error) { return io.NopCloser(b.Whole()), nil }
 
 // ReadBlob reads a small blob and checks it.
 func (f *Files) ReadBlob(d v1.Descriptor) ([]byte, error) {
 	if d.Size > maxJSON {
 		return nil, fmt.Errorf("%d bytes are too many", d.Size)
 	}
-	b, err := f.Blob(d)
+	rc, err := layer{f, d}.Compressed()
 	if err != nil {
 		return nil, err
 	}
-	defer b.Close()
-	return io.ReadAll(b.Whole())
+	defer rc.Close()
+	return io.ReadAll(rc)
 }
 
 // Layout is an OCI image layout with one containerdisk in it.
@@ -399,8 +397,9 @@ func (l layer) Compressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
+	all, err := b.Open()
 	return struct {
 		io.Reader
 		io.Closer
-	}{b.Whole(), b}, nil
+	}{all, b}, err
 }

@@ -44,6 +44,7 @@ func blobPath(dir, digest string) string {
 }
 
 func TestALayoutThatIsNotOneContainerdiskIsRefusedWithTheReason(t *testing.T) {
+	t.Parallel()
 	disk := rawDisk(t, 1)
 	write := func(path, content string) { require.NoError(t, os.WriteFile(path, []byte(content), 0o600)) }
 	for words, damage := range map[string]func(dir string, made oci.Result){
@@ -81,6 +82,7 @@ func TestALayoutThatIsNotOneContainerdiskIsRefusedWithTheReason(t *testing.T) {
 		},
 	} {
 		t.Run(words, func(t *testing.T) {
+			t.Parallel()
 			dir, made := pack(t, disk, metadata)
 			damage(dir, made)
 			_, err := oci.Load(dir)
@@ -92,6 +94,7 @@ func TestALayoutThatIsNotOneContainerdiskIsRefusedWithTheReason(t *testing.T) {
 }
 
 func TestADirectoryThatOnlyHoldsALayoutSaysWhereItIs(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	hint := func(of string) string { return oci.LayoutHint(of, "otherwise") }
 	layout := func(name string) string {
@@ -112,6 +115,7 @@ func TestADirectoryThatOnlyHoldsALayoutSaysWhereItIs(t *testing.T) {
 }
 
 func TestADamagedLayerFailsBeforeItsLastBytesAreGivenOut(t *testing.T) {
+	t.Parallel()
 	dir, made := pack(t, rawDisk(t, 3), metadata)
 	f, err := os.OpenFile(blobPath(dir, made.Layer.Digest), os.O_RDWR, 0)
 	require.NoError(t, err)

@@ -77,7 +77,7 @@ type Metadata struct {
 	// Instance type hints, which CDI copies from the config's environment to
 	// labels of the imported volume (CDI pkg/importer/util.go). Empty ones are
 	// left out.
-	InstanceType, InstanceTypeKind, Preference, PreferenceKind string
+	InstanceType, Preference string
 
 	// Annotations are further annotations of the manifest, the input digest
 	// for example. The fields above win over them.
@@ -101,6 +101,13 @@ type Metadata struct {
 var architectures = map[string]string{
 	"amd64": "amd64", "x86_64": "amd64", "x64": "amd64", "arm64": "arm64", "aarch64": "arm64", "s390x": "s390x",
 }
+
+// The variables of an image's config that KubeVirt's instance types take for
+// hints.
+const (
+	HintInstanceType = "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_INSTANCETYPE"
+	HintPreference   = "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE"
+)
 
 // Architecture returns Go's name for an architecture that KubeVirt runs, by
 // whatever name, or nothing.
@@ -153,9 +160,9 @@ func (m Metadata) validate() error {
 		}
 		return failure.New(fmt.Sprintf("no containerdisk can have the architecture %q", m.Architecture), try)
 	}
-	for _, h := range m.hints() {
-		if h.value != "" && !LabelValue(h.value) {
-			return failure.New(fmt.Sprintf("%s cannot be %q", h.what, h.value),
+	for what, hint := range map[string]string{"the instance type": m.InstanceType, "the preference": m.Preference} {
+		if hint != "" && !LabelValue(hint) {
+			return failure.New(fmt.Sprintf("%s cannot be %q", what, hint),
 				"it becomes a Kubernetes label: at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends")
 		}
 	}
@@ -166,18 +173,6 @@ func (m Metadata) validate() error {
 		}
 	}
 	return nil
-}
-
-type hint struct{ what, name, value string }
-
-// hints returns the instance type hints in a fixed order.
-func (m Metadata) hints() []hint {
-	return []hint{
-		{"the instance type", "INSTANCETYPE", m.InstanceType},
-		{"the kind of the instance type", "INSTANCETYPE_KIND", m.InstanceTypeKind},
-		{"the preference", "PREFERENCE", m.Preference},
-		{"the kind of the preference", "PREFERENCE_KIND", m.PreferenceKind},
-	}
 }
 
 func (m Metadata) created() time.Time {
@@ -222,10 +217,11 @@ func (m Metadata) annotations(diskDigest string) map[string]string {
 
 func (m Metadata) config(diffID v1.Hash) v1.ConfigFile {
 	var env []string
-	for _, h := range m.hints() {
-		if h.value != "" {
-			env = append(env, "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_"+h.name+"="+h.value)
-		}
+	if m.InstanceType != "" {
+		env = append(env, HintInstanceType+"="+m.InstanceType)
+	}
+	if m.Preference != "" {
+		env = append(env, HintPreference+"="+m.Preference)
 	}
 	return v1.ConfigFile{
 		Architecture: m.Architecture,

@@ -77,6 +77,7 @@ func pack(t testing.TB, disk string, m oci.Metadata) (string, oci.Result) {
 }
 
 func TestTheImageIsWhatKubeVirtAndCDIExpect(t *testing.T) {
+	t.Parallel()
 	raw := rawDisk(t, 6)
 	for _, c := range []struct {
 		what, disk, name string
@@ -87,6 +88,7 @@ func TestTheImageIsWhatKubeVirtAndCDIExpect(t *testing.T) {
 		{"raw", raw, "disk.img", types.OCILayer},
 	} {
 		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
 			dir, result := pack(t, c.disk, metadata)
 			layout, err := oci.Load(dir)
 			require.NoError(t, err)
@@ -189,6 +191,7 @@ func checkConfig(t *testing.T, image v1.Image) {
 }
 
 func TestTheSameDiskAndMetadataMakeTheSameDigest(t *testing.T) {
+	t.Parallel()
 	disk := rawDisk(t, 6)
 	_, first := pack(t, disk, metadata)
 	require.NoError(t, os.Chtimes(disk, time.Now(), time.Now().Add(-time.Hour)))
@@ -208,6 +211,7 @@ func TestTheSameDiskAndMetadataMakeTheSameDigest(t *testing.T) {
 }
 
 func TestTheLayoutRemembersItsReferenceAndWhetherItsDiskWasBooted(t *testing.T) {
+	t.Parallel()
 	disk := rawDisk(t, 1)
 	dir, result := pack(t, disk, metadata)
 	layout, err := oci.Load(dir)
@@ -258,12 +262,14 @@ func refused(t *testing.T, disk string, m oci.Metadata, words string) {
 }
 
 func TestADiskThatWasNotTheOneVerifiedIsRefused(t *testing.T) {
+	t.Parallel()
 	m := metadata
 	m.VerifiedDisk = "sha256:" + strings.Repeat("0", 64)
 	refused(t, rawDisk(t, 1), m, "not the disk that was verified")
 }
 
 func TestMetadataThatKubeVirtCannotUseIsRefused(t *testing.T) {
+	t.Parallel()
 	disk := rawDisk(t, 1)
 	for words, change := range map[string]func(*oci.Metadata){
 		"images call it amd64":    func(m *oci.Metadata) { m.Architecture = "x86_64" },
@@ -279,6 +285,7 @@ func TestMetadataThatKubeVirtCannotUseIsRefused(t *testing.T) {
 }
 
 func TestADiskThatNeedsAnythingButItselfIsRefused(t *testing.T) {
+	t.Parallel()
 	raw := rawDisk(t, 1)
 	base := qcow2(t, raw)
 	made := func(args ...string) string {
@@ -302,6 +309,7 @@ func TestADiskThatNeedsAnythingButItselfIsRefused(t *testing.T) {
 }
 
 func TestAFileThatIsNoDiskIsRefused(t *testing.T) {
+	t.Parallel()
 	file := func(content string) string {
 		path := filepath.Join(t.TempDir(), "file")
 		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
@@ -320,6 +328,7 @@ func TestAFileThatIsNoDiskIsRefused(t *testing.T) {
 }
 
 func TestADamagedQcow2IsRefused(t *testing.T) {
+	t.Parallel()
 	for what, damage := range map[string]func(f *os.File) error{
 		"truncated":         func(f *os.File) error { return f.Truncate(512 << 10) },
 		"cut in the tables": func(f *os.File) error { return f.Truncate(100 << 10) },
@@ -330,6 +339,7 @@ func TestADamagedQcow2IsRefused(t *testing.T) {
 		"absurd size":       func(f *os.File) error { return write64(f, 24, 1<<62) },
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			disk := qcow2(t, rawDisk(t, 3))
 			f, err := os.OpenFile(disk, os.O_RDWR, 0)
 			require.NoError(t, err)
@@ -345,6 +355,7 @@ func write64(f *os.File, at int64, v uint64) error {
 }
 
 func TestALayoutIsReplacedWhenTheNewOneIsComplete(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "out", "layout")
 	require.NoError(t, os.MkdirAll(dir, 0o755)) // an empty directory is welcome
 	first, err := oci.Pack(t.Context(), rawDisk(t, 1), dir, metadata, progress.Discard)
@@ -375,6 +386,7 @@ func names(t *testing.T, dir string) []string {
 }
 
 func TestADirectoryThatIsNoLayoutIsNeverReplaced(t *testing.T) {
+	t.Parallel()
 	disk := rawDisk(t, 1)
 	for what, prepare := range map[string]func(t *testing.T, dir string){
 		"foreign file": func(t *testing.T, dir string) {
@@ -396,6 +408,7 @@ func TestADirectoryThatIsNoLayoutIsNeverReplaced(t *testing.T) {
 		"a broken link": func(t *testing.T, dir string) { require.NoError(t, os.Symlink("nowhere", dir)) },
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "layout")
 			prepare(t, dir)
 			before, _ := filepath.Glob(dir + "/*")
@@ -410,6 +423,7 @@ func TestADirectoryThatIsNoLayoutIsNeverReplaced(t *testing.T) {
 }
 
 func TestWhatAKilledPackLeftIsCleared(t *testing.T) {
+	t.Parallel()
 	parent := t.TempDir()
 	left := filepath.Join(parent, ".layout.partial", "blobs", "sha256")
 	require.NoError(t, os.MkdirAll(left, 0o755))
@@ -429,6 +443,7 @@ func (onBytes) Activity(string)      {}
 func (onBytes) Warn(string)          {}
 
 func TestTwoPacksDoNotMeetInOneDirectory(t *testing.T) {
+	t.Parallel()
 	dir, disk := filepath.Join(t.TempDir(), "layout"), rawDisk(t, 1)
 	var second error
 	_, err := oci.Pack(t.Context(), disk, dir, metadata, onBytes(func() {
@@ -441,11 +456,13 @@ func TestTwoPacksDoNotMeetInOneDirectory(t *testing.T) {
 }
 
 func TestACancelledPackLeavesNothing(t *testing.T) {
+	t.Parallel()
 	for what, disk := range map[string]string{
 		"gzip layer":  rawDisk(t, 3),
 		"plain layer": qcow2(t, rawDisk(t, 3), "-c"),
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			parent, stop := t.TempDir(), errors.New("stopped by the test")
 			ctx, cancel := context.WithCancelCause(t.Context())
 			_, err := oci.Pack(ctx, disk, filepath.Join(parent, "layout"), metadata, onBytes(func() { cancel(stop) }))
@@ -456,6 +473,7 @@ func TestACancelledPackLeavesNothing(t *testing.T) {
 }
 
 func TestADiskThatChangesWhileItIsPackedIsRefused(t *testing.T) {
+	t.Parallel()
 	disk, parent := rawDisk(t, 3), t.TempDir()
 	_, err := oci.Pack(t.Context(), disk, filepath.Join(parent, "layout"), metadata, onBytes(func() {
 		_ = os.Chtimes(disk, time.Unix(1, 0), time.Unix(1, 0))
@@ -467,6 +485,7 @@ func TestADiskThatChangesWhileItIsPackedIsRefused(t *testing.T) {
 // TestAFullDiskIsNamedAndNothingIsLeft runs itself again with a file system of
 // its own that is too small.
 func TestAFullDiskIsNamedAndNothingIsLeft(t *testing.T) {
+	t.Parallel()
 	const inside = "DISKFORGE_TEST_SMALL_FILESYSTEM"
 	if small := os.Getenv(inside); small != "" {
 		for what, disk := range map[string]string{
