@@ -62,11 +62,10 @@ func (m *machine) judgeCloudInit(a answer) (string, error) {
 	if status.Extended == "" { // before 23.4, only its log has warnings
 		status.Recoverable = map[string][]string{"WARNING": m.warnings}
 	}
-	allowed := m.AllowedWarnings
 	if m.kind.crownLabs {
-		allowed = append(slices.Clone(allowed), crownLabsWarnings...)
+		return status.verdict(crownLabsWarnings)
 	}
-	return status.verdict(allowed)
+	return status.verdict(nil)
 }
 
 // keepWarnings keeps the warnings of cloud-init's log: a time, the module's

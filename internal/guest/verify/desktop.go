@@ -159,11 +159,8 @@ func (m *machine) servedDesktop(ctx context.Context, address string, p patience)
 		return found{checks: []Check{m.check("desktop page", "", err)}}
 	}
 	defer s.close()
-	began := time.Now()
 	socket, err := s.page(ctx, 4*p.answer)
-	c := m.check("desktop page", "noVNC, works under a path prefix and connects by itself", err)
-	c.Took = time.Since(began)
-	f.checks = append(f.checks, c)
+	f.checks = append(f.checks, m.check("desktop page", "noVNC, works under a path prefix and connects by itself", err))
 	if err != nil {
 		return f
 	}
@@ -173,7 +170,7 @@ func (m *machine) servedDesktop(ctx context.Context, address string, p patience)
 		return f
 	}
 	defer done()
-	began = time.Now()
+	began := time.Now()
 	screen, err := p.settled(ctx, done, client.picture)
 	detail := ""
 	if err == nil {

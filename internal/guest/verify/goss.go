@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -83,7 +82,6 @@ func parseGoss(out []byte) ([]Check, error) {
 			Property   string `json:"property"`
 			Title      string `json:"title"`
 			Summary    string `json:"summary-line-compact"`
-			Duration   int64  `json:"duration"` // nanoseconds
 		} `json:"results"`
 		Summary *struct {
 			Count  int `json:"test-count"`
@@ -112,7 +110,7 @@ func parseGoss(out []byte) ([]Check, error) {
 		if !r.Successful {
 			failed++
 		}
-		checks = append(checks, Check{Group: GroupPlaybook, Name: name, OK: r.Successful, Detail: detail, Took: time.Duration(max(0, r.Duration))})
+		checks = append(checks, Check{Group: GroupPlaybook, Name: name, OK: r.Successful, Detail: detail})
 	}
 	if failed != g.Summary.Failed {
 		return nil, fmt.Errorf("goss counts %d failed checks and lists %d", g.Summary.Failed, failed)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 )
@@ -17,8 +16,7 @@ import (
 //go:embed inside.sh
 var insideScript string
 
-// mark stands before the output of each look, with its number and the guest's
-// uptime.
+// mark stands before the output of each look, with its number.
 const mark = "@@ "
 
 // script puts the looks together. One round trip for all: each costs half a
@@ -26,45 +24,28 @@ const mark = "@@ "
 func script(looks []look) string {
 	var b strings.Builder
 	b.WriteString(insideScript)
-	at := func(i int) { fmt.Fprintf(&b, "read -r up _ </proc/uptime; echo; echo \"%s%d $up\"\n", mark, i) }
 	for i, l := range looks {
-		at(i)
-		fmt.Fprintf(&b, "(%s\n) </dev/null 2>&1\n", l.command)
+		fmt.Fprintf(&b, "echo; echo '%s%d'\n(%s\n) </dev/null 2>&1\n", mark, i, l.command)
 	}
-	at(len(looks))
-	b.WriteString("exit 0")
+	fmt.Fprintf(&b, "echo; echo '%s%d'\nexit 0", mark, len(looks))
 	return b.String()
 }
 
-// section is the output of one look.
-type section struct {
-	text string
-	took time.Duration
-}
-
-// sections takes the output of n looks apart. A script that broke off is an
+// sections takes the outputs of n looks apart. A script that broke off is an
 // error: nothing may pass because it was not looked at.
-func sections(out string, n int) ([]section, error) {
-	var all []section
-	var text strings.Builder
-	var since float64
+func sections(out string, n int) ([]string, error) {
+	var all []string
+	var section strings.Builder
 	next := 0
 	for line := range strings.Lines(out) {
-		up, found := strings.CutPrefix(strings.TrimSpace(line), mark+strconv.Itoa(next)+" ")
-		if !found {
-			text.WriteString(line)
+		if strings.TrimSpace(line) != mark+strconv.Itoa(next) {
+			section.WriteString(line)
 			continue
 		}
-		now, err := strconv.ParseFloat(up, 64)
-		if err != nil {
-			return nil, fmt.Errorf("the guest's uptime cannot be read: %w", err)
-		}
 		if next > 0 {
-			took := time.Duration(max(0, min(now-since, 1e6)) * float64(time.Second))
-			all = append(all, section{strings.TrimSpace(text.String()), took})
+			all = append(all, strings.TrimSpace(section.String()))
 		}
-		text.Reset()
-		since = now
+		section.Reset()
 		next++
 	}
 	if len(all) != n {
@@ -87,19 +68,15 @@ func (m *machine) ask(ctx context.Context, script string, args ...string) (strin
 // cloud-init has ended.
 func (m *machine) inside(ctx context.Context) found {
 	looks := m.looks()
-	parts, err := m.answers(ctx, looks, m.BuildUser, m.VMUser, m.guest.AuthorizedKey())
+	outputs, err := m.answers(ctx, looks, m.BuildUser, m.VMUser, m.guest.AuthorizedKey())
 	if err != nil {
 		return found{checks: []Check{m.check("in the guest", "", err)}}
 	}
 	var f found
 	for i, l := range looks {
-		detail, err := l.judge(parts[i].text)
-		if l.name == "" {
-			continue
+		if detail, err := l.judge(outputs[i]); l.name != "" {
+			f.checks = append(f.checks, m.check(l.name, detail, err))
 		}
-		c := m.check(l.name, detail, err)
-		c.Took = parts[i].took
-		f.checks = append(f.checks, c)
 	}
 	if picture, err := m.screen(ctx); err == nil {
 		f.pictures = append(f.pictures, picture)
@@ -110,16 +87,16 @@ func (m *machine) inside(ctx context.Context) found {
 }
 
 // answers runs the script of all looks and takes its output apart.
-func (m *machine) answers(ctx context.Context, looks []look, args ...string) ([]section, error) {
+func (m *machine) answers(ctx context.Context, looks []look, args ...string) ([]string, error) {
 	ctx, over := m.within(ctx, "the looks into the guest did not end")
 	defer over()
 	out, err := m.ask(ctx, script(looks), args...)
 	if ctx.Err() != nil {
 		return nil, err
 	}
-	parts, errParts := sections(out, len(looks))
-	if errParts != nil {
-		return nil, errors.Join(err, errParts)
+	outputs, errOut := sections(out, len(looks))
+	if errOut != nil {
+		return nil, errors.Join(err, errOut)
 	}
-	return parts, nil
+	return outputs, nil
 }

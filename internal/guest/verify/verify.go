@@ -47,8 +47,7 @@ type Options struct {
 	Checks string // file of goss checks, or empty
 	Goss   string // goss program for the guest (static, amd64); needed with Checks
 
-	AllowedWarnings []string // parts of cloud-init's warnings that do not count
-	KeepOnError     bool     // leave the guest running when a check fails
+	KeepOnError bool // leave the guest running when a check fails
 	// Timeout is until ssh answers; 0 means boot's default. Each thing that is
 	// then waited for in the guest, such as cloud-init's end, may take that
 	// (15 min for 0) and 15 min more, and is a failed check where it does not end.
@@ -63,11 +62,10 @@ const (
 
 // Check is one thing that was looked at.
 type Check struct {
-	Group  string        `json:"group"`
-	Name   string        `json:"name"`
-	OK     bool          `json:"ok"`
-	Detail string        `json:"detail,omitempty"` // what was found, in one line
-	Took   time.Duration `json:"took,omitempty"`   // where it was measured; several run at a time
+	Group  string `json:"group"`
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"` // what was found, in one line
 }
 
 // Moment is something that happened while the machine started.

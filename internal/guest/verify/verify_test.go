@@ -79,9 +79,9 @@ func TestEachGossCheckBecomesALine(t *testing.T) {
 	checks, err := parseGoss([]byte(gossReport))
 	require.NoError(t, err)
 	assert.Equal(t, []Check{
-		{GroupPlaybook, "package chrony installed", true, "Package: chrony: installed: matches expectation: true", 1500},
-		{GroupPlaybook, "file /etc/no such exists", false, "needed: File: /etc/no such: exists: Expected false to equal true", 0},
-		{GroupPlaybook, "file /etc/no such mode", true, "skipped", 0},
+		{GroupPlaybook, "package chrony installed", true, "Package: chrony: installed: matches expectation: true"},
+		{GroupPlaybook, "file /etc/no such exists", false, "needed: File: /etc/no such: exists: Expected false to equal true"},
+		{GroupPlaybook, "file /etc/no such mode", true, "skipped"},
 	}, checks)
 }
 
@@ -283,13 +283,13 @@ func TestTheScriptsOutputIsTakenApart(t *testing.T) {
 	require.NoError(t, err)
 	parts, err := sections(string(out), len(looks))
 	require.NoError(t, err)
-	assert.Equal(t, "one\ntwo", parts[0].text)
-	assert.Empty(t, parts[1].text)
-	assert.Equal(t, "arg 1\noops", parts[2].text)
+	assert.Equal(t, "one\ntwo", parts[0])
+	assert.Empty(t, parts[1])
+	assert.Equal(t, "arg 1\noops", parts[2])
 }
 
 func TestAScriptThatBrokeOffPassesNothing(t *testing.T) {
-	for _, out := range []string{"", "noise", "@@ 0 1.0\na", "@@ 0 1.0\na\n@@ 1 2.0\n", "@@ 0 1.0\n@@ 1 x\n@@ 2 3.0"} {
+	for _, out := range []string{"", "noise", "@@ 0\na", "@@ 0\na\n@@ 1\n", "@@ 0\n@@ 1 x\n@@ 2"} {
 		_, err := sections(out, 2)
 		require.Error(t, err, out)
 	}
@@ -494,15 +494,12 @@ func TestAKernelWithoutADriverForSATAIsANoteNotABoot(t *testing.T) {
 }
 
 func FuzzWhatTheGuestSays(f *testing.F) {
-	f.Add("@@ 0 1.0\n0123456789abcdef0123456789abcdef\n1000 1001\n@@ 1 2.5\nii \ta\t1\n@@ 2 3\n")
+	f.Add("@@ 0\n0123456789abcdef0123456789abcdef\n1000 1001\n@@ 1\nii \ta\t1\n@@ 2\n")
 	f.Add("degraded\na.service loaded failed failed A")
 	f.Add("2026 - x.py[WARNING]: Cloud config schema errors: mounts: [] is too short")
 	f.Fuzz(func(t *testing.T, out string) {
 		if parts, err := sections(out, 2); err == nil {
 			require.Len(t, parts, 2)
-			for _, p := range parts {
-				require.GreaterOrEqual(t, p.took, time.Duration(0))
-			}
 		}
 		m := &machine{}
 		for _, l := range []func(string) (string, error){
