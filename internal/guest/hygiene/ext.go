@@ -2,6 +2,7 @@ package hygiene
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -83,11 +84,8 @@ func mountsOfExt(ctx context.Context, volumes []*extVolume, all []volume) (map[i
 	var fstab []byte
 	root := volumes[i]
 	if e := root.entry("/etc/fstab"); e != nil && e.regular() && e.size <= maxKept {
-		err := root.cat(ctx, []entry{*e}, func(_ entry, content io.Reader) (err error) {
-			fstab, err = io.ReadAll(content)
-			return err
-		})
-		if err != nil {
+		var err error
+		if fstab, err = root.ask(ctx, fmt.Sprintf("cat <%d>", e.inode)); err != nil {
 			return nil, err
 		}
 	}
@@ -135,13 +133,14 @@ func (v *extVolume) debugfs(ctx context.Context, commands []string, read func(*b
 	return err
 }
 
-// ask runs one command of debugfs and returns its output.
+// ask runs one command of debugfs and returns its output, behind a line that
+// repeats the command.
 func (v *extVolume) ask(ctx context.Context, command string) (out []byte, err error) {
 	err = v.debugfs(ctx, []string{command}, func(r *bufio.Reader) (err error) {
 		out, err = io.ReadAll(r)
 		return err
 	})
-	return out, err
+	return bytes.TrimRight(out, "\x00"), err
 }
 
 // each runs a command of debugfs for each of the files, and hands its output to
