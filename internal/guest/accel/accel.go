@@ -64,14 +64,6 @@ func (h probing) choose(ctx context.Context, want, cacheDir string, p progress.R
 // or one that a base image left in cacheDir.
 func HasKernel(cacheDir string) bool { return thisHost().kernel(cacheDir) != "" }
 
-// Type is the argument of QEMU's -accel.
-func (v Verdict) Type() string {
-	if v.Accelerator == KVM {
-		return "kvm"
-	}
-	return "tcg,thread=" + v.Threads()
-}
-
 // Threads is how QEMU emulates a guest's processors: multi, each in a thread of
 // the host, or single.
 func (v Verdict) Threads() string {
@@ -96,18 +88,13 @@ func (v Verdict) CPUs(wanted int) int {
 	return min(runtime.NumCPU(), mostCPUs)
 }
 
-// CPU is the argument of QEMU's -cpu: everything that the host's CPU has, or
-// that the emulator can do.
-func (v Verdict) CPU() string {
-	if v.Accelerator == KVM {
-		return "host"
-	}
-	return "max"
-}
-
-// QEMUArgs are QEMU's arguments for accelerator and CPU model.
+// QEMUArgs are QEMU's arguments for accelerator and CPU model: everything that
+// the host's CPU has, or that the emulator can do.
 func (v Verdict) QEMUArgs() []string {
-	return []string{"-accel", v.Type(), "-cpu", v.CPU()}
+	if v.Accelerator == KVM {
+		return []string{"-accel", "kvm", "-cpu", "host"}
+	}
+	return []string{"-accel", "tcg,thread=" + v.Threads(), "-cpu", "max"}
 }
 
 // LibguestfsEnv is the environment that keeps libguestfs, which picks KVM by

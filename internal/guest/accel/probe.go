@@ -23,13 +23,8 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-const (
-	// patience is how long a kernel may take to print its first line. Under
-	// working KVM that is less than a second, on a loaded host a few.
-	patience = 8 * time.Second
-	// firstLine is what every Linux kernel prints first.
-	firstLine = "Linux version "
-)
+// firstLine is what every Linux kernel prints first.
+const firstLine = "Linux version "
 
 // probing is what the probe looks at; tests give it another device and QEMU.
 type probing struct {
@@ -39,6 +34,8 @@ type probing struct {
 	qemu     string   // program
 	kernels  []string // patterns of kernel files, best first
 	bootID   string   // file with the identity of this boot of the host
+	// patience is how long a kernel may take to print its first line. Under
+	// working KVM that is less than a second, on a loaded host a few.
 	patience time.Duration
 }
 
@@ -48,21 +45,13 @@ func thisHost() probing {
 		device:   "/dev/kvm",
 		pod:      os.Getenv("KUBERNETES_SERVICE_HOST") != "",
 		qemu:     "qemu-system-x86_64",
-		kernels:  kernelPatterns(),
+		// Where the distributions keep it, then the copy in libguestfs' appliance of this user.
+		kernels: []string{
+			"/boot/vmlinuz-*", "/boot/vmlinuz", "/usr/lib/modules/*/vmlinuz",
+			filepath.Join(cmp.Or(os.Getenv("TMPDIR"), "/var/tmp"), fmt.Sprintf(".guestfs-%d", os.Getuid()), "appliance.d", "kernel"),
+		},
 		bootID:   "/proc/sys/kernel/random/boot_id",
-		patience: patience,
-	}
-}
-
-// kernelPatterns says where hosts keep a Linux kernel: the distributions'
-// places, then the copy in libguestfs' appliance of this user.
-func kernelPatterns() []string {
-	tmp := cmp.Or(os.Getenv("TMPDIR"), "/var/tmp")
-	return []string{
-		"/boot/vmlinuz-*",
-		"/boot/vmlinuz",
-		"/usr/lib/modules/*/vmlinuz",
-		filepath.Join(tmp, fmt.Sprintf(".guestfs-%d", os.Getuid()), "appliance.d", "kernel"),
+		patience: 8 * time.Second,
 	}
 }
 

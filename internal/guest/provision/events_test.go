@@ -46,7 +46,7 @@ func quiet(t testing.TB) *build {
 
 func TestAGoodBuildIsRead(t *testing.T) {
 	b := recorded(t, "good.txt")
-	r := b.result()
+	r := b.events.result()
 	assert.True(t, r.Trimmed)
 	assert.True(t, b.events.clean)
 	var names []string
@@ -94,12 +94,12 @@ func TestTasksOfAHostilePlaybookAreAllThereAndHarmless(t *testing.T) {
 	})
 	require.Error(t, err)
 	var names []string
-	for _, task := range b.result().Tasks {
+	for _, task := range b.events.result().Tasks {
 		names = append(names, task.Name)
 	}
 	assert.Equal(t, []string{"<script>alert('xss-task')</script> | @everyone", "esc \ufffd31m\ufffd end", "newline ::error::injected", "***"}, names)
-	require.True(t, b.result().Tasks[3].Failed)
-	assert.Equal(t, "with ***", b.result().Tasks[3].Message)
+	require.True(t, b.events.result().Tasks[3].Failed)
+	assert.Equal(t, "with ***", b.events.result().Tasks[3].Message)
 	for _, log := range []string{"packer.log", "ansible.log"} {
 		written, err := os.ReadFile(b.log(log))
 		require.NoError(t, err)
@@ -272,7 +272,7 @@ func TestNothingTrimmedIsNotTrimmed(t *testing.T) {
 		b := quiet(t)
 		_, err := io.WriteString(&b.events, "==> qemu.image: Provisioning with shell script: x\n==> qemu.image: "+line+"\n")
 		require.NoError(t, err)
-		assert.Equal(t, trimmed, b.result().Trimmed, line)
+		assert.Equal(t, trimmed, b.events.result().Trimmed, line)
 	}
 }
 
@@ -289,7 +289,7 @@ func FuzzEvents(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, len(output), n)
 		require.Error(t, b.explain(io.EOF))
-		for _, task := range b.result().Tasks {
+		for _, task := range b.events.result().Tasks {
 			require.GreaterOrEqual(t, task.Duration, time.Duration(0))
 		}
 	})

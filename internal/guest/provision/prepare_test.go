@@ -91,7 +91,7 @@ func TestTheBuildUserHasAKeyOfThisBuildAndNoUIDOfALoginUser(t *testing.T) {
 	require.NoError(t, yaml.Unmarshal([]byte(userData), &config))
 	require.Len(t, config.Users, 1)
 	user := config.Users[0]
-	assert.Equal(t, DefaultBuildUser, user.Name)
+	assert.Equal(t, defaultBuildUser, user.Name)
 	assert.Equal(t, buildUID, user.UID)
 	assert.Less(t, user.UID, 1000)
 	assert.Equal(t, "users", user.Group)

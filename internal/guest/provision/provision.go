@@ -30,11 +30,8 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// Defaults of Options.
-const (
-	DefaultBuildUser  = "packer"
-	DefaultSSHTimeout = 15 * time.Minute
-)
+// defaultBuildUser is who a build works as in the guest.
+const defaultBuildUser = "packer"
 
 // Options say what is built from what.
 type Options struct {
@@ -54,7 +51,7 @@ type Options struct {
 	CPUs      int   // 0: as many as suit the accelerator
 	DiskSize  int64 // virtual size in bytes, not less than the base's
 
-	BuildUser string // DefaultBuildUser if empty
+	BuildUser string // defaultBuildUser if empty
 	VMUser    string // who logs in where the VM runs
 	BakeUser  bool   // build as VMUser and keep that account, its password locked
 	Desktop   bool
@@ -69,7 +66,7 @@ type Options struct {
 
 	PackerLog   bool          // keep Packer's debug log
 	KeepOnError bool          // after a failed task the guest stays up until ctx ends
-	SSHTimeout  time.Duration // DefaultSSHTimeout if 0
+	SSHTimeout  time.Duration // from QEMU's start; 15 minutes if 0
 }
 
 // Timings are how long the parts of a build took.
@@ -80,18 +77,15 @@ type Timings struct {
 	PowerOff time.Duration // to the end of QEMU
 }
 
-// Result is how the build went. Its logs are there after a failure, too.
+// Result is how the build went. Its logs are in WorkDir, after a failure, too:
+// packer.log, ansible.log (Ansible's part of it), console.log (the guest's serial
+// console) and, with PackerLog, packer-debug.log.
 type Result struct {
 	// Trimmed is true where the guest gave the free blocks of its root file
 	// system back, so that a conversion of the disk leaves them out.
 	Trimmed bool
 	Tasks   []Task // Ansible's, in the order in which they ran
 	Timings Timings
-
-	PackerLog  string // Packer's output
-	DebugLog   string // Packer's debug log, or ""
-	ConsoleLog string // the guest's serial console
-	AnsibleLog string // Ansible's part of Packer's output
 }
 
 // user is the account under which the build works in the guest.
@@ -99,14 +93,14 @@ func (o Options) user() string {
 	if o.BakeUser {
 		return o.VMUser
 	}
-	return cmp.Or(o.BuildUser, DefaultBuildUser)
+	return cmp.Or(o.BuildUser, defaultBuildUser)
 }
 
 // Run builds opts.Output. An error that a person must act on is a
 // *failure.Error; when ctx ends, Packer, QEMU and Ansible are gone before Run
 // returns. The Result is filled as far as the build came.
 func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, error) {
-	opts.SSHTimeout = cmp.Or(opts.SSHTimeout, DefaultSSHTimeout)
+	opts.SSHTimeout = cmp.Or(opts.SSHTimeout, 15*time.Minute)
 	if err := check(opts); err != nil {
 		return Result{}, err
 	}
@@ -119,7 +113,7 @@ func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, e
 		return Result{}, err
 	}
 	err = b.packer(ctx, report)
-	result := b.result()
+	result := b.events.result()
 	if len(b.events.broken) > 0 {
 		report.Warn("conditions that are text or lists, not booleans, which an Ansible to come refuses: " +
 			strings.ReplaceAll(strings.Join(b.events.broken, ", "), opts.Playbook.Root+"/", ""))
@@ -256,15 +250,6 @@ func (b *build) close() {
 }
 
 func (b *build) log(name string) string { return filepath.Join(b.opts.WorkDir, name) }
-
-func (b *build) result() Result {
-	r := b.events.result()
-	r.PackerLog, r.ConsoleLog, r.AnsibleLog = b.log("packer.log"), b.log("console.log"), b.log("ansible.log")
-	if b.opts.PackerLog {
-		r.DebugLog = b.log("packer-debug.log")
-	}
-	return r
-}
 
 // packer runs Packer to its end, with the serial console watched until the
 // guest answers.

@@ -136,7 +136,8 @@ func TestABuildMakesACleanTrimmedStandaloneDiskAndTellsNoSecret(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, string(info), `"virtual-size": 10737418240`)
 	assert.NotContains(t, string(info), "backing")
-	for _, log := range []string{result.PackerLog, result.DebugLog, result.ConsoleLog, result.AnsibleLog} {
+	for _, name := range []string{"packer.log", "packer-debug.log", "console.log", "ansible.log"} {
+		log := filepath.Join(opts.WorkDir, name)
 		b, err := os.ReadFile(log)
 		require.NoError(t, err)
 		assert.NotContains(t, string(b), "planted-", log)

@@ -56,18 +56,15 @@ func (g *Guest) awaitSSH(ctx context.Context) error {
 		case <-wait.Done():
 		}
 	}()
-	for {
-		client, err := g.dial(wait)
-		if err == nil {
-			g.client = client
-			return nil
-		}
-		select {
-		case <-wait.Done():
-			return g.explain(ctx, fmt.Errorf("%w (ssh: %v)", context.Cause(wait), err))
-		case <-time.After(retryAfter):
-		}
+	var refused error
+	err := host.Retry(wait, func() error {
+		g.client, refused = g.dial(wait)
+		return refused
+	}, func(int, error) (time.Duration, error) { return retryAfter, nil })
+	if err != nil {
+		return g.explain(ctx, fmt.Errorf("%w (ssh: %v)", err, refused))
 	}
+	return nil
 }
 
 // watch ends the connection of a guest that stops answering: nothing else
