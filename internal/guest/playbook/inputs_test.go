@@ -286,6 +286,7 @@ func TestEveryByteThatABuildReadsIsInTheDigest(t *testing.T) {
 			files := lab()
 			edit(files)
 			dir := tree(t, files)
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, "roles/plain/files/empty/folder"), 0o700))
 			if _, there := files["roles/plain/files/x"]; !there {
 				require.NoError(t, os.Symlink("../../unused/files/theirs", dir+"/roles/plain/files/x"))
 			}
@@ -320,6 +321,14 @@ func TestEveryByteThatABuildReadsIsInTheDigest(t *testing.T) {
 				return os.WriteFile(original, content, 0o600)
 			}))
 			assert.Greater(t, read, 20)
+			assert.NoError(t, filepath.WalkDir(source.Root, func(file string, d os.DirEntry, err error) error {
+				if err != nil || !d.IsDir() {
+					return err
+				}
+				entries, err := os.ReadDir(file)
+				assert.NotEmpty(t, entries, "%s: no digest covers an empty folder", file)
+				return err
+			}))
 			assert.FileExists(t, source.Checks, "what verify reads stays, out of the tree")
 			assert.NotContains(t, source.Checks, source.Root+"/")
 		})

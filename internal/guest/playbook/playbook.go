@@ -204,9 +204,10 @@ func (s Source) Inputs(ctx context.Context, extraVars map[string]any) (Inputs, e
 	return tree.Inputs(ctx, s.File, extraVars)
 }
 
-// Keep takes what is not among the inputs out of the copy of the tree, so that
-// no file can change the disk without changing their digest. What verify and
-// the hygiene gate read is kept beside the tree.
+// Keep takes what is not among the inputs out of the copy of the tree, with the
+// folders that are empty then, so that nothing can change the disk without
+// changing their digest. What verify and the hygiene gate read is kept beside
+// the tree.
 func (s *Source) Keep(in Inputs) error {
 	if err := os.MkdirAll(s.beside("tests"), 0o700); err != nil {
 		return fmt.Errorf("keeping the playbook's checks: %w", err)
@@ -228,14 +229,22 @@ func (s *Source) Keep(in Inputs) error {
 	for _, name := range in.Files {
 		kept[filepath.Join(s.Root, filepath.FromSlash(name))] = true
 	}
+	var folders []string
 	err := filepath.WalkDir(s.Root, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || kept[file] {
+		if err != nil || kept[file] {
 			return err
+		}
+		if d.IsDir() {
+			folders = append(folders, file)
+			return nil
 		}
 		return os.Remove(file)
 	})
 	if err != nil {
 		return fmt.Errorf("taking out what the playbook does not use: %w", err)
+	}
+	for _, folder := range slices.Backward(folders) {
+		_ = os.Remove(folder) // where it is empty now
 	}
 	return nil
 }

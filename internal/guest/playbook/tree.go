@@ -210,13 +210,9 @@ func (t *Tree) scan(name string, f *file) error {
 }
 
 // copy writes the tree to a new directory and returns the digest of what it
-// wrote: each path with its kind and its bytes, folder by folder.
+// wrote: each path with its kind and its bytes, folder by folder. Folders
+// without files, which no digest covers, are left out.
 func (t *Tree) copy(ctx context.Context, to string) (digest string, err error) {
-	for dir := range t.dirs {
-		if err := os.MkdirAll(filepath.Join(to, filepath.FromSlash(dir)), 0o700); err != nil {
-			return "", fmt.Errorf("copying the playbooks: %w", err)
-		}
-	}
 	byFolder := slices.SortedFunc(slices.Values(t.names), func(a, b string) int {
 		return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
 	})
@@ -239,6 +235,9 @@ func (t *Tree) copy(ctx context.Context, to string) (digest string, err error) {
 // script module runs keeps its executable bit.
 func (t *Tree) copyFile(name, to string) (fs.FileMode, []byte, error) {
 	f := t.files[name]
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return 0, nil, err
+	}
 	if f.link != "" {
 		return fs.ModeSymlink, []byte(f.link), os.Symlink(f.link, to)
 	}
