@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -150,21 +149,6 @@ func diskDir(dir string) string { return filepath.Join(dir, "work", "disk") }
 // Tag gives the image in the registry the tags that it lacks.
 func (b *builder) Tag(ctx context.Context, e *Entry) (Result, error) {
 	return e.Known, b.session.Tag(ctx, e.Known.Reference, e.MissingTags()...)
-}
-
-// Check looks at what an earlier run made: in OUTPUT_DIR, and in the registry
-// where it was sent there.
-func (b *builder) Check(ctx context.Context, e *Entry, _ string, r Result) error {
-	layout, _, err := e.load(b.Config.OutputDir)
-	switch {
-	case err != nil:
-		return err
-	case layout.Digest != r.Digest:
-		return fmt.Errorf("%s has the digest %s, not %s", r.Layout, layout.Digest, r.Digest)
-	case e.config.Reference != "" && (e.Found == nil || e.Found.Digest != r.Digest):
-		return fmt.Errorf("the registry has not got %s", r.Reference)
-	}
-	return nil
 }
 
 // Clean deletes everything but the image and its report.

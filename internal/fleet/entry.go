@@ -59,7 +59,7 @@ type Entry struct {
 	// again: for --force and --max-age.
 	NotBefore time.Time `json:"-"`
 	// Known is the image that there is, in the registry or as a layout, for Tag
-	// and Skip. For Build it is the one whose place another shall take.
+	// and Skip.
 	Known Result `json:"-"`
 
 	image    catalogue.Image

@@ -3,32 +3,31 @@
 //
 // All.Plan asks what each image is made from and what there is already, and
 // decides (Decide, which asks nobody) what is to be done for each Entry. Run
-// does that: Schedule orders it, a Builder builds single images as a single
-// build does, and what is complete is recorded.
+// does that: Schedule orders it, and a Builder builds single images as a single
+// build does.
 //
-//	OUTPUT_DIR/work/              locked while a fleet, or a single build, runs
-//	OUTPUT_DIR/work/image-*.json  what is complete, from which inputs
-//	OUTPUT_DIR/IMAGE/             one image's, the Builder's to fill
-//	OUTPUT_DIR/build-all.json     how the last run ended
+//	OUTPUT_DIR/work/           locked while a fleet, or a single build, runs
+//	OUTPUT_DIR/IMAGE/          one image's, the Builder's to fill
+//	OUTPUT_DIR/build-all.json  how the last run ended
 //
-// A run that was killed at any point goes on when it is started again: an image
-// whose record names the same inputs, and whose result is still there, is not
-// built again; every other is given to the Builder, which goes on from the
-// stages that it had finished.
+// A run that was killed at any point goes on when it is planned and started
+// again: what is complete, in the registry or without one in OUTPUT_DIR, the
+// plan leaves; every other image is given to the Builder, which goes on from
+// the stages that it had finished.
 package fleet
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -44,9 +43,6 @@ type Builder interface {
 	Build(ctx context.Context, e *Entry, dir string, parent Result) (Result, error)
 	// Tag moves the tags to the image that the registry has.
 	Tag(ctx context.Context, e *Entry) (Result, error)
-	// Check says why a result that was recorded earlier cannot be used again:
-	// it is not there, not complete, or not what it was.
-	Check(ctx context.Context, e *Entry, dir string, r Result) error
 	// Clean deletes everything but the result from dir: no child will start
 	// from the image, and no later run needs its stages. It may be called
 	// again.
@@ -83,15 +79,15 @@ func Run(ctx context.Context, entries []*Entry, b Builder, o Options, to Observe
 		return Summary{}, err
 	}
 	began := time.Now()
-	f := &fleet{outputDir: o.OutputDir, entries: entries, builder: b, to: to, dir: dir, byName: map[string]*Entry{}, results: map[*Entry]Result{}, reused: map[*Entry]bool{}}
+	f := &fleet{outputDir: o.OutputDir, entries: entries, builder: b, to: to, byName: map[string]*Entry{}, results: map[*Entry]Result{}}
 	for _, e := range entries {
 		f.byName[e.Name] = e
 		if e.Action == Tag || e.Action == Skip {
 			f.results[e] = e.Known
 		}
 	}
-	if err := f.recall(ctx); err != nil {
-		return Summary{}, err
+	for _, e := range entries {
+		f.clean(e) // what a killed run left
 	}
 	host, err := HostCapacity(o.OutputDir)
 	if err != nil {
@@ -103,6 +99,36 @@ func Run(ctx context.Context, entries []*Entry, b Builder, o Options, to Observe
 	}
 	s := f.summary(began, outcomes)
 	return s, errors.Join(failures(ctx, entries, outcomes), s.write(o.OutputDir))
+}
+
+// imageName is what can be a repository's name and, with its slashes replaced,
+// a directory's.
+var imageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
+
+// check refuses entries of which two would write to one place.
+func check(entries []*Entry, outputDir string) error {
+	seen, dirs := map[*Entry]bool{nil: true}, map[string]string{}
+	for _, e := range entries {
+		dir := Dir(outputDir, e.Name)
+		base := filepath.Base(dir)
+		switch {
+		case !imageName.MatchString(e.Name) || base == workName || strings.HasPrefix(base, summaryName):
+			return failure.New(fmt.Sprintf("an image cannot be called %q", e.Name), "give it another name")
+		case dirs[dir] != "":
+			return failure.New(fmt.Sprintf("the images %s and %s would both be made in %s", dirs[dir], e.Name, dir), "give one of them another name")
+		case !seen[e.Parent]:
+			return fmt.Errorf("the parent %q of %q does not stand before it", e.Parent.Name, e.Name)
+		case e.Action == Build && exists(filepath.Join(dir, "oci-layout")):
+			return failure.New(dir+" holds the image of a single build", "set OUTPUT_DIR to another directory, or move the image away")
+		}
+		seen[e], dirs[dir] = true, e.Name
+	}
+	return nil
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
 }
 
 // workName is also the work directory of a single build, so that neither
@@ -121,59 +147,9 @@ type fleet struct {
 	byName    map[string]*Entry
 	builder   Builder
 	to        Observer
-	dir       *pipeline.Dir
 
 	mu      sync.Mutex
 	results map[*Entry]Result // of the images that are complete
-	reused  map[*Entry]bool   // those that an earlier run built
-}
-
-// recall finds out what an earlier run has completed. Records are compared
-// first, parents before children; then the results are looked at, side by side.
-func (f *fleet) recall(ctx context.Context) error {
-	for _, e := range f.entries {
-		if e.Action != Build {
-			continue
-		}
-		parent, known := f.results[e.Parent]
-		if r, ok := f.load(e); ok && (e.Parent == nil || known) && r.Parent == parent.Digest {
-			f.results[e], f.reused[e] = r.Result, true
-		}
-	}
-	reasons := make([]error, len(f.entries))
-	g := new(errgroup.Group)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for i, e := range f.entries {
-		if f.reused[e] {
-			g.Go(func() error {
-				reasons[i] = f.builder.Check(ctx, e, Dir(f.outputDir, e.Name), f.results[e])
-				return nil
-			})
-		}
-	}
-	_ = g.Wait()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	for i, e := range f.entries {
-		f.doubt(e, reasons[i])
-	}
-	for _, e := range f.entries {
-		f.clean(e)
-	}
-	return nil
-}
-
-// doubt gives up a result that cannot be used again, or whose parent's cannot.
-func (f *fleet) doubt(e *Entry, reason error) {
-	if reason != nil {
-		f.to.Warn(e.Name, "what was made earlier is not used again: "+oneLine(reason))
-	}
-	_, parentComplete := f.results[e.Parent]
-	if f.reused[e] && (reason != nil || e.Parent != nil && !parentComplete) {
-		delete(f.results, e)
-		delete(f.reused, e)
-	}
 }
 
 // jobs are the entries in the schedule's terms. What there is waits for nobody,
@@ -193,7 +169,7 @@ func (f *fleet) jobs() []Job {
 				err, j.Parent = errors.New(e.Why), e.Parent.Name
 			}
 			j.Run = func(context.Context) error { return err }
-		case e.Action == Build && !f.reused[e]:
+		case e.Action == Build:
 			j.Needs = e.Needs
 			j.Run = func(ctx context.Context) error { return f.build(ctx, e) }
 			if e.Parent != nil && e.Parent.Action != Tag { // the registry has that, whatever its tag
@@ -212,19 +188,15 @@ func (f *fleet) tag(ctx context.Context, e *Entry) error {
 	return err
 }
 
-// build makes one image and records it; what it was made with is deleted after
-// that, so that there is no moment in which a killed run loses its work.
+// build makes one image. What it was made with is deleted when it is complete, so
+// that there is no moment in which a killed run loses its work.
 func (f *fleet) build(ctx context.Context, e *Entry) error {
 	dir := Dir(f.outputDir, e.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	parent := f.result(e.Parent)
-	r, err := f.builder.Build(ctx, e, dir, parent)
+	r, err := f.builder.Build(ctx, e, dir, f.result(e.Parent))
 	if err != nil {
-		return err
-	}
-	if err := f.save(e, parent, r); err != nil {
 		return err
 	}
 	f.complete(e, r)
@@ -278,8 +250,6 @@ func (f *fleet) why(e *Entry, ended Event) string {
 		return f.result(e).Reference
 	case ended.Why != "":
 		return oneLine(errors.New(ended.Why))
-	case f.reused[e]:
-		return "built before, from the same inputs"
 	}
 	return e.Why
 }

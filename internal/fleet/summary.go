@@ -2,11 +2,15 @@ package fleet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 // Schema is the version of build-all.json. It changes with a field's meaning or
@@ -30,7 +34,6 @@ type Ended struct {
 	State   State   `json:"state"`
 	Why     string  `json:"why,omitempty"`
 	Inputs  string  `json:"inputs"`
-	Reused  bool    `json:"reused,omitempty"`  // an earlier run built it
 	Seconds float64 `json:"seconds,omitempty"` // that this run took for it
 	Result  *Result `json:"result,omitempty"`  // of a complete image
 }
@@ -39,7 +42,7 @@ func (f *fleet) summary(began time.Time, outcomes map[string]Event) Summary {
 	s := Summary{Schema: Schema, Began: began.UTC(), Seconds: seconds(time.Since(began)), Counts: map[State]int{}}
 	for _, e := range f.entries {
 		o := outcomes[e.Name]
-		i := Ended{Name: e.Name, Action: e.Action, State: o.State, Why: e.Why, Inputs: e.Inputs, Reused: f.reused[e], Seconds: seconds(o.Took)}
+		i := Ended{Name: e.Name, Action: e.Action, State: o.State, Why: e.Why, Inputs: e.Inputs, Seconds: seconds(o.Took)}
 		if e.Parent != nil {
 			i.Parent = e.Parent.Name
 		}
@@ -65,7 +68,11 @@ const summaryName = "build-all."
 func summaryFile(outputDir string) string { return filepath.Join(outputDir, summaryName+"json") }
 
 func (s Summary) write(outputDir string) error {
-	return writeJSON(summaryFile(outputDir), 0o644, s)
+	return host.WriteFile(summaryFile(outputDir), 0o644, func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(s)
+	})
 }
 
 // failed is the error of a run in which images failed. Its message has a line
