@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"strings"
 	"time"
@@ -18,16 +19,14 @@ import (
 // the first lines.
 const maxIndex = 64 << 10
 
-var errNotThere = errors.New("not there")
-
 // archives returns apt's source lines for the suite with its updates and
 // security updates, and the date of the newest of the three indices.
 func (o Options) archives(ctx context.Context, p progress.Reporter) (lines []string, newest time.Time, err error) {
 	p.Activity("asking the mirror")
 	security := strings.TrimSuffix(o.Mirror, "/debian") + "/debian-security"
 	for _, a := range [][2]string{{o.Mirror, o.Suite}, {o.Mirror, o.Suite + "-updates"}, {security, o.Suite + "-security"}} {
-		date, err := indexDate(ctx, a[0], a[1])
-		if errors.Is(err, errNotThere) && a[1] != o.Suite {
+		date, err := indexDate(ctx, a[0]+"/dists/"+a[1]+"/InRelease")
+		if errors.Is(err, fs.ErrNotExist) && a[1] != o.Suite {
 			p.Warn(fmt.Sprintf("%s has no %s: the base image goes without those updates", a[0], a[1]))
 			continue
 		}
@@ -47,10 +46,10 @@ func (o Options) archives(ctx context.Context, p progress.Reporter) (lines []str
 
 // indexDate reads the date of a suite's index. Nothing but the date is taken
 // from it: apt reads the index again and checks its signature.
-func indexDate(ctx context.Context, mirror, suite string) (time.Time, error) {
+func indexDate(ctx context.Context, index string) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, mirror+"/dists/"+suite+"/InRelease", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, index, nil)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -59,15 +58,17 @@ func indexDate(ctx context.Context, mirror, suite string) (time.Time, error) {
 		return time.Time{}, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNotFound {
-		return time.Time{}, fmt.Errorf("%s: %w", req.URL, errNotThere)
+	var date time.Time
+	switch resp.StatusCode {
+	case http.StatusOK:
+		date, err = parseDate(io.LimitReader(resp.Body, maxIndex))
+	case http.StatusNotFound:
+		err = fs.ErrNotExist
+	default:
+		err = errors.New(resp.Status)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return time.Time{}, fmt.Errorf("%s: %s", req.URL, resp.Status)
-	}
-	date, err := parseDate(io.LimitReader(resp.Body, maxIndex))
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%s: %w", req.URL, err)
+		return time.Time{}, fmt.Errorf("%s: %w", index, err)
 	}
 	return date, nil
 }

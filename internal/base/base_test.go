@@ -270,7 +270,7 @@ func TestTheEndOfTheContextEndsTheMakingAndLeavesNothing(t *testing.T) {
 
 func TestTooLittleSpaceIsSaidBeforeAnythingStarts(t *testing.T) {
 	require.NoError(t, checkSpace(t.TempDir(), 1))
-	require.ErrorContains(t, checkSpace(t.TempDir(), 1<<62), "MiB left: free some space")
+	require.ErrorContains(t, checkSpace(t.TempDir(), 1<<62), " left: free some space")
 }
 
 func TestMissingProgramsAreNamedByTheirPackages(t *testing.T) {

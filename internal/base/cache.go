@@ -3,12 +3,13 @@ package base
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -37,7 +38,7 @@ func openEntry(ctx context.Context, cacheDir string, sum Checksum, to progress.R
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, failure.New(err.Error(), "check CACHE_DIR")
+		return nil, &failure.Error{What: err.Error(), Try: "check CACHE_DIR", Err: err}
 	}
 	return &entry{dir: dir, sum: sum, lock: held}, nil
 }
@@ -48,72 +49,60 @@ func (e *entry) close() {
 	e.lock.Close()
 }
 
-func (e *entry) file(name string) string { return filepath.Join(e.dir, name) }
-
-func (e *entry) image() string { return e.file("image") }
+func (e *entry) image() string  { return filepath.Join(e.dir, "image") }
+func (e *entry) part() string   { return filepath.Join(e.dir, "image.part") }
+func (e *entry) source() string { return filepath.Join(e.dir, "source.json") }
 
 // cached returns the file if it is there and still has its checksum. What was
-// tampered with is removed, and said.
+// tampered with is removed, with a warning.
 func (e *entry) cached(ctx context.Context, to progress.Reporter) (File, bool, error) {
-	f, st, err := openRegular(e.image(), syscall.O_NOFOLLOW)
+	f, err := host.OpenNoFollow(e.image())
+	if errors.Is(err, fs.ErrNotExist) {
+		return File{}, false, nil
+	}
 	if err != nil {
-		if !notExist(err) {
-			to.Warn(fmt.Sprintf("the cached file cannot be read (%v), it is fetched again", err))
-			err = os.RemoveAll(e.image())
-		} else {
-			err = nil
-		}
-		return File{}, false, err
+		to.Warn(fmt.Sprintf("the cached file cannot be read (%v), it is fetched again", err))
+		return File{}, false, os.RemoveAll(e.image())
 	}
 	defer f.Close()
-	h := newHashes(e.sum.Algorithm)
-	if err := h.feed(ctx, f, st.Size(), to); err != nil {
-		return File{}, false, err
-	}
-	if err := h.check(e.sum, e.image()); err != nil {
-		to.Warn(fmt.Sprintf("the cached file was changed: it is %s, not %s; it is fetched again", h.digest(), e.sum))
+	file, err := check(ctx, f, e.sum, to)
+	if isWrongSum(err) {
+		to.Warn(fmt.Sprintf("the cached file was changed: it is %s, not %s; it is fetched again", file.Digest, e.sum))
 		return File{}, false, os.Remove(e.image())
 	}
-	return File{Path: e.image(), Digest: h.digest(), Size: st.Size(), Modified: e.origin().modified(), Cached: true}, true, nil
+	file.Modified, file.Cached = e.origin().modified(), true
+	return file, err == nil, err
 }
 
-// origin tells which version of which URL a file is.
+// origin says which version of which URL a file is.
 type origin struct {
-	URL          string `json:"url"` // without a password
+	URL          string `json:"url"` // without what may be secret in it
 	ETag         string `json:"etag,omitempty"`
 	LastModified string `json:"lastModified,omitempty"`
 }
 
 const maxOrigin = 64 << 10 // bytes
 
-// origin returns what source.json tells; nothing if it is unreadable.
+// origin returns what source.json says; nothing if it is unreadable.
 func (e *entry) origin() origin {
-	f, _, err := openRegular(e.file("source.json"), syscall.O_NOFOLLOW)
+	f, err := host.OpenNoFollow(e.source())
 	if err != nil {
 		return origin{}
 	}
 	defer f.Close()
-	return readOrigin(io.LimitReader(f, maxOrigin))
+	return readOrigin(f)
 }
 
-func readOrigin(r io.Reader) origin {
-	var o origin
-	if json.NewDecoder(r).Decode(&o) != nil {
+func readOrigin(r io.Reader) (o origin) {
+	b, err := host.ReadAll(r, maxOrigin)
+	if err != nil || json.Unmarshal(b, &o) != nil {
 		return origin{}
 	}
 	return o
 }
 
 func (e *entry) saveOrigin(o origin) error {
-	b, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	temp := e.file("source.json.part")
-	if err := os.WriteFile(temp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, e.file("source.json"))
+	return host.WriteFile(e.source(), 0o600, func(w io.Writer) error { return json.NewEncoder(w).Encode(o) })
 }
 
 func originOf(src source, resp *http.Response) origin {

@@ -1,6 +1,7 @@
 package base
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -22,20 +24,30 @@ const (
 	maxRetryAfter  = 2 * time.Minute
 	maxTries       = 6       // in a row, without minGain more bytes
 	minGain        = 1 << 20 // bytes
+
+	tryLater = "try again later"
 )
 
-// newClient makes a client that takes its proxy from the environment and
+// downloader asks servers for files, again where that may help.
+type downloader struct {
+	DownloadOptions
+	http *http.Client
+	to   progress.Reporter
+}
+
+// newDownloader makes one that takes its proxy from the environment and
 // trusts CAFile besides the host's authorities.
-func newClient(o DownloadOptions) (*http.Client, error) {
+func newDownloader(o DownloadOptions, to progress.Reporter) (*downloader, error) {
 	t, err := httpclient.New(httpclient.Options{CAFile: o.CAFile, Idle: o.Stall})
 	if err != nil {
 		return nil, err
 	}
 	// The transport counts redirects.
-	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return nil }}, nil
+	follow := func(*http.Request, []*http.Request) error { return nil }
+	return &downloader{o, &http.Client{Transport: t, CheckRedirect: follow}, to}, nil
 }
 
-// permanentError is an error that another attempt would not mend.
+// permanentError is an error that another attempt would not repair.
 type permanentError struct{ error }
 
 func (p permanentError) Unwrap() error { return p.error }
@@ -74,8 +86,7 @@ func classify(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	var wrapped *url.Error
-	if errors.As(err, &wrapped) {
+	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
 	var dns *net.DNSError
@@ -83,7 +94,7 @@ func classify(ctx context.Context, err error) error {
 	var proxy *httpclient.ProxyError
 	switch {
 	case errors.As(err, &proxy):
-		return permanentError{failure.New(proxy.Error(), proxy.Advice())}
+		return permanentError{&failure.Error{What: proxy.Error(), Try: proxy.Advice(), Err: err}}
 	case errors.As(err, &cert):
 		return permanentError{failure.Wrap(err, "its certificate is not trusted", "set CA_FILE to the authority's certificate")}
 	case errors.As(err, &dns) && dns.IsNotFound, errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, httpclient.ErrRedirects):
@@ -108,35 +119,30 @@ func checkStatus(resp *http.Response) error {
 	}
 }
 
-const tryLater = "try again later"
-
 // retry repeats try, with growing pauses, until it succeeds or failed for
 // good. try returns how far it came; getting on starts the count anew.
-func (o DownloadOptions) retry(ctx context.Context, name string, to progress.Reporter, try func() (int64, error)) error {
-	var best int64
-	for failed := 0; ; {
-		got, err := try()
-		var final permanentError
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case errors.As(err, &final):
-			return named(name, final.error)
+func (d *downloader) retry(ctx context.Context, name string, try func() (int64, error)) error {
+	var done, best int64
+	failed := 0
+	return host.Retry(ctx, func() (err error) {
+		done, err = try()
+		return err
+	}, func(_ int, err error) (time.Duration, error) {
+		if final := (permanentError{}); errors.As(err, &final) {
+			return 0, named(name, final.error)
 		}
-		if got >= best+minGain {
-			best, failed = got, 0
+		if done >= best+minGain {
+			best, failed = done, 0
 		}
 		if failed++; failed == maxTries {
-			return failure.Wrap(err, fmt.Sprintf("%s: gave up after %d attempts", name, maxTries), tryLater)
+			return 0, failure.Wrap(err, fmt.Sprintf("%s: gave up after %d attempts", name, maxTries), tryLater)
 		}
-		pause := o.pause(failed, err)
-		to.Warn(fmt.Sprintf("%s: %v; trying again in %s", name, err, pause))
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
-	}
+		var busy busyError
+		errors.As(err, &busy)
+		pause := max(host.Backoff(cmp.Or(d.Backoff, defaultBackoff), maxPause, failed), busy.after)
+		d.to.Warn(fmt.Sprintf("%s: %v; trying again in %s", name, err, pause))
+		return pause, nil
+	})
 }
 
 // named puts the URL before a final error.
@@ -145,24 +151,4 @@ func named(name string, err error) error {
 		return &failure.Error{What: name + ": " + f.What, Try: f.Try, Err: err}
 	}
 	return failure.Wrap(err, name, "check the URL and the network")
-}
-
-// pause is how long to wait after so many failures in a row.
-func (o DownloadOptions) pause(failed int, err error) time.Duration {
-	first := o.Backoff
-	if first == 0 {
-		first = defaultBackoff
-	}
-	var busy busyError
-	errors.As(err, &busy)
-	return max(min(first<<(failed-1), maxPause), busy.after)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -2,24 +2,29 @@ package base
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// Options are the settings of Fetch.
+// DownloadOptions are the settings of Fetch.
 type DownloadOptions struct {
 	// CacheDir holds what was downloaded, by checksum; it is made if missing.
 	CacheDir string
@@ -44,8 +49,9 @@ type File struct {
 	Cached   bool      // it was in the cache already
 }
 
-// Resolve returns the digest that sum states for the file that rawURL names:
-// sum itself, or what stands in its list. Nothing but the list is fetched.
+// ResolveChecksum returns the digest that sum states for the file that rawURL
+// names: sum itself, or what stands in its list. Nothing but the list is
+// fetched.
 func ResolveChecksum(ctx context.Context, rawURL string, sum Checksum, o DownloadOptions, to progress.Reporter) (Checksum, error) {
 	if sum.File == "" {
 		return sum, nil
@@ -54,12 +60,12 @@ func ResolveChecksum(ctx context.Context, rawURL string, sum Checksum, o Downloa
 	if err != nil {
 		return Checksum{}, err
 	}
-	client, err := newClient(o)
+	d, err := newDownloader(o, to)
 	if err != nil {
 		return Checksum{}, err
 	}
-	defer client.CloseIdleConnections()
-	return lookUp(ctx, client, sum.File, src.base, o, to)
+	defer d.http.CloseIdleConnections()
+	return d.lookUp(ctx, sum.File, src.name)
 }
 
 // Fetch returns the file that rawURL names (http, https, file or a plain
@@ -75,16 +81,23 @@ func Fetch(ctx context.Context, rawURL string, sum Checksum, o DownloadOptions, 
 	if err != nil {
 		return File{}, err
 	}
-	if sum, err = ResolveChecksum(ctx, rawURL, sum, o, to); err != nil {
-		return File{}, err
-	}
-	client, err := newClient(o)
+	d, err := newDownloader(o, to)
 	if err != nil {
 		return File{}, err
 	}
-	defer client.CloseIdleConnections()
+	defer d.http.CloseIdleConnections()
+	if sum.File != "" {
+		if sum, err = d.lookUp(ctx, sum.File, src.name); err != nil {
+			return File{}, err
+		}
+	}
 	if src.url == nil {
-		return local(ctx, src.path, sum, to)
+		f, err := host.Open(src.path)
+		if err != nil {
+			return File{}, &failure.Error{What: err.Error(), Try: "check ISO_URL", Err: err}
+		}
+		defer f.Close()
+		return check(ctx, f, sum, to)
 	}
 	e, err := openEntry(ctx, o.CacheDir, sum, to)
 	if err != nil {
@@ -94,134 +107,152 @@ func Fetch(ctx context.Context, rawURL string, sum Checksum, o DownloadOptions, 
 	if f, ok, err := e.cached(ctx, to); ok || err != nil {
 		return f, err
 	}
-	return e.download(ctx, client, src, o, to)
+	return d.download(ctx, src, e)
 }
 
-// source is what ISO_URL names.
+// source is what ISO_URL, or the name of a list, stands for.
 type source struct {
 	url  *url.URL // nil for a local file
 	path string   // of a local file
-	base string   // the file's own name
+	name string   // the file's own
 }
 
 func (s source) String() string {
 	if s.url == nil {
 		return s.path
 	}
-	return redact(s.url.String())
+	return text.URL(s.url.String())
 }
 
 func parseSource(raw string) (source, error) {
 	if u, ok := remote(raw); ok {
-		return source{url: u, base: path.Base(u.Path)}, nil
+		return source{url: u, name: path.Base(u.Path)}, nil
 	}
-	name, err := localPath(raw)
-	return source{path: name, base: filepath.Base(name)}, err
+	name := raw
+	if strings.Contains(raw, "://") {
+		u, err := url.Parse(raw)
+		switch {
+		case err != nil || u.Scheme != "file":
+			return source{}, failure.New("this URL cannot be fetched: "+text.URL(raw), "use http, https, file or a path")
+		case u.Host != "" && u.Host != "localhost" || u.Path == "":
+			return source{}, failure.New("a file URL has three slashes: "+text.URL(raw), "write file:///path")
+		}
+		name = u.Path
+	}
+	if name == "" {
+		return source{}, failure.New("the URL is empty", "set ISO_URL")
+	}
+	return source{path: name, name: filepath.Base(name)}, nil
 }
 
-// localPath returns the path that a file URL or a plain path names.
-func localPath(raw string) (string, error) {
-	if raw == "" {
-		return "", failure.New("the URL is empty", "set ISO_URL")
-	}
-	if !strings.Contains(raw, "://") {
-		return raw, nil
-	}
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "file" {
-		return "", failure.New("this URL cannot be fetched: "+redact(raw), "use http, https, file or a path")
-	}
-	if u.Host != "" && u.Host != "localhost" || u.Path == "" {
-		return "", failure.New("a file URL has three slashes: "+redact(raw), "write file:///path")
-	}
-	return u.Path, nil
+// hashes are the digests of one file: SHA-256 always, and the checksum's.
+type hashes struct {
+	io.Writer
+	sha256, wanted hash.Hash
+	want           Checksum
 }
 
-// local hashes a file where it lies.
-func local(ctx context.Context, name string, sum Checksum, to progress.Reporter) (File, error) {
-	f, st, err := openRegular(name, 0)
+func newHashes(want Checksum) *hashes {
+	h := &hashes{sha256: sha256.New(), want: want}
+	h.Writer, h.wanted = h.sha256, h.sha256
+	if want.Algorithm == SHA512 {
+		h.wanted = sha512.New()
+		h.Writer = io.MultiWriter(h.sha256, h.wanted)
+	}
+	return h
+}
+
+// digest is the file's digest in the form "sha256:…".
+func (h *hashes) digest() string { return SHA256 + ":" + hex.EncodeToString(h.sha256.Sum(nil)) }
+
+// checksumError is the error of a file that has another checksum.
+type checksumError struct {
+	name      string
+	got, want Checksum
+}
+
+// Error names both digests.
+func (e *checksumError) Error() string {
+	return fmt.Sprintf("wrong checksum of %s: it is %s, expected was %s", e.name, e.got, e.want)
+}
+
+// check compares with the checksum.
+func (h *hashes) check(name string) error {
+	got := Checksum{Algorithm: h.want.Algorithm, Hex: hex.EncodeToString(h.wanted.Sum(nil))}
+	if got == h.want {
+		return nil
+	}
+	err := &checksumError{name, got, h.want}
+	return &failure.Error{What: err.Error(), Try: "correct ISO_CHECKSUM if the publisher has a new image, else distrust the file", Err: err}
+}
+
+func isWrongSum(err error) bool { return errors.As(err, new(*checksumError)) }
+
+// check hashes a file where it lies.
+func check(ctx context.Context, f *os.File, sum Checksum, to progress.Reporter) (File, error) {
+	st, err := f.Stat()
 	if err != nil {
-		return File{}, failure.New(err.Error(), "check ISO_URL")
-	}
-	defer f.Close()
-	h := newHashes(sum.Algorithm)
-	if err := h.feed(ctx, f, st.Size(), to); err != nil {
 		return File{}, err
 	}
-	if err := h.check(sum, name); err != nil {
+	h := newHashes(sum)
+	if _, err := host.Copy(ctx, h, progress.Reader(f, st.Size(), to)); err != nil {
 		return File{}, err
 	}
-	return File{Path: name, Digest: h.digest(), Size: st.Size(), Modified: st.ModTime()}, nil
+	return File{Path: f.Name(), Digest: h.digest(), Size: st.Size(), Modified: st.ModTime()}, h.check(f.Name())
 }
 
 const maxList = 4 << 20 // bytes of a list of checksums
 
-// lookUp finds the digest of the file called base in a list.
-func lookUp(ctx context.Context, client *http.Client, list, base string, o DownloadOptions, to progress.Reporter) (Checksum, error) {
-	content, err := readList(ctx, client, list, o, to)
+// lookUp finds the digest of the file called name in a list.
+func (d *downloader) lookUp(ctx context.Context, list, name string) (Checksum, error) {
+	content, err := d.readList(ctx, list)
 	if ctx.Err() != nil {
 		return Checksum{}, context.Cause(ctx)
 	}
 	var sum Checksum
 	if err == nil {
-		sum, err = parseList(content, base)
+		sum, err = parseList(content, name)
 	}
 	if f, ok := failure.In(err); ok {
-		return Checksum{}, &failure.Error{What: fmt.Sprintf("checksum file %s: %s", redact(list), f.What), Try: f.Try, Err: err}
+		return Checksum{}, &failure.Error{What: fmt.Sprintf("checksum file %s: %s", text.URL(list), f.What), Try: f.Try, Err: err}
 	}
 	if err != nil {
-		return Checksum{}, failure.Wrap(err, "checksum file "+redact(list), "check the file: form of ISO_CHECKSUM")
+		return Checksum{}, failure.Wrap(err, "checksum file "+text.URL(list), "check the file: form of ISO_CHECKSUM")
 	}
 	return sum, nil
 }
 
-func readList(ctx context.Context, client *http.Client, list string, o DownloadOptions, to progress.Reporter) ([]byte, error) {
-	u, isRemote := remote(list)
-	if !isRemote {
-		name, err := localPath(list)
-		if err != nil {
-			return nil, err
-		}
-		f, _, err := openRegular(name, 0)
+func (d *downloader) readList(ctx context.Context, list string) (content []byte, err error) {
+	src, err := parseSource(list)
+	if err != nil {
+		return nil, err
+	}
+	if src.url == nil {
+		f, err := host.Open(src.path)
 		if err != nil {
 			return nil, err
 		}
 		defer f.Close()
-		return readBounded(f)
+		return host.ReadAll(f, maxList)
 	}
-	strict := *client
+	strict := *d.http
 	strict.CheckRedirect = func(req *http.Request, _ []*http.Request) error {
 		if req.URL.Scheme == "http" && !httpclient.Loopback(req.URL.Hostname()) {
-			return permanentError{errPlainList}
+			return permanentError{errors.New("redirected to plain http, where a checksum file proves nothing")}
 		}
 		return nil
 	}
-	var content []byte
-	err := o.retry(ctx, redact(list), to, func() (int64, error) {
-		resp, err := get(ctx, &strict, u, http.Header{})
+	err = d.retry(ctx, src.String(), func() (int64, error) {
+		resp, err := get(ctx, &strict, src.url, http.Header{})
 		if err != nil {
 			return 0, err
 		}
 		defer resp.Body.Close()
-		content, err = readBounded(resp.Body)
+		content, err = host.ReadAll(resp.Body, maxList)
+		if tooLarge := (*host.TooLargeError)(nil); errors.As(err, &tooLarge) {
+			err = permanentError{failure.Wrap(err, "it is too long for a list of checksums", "check its URL")}
+		}
 		return 0, err
 	})
 	return content, err
 }
-
-var errPlainList = errors.New("redirected to plain http, where a checksum file proves nothing")
-
-func readBounded(r io.Reader) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxList+1))
-	if err == nil && len(b) > maxList {
-		err = failure.New("it is too long for a list of checksums", "check its URL")
-	}
-	return b, err
-}
-
-// noSpace says whether err means a full disk or quota.
-func noSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
-
-func notExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

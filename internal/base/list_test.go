@@ -76,7 +76,7 @@ func FuzzParseList(f *testing.F) {
 	f.Add(a64)
 	f.Fuzz(func(t *testing.T, list string) {
 		c, err := parseList([]byte(list), "disk.qcow2")
-		if err == nil && (len(c.Hex) != digits[c.Algorithm] || !strings.Contains(strings.ToLower(string(text([]byte(list)))), c.Hex)) {
+		if err == nil && (len(c.Hex) != digits[c.Algorithm] || !strings.Contains(strings.ToLower(string(decode([]byte(list)))), c.Hex)) {
 			t.Fatalf("%+v is not in the list", c)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +13,68 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
+
+// tools are the external programs, each with the Debian package that has it.
+var tools = [][2]string{
+	{"mmdebstrap", "mmdebstrap"}, {"mke2fs", "e2fsprogs"}, {"sfdisk", "fdisk"}, {"qemu-img", "qemu-utils"}, {"tar", "tar"},
+}
+
+const (
+	keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+	// neededSpace is what making an image takes at its peak: the packages as
+	// an archive, the tree, the raw disk and the image (about 500 MB each).
+	neededSpace = 5 << 29
+)
+
+// checkHost names everything that this host lacks for making an image.
+func (o Options) checkHost(ctx context.Context) error {
+	var missing []string
+	for _, t := range tools {
+		if _, err := host.Look(t[0]); err != nil {
+			missing = append(missing, t[1])
+		}
+	}
+	if _, err := os.Stat(keyring); err != nil {
+		missing = append(missing, "debian-archive-keyring")
+	}
+	if len(missing) > 0 {
+		return failure.New("making a base image needs programs that this host lacks", "apt-get install "+strings.Join(missing, " "))
+	}
+	if err := checkSpace(o.CacheDir, neededSpace); err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	if err := host.Run(ctx, asRoot("true")); err != nil {
+		return failure.Wrap(err, "making a base image needs root or unprivileged user namespaces, which do not work here",
+			"run it as root, or install uidmap and give this user subordinate ids (usermod --add-subuids 100000-165535 --add-subgids 100000-165535)")
+	}
+	return nil
+}
+
+func checkSpace(dir string, need int64) error {
+	free, err := host.FreeSpace(dir)
+	if err != nil || free >= need {
+		return err
+	}
+	return failure.New(fmt.Sprintf("making a base image needs %s in %s, which has %s left", text.Size(need), dir, text.Size(free)), "free some space or choose another directory")
+}
+
+// asRoot returns a command that sees itself as root and may own files as any
+// user: as it is for root, in a user namespace for others.
+func asRoot(name string, args ...string) host.Cmd {
+	program := name
+	if path, err := host.Look(name); err == nil {
+		program = path
+	}
+	if os.Geteuid() == 0 {
+		return host.Cmd{Program: program, Args: args}
+	}
+	return host.Cmd{Program: "unshare", Args: append([]string{"--user", "--map-root-user", "--map-auto", "--", program}, args...)}
+}
 
 // make makes the image in a directory of its own inside the cache, which it
 // removes whatever happens.
@@ -39,13 +101,10 @@ func (o Options) make(ctx context.Context, p progress.Reporter) (image Image, er
 		return Image{}, err
 	}
 	b := build{Options: o, dir: dir, archives: archives, epoch: created, p: p}
-	for _, step := range []func(context.Context) error{b.bootstrap, b.unpack, b.assemble, b.convert} {
+	for _, step := range []func(context.Context) error{b.bootstrap, b.unpack, b.assemble, b.convert, b.keepKernel} {
 		if err := step(ctx); err != nil {
 			return Image{}, err
 		}
-	}
-	if err := b.keepKernel(); err != nil {
-		return Image{}, err
 	}
 	return o.publish(ctx, b.file("disk.qcow2"), created)
 }
@@ -85,6 +144,15 @@ func (b build) env() []string {
 	return env
 }
 
+func (b build) run(ctx context.Context, c host.Cmd) error {
+	c.Env = b.env()
+	err := host.Run(ctx, c)
+	if err != nil && ctx.Err() == nil {
+		return &failure.Error{What: "making the base image failed: " + err.Error(), Lines: host.Tail(err), Err: err}
+	}
+	return err
+}
+
 // bootstrap installs the packages into a new tree, kept as an archive: that
 // way it is the same for root and in a user namespace, and its files carry no
 // date later than the epoch.
@@ -113,18 +181,15 @@ func (b build) bootstrap(ctx context.Context) error {
 		`--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"`,
 		b.Suite, b.file("root.tar"),
 	}
-	err = host.Run(ctx, host.Cmd{Program: "mmdebstrap", Args: append(args, b.archives...), Env: b.env(), OnLine: b.tell})
+	err = host.Run(ctx, host.Cmd{Program: "mmdebstrap", Args: append(args, b.archives...), Env: b.env(), OnLine: func(line string) {
+		if step, ok := strings.CutPrefix(line, "I: "); ok { // "I: downloading packages with apt..."
+			b.p.Activity(strings.TrimRight(step, "."))
+		}
+	}})
 	if err != nil && ctx.Err() == nil {
 		return &failure.Error{What: "Debian's packages could not be installed: " + err.Error(), Try: "look whether " + b.Mirror + " answers and this user may make namespaces", Lines: host.Tail(err), Err: err}
 	}
 	return err
-}
-
-// tell reports mmdebstrap's steps ("I: downloading packages with apt...").
-func (b build) tell(line string) {
-	if step, ok := strings.CutPrefix(line, "I: "); ok {
-		b.p.Activity(strings.TrimRight(step, "."))
-	}
 }
 
 // unpack turns the archive into the tree that mke2fs reads.
@@ -139,21 +204,70 @@ func (b build) unpack(ctx context.Context) error {
 	return os.Remove(b.file("root.tar"))
 }
 
-// keepKernel leaves the guest's kernel beside the image: where the host has
-// none that can be read, it proves whether KVM works.
-func (b build) keepKernel() error {
-	kernels, err := filepath.Glob(b.file("root/boot/vmlinuz-*"))
-	if err != nil || len(kernels) == 0 {
-		return errors.Join(err, errors.New("the base image has no kernel in /boot"))
-	}
-	content, err := os.ReadFile(kernels[0])
+const (
+	sector = 512
+	// partitionStart is where partitions begin by custom. What lies before is
+	// the boot loader's.
+	partitionStart = 1 << 20
+	// bootCode is how much of the first sector belongs to boot.img; behind it
+	// stand the disk's signature and the partition table.
+	bootCode = 440
+)
+
+// assemble makes a raw disk of the tree, without mounting anything: one
+// bootable Linux partition, which growpart enlarges on a larger disk, with an
+// ext4 file system that holds the tree; and the boot loader.
+func (b build) assemble(ctx context.Context) error {
+	b.p.Activity("making the file system")
+	disk := b.file("disk.raw")
+	f, err := os.OpenFile(disk, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(b.file("vmlinuz"), content, 0o644); err != nil {
+	if err := errors.Join(f.Truncate(b.Size), f.Close()); err != nil {
 		return err
 	}
-	return moveIntoPlace(b.file("vmlinuz"), b.kernel())
+	sfdisk, err := host.Look("sfdisk")
+	if err != nil {
+		return err
+	}
+	table := fmt.Sprintf("label: dos\nlabel-id: 0x%s\nstart=%d, type=83, bootable\n", fsUUID[:8], partitionStart/sector)
+	if err := b.run(ctx, host.Cmd{Program: sfdisk, Args: []string{"--quiet", disk}, Stdin: strings.NewReader(table)}); err != nil {
+		return err
+	}
+	if err := b.run(ctx, asRoot("mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", fsUUID,
+		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,lazy_itable_init=0,lazy_journal_init=0", partitionStart, fsUUID),
+		"-d", b.file("root"), disk, fmt.Sprintf("%dk", (b.Size-partitionStart)>>10))); err != nil {
+		return err
+	}
+	if err := writeBootLoader(disk, b.file("root/boot/grub/i386-pc")); err != nil {
+		return fmt.Errorf("writing the boot loader: %w", err)
+	}
+	return nil
+}
+
+// writeBootLoader writes GRUB's two stages where the BIOS and each other look
+// for them: boot.img in the first sector, core.img from the second on, which
+// is where an unpatched boot.img loads it from.
+func writeBootLoader(disk, grub string) error {
+	boot, err := os.ReadFile(filepath.Join(grub, "boot.img"))
+	if err != nil {
+		return err
+	}
+	core, err := os.ReadFile(filepath.Join(grub, "core.img"))
+	if err != nil {
+		return err
+	}
+	if len(boot) != sector || len(core) > partitionStart-sector {
+		return fmt.Errorf("it does not fit before the partition: boot.img has %d bytes, core.img %d", len(boot), len(core))
+	}
+	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, errBoot := f.WriteAt(boot[:bootCode], 0)
+	_, errCore := f.WriteAt(core, sector)
+	return errors.Join(errBoot, errCore, f.Sync(), f.Close())
 }
 
 // convert makes the qcow2 image. It is not compressed: it is read at every
@@ -163,11 +277,19 @@ func (b build) convert(ctx context.Context) error {
 	return b.run(ctx, host.Cmd{Program: "qemu-img", Args: []string{"convert", "-f", "raw", "-O", "qcow2", b.file("disk.raw"), b.file("disk.qcow2")}})
 }
 
-func (b build) run(ctx context.Context, c host.Cmd) error {
-	c.Env = b.env()
-	err := host.Run(ctx, c)
-	if err != nil && ctx.Err() == nil {
-		return &failure.Error{What: "making the base image failed: " + err.Error(), Lines: host.Tail(err), Err: err}
+// keepKernel leaves the guest's kernel beside the image: where the host has
+// none that can be read, it proves whether KVM works.
+func (b build) keepKernel(context.Context) error {
+	kernels, err := filepath.Glob(b.file("root/boot/vmlinuz-*"))
+	if err != nil || len(kernels) == 0 {
+		return errors.Join(err, errors.New("the base image has no kernel in /boot"))
 	}
-	return err
+	content, err := os.ReadFile(kernels[0])
+	if err != nil {
+		return err
+	}
+	return host.WriteFile(b.kept(".vmlinuz"), 0o644, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
 }

@@ -1,7 +1,17 @@
-// Package base makes a cloud image of Debian from Debian's packages alone:
-// nothing is downloaded but from a package mirror, nothing is mounted.
-// The image boots by BIOS, takes a NoCloud seed, grows its root file system
-// and keeps booting after its own update-grub and kernel upgrades.
+// Package base brings the base image here that a build starts from.
+//
+// Fetch downloads one by its checksum, which is what makes it trustworthy, not
+// where it came from; so a mirror may speak plain HTTP, and what is in the
+// cache is hashed again each time. A download that was stopped leaves its
+// beginning in the cache, on purpose: the next one goes on from there if the
+// server still has the same file.
+//
+// Make makes a cloud image of Debian from Debian's packages alone: nothing is
+// downloaded but from a package mirror, nothing is mounted. The image boots by
+// BIOS, takes a NoCloud seed, grows its root file system and keeps booting
+// after its own update-grub and kernel upgrades.
+//
+// Of a base that is a containerdisk, registry and oci know.
 package base
 
 import (
@@ -9,10 +19,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,9 +38,6 @@ const (
 	defaultMirror = "http://deb.debian.org/debian"
 	defaultSize   = 2 << 30
 	minSize       = 1 << 30
-	// neededSpace is what making an image takes at its peak: the packages as
-	// an archive, the tree, the raw disk and the image (about 500 MB each).
-	neededSpace = 5 << 29
 )
 
 // Options say which image to make.
@@ -47,6 +57,29 @@ type Image struct {
 	Created time.Time `json:"created"` // date of the newest package index it was made from
 	Suite   string    `json:"suite"`
 	Cached  bool      `json:"cached"` // it was there already
+}
+
+// suites are the Debian releases that the recipe makes, oldest first.
+var suites = []string{"bookworm", "trixie"}
+
+var coreVersion = regexp.MustCompile(`\b(\d+)\.(\d+)(?:\.\d+)?`)
+
+// NewestManageable returns the newest suite that a host's Ansible can manage.
+// ansibleVersion is ansible-core's version ("2.14.18") or the first line of
+// `ansible --version`. Versions before 2.16 fail on a guest whose Python is
+// 3.12 or newer (its modules import six.moves), which rules out Debian 13; so
+// does a version that cannot be read.
+func NewestManageable(ansibleVersion string) string {
+	m := coreVersion.FindStringSubmatch(ansibleVersion)
+	if m == nil {
+		return suites[0]
+	}
+	major, _ := strconv.Atoi(m[1])
+	minor, _ := strconv.Atoi(m[2])
+	if major < 2 || major == 2 && minor < 16 {
+		return suites[0]
+	}
+	return suites[len(suites)-1]
 }
 
 // Make returns the base image that o describes, from the cache where it is
@@ -106,33 +139,24 @@ func (o Options) complete() (Options, error) {
 	if o.CacheDir == "" {
 		return o, errors.New("base: no cache directory")
 	}
-	if o.CacheDir, err = filepath.Abs(o.CacheDir); err != nil {
-		return o, err
-	}
-	return o, nil
+	o.CacheDir, err = filepath.Abs(o.CacheDir)
+	return o, err
 }
 
-// path is where the finished image is kept.
-func (o Options) path() string {
-	return filepath.Join(o.CacheDir, fmt.Sprintf("base-%s-%s-%.12s.qcow2", o.Suite, o.Architecture, o.digest()))
+// kept is one of the files of a finished image: the image, its record, without
+// which there is none, and its kernel.
+func (o Options) kept(extension string) string {
+	return filepath.Join(o.CacheDir, fmt.Sprintf("base-%s-%s-%.12s%s", o.Suite, o.Architecture, o.digest(), extension))
 }
 
-// record is the file beside the image that describes it. It is written last:
-// without it there is no image.
-func (o Options) record() string { return strings.TrimSuffix(o.path(), ".qcow2") + ".json" }
-
-// kernel is the file beside the image that holds its kernel.
-func (o Options) kernel() string { return strings.TrimSuffix(o.path(), ".qcow2") + ".vmlinuz" }
+func (o Options) path() string   { return o.kept(".qcow2") }
+func (o Options) record() string { return o.kept(".json") }
 
 // cached returns the image of the cache, if its bytes are those that were
 // recorded when it was made.
-func (o Options) cached(ctx context.Context, p progress.Reporter) (Image, bool) {
+func (o Options) cached(ctx context.Context, p progress.Reporter) (image Image, ok bool) {
 	b, err := os.ReadFile(o.record())
-	if err != nil {
-		return Image{}, false
-	}
-	var image Image
-	if json.Unmarshal(b, &image) != nil {
+	if err != nil || json.Unmarshal(b, &image) != nil {
 		return Image{}, false
 	}
 	got, err := host.DigestFile(ctx, o.path(), p)
@@ -150,25 +174,12 @@ func (o Options) publish(ctx context.Context, file string, created time.Time) (I
 		return Image{}, err
 	}
 	image := Image{Path: o.path(), Format: "qcow2", Digest: sum, Created: created, Suite: o.Suite}
-	b, err := json.MarshalIndent(image, "", "  ")
-	if err != nil {
+	if err := host.Move(file, o.path()); err != nil {
 		return Image{}, err
 	}
-	record := file + ".json"
-	if err := os.WriteFile(record, b, 0o644); err != nil {
-		return Image{}, err
-	}
-	for _, move := range [][2]string{{file, o.path()}, {record, o.record()}} {
-		if err := moveIntoPlace(move[0], move[1]); err != nil {
-			return Image{}, err
-		}
-	}
-	return image, nil
-}
-
-func moveIntoPlace(from, to string) error {
-	if err := host.Sync(from); err != nil {
-		return fmt.Errorf("writing %s to disk: %w", from, err)
-	}
-	return os.Rename(from, to)
+	return image, host.WriteFile(o.record(), 0o644, func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(image)
+	})
 }
