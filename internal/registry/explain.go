@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -104,7 +105,11 @@ func (a *access) meaning(err error) (what, try string, again bool) {
 		return oci.ErrDamaged.Error() + ", so nothing was published", "pack it again", false
 	}
 	broken, ok := errors.AsType[*url.Error](err)
-	if !ok {
+	switch {
+	case ok:
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF): // a body ends before its time
+		broken = &url.Error{Err: io.ErrUnexpectedEOF}
+	default:
 		return cannot + a.guard.clean(err.Error()), "", false
 	}
 	said := a.guard.clean(broken.Err.Error())

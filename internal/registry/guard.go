@@ -135,14 +135,10 @@ func (a *answer) Read(p []byte) (int, error) {
 		return 0, fmt.Errorf("its answer has more than %d MiB", maxJSON>>20)
 	}
 	if err != nil && err != io.EOF {
-		err = broken(err)
+		err = &url.Error{Op: "Get", Err: err} // one of the connection, as those of requests
 	}
 	return n, err
 }
-
-// broken makes the error of a body one of the connection, as the errors of
-// requests are.
-func broken(err error) error { return &url.Error{Op: "Get", Err: err} }
 
 // admit says why a request must not leave, or nil.
 func (g *guard) admit(req *http.Request) *refusal {

@@ -164,33 +164,32 @@ func platformOf(d v1.Descriptor) string {
 	return strings.TrimSuffix(d.Platform.OS+"/"+d.Platform.Architecture+"/"+d.Platform.Variant, "/")
 }
 
-// Blob is a blob of the image, which is not read yet.
-func (i *Image) Blob(d v1.Descriptor) *Blob { return &Blob{i, d} }
-
-// Blob gives out the parts of a blob, or all of it.
+// Blob gives out the parts of a blob, or all of it. A part comes from the
+// registry, and no digest checks it. Where the registry gives the whole only,
+// ReadAt fails with ErrNoRanges.
 type Blob struct {
+	io.ReaderAt
 	image *Image
 	desc  v1.Descriptor
 }
 
-// ReadAt asks the registry for a part of the blob, which no digest checks. It
-// fails with ErrNoRanges where the registry gives the whole only.
-func (b *Blob) ReadAt(p []byte, offset int64) (int, error) {
-	want := min(int64(len(p)), b.desc.Size-offset)
-	switch {
-	case offset < 0:
-		return 0, fmt.Errorf("there is nothing at %d", offset)
-	case want <= 0:
-		return 0, io.EOF
-	}
-	err := b.image.try(func(ctx context.Context) error { return b.image.access.readPart(ctx, b.desc, p[:want], offset) })
-	if err != nil {
+// Blob is a blob of the image, which is not read yet.
+func (i *Image) Blob(d v1.Descriptor) *Blob {
+	parts := readerAt(func(p []byte, offset int64) error {
+		return i.try(func(ctx context.Context) error { return i.access.readPart(ctx, d, p, offset) })
+	})
+	return &Blob{io.NewSectionReader(parts, 0, d.Size), i, d}
+}
+
+// readerAt is an io.ReaderAt that reads all of p or nothing.
+type readerAt func(p []byte, offset int64) error
+
+// ReadAt implements io.ReaderAt.
+func (r readerAt) ReadAt(p []byte, offset int64) (int, error) {
+	if err := r(p, offset); err != nil {
 		return 0, err
 	}
-	if want < int64(len(p)) {
-		return int(want), io.EOF
-	}
-	return int(want), nil
+	return len(p), nil
 }
 
 // readPart reads exactly len(p) bytes of a blob from offset.
@@ -209,9 +208,7 @@ func (a *access) readPart(ctx context.Context, d v1.Descriptor, p []byte, offset
 		return failure.New(fmt.Sprintf("registry %s answers with another part of blob %s (%q, %d bytes) than it was asked for (%q)",
 			a.repo.RegistryStr(), d.Digest, a.guard.clean(said), resp.ContentLength, right), "")
 	}
-	if _, err = io.ReadFull(resp.Body, p); err == io.EOF || err == io.ErrUnexpectedEOF {
-		err = broken(io.ErrUnexpectedEOF)
-	}
+	_, err = io.ReadFull(resp.Body, p)
 	return err
 }
 
@@ -247,7 +244,7 @@ func (w watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// open reads a whole blob, once, with errors that diagnose understands.
+// open opens a whole blob, once. Its errors are those that diagnose explains.
 func (a *access) open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	if d.Digest.Algorithm != "sha256" || d.Size < 0 {
 		return nil, failure.New(fmt.Sprintf("blob %q of %d bytes has no sha256 as its digest, or no size", d.Digest, d.Size), "")
@@ -259,12 +256,10 @@ func (a *access) open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, erro
 	checked := host.Verify(resp.Body, d.Size, d.Digest.String(), func(string) error {
 		return failure.New(fmt.Sprintf("registry %s gives another blob than %s", a.repo.RegistryStr(), d.Digest), "push the image again")
 	})
-	return watched{checked, resp.Body, func(err error) error {
-		if err == io.ErrUnexpectedEOF {
-			return broken(err)
-		}
-		return err
-	}}, nil
+	return struct {
+		io.Reader
+		io.Closer
+	}{checked, resp.Body}, nil
 }
 
 // read reads a small blob.
