@@ -128,7 +128,8 @@ func (a *access) gone(ctx context.Context, ref name.Reference, digest string) er
 // delete asks for a deletion; what is gone already is deleted.
 func (a *access) delete(ctx context.Context, path string) error {
 	return a.try(ctx, progress.Discard, func() error {
-		resp, err := a.send(ctx, http.MethodDelete, a.url(path), nil, noRedirect, http.StatusOK, http.StatusAccepted, http.StatusNoContent, http.StatusNotFound)
+		resp, err := a.send(ctx, http.MethodDelete, a.url(path), nil, noRedirect,
+			http.StatusOK, http.StatusAccepted, http.StatusNoContent, http.StatusNotFound)
 		if err != nil {
 			return err
 		}
@@ -152,8 +153,8 @@ func (a *access) noDeletion(err error) error {
 		"where it is docker-registry, start it with REGISTRY_STORAGE_DELETE_ENABLED=true")
 	if a.repo.RegistryStr() == ghcr {
 		owner, image, _ := strings.Cut(a.repo.RepositoryStr(), "/")
-		f.Try = fmt.Sprintf("GitHub deletes on the package's page, or by gh api --method DELETE /orgs/%s/packages/container/%s/versions/ID (/users/… for a person's)",
-			owner, url.PathEscape(image))
+		f.Try = fmt.Sprintf("GitHub deletes on the package's page, or by gh api --method DELETE "+
+			"/orgs/%s/packages/container/%s/versions/ID (/users/… for a person's)", owner, url.PathEscape(image))
 	}
 	f.Err = ErrNoDeletion
 	return f
@@ -180,7 +181,8 @@ func (s *Session) untag(ctx context.Context, tag name.Tag, d Deleted) error {
 		refused, err = left != nil, errLeft
 	}
 	if refused || notDeleted(err) {
-		return failure.New(fmt.Sprintf("registry %s deletes no tag alone, and the image of %s has others: %s", tag.RegistryStr(), tag, strings.Join(d.Kept, ", ")),
+		return failure.New(fmt.Sprintf("registry %s deletes no tag alone, and the image of %s has others: %s",
+			tag.RegistryStr(), tag, strings.Join(d.Kept, ", ")),
 			fmt.Sprintf("delete the image with all its tags, %s@%s, or leave it", tag.Context(), d.Digest))
 	}
 	return err

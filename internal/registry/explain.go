@@ -93,7 +93,8 @@ func (a *access) meaning(err error) (what, try string, again bool) {
 	}
 	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
-			return "the certificate of registry " + registry + " was signed by an unknown authority", "name the authority's certificate with CA_FILE", false
+			return "the certificate of registry " + registry + " was signed by an unknown authority",
+				"name the authority's certificate with CA_FILE", false
 		}
 		return "the certificate of registry " + registry + " is not valid: " + a.guard.clean(certificate.Err.Error()), "", false
 	}
@@ -123,9 +124,11 @@ func (a *access) meaning(err error) (what, try string, again bool) {
 	case proxied:
 		return fmt.Sprintf("registry %s cannot be reached: %v", registry, proxy), proxy.Advice(), false
 	case errors.Is(broken, http.ErrSchemeMismatch):
-		return "registry " + registry + " speaks plain HTTP, not https", "switch its TLS on, or allow that with REGISTRY_INSECURE=true", false
+		return "registry " + registry + " speaks plain HTTP, not https",
+			"switch its TLS on, or allow that with REGISTRY_INSECURE=true", false
 	case dial != nil && dial.Op == "dial":
-		return "registry " + registry + " cannot be reached: " + said, a.purpose.where + " and the network", dns == nil || !dns.IsNotFound
+		again = dns == nil || !dns.IsNotFound
+		return "registry " + registry + " cannot be reached: " + said, a.purpose.where + " and the network", again
 	case alert, errors.Is(broken, httpclient.ErrRedirects):
 		return cannot + said, a.purpose.where, false
 	}
@@ -164,7 +167,8 @@ func passes(answer *transport.Error) bool {
 		// What we sent was checked while it was read: the registry is writing
 		// the same blob for somebody else. docker-registry says so of the
 		// manifest whose blob is not known for a moment, Nexus of the blob.
-		return has(answer, transport.DigestInvalidErrorCode, transport.BlobUploadInvalidErrorCode, transport.ManifestBlobUnknownErrorCode)
+		return has(answer, transport.DigestInvalidErrorCode, transport.BlobUploadInvalidErrorCode,
+			transport.ManifestBlobUnknownErrorCode)
 	case code == http.StatusNotFound:
 		// The registry lost the upload, not the repository.
 		return len(answer.Errors) == 1 && has(answer, transport.BlobUploadUnknownErrorCode)
@@ -204,13 +208,15 @@ func (a *access) answerMeans(answer *transport.Error) (what, try string) {
 	case sent && (code == http.StatusUnsupportedMediaType || has(answer, transport.ManifestInvalidErrorCode)):
 		what, try = registry+" refuses the manifest of an OCI image for "+repository, "it needs a release that takes OCI images"
 	case method == http.MethodDelete && code == http.StatusPreconditionFailed:
-		what, try = registry+" protects "+repository, "change the project's rule of tag immutability (Harbor: project, Policy), or keep the image"
+		what = registry + " protects " + repository
+		try = "change the project's rule of tag immutability (Harbor: project, Policy), or keep the image"
 	case code == http.StatusUnauthorized && a.user != "":
 		what, try = fmt.Sprintf("%s refuses %s for %s", registry, a.who(), repository), "check REGISTRY_USER and REGISTRY_PASS"
 	case code == http.StatusUnauthorized && a.noLogin != nil:
 		what, try = registry+" wants a login for "+repository+", and "+a.noLogin.What, a.noLogin.Try
 	case code == http.StatusUnauthorized:
-		what, try = registry+" wants a login for "+repository, "set REGISTRY_USER and REGISTRY_PASS, or run docker login "+a.repo.RegistryStr()
+		what = registry + " wants a login for " + repository
+		try = "set REGISTRY_USER and REGISTRY_PASS, or run docker login " + a.repo.RegistryStr()
 	case code == http.StatusForbidden:
 		what, try = fmt.Sprintf("%s does not let %s %s %s", registry, a.who(), a.purpose.do, repository), a.purpose.right
 	case code == http.StatusNotFound && isPing(answer):
@@ -218,7 +224,8 @@ func (a *access) answerMeans(answer *transport.Error) (what, try string) {
 	case code == http.StatusNotFound:
 		what, try = registry+" has no "+sought, a.purpose.missing
 	case code == http.StatusRequestEntityTooLarge:
-		what, try = registry+" does not take a layer of this size for "+repository, "raise the body size that the proxy in front of it takes"
+		what = registry + " does not take a layer of this size for " + repository
+		try = "raise the body size that the proxy in front of it takes"
 	case passes(answer):
 		what, try = fmt.Sprintf("%s failed for %s: %s", registry, repository, http.StatusText(code)), a.later
 	default:

@@ -158,7 +158,8 @@ func (s *Session) catalog(ctx context.Context, registry name.Registry, path stri
 	}
 	project, _, _ := strings.Cut(path, "/")
 	a, err := s.harbor(ctx, registry.Repo(cmp.Or(project, "repositories")), listing)
-	first, none := "", failure.New("registry "+registry.RegistryStr()+" has no list of repositories", "name the repositories themselves")
+	first, at := "", registry.RegistryStr()
+	none := failure.New("registry "+at+" has no list of repositories", "name the repositories themselves")
 	switch {
 	case err != nil:
 		return nil, false, err
@@ -169,7 +170,8 @@ func (s *Session) catalog(ctx context.Context, registry name.Registry, path stri
 		first = fmt.Sprintf("/api/v2.0/repositories?page=1&page_size=%d", pageSize)
 	default: // listRepositories
 		first = fmt.Sprintf("/api/v2.0/projects/%s/repositories?page=1&page_size=%d", url.PathEscape(project), pageSize)
-		none = failure.New(fmt.Sprintf("Harbor at %s has no project %s for %s", registry.RegistryStr(), project, a.who()), "check the name, and the login's role in the project")
+		none = failure.New(fmt.Sprintf("Harbor at %s has no project %s for %s", at, project, a.who()),
+			"check the name, and the login's role in the project")
 	}
 	if all, there, err = a.list(ctx, first, checkPath); err == nil && !there {
 		err = none
@@ -278,7 +280,8 @@ func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
 		}
 		return ""
 	}
-	e.Inputs, e.Disk, e.Base = digest(oci.AnnotationInputs), digest(oci.AnnotationDisk), digest("org.opencontainers.image.base.digest")
+	e.Inputs, e.Disk = digest(oci.AnnotationInputs), digest(oci.AnnotationDisk)
+	e.Base = digest("org.opencontainers.image.base.digest")
 	if e.Built = moment(m.Annotations[oci.AnnotationBuilt]); e.Built.IsZero() {
 		e.Built = moment(m.Annotations["org.opencontainers.image.created"])
 	}

@@ -43,11 +43,13 @@ func (a *access) tags(ctx context.Context) (tags []string, there bool, err error
 // first page, there is no such list; one that breaks off later is there and an
 // error.
 func (a *access) list(ctx context.Context, first string, check func(string) error) (all []string, there bool, err error) {
+	broken := func(how, try string) ([]string, bool, error) {
+		return nil, true, failure.New(fmt.Sprintf("registry %s's list for %s %s", a.repo.RegistryStr(), a.repo.RepositoryStr(), how), try)
+	}
 	seen := map[string]bool{}
 	for at := first; at != ""; {
 		if seen[at] || len(seen) == mostPages || len(all) > mostNames {
-			return nil, true, failure.New(fmt.Sprintf("registry %s does not come to the end of its list for %s", a.repo.RegistryStr(), a.repo.RepositoryStr()),
-				"name the repositories instead of their prefix")
+			return broken("does not come to the end", "name the repositories instead of their prefix")
 		}
 		seen[at] = true
 		var names []string
@@ -67,8 +69,7 @@ func (a *access) list(ctx context.Context, first string, check func(string) erro
 		case err != nil || !there:
 			return nil, there, err
 		case !found:
-			return nil, true, failure.New(fmt.Sprintf("registry %s's list for %s breaks off: a page of it is not there", a.repo.RegistryStr(), a.repo.RepositoryStr()),
-				"try again: it may have changed meanwhile")
+			return broken("breaks off: a page of it is not there", "try again: it may have changed meanwhile")
 		}
 		all, at = append(all, names...), next
 	}

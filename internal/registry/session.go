@@ -246,7 +246,9 @@ func sameHost(req *http.Request, via []*http.Request) error {
 // send sends a request without a body, with the login, and returns an answer
 // that has one of the statuses; any, where none is named. The caller must close
 // its body.
-func (a *access) send(ctx context.Context, method, url string, header http.Header, follow redirects, statuses ...int) (*http.Response, error) {
+func (a *access) send(
+	ctx context.Context, method, url string, header http.Header, follow redirects, statuses ...int,
+) (*http.Response, error) {
 	signed, err := a.logIn(ctx)
 	if err != nil {
 		return nil, err
@@ -282,7 +284,8 @@ func (a *access) try(ctx context.Context, p progress.Reporter, do func() error) 
 		}
 		switch {
 		case again && asked > longestPause:
-			return 0, &failure.Error{What: f.What, Try: fmt.Sprintf("it asks to come back in %v", asked.Round(time.Second)), Err: f.Err}
+			f.Try = fmt.Sprintf("it asks to come back in %v", asked.Round(time.Second))
+			return 0, f
 		case !again || tried >= most:
 			return 0, a.explain(err, tried)
 		}
