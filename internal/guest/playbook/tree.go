@@ -51,14 +51,20 @@ type file struct {
 	facts  facts
 }
 
-// OpenTree lists a directory's files, without folders that are no part of it
-// (no). What leads out of it is left out. The caller must call Close.
-func OpenTree(ctx context.Context, dir string, no ...string) (*Tree, error) {
+// OpenTree lists a directory's files. What leads out of it is left out, and so
+// are results of builds in it, by their paths. The caller must call Close.
+func OpenTree(ctx context.Context, dir string, results ...string) (*Tree, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, failure.Wrap(err, "reading the playbooks in ANSIBLE_DIR", "name a directory that is there")
 	}
-	t, err := NewTree(ctx, root.FS(), within(dir, no)...)
+	var no []fs.FileInfo
+	for _, result := range results {
+		if info, err := os.Stat(result); err == nil { // by whatever name it has in the tree
+			no = append(no, info)
+		}
+	}
+	t, err := NewTree(ctx, root.FS(), no...)
 	if err != nil {
 		root.Close()
 		return nil, err
@@ -67,8 +73,8 @@ func OpenTree(ctx context.Context, dir string, no ...string) (*Tree, error) {
 	return t, nil
 }
 
-// NewTree lists the files of a tree, but for folders that are no part of it (no).
-func NewTree(ctx context.Context, fsys fs.FS, no ...string) (*Tree, error) {
+// NewTree lists the files of a tree, but for files and folders that are no part of it (no).
+func NewTree(ctx context.Context, fsys fs.FS, no ...fs.FileInfo) (*Tree, error) {
 	t := &Tree{fsys: fsys, close: func() error { return nil }, files: map[string]*file{}, dirs: map[string]bool{}, inputs: map[string]Inputs{}}
 	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
@@ -78,7 +84,7 @@ func NewTree(ctx context.Context, fsys fs.FS, no ...string) (*Tree, error) {
 			return context.Cause(ctx)
 		case !utf8.ValidString(name):
 			return failure.New(fmt.Sprintf("the playbook tree has a file whose name is not UTF-8: %q", name), "rename it, e.g. with convmv")
-		case d.Name() == ".git" || slices.Contains(no, name) || t.isLayout(name, d):
+		case name != "." && t.isNone(name, d, no):
 			if d.IsDir() {
 				return fs.SkipDir
 			}
@@ -104,13 +110,19 @@ func NewTree(ctx context.Context, fsys fs.FS, no ...string) (*Tree, error) {
 // Close gives the directory back.
 func (t *Tree) Close() error { return t.close() }
 
-// isLayout says whether a folder is an OCI layout: an image, and no part of the tree.
-func (t *Tree) isLayout(name string, d fs.DirEntry) bool {
-	if !d.IsDir() || name == "." {
-		return false
+// isNone says whether something is no part of the tree: version control's, an
+// OCI layout or among what the caller names.
+func (t *Tree) isNone(name string, d fs.DirEntry, no []fs.FileInfo) bool {
+	if d.Name() == ".git" {
+		return true
 	}
-	_, err := fs.Stat(t.fsys, path.Join(name, "oci-layout"))
-	return err == nil
+	if d.IsDir() {
+		if _, err := fs.Stat(t.fsys, path.Join(name, "oci-layout")); err == nil {
+			return true
+		}
+	}
+	info, err := d.Info()
+	return err == nil && slices.ContainsFunc(no, func(other fs.FileInfo) bool { return os.SameFile(info, other) })
 }
 
 func (t *Tree) add(name string, d fs.DirEntry) error {
@@ -250,32 +262,6 @@ func (t *Tree) copyFile(name, to string) (fs.FileMode, []byte, error) {
 		mode = 0o700
 	}
 	return 0, content, os.WriteFile(to, content, mode)
-}
-
-// within returns those of the paths that lie in dir, relative to it.
-func within(dir string, paths []string) []string {
-	var inside []string
-	for _, p := range paths {
-		abs, err := filepath.Abs(p)
-		if err != nil || p == "" {
-			continue
-		}
-		if rel, err := filepath.Rel(resolved(dir), resolved(abs)); err == nil && filepath.IsLocal(rel) && rel != "." {
-			inside = append(inside, filepath.ToSlash(rel))
-		}
-	}
-	return inside
-}
-
-// resolved is a path without links, as far as it is there.
-func resolved(p string) string {
-	if real, err := filepath.EvalSymlinks(p); err == nil {
-		return real
-	}
-	if dir := filepath.Dir(p); dir != p {
-		return filepath.Join(resolved(dir), filepath.Base(p))
-	}
-	return p
 }
 
 // submodulePath is a submodule's folder in .gitmodules (gitmodules(5)).
