@@ -16,7 +16,7 @@ type looked struct {
 	disk.Image
 	tables    disk.Tables
 	tablesErr error
-	firmware  *disk.Firmware // nil where it cannot be told
+	firmware  *disk.Firmware // nil where that cannot be seen
 	qemu      string         // what qemu-img said against it, or empty
 	notAsked  string         // why qemu-img was not asked, or empty
 }
@@ -102,7 +102,6 @@ type recorder struct {
 	to   io.WriterAt
 }
 
-// ReadAt implements io.ReaderAt.
 func (r *recorder) ReadAt(p []byte, offset int64) (int, error) {
 	n, err := r.from.ReadAt(p, offset)
 	if errors.Is(err, disk.ErrNotRead) {

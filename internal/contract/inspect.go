@@ -236,13 +236,11 @@ type source struct {
 	s *subject
 }
 
-// Read implements io.Reader.
 func (r source) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
 	return n, r.s.blame(err)
 }
 
-// ReadAt implements io.ReaderAt.
 func (r source) ReadAt(p []byte, offset int64) (int, error) {
 	n, err := r.ReaderAt.ReadAt(p, offset)
 	return n, r.s.blame(err)
@@ -269,7 +267,6 @@ func (s *subject) create() (temporary, error) {
 	return t, t.explain(err)
 }
 
-// WriteAt implements io.WriterAt.
 func (t temporary) WriteAt(p []byte, offset int64) (int, error) {
 	n, err := t.file.WriteAt(p, offset)
 	return n, t.explain(err)

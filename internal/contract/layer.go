@@ -204,7 +204,6 @@ type kept struct {
 	n, size int64
 }
 
-// ReadAt implements io.ReaderAt.
 func (k *kept) ReadAt(p []byte, offset int64) (int, error) {
 	if end := offset + int64(len(p)); offset >= 0 && min(end, k.size) > k.n {
 		return 0, disk.ErrNotRead
@@ -250,7 +249,6 @@ type blocks struct {
 	kept map[int64][]byte // by their number; a short one is the last
 }
 
-// ReadAt implements io.ReaderAt.
 func (b *blocks) ReadAt(p []byte, offset int64) (int, error) {
 	if len(p) >= blockSize || offset < 0 {
 		return b.from.ReadAt(p, offset)

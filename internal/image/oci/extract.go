@@ -34,7 +34,7 @@ type Extracted struct {
 	Manifest string    // digest of the image's manifest
 	Inputs   string    // AnnotationInputs, or empty
 	Created  time.Time // zero where the image does not say
-	// Hints are what may tell the guest's distribution: AnnotationGuest, then
+	// Hints may name the guest's distribution: AnnotationGuest, then
 	// the names of the image's base and of the image.
 	Hints []string
 }
@@ -233,7 +233,7 @@ func (x *extraction) copy(ctx context.Context, out *os.File, p progress.Reporter
 	}
 	defer raw.Close()
 	in := host.Reader(ctx, progress.Reader(raw, x.layer.Size, p))
-	digest, err := takeDisk(in, x.layer.Size, out)
+	digest, err := takeDisk(ctx, in, x.layer.Size, out)
 	if err == nil {
 		// To the end of the layer, where its digest is checked.
 		_, err = io.Copy(io.Discard, in)
@@ -242,7 +242,7 @@ func (x *extraction) copy(ctx context.Context, out *os.File, p progress.Reporter
 }
 
 // takeDisk unpacks a layer of a size and writes the disk in it.
-func takeDisk(layer io.Reader, size int64, out *os.File) (digest string, err error) {
+func takeDisk(ctx context.Context, layer io.Reader, size int64, out *os.File) (digest string, err error) {
 	unpacked, _, err := Unpack(layer)
 	if err != nil {
 		return "", err
@@ -260,7 +260,7 @@ func takeDisk(layer io.Reader, size int64, out *os.File) (digest string, err err
 		case isDisk && digest != "":
 			return "", fmt.Errorf("there is a second file in its disk/: %q", h.Name)
 		case isDisk:
-			if digest, err = writeDisk(archive, h.Size, out); err != nil {
+			if digest, err = writeDisk(ctx, archive, h.Size, out); err != nil {
 				return "", fmt.Errorf("unpacking its layer: %w", err)
 			}
 		}
@@ -291,11 +291,10 @@ func classify(h *tar.Header) (isDisk bool, err error) {
 
 // writeDisk copies the disk, leaving holes where it has long runs of zeros, and
 // returns its digest.
-func writeDisk(in io.Reader, size int64, out *os.File) (string, error) {
+func writeDisk(ctx context.Context, in io.Reader, size int64, out *os.File) (string, error) {
 	h := newHasher()
 	defer h.Close()
-	// The buffer is ours, not the archive's, which knows its own holes.
-	n, err := io.CopyBuffer(io.MultiWriter(h, &sparseWriter{file: out}), struct{ io.Reader }{in}, make([]byte, blockSize))
+	n, err := host.Copy(ctx, io.MultiWriter(h, &sparseWriter{file: out}), in)
 	if err == nil && n != size {
 		err = io.ErrUnexpectedEOF
 	}
@@ -314,7 +313,6 @@ type sparseWriter struct {
 
 var zeros [sparseStep]byte
 
-// Write implements io.Writer.
 func (s *sparseWriter) Write(b []byte) (int, error) {
 	n := len(b)
 	for len(b) > 0 {

@@ -25,7 +25,7 @@ const (
 	AnnotationInputs = "io.github.netgroup-polito.diskforge.inputs"
 	// AnnotationBuilt is a manifest annotation: when the playbook had run, in
 	// RFC 3339. It belongs to the disk, so that packing one again makes the same
-	// digest, and tells the age of the software in it.
+	// digest, and is the age of the software in it.
 	AnnotationBuilt = "io.github.netgroup-polito.diskforge.built"
 	// AnnotationGuest is a manifest annotation: the guest's release as
 	// playbook.Guest names it ("Debian 12"), for images that are built on this one.
@@ -160,9 +160,9 @@ func (m Metadata) validate() error {
 		}
 		return failure.New(fmt.Sprintf("no containerdisk can have the architecture %q", m.Architecture), try)
 	}
-	for what, hint := range map[string]string{"the instance type": m.InstanceType, "the preference": m.Preference} {
-		if hint != "" && !LabelValue(hint) {
-			return failure.New(fmt.Sprintf("%s cannot be %q", what, hint),
+	for _, hint := range [][2]string{{"the instance type", m.InstanceType}, {"the preference", m.Preference}} {
+		if hint[1] != "" && !LabelValue(hint[1]) {
+			return failure.New(fmt.Sprintf("%s cannot be %q", hint[0], hint[1]),
 				"it becomes a Kubernetes label: at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends")
 		}
 	}
