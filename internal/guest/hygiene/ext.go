@@ -137,7 +137,7 @@ func (v *extVolume) debugfs(ctx context.Context, commands []string, read func(*b
 // repeats the command.
 func (v *extVolume) ask(ctx context.Context, command string) (out []byte, err error) {
 	err = v.debugfs(ctx, []string{command}, func(r *bufio.Reader) (err error) {
-		out, err = io.ReadAll(r)
+		out, err = host.ReadAll(r, 2*maxKept)
 		return err
 	})
 	return bytes.TrimRight(out, "\x00"), err

@@ -89,7 +89,7 @@ func (m *machine) desktop(ctx context.Context) found {
 	if early != nil {
 		err = errors.Join(early, err)
 	}
-	f := found{checks: []Check{m.check("port 6080", "open after "+seconds(opened)+", with VNC behind it", err)}}
+	f := found{checks: []Check{m.check("port 6080", "open after "+text.Span(opened)+", with VNC behind it", err)}}
 	if err != nil && early == nil { // it never opened
 		return f
 	}
@@ -117,10 +117,7 @@ func (v *viewer) awaitVNC(ctx context.Context) (early, err error) {
 		case !errors.Is(err, errClosed) && early == nil:
 			early = fmt.Errorf("TCP %d was open before VNC answered behind it: %w", desktopPort, err)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(v.between):
-		}
+		_ = host.Sleep(ctx, v.between) // the next try finds ctx's end
 	}
 }
 
@@ -174,7 +171,7 @@ func (m *machine) servedDesktop(ctx context.Context, address string, p patience)
 	screen, err := p.settled(ctx, done, client.picture)
 	detail := ""
 	if err == nil {
-		detail = fmt.Sprintf("%d×%d pixels, drawn after %s more", screen.Rect.Dx(), screen.Rect.Dy(), seconds(time.Since(began)))
+		detail = fmt.Sprintf("%d×%d pixels, drawn after %s more", screen.Rect.Dx(), screen.Rect.Dy(), text.Span(time.Since(began)))
 		var picture Picture
 		if picture, err = encode("desktop through VNC", screen); err == nil {
 			f.pictures = append(f.pictures, picture)
@@ -243,8 +240,8 @@ func on(setting any) bool {
 
 // socket is the URL of the websocket that the page opens.
 func (s *prefixed) socket(page *url.URL, settings map[string]any) (string, error) {
-	if host, _ := settings["host"].(string); host != "" {
-		return "", fmt.Errorf("noVNC is set to connect to the host %q", host)
+	if to, _ := settings["host"].(string); to != "" {
+		return "", fmt.Errorf("noVNC is set to connect to the host %q", to)
 	}
 	path, ok := settings["path"].(string)
 	if !ok {
@@ -277,13 +274,11 @@ func (p patience) settled(ctx context.Context, end func(), take func() (*image.R
 			}
 			last = picture
 		}
-		select {
-		case <-ctx.Done():
+		if host.Sleep(ctx, 2*p.between) != nil {
 			if last == nil || blank(last) {
 				return nil, fmt.Errorf("the screen is blank %v after VNC answered: no desktop was drawn", p.settle)
 			}
 			return last, nil
-		case <-time.After(2 * p.between):
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // candidate is a machine that Options.Full adds, where the disk is for it.
@@ -83,7 +84,7 @@ func (m *machine) differences() []Check {
 		if !m.uefi {
 			err = errors.New("it has no /sys/firmware/efi: it was not started by UEFI")
 		}
-		checks = append(checks, m.check("firmware", "UEFI, ssh after "+seconds(m.result.TimeToSSH), err))
+		checks = append(checks, m.check("firmware", "UEFI, ssh after "+text.Span(m.result.TimeToSSH), err))
 	}
 	return checks
 }

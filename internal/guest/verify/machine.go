@@ -148,7 +148,7 @@ func (m *machine) look(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	ssh := found{checks: []Check{m.check("ssh", "answered after "+seconds(m.result.TimeToSSH), nil)}}
+	ssh := found{checks: []Check{m.check("ssh", "answered after "+text.Span(m.result.TimeToSSH), nil)}}
 	inside.checks = append(inside.checks, m.differences()...)
 	for _, f := range []found{ssh, booted, inside, desktop, goss} {
 		m.result.Checks = append(m.result.Checks, f.checks...)

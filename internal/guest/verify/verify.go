@@ -2,12 +2,17 @@
 // inside and from outside: whether cloud-init did its work, whether nothing of
 // the build is left, whether the desktop is served, whether the checks that
 // belong to the playbook hold.
+//
+// What is looked at inside is a list (looks.go) of functions of one shell
+// script (inside.sh) and what follows from their output. The desktop is looked
+// at as consumers serve it: noVNC's page behind a proxy with a path prefix, and
+// a picture through VNC. All of it runs side by side, and one boot finds all
+// that is wrong. The guest is not trusted: whatever it says has a bound.
 package verify
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -129,5 +134,3 @@ func joined(s string) string {
 	}
 	return strings.Join(all, "; ")
 }
-
-func seconds(d time.Duration) string { return fmt.Sprint(d.Round(time.Second)) }
