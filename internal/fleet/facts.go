@@ -81,10 +81,10 @@ func (a *All) learnInputs(ctx context.Context, entries []*Entry, p progress.Repo
 			return context.Cause(ctx)
 		}
 		if errors.Is(e.Err, playbook.ErrUnknown) {
-			mistakes = append(mistakes, a.mistakes(e, several(e.Err))...)
+			mistakes = append(mistakes, a.mistakes(e, several(e.Err), nil)...)
 		}
 	}
-	return inLines(mistakes)
+	return mistakes.Sorted()
 }
 
 // learner keeps what images share.

@@ -163,10 +163,10 @@ func (a *All) configure(entries []*Entry) error {
 		}
 		if err != nil {
 			said[e] = several(err)
-			mistakes = append(mistakes, a.mistakes(e, slices.DeleteFunc(slices.Clone(said[e]), func(text string) bool { return slices.Contains(said[e.Parent], text) }))...)
+			mistakes = append(mistakes, a.mistakes(e, said[e], said[e.Parent])...)
 		}
 	}
-	return inLines(mistakes)
+	return mistakes.Sorted()
 }
 
 // fits says whether the parent's disk fits the image's: a disk grows, and
@@ -216,15 +216,6 @@ func (e *Entry) argument(f settings.Field) (value string, ok bool) {
 	return value, ok
 }
 
-// inLines is the error that has the mistakes in the order of their lines, or
-// none.
-func inLines(mistakes catalogue.Mistakes) error {
-	if mistakes == nil {
-		return nil
-	}
-	return mistakes.Sorted()
-}
-
 // several are the mistakes that an error has.
 func several(err error) []string {
 	var mistakes settings.Mistakes
@@ -234,10 +225,12 @@ func several(err error) []string {
 	return []string{err.Error()}
 }
 
-// mistakes are what is wrong with an image, each in its line.
-func (a *All) mistakes(e *Entry, texts []string) (all catalogue.Mistakes) {
+// mistakes are what is wrong with an image, each in its line, but for those.
+func (a *All) mistakes(e *Entry, texts, but []string) (all catalogue.Mistakes) {
 	for _, what := range texts {
-		all = append(all, catalogue.Mistake{File: a.Catalogue.File, Line: e.image.Line, What: "image " + e.Name + ": " + keyed(what)})
+		if !slices.Contains(but, what) {
+			all = append(all, catalogue.Mistake{File: a.Catalogue.File, Line: e.image.Line, What: "image " + e.Name + ": " + keyed(what)})
+		}
 	}
 	return all
 }

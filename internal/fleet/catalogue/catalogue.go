@@ -80,8 +80,8 @@ func Parse(file, dir string, text []byte) (*Catalogue, error) {
 	if root := l.document(text); root != nil {
 		l.catalogue(c, root)
 	}
-	if len(l.mistakes) > 0 {
-		return nil, l.mistakes.Sorted()
+	if err := l.mistakes.Sorted(); err != nil {
+		return nil, err
 	}
 	return c, nil
 }

@@ -35,8 +35,12 @@ func (m Mistakes) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Sorted puts them into the order of their lines.
-func (m Mistakes) Sorted() Mistakes {
+// Sorted is the error of those mistakes in the order of their lines, or nil where
+// there are none.
+func (m Mistakes) Sorted() error {
+	if len(m) == 0 {
+		return nil
+	}
 	slices.SortStableFunc(m, func(a, b Mistake) int { return cmp.Compare(a.Line, b.Line) })
 	return m
 }

@@ -165,14 +165,14 @@ func (r *refusals) err() error {
 // files collects settings that name files of this host.
 func (r *refusals) files(e *fleet.Entry, where string) {
 	if strings.HasPrefix(e.Settings["EXTRA_VARS"], "@") {
-		r.add(e, "vars names a file, which "+where+" has not", "write the variables into the catalogue")
+		r.add(e, "vars names a file, which "+where+" does not have", "write the variables into the catalogue")
 	}
 	list, _ := strings.CutPrefix(e.Settings["ISO_CHECKSUM"], "file:")
 	if local(e.Settings["ISO_URL"]) || list != e.Settings["ISO_CHECKSUM"] && local(list) {
-		r.add(e, "base names a file, which "+where+" has not", "give an http(s) URL")
+		r.add(e, "base names a file, which "+where+" does not have", "give an http(s) URL")
 	}
 	if strings.HasPrefix(e.Settings["GIT_ANSIBLE_URL"], "file:") {
-		r.add(e, "git names a folder, which "+where+" has not", "give an https URL")
+		r.add(e, "git names a folder, which "+where+" does not have", "give an https URL")
 	}
 	if e.Settings["SPARSIFY"] == "virt-sparsify" {
 		r.add(e, "the toolbox has no virt-sparsify", "sparsify: auto or trim")

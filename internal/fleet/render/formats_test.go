@@ -205,7 +205,7 @@ func TestAFolderOfTheCheckoutIsNamedAsTheWorkflowSeesIt(t *testing.T) {
 	assert.Contains(t, out.String(), `"ansible-dir":"ansible"`)
 	assert.Contains(t, out.String(), `"settings":{"suite":"bookworm"}`)
 	assert.NotContains(t, out.String(), "iso-url")
-	require.EqualError(t, render.GitHubMatrix(&out, entries, target, "/elsewhere"), "x: ansible-dir lies outside of the checkout, so a runner has it not: move it beside the catalogue, or use git")
+	require.EqualError(t, render.GitHubMatrix(&out, entries, target, "/elsewhere"), "x: ansible-dir lies outside of the checkout, so a runner does not have it: move it beside the catalogue, or use git")
 }
 
 // manifest is what the tests read of a Job.
@@ -601,19 +601,19 @@ images:
 	err := render.Kubernetes(&out, deploy.Job, entries, target, "")
 	require.Error(t, err)
 	assert.Equal(t, []string{
-		"packages: a base from packages takes user namespaces, which a restricted pod has not: give base url and checksum, or push the base with another image",
-		"folder: ansible-dir names a folder, which a pod has not: use git",
-		"file, list: base names a file, which a pod has not: give an http(s) URL",
-		"vars: vars names a file, which a pod has not: write the variables into the catalogue",
+		"packages: a base from packages takes user namespaces, which a restricted pod does not have: give base url and checksum, or push the base with another image",
+		"folder: ansible-dir names a folder, which a pod does not have: use git",
+		"file, list: base names a file, which a pod does not have: give an http(s) URL",
+		"vars: vars names a file, which a pod does not have: write the variables into the catalogue",
 		"vars: the toolbox has no virt-sparsify: sparsify: auto or trim",
-		"repository: git names a folder, which a pod has not: give an https URL",
+		"repository: git names a folder, which a pod does not have: give an https URL",
 	}, strings.Split(err.Error(), "\n"))
 	assert.Empty(t, out.String())
 
 	err = render.GitHubMatrix(&out, entries, render.Target{}, "/checkout")
 	require.EqualError(t, err, "there is no registry to push to: set TARGET_REGISTRY, or registry in the catalogue")
 	require.EqualError(t, render.Kubernetes(&out, deploy.Job, entries, render.Target{}, ""), err.Error())
-	require.ErrorContains(t, render.GitHubMatrix(&out, entries, target, "/checkout"), "file, list: base names a file, which a runner has not")
+	require.ErrorContains(t, render.GitHubMatrix(&out, entries, target, "/checkout"), "file, list: base names a file, which a runner does not have")
 	assert.Empty(t, out.String())
 
 	entries[0].Tags = nil

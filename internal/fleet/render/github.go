@@ -125,7 +125,7 @@ func (r *refusals) workflow(e *fleet.Entry, t Target, checkout string) map[strin
 func (r *refusals) within(e *fleet.Entry, checkout, path string) string {
 	relative, err := filepath.Rel(checkout, path)
 	if err != nil || !filepath.IsLocal(relative) {
-		r.add(e, "ansible-dir lies outside of the checkout, so a runner has it not", "move it beside the catalogue, or use git")
+		r.add(e, "ansible-dir lies outside of the checkout, so a runner does not have it", "move it beside the catalogue, or use git")
 	}
 	return filepath.ToSlash(relative)
 }

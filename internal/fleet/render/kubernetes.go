@@ -42,18 +42,11 @@ func Kubernetes(w io.Writer, template []byte, entries []*fleet.Entry, t Target, 
 		out.WriteString("# " + Summary(entries) + "\n")
 	}
 	for i, e := range build {
-		j, err := newJob(template)
-		if err == nil {
-			err = j.fill(e, t, pullSecret)
-		}
-		if err != nil {
-			return fmt.Errorf("the Job's template: %w", err)
-		}
 		if i > 0 {
 			out.WriteString("---\n")
 		}
-		if err := j.write(&out); err != nil {
-			return err
+		if err := writeJob(&out, template, e, t, pullSecret); err != nil {
+			return fmt.Errorf("the Job's template: %w", err)
 		}
 	}
 	_, err := out.WriteTo(w)
@@ -64,10 +57,10 @@ func Kubernetes(w io.Writer, template []byte, entries []*fleet.Entry, t Target, 
 func (r *refusals) pod(e *fleet.Entry) {
 	r.files(e, "a pod")
 	if e.Settings["BASE_FROM_PACKAGES"] == "true" {
-		r.add(e, "a base from packages takes user namespaces, which a restricted pod has not", "give base url and checksum, or push the base with another image")
+		r.add(e, "a base from packages takes user namespaces, which a restricted pod does not have", "give base url and checksum, or push the base with another image")
 	}
 	if e.Settings["ANSIBLE_DIR"] != "" {
-		r.add(e, "ansible-dir names a folder, which a pod has not", "use git")
+		r.add(e, "ansible-dir names a folder, which a pod does not have", "use git")
 	}
 }
 
@@ -84,6 +77,8 @@ type job struct {
 			Spec     pod
 		}
 	}
+
+	err error // what the template lacks
 }
 
 type rest = map[string]any
@@ -119,41 +114,24 @@ type part struct {
 	Rest  rest   `yaml:",inline"`
 }
 
-// newJob reads the template.
-func newJob(template []byte) (*job, error) {
-	j := &job{}
-	if err := yaml.Unmarshal(template, j); err != nil {
-		return nil, err
-	}
-	p := j.Spec.Template.Spec
-	switch {
-	case len(p.InitContainers) == 0 || len(p.Containers) == 0:
-		return nil, errors.New("it has no container that builds, or none that pushes")
-	case p.ActiveDeadlineSeconds == 0 || p.InitContainers[0].Resources.Requests == nil || p.InitContainers[0].Resources.Limits == nil:
-		return nil, errors.New("it has no activeDeadlineSeconds, or the container that builds no requests or limits")
-	}
-	return j, nil
-}
-
-func (j *job) write(w io.Writer) error {
-	e := yaml.NewEncoder(w) // of each its own: an encoder keeps what it has written
-	e.SetIndent(2)
-	if err := e.Encode(j); err != nil {
+// writeJob writes the template filled in for an image.
+func writeJob(w io.Writer, template []byte, e *fleet.Entry, t Target, pullSecret string) error {
+	var j job
+	if err := yaml.Unmarshal(template, &j); err != nil {
 		return err
 	}
-	return e.Close()
-}
-
-// fill makes the template the image's.
-func (j *job) fill(e *fleet.Entry, t Target, pullSecret string) error {
 	p := &j.Spec.Template.Spec
+	if len(p.InitContainers) == 0 || len(p.Containers) == 0 || p.ActiveDeadlineSeconds == 0 {
+		return errors.New("it has no container that builds, none that pushes, or no activeDeadlineSeconds")
+	}
 	build, push := &p.InitContainers[0], &p.Containers[0]
+	if build.Resources.Requests == nil || build.Resources.Limits == nil {
+		return errors.New("its container that builds has no requests, or no limits")
+	}
 	address := map[string]string{"TARGET_REGISTRY": t.Registry, "REGISTRY_PREFIX": t.Prefix, "IMAGE_NAME": e.Name, "IMAGE_TAG": e.Tags[0]}
 	env := t.settings(e)
 	maps.Copy(env, address)
-	if err := p.size(build, e, env); err != nil {
-		return err
-	}
+	j.size(build, e, env)
 	if env["ACCELERATOR"] == "tcg" {
 		delete(build.Resources.Limits, "devices.kubevirt.io/kvm")
 	}
@@ -171,11 +149,14 @@ func (j *job) fill(e *fleet.Entry, t Target, pullSecret string) error {
 		p.InitContainers = append(p.InitContainers, further)
 	}
 	j.label(e, t)
-	if err := p.wait(e, t, pullSecret); err != nil {
-		return err
-	}
+	j.wait(e, t, pullSecret)
 	j.trust(t.CA)
-	return nil
+	if j.err != nil {
+		return j.err
+	}
+	out := yaml.NewEncoder(w) // of each its own: an encoder keeps what it has written
+	out.SetIndent(2)
+	return errors.Join(out.Encode(j), out.Close())
 }
 
 // ofAnImage are the settings that the template has for one image. The sizes
@@ -202,99 +183,75 @@ func (c *container) set(env map[string]string) {
 func escape(value string) string { return strings.ReplaceAll(value, "$", "$$") }
 
 // named is the one of that name.
-func named(parts []part, name string) (*part, error) {
+func (j *job) named(parts []part, name string) *part {
 	i := slices.IndexFunc(parts, func(p part) bool { return p.Name == name })
 	if i < 0 {
-		return nil, fmt.Errorf("it lacks a variable, a volume or a mount: %s", name)
+		j.err = fmt.Errorf("it lacks a variable, a volume or a mount: %s", name)
+		return &part{}
 	}
-	return &parts[i], nil
+	return &parts[i]
 }
 
 const gib = 1 << 30
 
 // size makes the guest, the container and the volume fit each other, as
 // docs/kubernetes.md says under "Size".
-func (p *pod) size(build *container, e *fleet.Entry, env map[string]string) error {
+func (j *job) size(build *container, e *fleet.Entry, env map[string]string) {
 	requests, limits := build.Resources.Requests, build.Resources.Limits
 	if e.MemoryMiB > 0 {
 		env["MEMORY"] = strconv.Itoa(e.MemoryMiB)
 		requests["memory"] = fmt.Sprintf("%dMi", e.MemoryMiB+2048)
 		limits["memory"] = requests["memory"]
 	}
-	if e.DiskSize <= 0 {
-		return nil
+	if e.DiskSize > 0 {
+		env["DISK_SIZE"] = strconv.FormatInt(e.DiskSize, 10)
+		if e.DiskSize%gib == 0 {
+			env["DISK_SIZE"] = strconv.FormatInt(e.DiskSize/gib, 10) + "G"
+		}
+		volume := 3*((e.DiskSize+gib-1)/gib) + 2
+		j.named(j.Spec.Template.Spec.Volumes, "scratch").Rest = rest{"emptyDir": rest{"sizeLimit": fmt.Sprintf("%dGi", volume)}}
+		requests["ephemeral-storage"] = fmt.Sprintf("%dGi", (volume+1)/2)
+		limits["ephemeral-storage"] = fmt.Sprintf("%dGi", volume+2)
 	}
-	env["DISK_SIZE"] = strconv.FormatInt(e.DiskSize, 10)
-	if e.DiskSize%gib == 0 {
-		env["DISK_SIZE"] = strconv.FormatInt(e.DiskSize/gib, 10) + "G"
-	}
-	scratch, err := named(p.Volumes, "scratch")
-	if err != nil {
-		return err
-	}
-	volume := 3*((e.DiskSize+gib-1)/gib) + 2
-	scratch.Rest = rest{"emptyDir": rest{"sizeLimit": fmt.Sprintf("%dGi", volume)}}
-	requests["ephemeral-storage"] = fmt.Sprintf("%dGi", (volume+1)/2)
-	limits["ephemeral-storage"] = fmt.Sprintf("%dGi", volume+2)
-	return nil
 }
 
 // wait has a container before the one that builds wait for the parent, as long
 // as all before it may take, and fetch its disk: the one that builds finds it in
 // the cache. But for that, and for whose password it has, it is as the one that
 // pushes. The pod's deadline grows by the same time.
-func (p *pod) wait(e *fleet.Entry, t Target, pullSecret string) error {
+func (j *job) wait(e *fleet.Entry, t Target, pullSecret string) {
 	parents := 0
 	for a := e.Parent; a != nil && a.Action == fleet.Build; a = a.Parent {
 		parents++
 	}
-	patience := time.Duration(p.ActiveDeadlineSeconds*parents) * time.Second
-	p.ActiveDeadlineSeconds *= parents + 1
+	p := &j.Spec.Template.Spec
+	each := p.ActiveDeadlineSeconds
+	p.ActiveDeadlineSeconds = each * (parents + 1)
 	if e.Parent == nil {
-		return nil
+		return
 	}
-	build, base := p.InitContainers[0], p.Containers[0]
-	registry := base.Mounts
+	build, push, base := p.InitContainers[0], p.Containers[0], p.Containers[0]
 	base.Name, base.Command, base.Env = "base", []string{"diskforge", "base"}, nil
 	for _, name := range []string{"ISO_URL", "ISO_CHECKSUM", "CACHE_DIR", "HOME", "TMPDIR"} {
-		v, err := named(build.Env, name)
-		if err != nil {
-			return err
-		}
-		base.Env = append(base.Env, *v)
+		base.Env = append(base.Env, *j.named(build.Env, name))
 	}
 	if parents > 0 {
-		base.Env = append(base.Env, part{Name: "BASE_TIMEOUT", Value: patience.String()})
+		base.Env = append(base.Env, part{Name: "BASE_TIMEOUT", Value: (time.Duration(each*parents) * time.Second).String()})
 	}
 	base.set(t.reach())
-	scratch, err := named(build.Mounts, "scratch")
-	if err != nil {
-		return err
-	}
-	base.Mounts = []part{*scratch}
+	base.Mounts = []part{*j.named(build.Mounts, "scratch")}
 	if pullSecret != "" {
-		file, err := named(p.Containers[0].Env, "REGISTRY_PASS_FILE")
-		if err != nil {
-			return err
-		}
-		mount, err := named(registry, "registry")
-		if err != nil {
-			return err
-		}
-		volume, err := named(p.Volumes, "registry")
-		if err != nil {
-			return err
-		}
 		user := part{Name: "REGISTRY_USER", Rest: rest{"valueFrom": rest{"secretKeyRef": rest{"name": pullSecret, "key": "username"}}}}
-		secret, _ := volume.Rest["secret"].(rest)
-		secret = maps.Clone(secret)
+		base.Env = append(base.Env, user, *j.named(push.Env, "REGISTRY_PASS_FILE"))
+		base.Mounts = append(base.Mounts, part{Name: "pull", Rest: j.named(push.Mounts, "registry").Rest})
+		secret := rest{}
+		if of, ok := j.named(p.Volumes, "registry").Rest["secret"].(rest); ok {
+			maps.Copy(secret, of)
+		}
 		secret["secretName"] = pullSecret
-		base.Env = append(base.Env, user, *file)
-		base.Mounts = append(base.Mounts, part{Name: "pull", Rest: mount.Rest})
 		p.Volumes = append(p.Volumes, part{Name: "pull", Rest: rest{"secret": secret}})
 	}
 	p.InitContainers = slices.Insert(p.InitContainers, 0, base)
-	return nil
 }
 
 // trust gives every container the further authorities: a pod sees no file of
