@@ -20,7 +20,9 @@ import (
 // prepare fills in what carrying out the plan takes.
 func (a *All) prepare(e *Entry) {
 	dir := a.Config.OutputDir
-	e.Needs = e.resources(dir)
+	if e.Action == Build {
+		e.Needs = e.resources(dir)
+	}
 	switch {
 	case !e.Anew: // what is built for its parent's sake is known by that one's digest
 	case a.Policy.Force:

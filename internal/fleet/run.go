@@ -3,7 +3,7 @@
 //
 // All.Plan asks what each image is made from and what there is already, and
 // decides (Decide, which asks nobody) what is to be done for each Entry. Run
-// does that: Schedule orders it, and a Builder builds single images as a single
+// does that: schedule orders it, and a Builder builds single images as a single
 // build does.
 //
 //	OUTPUT_DIR/work/           locked while a fleet, or a single build, runs
@@ -79,9 +79,8 @@ func Run(ctx context.Context, entries []*Entry, b Builder, o Options, to Observe
 		return Summary{}, err
 	}
 	began := time.Now()
-	f := &fleet{outputDir: o.OutputDir, entries: entries, builder: b, to: to, byName: map[string]*Entry{}, results: map[*Entry]Result{}}
+	f := &fleet{outputDir: o.OutputDir, entries: entries, builder: b, to: to, results: map[*Entry]Result{}}
 	for _, e := range entries {
-		f.byName[e.Name] = e
 		if e.Action == Tag || e.Action == Skip {
 			f.results[e] = e.Known
 		}
@@ -93,7 +92,7 @@ func Run(ctx context.Context, entries []*Entry, b Builder, o Options, to Observe
 	if err != nil {
 		return Summary{}, err
 	}
-	outcomes, err := Schedule(ctx, f.jobs(), o.Jobs, host, f.observe)
+	outcomes, err := schedule(ctx, entries, o.Jobs, host, f.do, f.observe)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -144,7 +143,6 @@ func Dir(outputDir, image string) string {
 type fleet struct {
 	outputDir string
 	entries   []*Entry
-	byName    map[string]*Entry
 	builder   Builder
 	to        Observer
 
@@ -152,40 +150,22 @@ type fleet struct {
 	results map[*Entry]Result // of the images that are complete
 }
 
-// jobs are the entries in the schedule's terms. What there is waits for nobody,
-// nor does an image that cannot be planned for a reason of its own: it fails at
-// once, and stops its descendants and nothing else.
-func (f *fleet) jobs() []Job {
-	jobs := make([]Job, len(f.entries))
-	for i, e := range f.entries {
-		j := &jobs[i]
-		j.Name = e.Name
-		switch {
-		case e.Action == Tag:
-			j.Run = func(ctx context.Context) error { return f.tag(ctx, e) }
-		case e.Action == Blocked:
-			err := e.Err
-			if err == nil {
-				err, j.Parent = errors.New(e.Why), e.Parent.Name
-			}
-			j.Run = func(context.Context) error { return err }
-		case e.Action == Build:
-			j.Needs = e.Needs
-			j.Run = func(ctx context.Context) error { return f.build(ctx, e) }
-			if e.Parent != nil && e.Parent.Action != Tag { // the registry has that, whatever its tag
-				j.Parent = e.Parent.Name
-			}
+// do does what is to be done for an image.
+func (f *fleet) do(ctx context.Context, e *Entry) error {
+	switch e.Action {
+	case Build:
+		return f.build(ctx, e)
+	case Tag:
+		r, err := f.builder.Tag(ctx, e)
+		if err == nil {
+			f.complete(e, r)
 		}
+		return err
 	}
-	return jobs
-}
-
-func (f *fleet) tag(ctx context.Context, e *Entry) error {
-	r, err := f.builder.Tag(ctx, e)
-	if err == nil {
-		f.complete(e, r)
+	if e.Err != nil {
+		return e.Err
 	}
-	return err
+	return errors.New(e.Why)
 }
 
 // build makes one image. What it was made with is deleted when it is complete, so
@@ -240,16 +220,16 @@ func (f *fleet) clean(e *Entry) {
 
 // observe passes the schedule's events on, with the reasons that it does not
 // know.
-func (f *fleet) observe(e Event) {
-	f.to.Set(e.Name, string(e.State), f.why(f.byName[e.Name], e))
+func (f *fleet) observe(e *Entry, now Event) {
+	f.to.Set(e.Name, string(now.State), f.why(e, now))
 }
 
-func (f *fleet) why(e *Entry, ended Event) string {
+func (f *fleet) why(e *Entry, now Event) string {
 	switch {
-	case ended.State == Done:
+	case now.State == Done:
 		return f.result(e).Reference
-	case ended.Why != "":
-		return oneLine(errors.New(ended.Why))
+	case now.Why != "":
+		return oneLine(errors.New(now.Why))
 	}
 	return e.Why
 }

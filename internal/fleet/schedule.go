@@ -12,140 +12,135 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// Job is a piece of work that may depend on another.
-type Job struct {
-	Name   string // unique
-	Parent string // the job that must have ended well before; may be empty
-	Needs  Resources
-	// Run does the work. Its context ends with that of the schedule. A job
-	// without Run has nothing to do: it is Skipped, and its children go on.
-	Run func(context.Context) error
-}
-
-// Resources is what a job needs of the host.
+// Resources is what building an image takes of the host.
 type Resources struct {
-	// CPUs is a matter of speed: a job that asks for more than the host has
-	// takes them all and runs alone.
+	// CPUs is a matter of speed: an image that asks for more than the host has
+	// takes them all and is built alone.
 	CPUs      int
 	MemoryMiB int
-	Disk      int64 // the most that it takes in Capacity.Dir while it runs, in bytes
-	Keep      int64 // what of it stays when the job has ended
+	Disk      int64 // the most that it takes in Capacity.Dir while it is built, in bytes
+	Keep      int64 // what of it stays
 }
 
-// Event says that a job's state, or the reason for it, has changed; the last of
-// a job says how it ended.
+// Event says that an image's state, or the reason for it, has changed; the last
+// of an image says how it ended.
 type Event struct {
-	Name  string
 	State State
 	Why   string        // what it waits for, what blocks or stops it; may be empty
 	Err   error         // of Failed and Cancelled
-	Took  time.Duration // of a job that ran and has ended
+	Took  time.Duration // of one that ran and has ended
 }
 
-// Schedule runs the jobs, parents before their children, as many at once as the
-// host bears: at most limit, or, where that is 0, as many as there are
-// processors for. It returns how each ended, by name.
+// schedule does the work of the entries, parents before their children, as many
+// at once as the host bears: at most limit, or, where that is 0, as many as
+// there are processors for. It returns how each ended. Parents stand before
+// their children; for what there is to skip, no work is done.
 //
-// A job that fails stops only its descendants; the end of the context stops
-// all, and Schedule returns when those that ran have ended. Of the jobs that
-// could start, those with the longest chain of descendants start first. Room is
-// reserved, not measured, while jobs run: a guest that was just started has not
-// taken its memory yet. A job takes all that it needs at once or nothing, so
-// that two half-served jobs cannot wait for each other.
+// A failure stops only the descendants; the end of the context stops all, and
+// schedule returns when the work that ran has ended. Of the images that could
+// be next, those with the longest chain of descendants are first. Room is
+// reserved, not measured, while images are built: a guest that was just started
+// has not taken its memory yet. An image takes all that it needs at once or
+// nothing, so that two half-served ones cannot wait for each other.
 //
-// Parents must stand before their children. The error says, before anything has
-// started, that they do not, or what the host can never give. observe is told
-// of every change, in order, by one goroutine.
-func Schedule(ctx context.Context, jobs []Job, limit int, host Capacity, observe func(Event)) (map[string]Event, error) {
-	nodes, err := graph(jobs)
-	if err != nil {
-		return nil, err
-	}
-	s := &scheduler{observe: observe, ended: make(chan *node)}
+// The error says, before anything has started, what the host can never give.
+// observe learns of every change, in order, from one goroutine.
+func schedule(ctx context.Context, entries []*Entry, limit int, host Capacity, work func(context.Context, *Entry) error, observe func(*Entry, Event)) (map[*Entry]Event, error) {
+	nodes := graph(entries)
+	s := &scheduler{work: work, observe: observe, ended: make(chan *node)}
 	if err := s.reserve(nodes, limit, host); err != nil {
 		return nil, err
 	}
 	s.queue = slices.SortedStableFunc(slices.Values(nodes), byUrgency)
 	s.run(ctx)
-	outcomes := make(map[string]Event, len(nodes))
+	outcomes := make(map[*Entry]Event, len(nodes))
 	for _, n := range nodes {
-		outcomes[n.Name] = n.last
+		outcomes[n.Entry] = n.last
 	}
 	return outcomes, nil
 }
 
-// node is a job in its graph.
+// waitsFor is the entry that must have ended well before, or nil. What there is
+// waits for nobody, nor does an image that cannot be planned for a reason of its
+// own: it fails at once, and stops its descendants and nothing else.
+func (e *Entry) waitsFor() *Entry {
+	if e.Parent == nil || e.Parent.Action == Tag { // the registry has that, whatever its tag
+		return nil
+	}
+	if e.Action == Build || e.Action == Blocked && e.Err == nil {
+		return e.Parent
+	}
+	return nil
+}
+
+// node is an entry with those that wait for it.
 type node struct {
-	Job
-	parent      *node
-	children    []*node
-	chain       int // jobs on the longest way down below it
+	*Entry
+	first       *node // what it waits for, or nil
+	waiting     []*node
+	chain       int // the longest way down below it
 	descendants int
 	need        amounts
-	overtaken   int // by less urgent jobs, while it could have started but for want of room
+	overtaken   int // by less urgent ones, while it could have started but for want of room
 	began       time.Time
 	err         error
 	last        Event
 }
 
-// graph connects the jobs, and counts what depends on each.
-func graph(jobs []Job) ([]*node, error) {
-	byName := make(map[string]*node, len(jobs))
-	nodes := make([]*node, len(jobs))
-	for i, j := range jobs {
-		n := &node{Job: j, parent: byName[j.Parent]}
-		switch {
-		case byName[j.Name] != nil:
-			return nil, fmt.Errorf("two jobs are called %q", j.Name)
-		case j.Parent != "" && n.parent == nil:
-			return nil, fmt.Errorf("the parent %q of %q does not stand before it", j.Parent, j.Name)
-		case n.parent != nil:
-			n.parent.children = append(n.parent.children, n)
+// graph connects the entries, and counts what depends on each.
+func graph(entries []*Entry) []*node {
+	of := make(map[*Entry]*node, len(entries))
+	nodes := make([]*node, len(entries))
+	for i, e := range entries {
+		n := &node{Entry: e, first: of[e.waitsFor()]}
+		if n.first != nil {
+			n.first.waiting = append(n.first.waiting, n)
 		}
-		nodes[i], byName[j.Name] = n, n
+		nodes[i], of[e] = n, n
 	}
 	for _, n := range slices.Backward(nodes) {
-		if p := n.parent; p != nil {
-			p.chain = max(p.chain, n.chain+1)
-			p.descendants += n.descendants + 1
+		if n.first != nil {
+			n.first.chain = max(n.first.chain, n.chain+1)
+			n.first.descendants += n.descendants + 1
 		}
 	}
-	return nodes, nil
+	return nodes
 }
 
-// byUrgency sorts the critical path first: the job from which the longest
+// byUrgency sorts the critical path first: the image from which the longest
 // chain hangs, then the one that most others need.
 func byUrgency(a, b *node) int {
 	return cmp.Or(cmp.Compare(b.chain, a.chain), cmp.Compare(b.descendants, a.descendants))
 }
 
-// ready says whether what the job builds on is there.
+// ready says whether what the image starts from is there.
 func (n *node) ready() bool {
-	return n.parent == nil || n.parent.last.State == Done || n.parent.last.State == Skipped
+	return n.first == nil || n.first.last.State == Done || n.first.last.State == Skipped
 }
 
 // amounts are of each kind of room.
 type amounts [3]int64
 
 const (
-	turns  = iota // processors, or what stands in for them: the limit of jobs
+	turns  = iota // processors, or what stands in for them: the limit
 	memory        // MiB
 	space         // bytes in Capacity.Dir
 )
 
 // scheduler runs one schedule. Everything in it belongs to the goroutine of
-// Schedule.
+// schedule.
 type scheduler struct {
-	observe func(Event)
+	work    func(context.Context, *Entry) error
+	observe func(*Entry, Event)
 	queue   []*node // the most urgent first
 	free    amounts
-	kinds   [3]string // what a job that lacks them waits for
+	kinds   [3]string // what an image that lacks them waits for
 	running int
 	ended   chan *node
 }
 
-// reserve finds out what each job takes and what there is. The error names
-// every job for which there can never be enough.
+// reserve finds out what each image takes and what there is. The error names
+// every image for which there can never be enough.
 func (s *scheduler) reserve(nodes []*node, limit int, host Capacity) error {
 	s.free = amounts{int64(limit), int64(host.MemoryMiB), host.Free}
 	s.kinds = [3]string{"its turn", "memory", "space in " + host.Dir}
@@ -156,7 +151,7 @@ func (s *scheduler) reserve(nodes []*node, limit int, host Capacity) error {
 	var kept, last int64 // what all leave, and the most that one takes beyond that
 	count := 0
 	for _, n := range nodes {
-		if n.Run == nil {
+		if n.Action == Skip {
 			continue
 		}
 		n.need = amounts{1, int64(n.Needs.MemoryMiB), max(n.Needs.Disk, n.Needs.Keep)}
@@ -196,7 +191,7 @@ func (s *scheduler) lacks(need amounts) (kind string, lacks bool) {
 
 func (s *scheduler) run(ctx context.Context) {
 	for _, n := range s.queue {
-		if n.Run == nil {
+		if n.Action == Skip {
 			s.set(n, Event{State: Skipped})
 		} else {
 			s.set(n, Event{State: Waiting})
@@ -221,15 +216,15 @@ func (s *scheduler) run(ctx context.Context) {
 	}
 }
 
-// patience is how many jobs may overtake a more urgent one for which there is
-// no room. Then nothing else starts until there is: small jobs must not keep a
+// patience is how many images may overtake a more urgent one for which there is
+// no room. Then nothing else starts until there is: small ones must not keep a
 // large one waiting to the very end.
 const patience = 4
 
-// dispatch starts every job for which there is room.
+// dispatch starts every image for which there is room.
 func (s *scheduler) dispatch(ctx context.Context) {
 	var held []*node
-	var first *node // a job whose patience is at its end
+	var first *node // one whose patience is at its end
 	for _, n := range s.queue {
 		if n.last.State != Waiting {
 			continue
@@ -237,7 +232,7 @@ func (s *scheduler) dispatch(ctx context.Context) {
 		kind, lacks := s.lacks(n.need)
 		switch {
 		case !n.ready():
-			s.set(n, Event{State: Waiting, Why: "for " + n.Parent})
+			s.set(n, Event{State: Waiting, Why: "for " + n.first.Name})
 		case lacks:
 			s.set(n, Event{State: Waiting, Why: "for " + kind})
 			held = append(held, n)
@@ -263,7 +258,7 @@ func (s *scheduler) start(ctx context.Context, n *node) {
 	n.began = time.Now()
 	s.set(n, Event{State: Running})
 	go func() {
-		n.err = n.Run(ctx)
+		n.err = s.work(ctx, n.Entry)
 		s.ended <- n
 	}()
 }
@@ -278,7 +273,7 @@ func (s *scheduler) finish(ctx context.Context, n *node) {
 	switch {
 	case n.err == nil:
 		s.set(n, Event{State: Done, Took: took})
-	case ctx.Err() != nil: // what a stopped job says is no evidence
+	case ctx.Err() != nil: // what was stopped gives no evidence
 		s.set(n, Event{State: Cancelled, Why: context.Cause(ctx).Error(), Err: context.Cause(ctx), Took: took})
 	default:
 		s.set(n, Event{State: Failed, Why: n.err.Error(), Err: n.err, Took: took})
@@ -286,13 +281,11 @@ func (s *scheduler) finish(ctx context.Context, n *node) {
 	}
 }
 
-// block marks the descendants of a job that failed.
+// block marks the descendants of an image that failed.
 func (s *scheduler) block(n *node, culprit string) {
-	for _, child := range n.children {
-		if child.Run != nil {
-			s.set(child, Event{State: Blocked, Why: "blocked by " + culprit})
-			s.block(child, culprit)
-		}
+	for _, child := range n.waiting {
+		s.set(child, Event{State: Blocked, Why: "blocked by " + culprit})
+		s.block(child, culprit)
 	}
 }
 
@@ -307,9 +300,8 @@ func (s *scheduler) cancel(cause error) {
 
 // set reports a change; what stays as it was is not reported again.
 func (s *scheduler) set(n *node, e Event) {
-	e.Name = n.Name
 	if n.last.State != e.State || n.last.Why != e.Why {
 		n.last = e
-		s.observe(e)
+		s.observe(n.Entry, e)
 	}
 }

@@ -38,10 +38,10 @@ type Ended struct {
 	Result  *Result `json:"result,omitempty"`  // of a complete image
 }
 
-func (f *fleet) summary(began time.Time, outcomes map[string]Event) Summary {
+func (f *fleet) summary(began time.Time, outcomes map[*Entry]Event) Summary {
 	s := Summary{Schema: Schema, Began: began.UTC(), Seconds: seconds(time.Since(began)), Counts: map[State]int{}}
 	for _, e := range f.entries {
-		o := outcomes[e.Name]
+		o := outcomes[e]
 		i := Ended{Name: e.Name, Action: e.Action, State: o.State, Why: e.Why, Inputs: e.Inputs, Seconds: seconds(o.Took)}
 		if e.Parent != nil {
 			i.Parent = e.Parent.Name
@@ -86,12 +86,12 @@ func (f *failed) Error() string   { return f.message }
 func (f *failed) Unwrap() []error { return f.causes }
 
 // failures is the error of a run: why it was stopped, and what failed.
-func failures(ctx context.Context, entries []*Entry, outcomes map[string]Event) error {
+func failures(ctx context.Context, entries []*Entry, outcomes map[*Entry]Event) error {
 	var causes []error
 	var lines strings.Builder
 	count := map[State]int{}
 	for _, e := range entries {
-		o := outcomes[e.Name]
+		o := outcomes[e]
 		count[o.State]++
 		if o.State == Failed {
 			causes = append(causes, o.Err)
