@@ -25,6 +25,7 @@ import (
 )
 
 func TestTheNewestSuiteThatAnsibleCanManageIsChosen(t *testing.T) {
+	t.Parallel()
 	for version, want := range map[string]string{
 		"2.14.18": "bookworm", "ansible [core 2.14.18]": "bookworm", "ansible [core 2.15.0]": "bookworm", "1.9.6": "bookworm", "": "bookworm", "unknown": "bookworm",
 		"2.16.0": "trixie", "ansible [core 2.19.4]": "trixie", "2.16.0rc1": "trixie", "3.0.1": "trixie",
@@ -34,6 +35,7 @@ func TestTheNewestSuiteThatAnsibleCanManageIsChosen(t *testing.T) {
 }
 
 func TestWhatTheRecipeCannotMakeIsRefused(t *testing.T) {
+	t.Parallel()
 	good := Options{Suite: "bookworm", CacheDir: t.TempDir()}
 	tests := map[string]struct {
 		change func(*Options)
@@ -62,6 +64,7 @@ func TestWhatTheRecipeCannotMakeIsRefused(t *testing.T) {
 }
 
 func TestARecipesDigestFollowsEverythingThatMakesTheImage(t *testing.T) {
+	t.Parallel()
 	o, err := Options{Suite: "bookworm", CacheDir: "/c"}.complete()
 	require.NoError(t, err)
 	seen := map[string]bool{o.digest(): true}
@@ -79,6 +82,7 @@ func TestARecipesDigestFollowsEverythingThatMakesTheImage(t *testing.T) {
 }
 
 func TestTheRecipeNamesOneFileSystemEverywhere(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"etc/fstab", "boot/grub/grub.cfg", "boot/grub/early.cfg"} {
 		assert.Contains(t, recipeFile("recipe/overlay/"+name), fsUUID, name)
 	}
@@ -86,6 +90,7 @@ func TestTheRecipeNamesOneFileSystemEverywhere(t *testing.T) {
 }
 
 func TestTheOverlayIsAReadableArchiveWithOneDate(t *testing.T) {
+	t.Parallel()
 	var b bytes.Buffer
 	when := time.Unix(1700000000, 0)
 	require.NoError(t, writeOverlay(&b, when))
@@ -116,6 +121,7 @@ func smallDisk(t *testing.T, core []byte) (build, error) {
 }
 
 func TestTheDiskHasBootLoaderPartitionTableAndFileSystemInPlace(t *testing.T) {
+	t.Parallel()
 	core := bytes.Repeat([]byte{0xc0}, 30000)
 	b, err := smallDisk(t, core)
 	require.NoError(t, err)
@@ -149,6 +155,7 @@ func TestTheDiskHasBootLoaderPartitionTableAndFileSystemInPlace(t *testing.T) {
 }
 
 func TestABootLoaderThatDoesNotFitBeforeThePartitionIsRefused(t *testing.T) {
+	t.Parallel()
 	_, err := smallDisk(t, make([]byte, partitionStart))
 	require.ErrorContains(t, err, "does not fit before the partition")
 }
@@ -166,6 +173,7 @@ func published(t *testing.T) (Options, Image) {
 }
 
 func TestAnImageThatIsThereIsUsedAgain(t *testing.T) {
+	t.Parallel()
 	o, made := published(t)
 	again, err := Make(t.Context(), o, progress.Discard)
 	require.NoError(t, err)
@@ -175,6 +183,7 @@ func TestAnImageThatIsThereIsUsedAgain(t *testing.T) {
 }
 
 func TestAnImageWhoseBytesChangedIsNotUsed(t *testing.T) {
+	t.Parallel()
 	o, made := published(t)
 	require.NoError(t, os.WriteFile(made.Path, []byte("imagE"), 0o644))
 	_, ok := o.cached(t.Context(), progress.Discard)
@@ -212,6 +221,7 @@ type warned struct {
 func (w *warned) Warn(m string) { w.all = append(w.all, m) }
 
 func TestTheNewestIndexDatesTheImageAndMissingUpdatesAreToldOf(t *testing.T) {
+	t.Parallel()
 	m := mirror(t, "/debian/dists/bookworm", "/debian-security/dists/bookworm-security")
 	w := &warned{Reporter: progress.Discard}
 	lines, date, err := Options{Suite: "bookworm", Mirror: m}.archives(t.Context(), w)
@@ -223,6 +233,7 @@ func TestTheNewestIndexDatesTheImageAndMissingUpdatesAreToldOf(t *testing.T) {
 }
 
 func TestAMirrorWithoutTheSuiteIsNamedAndNothingIsLeft(t *testing.T) {
+	t.Parallel()
 	o := Options{Suite: "trixie", Mirror: mirror(t, "/debian/dists/bookworm"), CacheDir: t.TempDir()}
 	_, err := Make(t.Context(), o, progress.Discard)
 	require.ErrorContains(t, err, "the Debian mirror does not serve trixie")
@@ -240,6 +251,7 @@ func onlyLock(t *testing.T, dir string) {
 }
 
 func TestAMirrorWhosePackagesCannotBeReadFailsWithAptsLastLinesAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	o := Options{Suite: "bookworm", Mirror: mirror(t, "/debian/dists/bookworm"), CacheDir: t.TempDir()}
 	stale := filepath.Join(o.CacheDir, ".base-bookworm-1.tmp")
 	require.NoError(t, os.Mkdir(stale, 0o700))
@@ -249,6 +261,7 @@ func TestAMirrorWhosePackagesCannotBeReadFailsWithAptsLastLinesAndLeavesNothing(
 }
 
 func TestTheEndOfTheContextEndsTheMakingAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	// The mirror serves an index without a signature, then stalls.
 	stop := errors.New("stopped by the test")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -269,6 +282,7 @@ func TestTheEndOfTheContextEndsTheMakingAndLeavesNothing(t *testing.T) {
 }
 
 func TestTooLittleSpaceIsSaidBeforeAnythingStarts(t *testing.T) {
+	t.Parallel()
 	require.NoError(t, checkSpace(t.TempDir(), 1))
 	require.ErrorContains(t, checkSpace(t.TempDir(), 1<<62), " left: free some space")
 }

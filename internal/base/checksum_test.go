@@ -16,6 +16,7 @@ var (
 )
 
 func TestEveryFormOfAChecksumIsRead(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]base.Checksum{
 		"sha256:" + hex64:                  {Algorithm: "sha256", Hex: hex64},
 		"SHA256:" + strings.ToUpper(hex64): {Algorithm: "sha256", Hex: hex64},
@@ -40,6 +41,7 @@ func TestEveryFormOfAChecksumIsRead(t *testing.T) {
 }
 
 func TestAForbiddenOrMisspeltChecksumIsOneClearLine(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]string{
 		"":                            "a base image needs a checksum",
 		"none":                        "without a checksum is refused",

@@ -37,6 +37,7 @@ func got(t *testing.T, f base.File, err error) {
 }
 
 func TestAFileIsFetchedOnceAndThenComesFromTheCache(t *testing.T) {
+	t.Parallel()
 	for _, sum := range []base.Checksum{sum256(content), sum512(content)} {
 		m, o := newMirror(t), options(t)
 		f, err := base.Fetch(t.Context(), m.url(), sum, o, progress.Discard)
@@ -53,6 +54,7 @@ func TestAFileIsFetchedOnceAndThenComesFromTheCache(t *testing.T) {
 }
 
 func TestAChangedFileInTheCacheIsFetchedAgainAndThatIsSaid(t *testing.T) {
+	t.Parallel()
 	m, o, seen := newMirror(t), options(t), &recorder{}
 	f, err := base.Fetch(t.Context(), m.url(), sum256(content), o, progress.Discard)
 	got(t, f, err)
@@ -65,6 +67,7 @@ func TestAChangedFileInTheCacheIsFetchedAgainAndThatIsSaid(t *testing.T) {
 }
 
 func TestALinkInTheCacheIsNotFollowed(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	f, err := base.Fetch(t.Context(), m.url(), sum256(content), o, progress.Discard)
 	got(t, f, err)
@@ -80,6 +83,7 @@ func TestALinkInTheCacheIsNotFollowed(t *testing.T) {
 }
 
 func TestAWrongChecksumNamesBothDigestsAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	want := sum256([]byte("something else"))
 	_, err := base.Fetch(t.Context(), m.url(), want, o, progress.Discard)
@@ -91,6 +95,7 @@ func TestAWrongChecksumNamesBothDigestsAndLeavesNothing(t *testing.T) {
 }
 
 func TestAServerThatIsBusyIsAskedAgain(t *testing.T) {
+	t.Parallel()
 	for _, code := range []int{429, 500, 502, 503} {
 		m, seen := newMirror(t), &recorder{}
 		m.fail = first(2, status(code))
@@ -104,6 +109,7 @@ func TestAServerThatIsBusyIsAskedAgain(t *testing.T) {
 }
 
 func TestTheServersRetryAfterIsHonoured(t *testing.T) {
+	t.Parallel()
 	m, seen := newMirror(t), &recorder{}
 	m.fail = first(1, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "1")
@@ -115,6 +121,7 @@ func TestTheServersRetryAfterIsHonoured(t *testing.T) {
 }
 
 func TestAServerThatFailsForEverIsGivenUp(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	m.fail = first(100, status(500))
 	_, err := base.Fetch(t.Context(), m.url(), sum256(content), o, progress.Discard)
@@ -124,6 +131,7 @@ func TestAServerThatFailsForEverIsGivenUp(t *testing.T) {
 }
 
 func TestAnAnswerThatIsFinalIsNotAskedForAgain(t *testing.T) {
+	t.Parallel()
 	for code, want := range map[int]string{404: "404 Not Found: check the URL", 410: "410 Gone", 401: "credentials", 403: "credentials", 418: "418"} {
 		m, o := newMirror(t), options(t)
 		m.fail = first(100, status(code))
@@ -138,6 +146,7 @@ func TestAnAnswerThatIsFinalIsNotAskedForAgain(t *testing.T) {
 }
 
 func TestAPasswordIsNeverInAMessageNorInTheCache(t *testing.T) {
+	t.Parallel()
 	m, o, seen := newMirror(t), options(t), &recorder{}
 	m.fail = first(1, status(500))
 	secret := strings.Replace(m.url(), "//", "//user:planted@", 1) + "?signature=planted"
@@ -157,6 +166,7 @@ func TestAPasswordIsNeverInAMessageNorInTheCache(t *testing.T) {
 }
 
 func TestABrokenConnectionGoesOnWhereItBroke(t *testing.T) {
+	t.Parallel()
 	for name, header := range map[string]map[string]string{
 		"by its tag":  {"ETag": `"v1"`},
 		"by its date": {"Last-Modified": published.Format(http.TimeFormat)},
@@ -176,6 +186,7 @@ func TestABrokenConnectionGoesOnWhereItBroke(t *testing.T) {
 }
 
 func TestWhatIsKeptOfADownloadIsSaidAndNothingElse(t *testing.T) {
+	t.Parallel()
 	for kept, header := range map[bool]map[string]string{true: {"ETag": `"v1"`}, false: nil} {
 		m := newMirror(t)
 		m.fail = func(n int, w http.ResponseWriter, _ *http.Request) bool {
@@ -195,6 +206,7 @@ func TestWhatIsKeptOfADownloadIsSaidAndNothingElse(t *testing.T) {
 }
 
 func TestAServerThatBreaksOftenButGetsOnIsNotGivenUp(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	m.fail = func(n int, w http.ResponseWriter, r *http.Request) bool {
 		if r.Header.Get("Range") == "" {
@@ -207,6 +219,7 @@ func TestAServerThatBreaksOftenButGetsOnIsNotGivenUp(t *testing.T) {
 }
 
 func TestWithoutAVersionADownloadStartsAgain(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	m.fail = first(1, func(w http.ResponseWriter, _ *http.Request) { cutAfter(w, 2*mib, nil) })
 	f, err := base.Fetch(t.Context(), m.url(), sum256(content), options(t), progress.Discard)
@@ -215,6 +228,7 @@ func TestWithoutAVersionADownloadStartsAgain(t *testing.T) {
 }
 
 func TestAFileThatChangedMeanwhileIsFetchedFromItsStart(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	m.fail = first(1, func(w http.ResponseWriter, _ *http.Request) { cutAfter(w, 2*mib, map[string]string{"ETag": `"v0"`}) })
 	f, err := base.Fetch(t.Context(), m.url(), sum256(content), options(t), progress.Discard)
@@ -223,6 +237,7 @@ func TestAFileThatChangedMeanwhileIsFetchedFromItsStart(t *testing.T) {
 }
 
 func TestAWrongPartFromTheServerIsNotAppended(t *testing.T) {
+	t.Parallel()
 	for name, header := range map[string]map[string]string{
 		"another place":   {"Content-Range": "bytes 5-6291455/6291456", "ETag": `"v1"`},
 		"another version": {"Content-Range": "bytes 2097152-6291455/6291456", "ETag": `"v2"`},
@@ -281,6 +296,7 @@ func part(t *testing.T, o base.DownloadOptions) string {
 }
 
 func TestACancelledDownloadIsResumedByTheNextOne(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	interrupted(t, m, o)
 	st, err := os.Stat(part(t, o))
@@ -294,6 +310,7 @@ func TestACancelledDownloadIsResumedByTheNextOne(t *testing.T) {
 }
 
 func TestADamagedBeginningIsThrownAway(t *testing.T) {
+	t.Parallel()
 	m, o, seen := newMirror(t), options(t), &recorder{}
 	interrupted(t, m, o)
 	require.NoError(t, os.WriteFile(part(t, o), make([]byte, 2*mib), 0o600))
@@ -303,6 +320,7 @@ func TestADamagedBeginningIsThrownAway(t *testing.T) {
 }
 
 func TestTheBeginningOfAnotherURLIsNotResumed(t *testing.T) {
+	t.Parallel()
 	m, other, o := newMirror(t), newMirror(t), options(t)
 	interrupted(t, m, o)
 	f, err := base.Fetch(t.Context(), other.url(), sum256(content), o, progress.Discard)
@@ -311,6 +329,7 @@ func TestTheBeginningOfAnotherURLIsNotResumed(t *testing.T) {
 }
 
 func TestABeginningThatIsTooLongStartsAgain(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	interrupted(t, m, o)
 	require.NoError(t, os.WriteFile(part(t, o), make([]byte, 7*mib), 0o600))
@@ -319,6 +338,7 @@ func TestABeginningThatIsTooLongStartsAgain(t *testing.T) {
 }
 
 func TestAPlantedLinkIsNotWrittenThrough(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	interrupted(t, m, o)
 	victim, name := write(t, "victim", []byte("precious")), part(t, o)
@@ -332,6 +352,7 @@ func TestAPlantedLinkIsNotWrittenThrough(t *testing.T) {
 }
 
 func TestASilentServerIsLeftAndAskedAgain(t *testing.T) {
+	t.Parallel()
 	m, o, seen := newMirror(t), options(t), &recorder{}
 	o.Stall = 100 * time.Millisecond
 	m.fail = first(1, func(w http.ResponseWriter, r *http.Request) {
@@ -345,6 +366,7 @@ func TestASilentServerIsLeftAndAskedAgain(t *testing.T) {
 }
 
 func TestAServerOfAByteNowAndThenIsGivenUp(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	o.Stall = 50 * time.Millisecond
 	m.fail = first(100, func(w http.ResponseWriter, r *http.Request) {
@@ -361,6 +383,7 @@ func TestAServerOfAByteNowAndThenIsGivenUp(t *testing.T) {
 }
 
 func TestAFileWithoutAnEndIsNotKept(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	o.Most = 3 * mib
 	m.fail = first(100, func(w http.ResponseWriter, r *http.Request) {
@@ -376,6 +399,7 @@ func TestAFileWithoutAnEndIsNotKept(t *testing.T) {
 }
 
 func TestRedirectsInCirclesAreFinal(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	m.fail = func(_ int, w http.ResponseWriter, r *http.Request) bool {
 		http.Redirect(w, r, r.URL.Path, http.StatusFound)
@@ -387,6 +411,7 @@ func TestRedirectsInCirclesAreFinal(t *testing.T) {
 }
 
 func TestAFullDiskIsFoundBeforeTheDownloadAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	o := options(t)
 	o.CacheDir = testkit.MountTmpfs(t, "3m")
 	for name, fail := range map[string]http.HandlerFunc{
@@ -407,6 +432,7 @@ func TestAFullDiskIsFoundBeforeTheDownloadAndLeavesNothing(t *testing.T) {
 }
 
 func TestTwoAtOnceFetchTheFileOnce(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	seen := &recorder{}
 	waiting := make(chan struct{})
@@ -428,6 +454,7 @@ func TestTwoAtOnceFetchTheFileOnce(t *testing.T) {
 }
 
 func TestWaitingForTheOtherEndsWithTheContext(t *testing.T) {
+	t.Parallel()
 	m, o := newMirror(t), options(t)
 	interrupted(t, m, o)
 	other, err := os.Open(filepath.Dir(part(t, o)))
@@ -443,6 +470,7 @@ func TestWaitingForTheOtherEndsWithTheContext(t *testing.T) {
 }
 
 func TestAnUnknownAuthorityIsNamedAndCAFileMendsIt(t *testing.T) {
+	t.Parallel()
 	m, o := unstarted(), options(t)
 	m.Config.ErrorLog = log.New(io.Discard, "", 0)
 	m.StartTLS()
@@ -462,6 +490,7 @@ func TestAnUnknownAuthorityIsNamedAndCAFileMendsIt(t *testing.T) {
 }
 
 func TestALocalFileIsHashedWhereItLies(t *testing.T) {
+	t.Parallel()
 	path, o := write(t, "disk.qcow2", content), options(t)
 	for _, url := range []string{path, "file://" + path, "file://localhost" + path} {
 		f, err := base.Fetch(t.Context(), url, sum256(content), o, progress.Discard)
@@ -475,6 +504,7 @@ func TestALocalFileIsHashedWhereItLies(t *testing.T) {
 }
 
 func TestALocalFileThatCannotBeReadIsNamed(t *testing.T) {
+	t.Parallel()
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
 	for path, want := range map[string]string{
@@ -491,6 +521,7 @@ func TestALocalFileThatCannotBeReadIsNamed(t *testing.T) {
 }
 
 func TestNothingIsFetchedWithoutAChecksum(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	_, err := base.Fetch(t.Context(), m.url(), base.Checksum{}, options(t), progress.Discard)
 	require.ErrorContains(t, err, "needs a checksum")
@@ -505,6 +536,7 @@ func sums(t *testing.T, list string) *mirror {
 }
 
 func TestTheDigestIsLookedUpInAListByTheFilesName(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	list := sum256(nil).Hex + "  other.qcow2\n" + sum256(content).Hex + " *disk.qcow2\n"
 	web := sums(t, list)
@@ -516,6 +548,7 @@ func TestTheDigestIsLookedUpInAListByTheFilesName(t *testing.T) {
 }
 
 func TestAListThatDoesNotHelpIsNamed(t *testing.T) {
+	t.Parallel()
 	m := newMirror(t)
 	plain := sums(t, "")
 	plain.fail = first(100, func(w http.ResponseWriter, r *http.Request) {

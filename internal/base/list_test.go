@@ -16,6 +16,7 @@ var (
 )
 
 func TestEveryFormatOfAListIsRead(t *testing.T) {
+	t.Parallel()
 	for name, list := range map[string]string{
 		"GNU text":       b64 + "  other.qcow2\n" + a64 + "  disk.qcow2\n",
 		"GNU binary":     a64 + " *disk.qcow2",
@@ -53,6 +54,7 @@ func utf16le(text string) string {
 }
 
 func TestAListWithoutTheDigestIsRefusedWithItsReason(t *testing.T) {
+	t.Parallel()
 	for list, want := range map[string]string{
 		"":                                 "no list of digests",
 		"<html>404</html>":                 "no list of digests",

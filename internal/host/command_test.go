@@ -23,23 +23,27 @@ func sh(script string) host.Cmd {
 }
 
 func TestAFailureNamesTheProgramAndItsLastLine(t *testing.T) {
+	t.Parallel()
 	err := host.Run(t.Context(), sh("echo first; echo the disk is full >&2; exit 3"))
 	require.EqualError(t, err, "sh: exit status 3: the disk is full")
 	assert.Equal(t, []string{"first", "the disk is full"}, host.Tail(err))
 }
 
 func TestOutputKeepsStandardErrorApart(t *testing.T) {
+	t.Parallel()
 	out, err := host.Output(t.Context(), sh("echo result; echo noise >&2"))
 	require.NoError(t, err)
 	assert.Equal(t, "result\n", string(out))
 }
 
 func TestOutputRefusesMoreThanItKeeps(t *testing.T) {
+	t.Parallel()
 	_, err := host.Output(t.Context(), sh("head -c 9000000 /dev/zero"))
 	require.ErrorContains(t, err, "more than")
 }
 
 func TestLinesAndLogReceiveTheOutputAndTheTailIsBounded(t *testing.T) {
+	t.Parallel()
 	log := filepath.Join(t.TempDir(), "log")
 	var lines []string
 	c := sh("i=0; while [ $i -lt 50 ]; do echo line $i; i=$((i+1)); done; printf '10%%\\r20%%\\rend'; exit 1")
@@ -61,6 +65,7 @@ func TestSecretsOfOurEnvironmentDoNotReachPrograms(t *testing.T) {
 }
 
 func TestTheEndOfTheContextEndsTheWholeProcessGroup(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	stop := errors.New("stopped by the test")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -84,12 +89,14 @@ func gone(pid string) bool {
 }
 
 func TestAProgramThatIsNotThereIsNamed(t *testing.T) {
+	t.Parallel()
 	err := host.Run(t.Context(), host.Cmd{Program: "no-such-program"})
 	require.ErrorContains(t, err, "no-such-program")
 	require.ErrorIs(t, err, exec.ErrNotFound)
 }
 
 func TestAProgramThatMaySurviveHasASessionOfItsOwnAndStillStops(t *testing.T) {
+	t.Parallel()
 	c := sh("trap 'exit 0' TERM; while :; do sleep 0.05; done")
 	c.Survive = true
 	p, err := host.Start(t.Context(), c)
@@ -105,6 +112,7 @@ func TestAProgramThatMaySurviveHasASessionOfItsOwnAndStillStops(t *testing.T) {
 // script(1) gives this test a terminal: a program that asks there, as Ansible
 // does for a vault's password, would be stopped by the kernel for ever.
 func TestAProgramHasNoTerminalToAskAt(t *testing.T) {
+	t.Parallel()
 	const inner = "DISKFORGE_TEST_IN_TERMINAL"
 	if os.Getenv(inner) == "" {
 		cmd := exec.Command("script", "-qec", os.Args[0]+" -test.run ^"+t.Name()+"$ -test.v", "/dev/null")

@@ -58,11 +58,15 @@ const lookup = `- hosts: localhost
 `
 
 func TestAPlaybookFindsNoPasswordInAnyProcess(t *testing.T) {
+	t.Parallel()
 	if err := host.Unconfined(); err != nil {
 		t.Skip("this host confines nothing: ", err)
 	}
 	if _, err := exec.LookPath("ansible-playbook"); err != nil {
 		t.Skip("ansible-core is not installed")
+	}
+	if testing.Short() {
+		t.Skip("two runs of Ansible take seconds")
 	}
 	playbook := filepath.Join(t.TempDir(), "site.yml")
 	require.NoError(t, os.WriteFile(playbook, []byte(lookup), 0o644))
@@ -75,12 +79,14 @@ func TestAPlaybookFindsNoPasswordInAnyProcess(t *testing.T) {
 }
 
 func TestThePasswordIsNotInTheEnvironmentOfTheProcessThatGotIt(t *testing.T) {
+	t.Parallel()
 	out := hold(t, "free", "planted-in-vain", "sh", "-c", "cat /proc/$PPID/environ; echo end of $PPID")
 	assert.NotContains(t, out, "planted-in-vain")
 	assert.Contains(t, out, "end of")
 }
 
 func TestAConfinedProgramSeesOnlyItselfAndGivesItsExitCode(t *testing.T) {
+	t.Parallel()
 	if err := host.Unconfined(); err != nil {
 		t.Skip("this host confines nothing: ", err)
 	}
@@ -94,6 +100,7 @@ func TestAConfinedProgramSeesOnlyItselfAndGivesItsExitCode(t *testing.T) {
 }
 
 func TestAConfinedProgramMayCleanUpAndNothingOutlivesIt(t *testing.T) {
+	t.Parallel()
 	if err := host.Unconfined(); err != nil {
 		t.Skip("this host confines nothing: ", err)
 	}
@@ -115,6 +122,7 @@ func TestAConfinedProgramMayCleanUpAndNothingOutlivesIt(t *testing.T) {
 }
 
 func TestAConfinedProgramEndsWithAProcessThatIsKilled(t *testing.T) {
+	t.Parallel()
 	if err := host.Unconfined(); err != nil {
 		t.Skip("this host confines nothing: ", err)
 	}

@@ -21,6 +21,7 @@ func text(s string) func(io.Writer) error {
 }
 
 func TestAFileIsReplacedInOnePiece(t *testing.T) {
+	t.Parallel()
 	name := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, host.WriteFile(name, 0o644, text("first")))
 	require.NoError(t, host.WriteFile(name, 0o644, text("2nd")))
@@ -31,6 +32,7 @@ func TestAFileIsReplacedInOnePiece(t *testing.T) {
 }
 
 func TestAFailedWriteLeavesTheFileAsItWasAndNothingElse(t *testing.T) {
+	t.Parallel()
 	name := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, host.WriteFile(name, 0o644, text("first")))
 	boom := errors.New("boom")
@@ -45,6 +47,7 @@ func TestAFailedWriteLeavesTheFileAsItWasAndNothingElse(t *testing.T) {
 }
 
 func TestWhatAKilledProcessLeftIsTakenOver(t *testing.T) {
+	t.Parallel()
 	name := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(name+".part", []byte("longer than what comes"), 0o600))
 	require.NoError(t, host.WriteFile(name, 0o644, text("new")))
@@ -54,6 +57,7 @@ func TestWhatAKilledProcessLeftIsTakenOver(t *testing.T) {
 }
 
 func TestAFileThatIsNotOursAloneIsReplacedAndNotWrittenTo(t *testing.T) {
+	t.Parallel()
 	name := filepath.Join(t.TempDir(), "file")
 	victim := name + ".victim"
 	require.NoError(t, os.WriteFile(victim, []byte("mine"), 0o600))
@@ -67,6 +71,7 @@ func TestAFileThatIsNotOursAloneIsReplacedAndNotWrittenTo(t *testing.T) {
 }
 
 func TestASymbolicLinkInThePlaceOfTheTemporaryFileIsNotFollowed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	victim := filepath.Join(dir, "victim")
 	require.NoError(t, os.WriteFile(victim, []byte("mine"), 0o600))

@@ -21,6 +21,7 @@ type told struct {
 func (t told) Activity(what string) { t.what <- what }
 
 func TestTheSecondWaitsForTheFirstAndSaysSo(t *testing.T) {
+	t.Parallel()
 	name := filepath.Join(t.TempDir(), "lock")
 	unlock, err := host.LockFile(t.Context(), name, "", progress.Discard)
 	require.NoError(t, err)
@@ -39,6 +40,7 @@ func TestTheSecondWaitsForTheFirstAndSaysSo(t *testing.T) {
 }
 
 func TestTheEndOfTheContextEndsTheWait(t *testing.T) {
+	t.Parallel()
 	name := filepath.Join(t.TempDir(), "lock")
 	unlock, err := host.LockFile(t.Context(), name, "", progress.Discard)
 	require.NoError(t, err)

@@ -16,6 +16,7 @@ import (
 )
 
 func TestAFileIsReadUpToItsBound(t *testing.T) {
+	t.Parallel()
 	name := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(name, []byte(strings.Repeat("x", 2048)), 0o600))
 	content, err := host.ReadFile(name, 2048)
@@ -28,6 +29,7 @@ func TestAFileIsReadUpToItsBound(t *testing.T) {
 }
 
 func TestDevicesFoldersAndSocketsAreRefusedAtOnce(t *testing.T) {
+	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", socket)
 	require.NoError(t, err)
@@ -39,6 +41,7 @@ func TestDevicesFoldersAndSocketsAreRefusedAtOnce(t *testing.T) {
 }
 
 func TestAPipeIsReadToItsEnd(t *testing.T) {
+	t.Parallel()
 	name := filepath.Join(t.TempDir(), "pipe")
 	require.NoError(t, unix.Mkfifo(name, 0o600))
 	writer := exec.Command("sh", "-c", "sleep 0.3; { printf 'pass'; sleep 0.3; printf 'word'; } >"+name)
@@ -50,6 +53,7 @@ func TestAPipeIsReadToItsEnd(t *testing.T) {
 }
 
 func TestAPipeThatEndsNeverIsGivenUp(t *testing.T) {
+	t.Parallel()
 	name := filepath.Join(t.TempDir(), "pipe")
 	require.NoError(t, unix.Mkfifo(name, 0o600))
 	for what, script := range map[string]string{"nobody writes": "true", "never ends": "exec sleep 60 >" + name, "too much": "exec yes >" + name} {

@@ -24,6 +24,7 @@ var words = []string{
 // PyYAML is what Ansible reads variables with: what it makes of each word, as
 // JSON, is what a playbook must see.
 func TestVariablesMeanWhatTheyMeanToAnsible(t *testing.T) {
+	t.Parallel()
 	texts := make([]string, len(words))
 	for i, word := range words {
 		texts[i] = "v: " + word
@@ -46,6 +47,7 @@ func TestVariablesMeanWhatTheyMeanToAnsible(t *testing.T) {
 }
 
 func TestVariablesAreAJSONOrYAMLMapping(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]string{
 		`{"a": 1e3, "b": "no", "c": [no]}`:        `{"a": "1e3", "b": "no", "c": [false]}`,
 		`{install_docs: no, n: [1, {x: on}]}`:     `{"install_docs": false, "n": [1, {"x": true}]}`,

@@ -50,6 +50,7 @@ func do(c *http.Client, method, to string, body io.Reader) ([]byte, error) {
 }
 
 func TestAServerThatGetsNowhereIsLeft(t *testing.T) {
+	t.Parallel()
 	drip := func(pause time.Duration) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
@@ -82,6 +83,7 @@ func TestAServerThatGetsNowhereIsLeft(t *testing.T) {
 }
 
 func TestAServerThatTakesNothingMoreOfABodyIsLeft(t *testing.T) {
+	t.Parallel()
 	over := make(chan struct{})
 	to := serve(t, func(http.ResponseWriter, *http.Request) { <-over })
 	t.Cleanup(func() { close(over) })
@@ -95,6 +97,7 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 func TestWhoReadsSlowlyIsNotTakenForTheServer(t *testing.T) {
+	t.Parallel()
 	content := bytes.Repeat([]byte("x"), 4<<20)
 	to := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(content) })
 	resp, err := patient(t, 4*idle).Get(to)
@@ -110,6 +113,7 @@ func TestWhoReadsSlowlyIsNotTakenForTheServer(t *testing.T) {
 }
 
 func TestASteadyServerMayTakeItsTime(t *testing.T) {
+	t.Parallel()
 	part := bytes.Repeat([]byte("x"), 300<<10)
 	to := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		for range 5 {
@@ -124,6 +128,7 @@ func TestASteadyServerMayTakeItsTime(t *testing.T) {
 }
 
 func TestAServerMayThinkAboutWhatItWasSent(t *testing.T) {
+	t.Parallel()
 	to := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		time.Sleep(3 * idle)
@@ -142,6 +147,7 @@ func TestAServerMayThinkAboutWhatItWasSent(t *testing.T) {
 }
 
 func TestARedirectInCirclesEndsForEveryMethod(t *testing.T) {
+	t.Parallel()
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodPut, http.MethodDelete} {
 		var asked atomic.Int32
 		to := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -169,6 +175,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestAProxyThatWantsALoginIsNamedAsTheProxy(t *testing.T) {
+	t.Parallel()
 	for _, to := range []string{"https://registry.example/v2/", "http://mirror.example/image"} {
 		_, err := do(client(t), http.MethodGet, to, nil)
 		var refused *httpclient.ProxyError
@@ -179,6 +186,7 @@ func TestAProxyThatWantsALoginIsNamedAsTheProxy(t *testing.T) {
 }
 
 func TestANameForAPrivateAddressIsNotConnectedToWhereItMustBePublic(t *testing.T) {
+	t.Parallel()
 	name := ""
 	own, _ := os.Hostname()
 	for _, n := range []string{own, "ip6-localhost", "ip6-loopback", "localhost.localdomain"} {

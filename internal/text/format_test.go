@@ -10,10 +10,12 @@ import (
 )
 
 func TestSizesAreReadable(t *testing.T) {
+	t.Parallel()
 	assert.Equal(t, []string{"1 KiB", "200 MiB", "1.5 GiB"}, []string{text.Size(1), text.Size(200 << 20), text.Size(3 << 29)})
 }
 
 func TestSpansOfTimeAreReadable(t *testing.T) {
+	t.Parallel()
 	for d, want := range map[time.Duration]string{
 		0:                        "0 ms",
 		350 * time.Millisecond:   "350 ms",
@@ -29,10 +31,12 @@ func TestSpansOfTimeAreReadable(t *testing.T) {
 }
 
 func TestOneIsNoPlural(t *testing.T) {
+	t.Parallel()
 	assert.Equal(t, []string{"0 images", "1 image", "2 images"}, []string{text.Count(0, "image"), text.Count(1, "image"), text.Count(2, "image")})
 }
 
 func TestAURLIsShownWithoutWhatMayBeSecret(t *testing.T) {
+	t.Parallel()
 	for given, want := range map[string]string{
 		"https://me:secret@example.org/x.qcow2?sig=secret#secret": "https://example.org/x.qcow2",
 		"https://token@example.org/x?":                            "https://example.org/x",
@@ -46,6 +50,7 @@ func TestAURLIsShownWithoutWhatMayBeSecret(t *testing.T) {
 }
 
 func TestSecretsAreReplacedTheLongestFirst(t *testing.T) {
+	t.Parallel()
 	r := text.Redactor("", "pass", "password&x", "line one")
 	assert.Equal(t, "*** *** ?q=*** *** ***", r.Replace("pass password&x ?q=password%26x line one line+one"))
 }

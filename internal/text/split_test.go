@@ -10,6 +10,7 @@ import (
 )
 
 func TestLinesAreWholeHoweverTheyArriveAndNoLongerThanTheyMayBe(t *testing.T) {
+	t.Parallel()
 	var lines []string
 	s := text.Splitter{Most: 6, Line: func(line string) { lines = append(lines, line) }}
 	for _, piece := range []string{"on", "e\n\ntwo\nmuch to", "o long\npa", "rt"} {

@@ -12,6 +12,7 @@ import (
 )
 
 func TestWhatOthersWroteIsOneHarmlessLine(t *testing.T) {
+	t.Parallel()
 	for given, want := range map[string]string{
 		"plain text":                            "plain text",
 		"  two   spaces\tand a tab ":            "two spaces and a tab",
@@ -31,11 +32,13 @@ func TestWhatOthersWroteIsOneHarmlessLine(t *testing.T) {
 }
 
 func TestLinesKeepsLineBreaksAndIndentation(t *testing.T) {
+	t.Parallel()
 	assert.Equal(t, "a:\n    ^ here\nb", text.Lines("a:\r\n    ^ here\r\nb\r\n"))
 	assert.Equal(t, "", text.Lines("\n\n"))
 }
 
 func TestAWriterPassesHarmlessLinesOn(t *testing.T) {
+	t.Parallel()
 	var out strings.Builder
 	w := text.Writer(&out)
 	for _, part := range []string{"a \x1b", "[2Jb", "\nc\u202e\n\nd", "\n"} {
@@ -47,6 +50,7 @@ func TestAWriterPassesHarmlessLinesOn(t *testing.T) {
 }
 
 func TestALongTextIsCutBetweenCharacters(t *testing.T) {
+	t.Parallel()
 	assert.Equal(t, "abc", text.Cut("abc", 3))
 	assert.Equal(t, "ab…", text.Cut("abcd", 3))
 	assert.Equal(t, "èèè", text.Cut("èèè", 3))

@@ -24,17 +24,17 @@ func run(t *testing.T, stdin, name string, args ...string) {
 	require.NoError(t, err, "%s %v: %s", name, args, out)
 }
 
-// withESP is a raw disk with an EFI system partition made by mkfs.fat, of so
-// many MiB, with files in it put there by mcopy.
-func withESP(t *testing.T, label, size string, mib int, files ...string) string {
+// withESP is a raw disk with an EFI system partition of so many MiB, made by
+// mkfs.fat with a table of so many bits and put into by mcopy.
+func withESP(t *testing.T, label, size, bits string, files ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	raw, esp := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "esp")
-	run(t, "", "qemu-img", "create", "-q", "-f", "raw", raw, "512M")
+	run(t, "", "qemu-img", "create", "-q", "-f", "raw", raw, "64M")
 	kind := map[string]string{"gpt": "uefi", "dos": "ef"}[label]
 	run(t, "label: "+label+"\nstart=2048, size="+size+"M, type="+kind+"\n", "sfdisk", "-q", raw)
 	run(t, "", "qemu-img", "create", "-q", "-f", "raw", esp, size+"M")
-	run(t, "", "mkfs.fat", esp)
+	run(t, "", "mkfs.fat", "-F", bits, "-s", "1", esp)
 	for _, file := range files {
 		parent := ""
 		for elem := range strings.SplitSeq(filepath.Dir(file), "/") {
@@ -49,6 +49,7 @@ func withESP(t *testing.T, label, size string, mib int, files ...string) string 
 }
 
 func TestTheFirmwareIsReadOffTheDisk(t *testing.T) {
+	t.Parallel()
 	var many []string
 	for _, name := range strings.Split("abcdefghijklmnopqrstuvwxyz", "") {
 		many = append(many, "EFI/BOOT/a-long-name-for-"+name+".efi")
@@ -57,11 +58,11 @@ func TestTheFirmwareIsReadOffTheDisk(t *testing.T) {
 		disk string
 		uefi bool
 	}{
-		"GPT, FAT16":                {withESP(t, "gpt", "100", 100, "EFI/BOOT/BOOTX64.EFI"), true},
-		"GPT, FAT32":                {withESP(t, "gpt", "400", 400, "EFI/BOOT/BOOTX64.EFI"), true},
-		"DOS, FAT12":                {withESP(t, "dos", "4", 4, append(many, "EFI/BOOT/BOOTX64.EFI")...), true},
-		"an EFI/debian alone":       {withESP(t, "gpt", "100", 100, "EFI/debian/grubx64.efi"), false},
-		"an empty system partition": {withESP(t, "gpt", "100", 100), false},
+		"GPT, FAT16":                {withESP(t, "gpt", "20", "16", "EFI/BOOT/BOOTX64.EFI"), true},
+		"GPT, FAT32":                {withESP(t, "gpt", "40", "32", "EFI/BOOT/BOOTX64.EFI"), true},
+		"DOS, FAT12":                {withESP(t, "dos", "2", "12", append(many, "EFI/BOOT/BOOTX64.EFI")...), true},
+		"an EFI/debian alone":       {withESP(t, "gpt", "20", "16", "EFI/debian/grubx64.efi"), false},
+		"an empty system partition": {withESP(t, "gpt", "20", "16"), false},
 	} {
 		t.Run(what, func(t *testing.T) {
 			f, err := disk.FirmwareOf(c.disk)
@@ -86,6 +87,7 @@ func TestTheFirmwareIsReadOffTheDisk(t *testing.T) {
 }
 
 func TestADiskThatReadsOtherFilesIsNotLookedInto(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	run(t, "", "qemu-img", "create", "-q", "-f", "qcow2", dir+"/base", "1G")
 	run(t, "", "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", dir+"/base", dir+"/overlay")

@@ -16,6 +16,7 @@ import (
 )
 
 func TestTheFormatAndTheSizesOfADiskAreTold(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		path, format string
 		compression  disk.Compression
@@ -46,6 +47,7 @@ func TestTheFormatAndTheSizesOfADiskAreTold(t *testing.T) {
 }
 
 func TestWhatIsNoDiskImageIsCalledByItsName(t *testing.T) {
+	t.Parallel()
 	made := func(format string, options ...string) string {
 		path := filepath.Join(t.TempDir(), "disk."+format)
 		qemuImg(t, append([]string{"create", "-q", "-f", format, path, "8M"}, options...)...)
@@ -89,6 +91,7 @@ func TestWhatIsNoDiskImageIsCalledByItsName(t *testing.T) {
 }
 
 func TestADiskThatIsMoreThanItsOwnFileIsRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	base, overlay := filepath.Join(dir, "base"), filepath.Join(dir, "overlay")
 	qemuImg(t, "create", "-q", "-f", "qcow2", base, "8M")
@@ -127,6 +130,7 @@ func patch(t *testing.T, path string, offset int64, bytes string) {
 }
 
 func TestAGuestCannotPassARawDiskOffAsAnOverlayOfAHostFile(t *testing.T) {
+	t.Parallel()
 	secret := file(t, "the host's secret")
 	path := rawDisk(t, 8*mib)
 	overlay := filepath.Join(t.TempDir(), "overlay")
@@ -139,6 +143,7 @@ func TestAGuestCannotPassARawDiskOffAsAnOverlayOfAHostFile(t *testing.T) {
 }
 
 func TestATruncatedDiskIsRefused(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		path string
 		cut  int64
@@ -165,6 +170,7 @@ func TestATruncatedDiskIsRefused(t *testing.T) {
 }
 
 func TestATruncatedHeaderIsRefused(t *testing.T) {
+	t.Parallel()
 	whole, err := os.ReadFile(qcow2Disk(t))
 	require.NoError(t, err)
 	for _, n := range []int{4, 71, 103, 112, 4096, 200_000} {
@@ -174,6 +180,7 @@ func TestATruncatedHeaderIsRefused(t *testing.T) {
 }
 
 func TestAGPTDiskThatEndsBeforeItsUsableAreaIsRefused(t *testing.T) {
+	t.Parallel()
 	path := rawDisk(t, 8*mib)
 	patch(t, path, 450, "\xee")
 	patch(t, path, 512, "EFI PART")
@@ -214,6 +221,7 @@ func TestAMissingQemuImgIsNamedWithItsPackage(t *testing.T) {
 }
 
 func TestAnInspectionEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	stop := errors.New("stopped by the test")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(stop)

@@ -14,6 +14,7 @@ import (
 const gib = 1 << 30
 
 func TestNeedsOnOneFilesystemAddUp(t *testing.T) {
+	t.Parallel()
 	small := testkit.MountTmpfs(t, "8m")
 	need := func(dir string, n int64) disk.Need {
 		return disk.Need{Dir: dir, Bytes: n, What: "the " + filepath.Base(dir), Setting: "OUTPUT_DIR"}
@@ -26,6 +27,7 @@ func TestNeedsOnOneFilesystemAddUp(t *testing.T) {
 }
 
 func TestTooLittleSpaceIsToldWithNumbersAndTheSetting(t *testing.T) {
+	t.Parallel()
 	dir := testkit.MountTmpfs(t, "1g")
 	require.NoError(t, disk.CheckNeeds([]disk.Need{{Dir: dir, Bytes: gib, What: "the disk", Setting: "OUTPUT_DIR"}}))
 	err := disk.CheckNeeds([]disk.Need{{Dir: filepath.Join(dir, "not", "there", "yet"), Bytes: 3 * gib / 2, What: "the disk", Setting: "OUTPUT_DIR"}})
@@ -34,6 +36,7 @@ func TestTooLittleSpaceIsToldWithNumbersAndTheSetting(t *testing.T) {
 }
 
 func TestTheEstimateFollowsTheBaseAndNeverExceedsTheDisk(t *testing.T) {
+	t.Parallel()
 	plan := disk.BuildPlan{
 		Base: disk.Info{DataSize: gib / 2}, DiskSize: 10 * gib, Method: disk.Trim, Compression: disk.Zstd,
 		WorkDir: "/w", TmpDir: "/t", LayoutDir: "/l",

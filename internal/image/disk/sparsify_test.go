@@ -38,6 +38,7 @@ func trimmed(c disk.Compression) disk.SparsifyOptions {
 }
 
 func TestTheSparsifiedDiskHoldsTheSameDataWithTheCompressionAskedFor(t *testing.T) {
+	t.Parallel()
 	in := qcow2Disk(t)
 	size := map[disk.Compression]int64{}
 	for _, c := range []disk.Compression{disk.Zstd, disk.Zlib, disk.NoCompression} {
@@ -59,6 +60,7 @@ func TestTheSparsifiedDiskHoldsTheSameDataWithTheCompressionAskedFor(t *testing.
 }
 
 func TestTheSameDataGivesTheSameBytesWhateverHeldIt(t *testing.T) {
+	t.Parallel()
 	sparse := rawDisk(t, 64*mib)
 	full := filepath.Join(t.TempDir(), "full.raw")
 	qemuImg(t, "convert", "-f", "raw", "-O", "raw", "-S", "0", sparse, full)
@@ -117,6 +119,7 @@ func TestVirtSparsifyThatIsNotInstalledIsNamedWithItsPackage(t *testing.T) {
 }
 
 func TestProgressRisesToTheWhole(t *testing.T) {
+	t.Parallel()
 	seen := &recorder{}
 	r, err := disk.Sparsify(t.Context(), qcow2Disk(t), filepath.Join(t.TempDir(), "out"), trimmed(disk.Zstd), seen)
 	require.NoError(t, err)
@@ -127,6 +130,7 @@ func TestProgressRisesToTheWhole(t *testing.T) {
 }
 
 func TestTheInputIsNeverTheOutput(t *testing.T) {
+	t.Parallel()
 	in := qcow2Disk(t)
 	link := filepath.Join(t.TempDir(), "link")
 	require.NoError(t, os.Link(in, link))
@@ -137,6 +141,7 @@ func TestTheInputIsNeverTheOutput(t *testing.T) {
 }
 
 func TestADiskInUseIsNotConverted(t *testing.T) {
+	t.Parallel()
 	in := qcow2Disk(t)
 	user := exec.Command("qemu-io", "-f", "qcow2", in)
 	stdin, err := user.StdinPipe()
@@ -154,6 +159,7 @@ func TestADiskInUseIsNotConverted(t *testing.T) {
 }
 
 func TestAFullDiskIsNamedAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	dir := testkit.MountTmpfs(t, "1m")
 	for _, c := range []disk.Compression{disk.Zstd, disk.NoCompression} {
 		_, err := disk.Sparsify(t.Context(), qcow2Disk(t), filepath.Join(dir, "out"), trimmed(c), progress.Discard)
@@ -166,8 +172,9 @@ func TestAFullDiskIsNamedAndLeavesNothing(t *testing.T) {
 }
 
 func TestACancelledSparsifyLeavesNeitherFilesNorProcesses(t *testing.T) {
+	t.Parallel()
 	in := filepath.Join(t.TempDir(), "in.raw")
-	content := noise(256 * mib)
+	content := noise(64 * mib)
 	content[510], content[511] = 0x55, 0xaa
 	copy(content[446:510], make([]byte, 64))
 	require.NoError(t, os.WriteFile(in, content, 0o600))
@@ -182,6 +189,7 @@ func TestACancelledSparsifyLeavesNeitherFilesNorProcesses(t *testing.T) {
 }
 
 func TestWhatAKilledRunLeftIsTakenOver(t *testing.T) {
+	t.Parallel()
 	out := filepath.Join(t.TempDir(), "out")
 	require.NoError(t, os.WriteFile(out+".part", noise(5*mib), 0o600))
 	_, err := disk.Sparsify(t.Context(), qcow2Disk(t), out, trimmed(disk.Zstd), progress.Discard)
@@ -191,6 +199,7 @@ func TestWhatAKilledRunLeftIsTakenOver(t *testing.T) {
 }
 
 func TestWhatAStrangerLeftIsNotTakenOver(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("giving a file to somebody else needs root")
 	}
@@ -212,6 +221,7 @@ func TestWhatAStrangerLeftIsNotTakenOver(t *testing.T) {
 }
 
 func TestTwoRunsDoNotWriteOneOutput(t *testing.T) {
+	t.Parallel()
 	out := filepath.Join(t.TempDir(), "out")
 	other, err := os.Create(out + ".part")
 	require.NoError(t, err)
@@ -223,6 +233,7 @@ func TestTwoRunsDoNotWriteOneOutput(t *testing.T) {
 }
 
 func TestAPlantedLinkIsNotWrittenThrough(t *testing.T) {
+	t.Parallel()
 	victim := file(t, "precious")
 	out := filepath.Join(t.TempDir(), "out")
 	require.NoError(t, os.Symlink(victim, out+".part"))
@@ -234,6 +245,7 @@ func TestAPlantedLinkIsNotWrittenThrough(t *testing.T) {
 }
 
 func TestAnEarlierOutputStaysWhenTheNewOneFails(t *testing.T) {
+	t.Parallel()
 	out := filepath.Join(t.TempDir(), "out")
 	require.NoError(t, os.WriteFile(out, []byte("earlier"), 0o600))
 	_, err := disk.Sparsify(t.Context(), file(t, "no disk"), out, trimmed(disk.Zstd), progress.Discard)
@@ -244,6 +256,7 @@ func TestAnEarlierOutputStaysWhenTheNewOneFails(t *testing.T) {
 }
 
 func TestAnOverlayIsFlattenedOverTheBaseThatWasNamedAndNoOther(t *testing.T) {
+	t.Parallel()
 	base := qcow2Disk(t, "-c")
 	overlay := filepath.Join(t.TempDir(), "overlay.qcow2")
 	qemuImg(t, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay, "128M")
