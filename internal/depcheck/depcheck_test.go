@@ -36,7 +36,7 @@ var floors = [][]string{
 	{"image/disk", "httpclient", "ui"},
 	{"host"},
 	{"text"},
-	{"failure", "progress"},
+	{"failure", "progress", "yaml11"},
 }
 
 type pkg struct {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/yaml11"
 )
 
 // form checks the text of one setting and returns it as its Go type is read
@@ -248,7 +249,7 @@ type Vars map[string]any
 // UnmarshalText reads a JSON or YAML mapping.
 func (v *Vars) UnmarshalText(text []byte) (err error) {
 	if len(text) > 0 {
-		*v, err = host.YAMLVars(text)
+		*v, err = yaml11.Vars(text)
 	}
 	return err
 }

@@ -1,4 +1,6 @@
-package host
+// Package yaml11 reads YAML as Ansible does: in its version 1.1, where yes and
+// on are true, 0777 is octal and 1:30 is 90. Go's libraries read 1.2.
+package yaml11
 
 import (
 	"bytes"
@@ -15,9 +17,8 @@ import (
 )
 
 // Vars reads variables for Ansible, a JSON or YAML mapping, as Ansible reads
-// them: JSON first, then YAML 1.1, where yes and on are true and 1:30 is 90.
-// Errors repeat no value: it may be a secret.
-func YAMLVars(text []byte) (map[string]any, error) {
+// them: JSON first. Errors repeat no value: it may be a secret.
+func Vars(text []byte) (map[string]any, error) {
 	var m map[string]any
 	if json.Unmarshal(text, &m) == nil && m != nil {
 		return m, nil
@@ -65,7 +66,7 @@ func value(n *yaml.Node, depth int) (any, error) {
 	case yaml.MappingNode:
 		return mapping(n, depth)
 	case yaml.ScalarNode:
-		return YAMLScalar(n)
+		return Scalar(n)
 	}
 	return nil, errors.New("is no mapping")
 }
@@ -75,17 +76,18 @@ func mapping(n *yaml.Node, depth int) (any, error) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
 		v, err := value(n.Content[i+1], depth+1)
-		switch inner, isMap := v.(map[string]any); {
-		case err != nil:
+		if err != nil {
 			return nil, err
-		case key.Tag == "!!merge" && isMap:
+		}
+		if inner, isMap := v.(map[string]any); isMap && key.Tag == "!!merge" {
 			for name, v := range inner {
 				if _, own := m[name]; !own {
 					m[name] = v
 				}
 			}
 			continue
-		case key.Kind != yaml.ScalarNode || key.Tag != "!!str" && key.Tag != "!!bool":
+		}
+		if key.Kind != yaml.ScalarNode || key.Tag != "!!str" && key.Tag != "!!bool" {
 			return nil, fmt.Errorf("has a key in line %d that is no text", key.Line)
 		}
 		m[key.Value] = v
@@ -105,22 +107,13 @@ var (
 
 // Scalar is what a scalar means in YAML 1.1, in JSON's types. A date is text:
 // it is what its author wrote.
-func YAMLScalar(n *yaml.Node) (any, error) {
+func Scalar(n *yaml.Node) (any, error) {
 	const quoted = yaml.SingleQuotedStyle | yaml.DoubleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
-	v := n.Value
-	if n.Style&yaml.TaggedStyle != 0 {
-		var decoded any
-		if n.Tag != "!!str" && (!strings.HasPrefix(n.Tag, "!!") || n.Decode(&decoded) != nil || !jsonable(decoded)) {
-			return nil, fmt.Errorf("has the tag %s in line %d, which cannot be given to Ansible", n.Tag, n.Line)
-		}
-		if n.Tag != "!!str" {
-			return decoded, nil
-		}
-		return v, nil
-	}
-	plain := strings.ReplaceAll(v, "_", "")
+	v, plain := n.Value, strings.ReplaceAll(n.Value, "_", "")
 	switch {
-	case n.Style&quoted != 0:
+	case n.Style&yaml.TaggedStyle != 0 && n.Tag != "!!str":
+		return tagged(n)
+	case n.Style&(yaml.TaggedStyle|quoted) != 0:
 		return v, nil
 	case booleans.MatchString(v):
 		return booleans.FindStringSubmatch(v)[1] != "", nil
@@ -142,9 +135,14 @@ func YAMLScalar(n *yaml.Node) (any, error) {
 	return v, nil
 }
 
-func jsonable(v any) bool {
-	_, err := json.Marshal(v)
-	return err == nil
+// tagged is a scalar that says its own type.
+func tagged(n *yaml.Node) (v any, err error) {
+	if strings.HasPrefix(n.Tag, "!!") && n.Decode(&v) == nil {
+		if _, err = json.Marshal(v); err == nil {
+			return v, nil
+		}
+	}
+	return nil, fmt.Errorf("has the tag %s in line %d, which cannot be given to Ansible", n.Tag, n.Line)
 }
 
 // sexagesimal is a number to the base of 60, such as 1:30.

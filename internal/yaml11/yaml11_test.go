@@ -1,4 +1,4 @@
-package host_test
+package yaml11_test
 
 import (
 	"encoding/json"
@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/yaml11"
 )
 
 // words are plain scalars on which YAML's versions differ, and some on which
@@ -38,7 +38,7 @@ func TestVariablesMeanWhatTheyMeanToAnsible(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	require.Len(t, lines, len(texts))
 	for i, text := range texts {
-		vars, err := host.YAMLVars([]byte(text))
+		vars, err := yaml11.Vars([]byte(text))
 		require.NoError(t, err, text)
 		got, err := json.Marshal(vars)
 		require.NoError(t, err)
@@ -56,14 +56,14 @@ func TestVariablesAreAJSONOrYAMLMapping(t *testing.T) {
 		"yes: 1\n":   `{"yes": 1}`,
 		`{"a": 1e3}`: `{"a": 1000}`,
 	} {
-		vars, err := host.YAMLVars([]byte(text))
+		vars, err := yaml11.Vars([]byte(text))
 		require.NoError(t, err, text)
 		got, err := json.Marshal(vars)
 		require.NoError(t, err)
 		assert.JSONEq(t, want, string(got))
 	}
 	for _, text := range []string{"", "x", "[1]", "null", "{", "a: !vault x", "{[a]: 1}", "a: &a [*a]", "a: .inf", "a: all\n---\nb: nix", "a: !!float .inf", "80: 1"} {
-		_, err := host.YAMLVars([]byte(text))
+		_, err := yaml11.Vars([]byte(text))
 		assert.Error(t, err, text)
 	}
 }
@@ -71,7 +71,7 @@ func TestVariablesAreAJSONOrYAMLMapping(t *testing.T) {
 func FuzzVars(f *testing.F) {
 	f.Add("a: &a {b: [*a, 1:30], <<: *a}")
 	f.Fuzz(func(t *testing.T, text string) {
-		if vars, err := host.YAMLVars([]byte(text)); err == nil {
+		if vars, err := yaml11.Vars([]byte(text)); err == nil {
 			_, err := json.Marshal(vars)
 			require.NoError(t, err)
 		}
