@@ -24,6 +24,7 @@ import (
 //	in      the commands that read it: the others have no flag and refuse nothing of it
 //	form    what its text must be: a closed set (a|b) or one of forms
 //	key     its key in a catalogue, where an image may have its own
+//	plan    carried: it holds on whatever host builds the images of a plan
 //	engine  how it gets to a Dagger engine where not as its text: as a folder, file
 //	        or secret, with the address or the login, by export, or not at all (none), and why
 //	help    its flag's help, and the README's words
@@ -46,11 +47,11 @@ type Config struct {
 	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan" form:"vaults" engine:"refused" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
 
 	MemoryMiB    int           `env:"MEMORY, default=2048" in:"build provision verify build-all plan" form:"memory" key:"memory" help:"memory of the guest in MiB"`
-	CPUs         int           `env:"CPUS" in:"build provision verify build-all plan" form:"cpus" key:"cpus" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
+	CPUs         int           `env:"CPUS" in:"build provision verify build-all plan" form:"cpus" key:"cpus" plan:"carried" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
 	DiskSize     int64         `env:"DISK_SIZE, default=10G" in:"build provision" form:"size" key:"size" help:"virtual size of the disk: 10G, or a number of MiB"`
-	Accelerator  string        `env:"ACCELERATOR, default=auto" in:"build provision sparsify verify doctor build-all plan" form:"auto|kvm|tcg" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
+	Accelerator  string        `env:"ACCELERATOR, default=auto" in:"build provision sparsify verify doctor build-all plan" form:"auto|kvm|tcg" plan:"carried" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
 	Architecture string        `env:"ARCHITECTURE, default=amd64" in:"build provision base pack" form:"architecture" key:"architecture" help:"architecture of the image: amd64"`
-	BootTimeout  time.Duration `env:"BOOT_TIMEOUT" in:"build provision verify build-all plan" key:"boot-timeout" help:"how long a guest may take until ssh answers (default: 5m with KVM, 15m with TCG)"`
+	BootTimeout  time.Duration `env:"BOOT_TIMEOUT" in:"build provision verify build-all plan" key:"boot-timeout" plan:"carried" help:"how long a guest may take until ssh answers (default: 5m with KVM, 15m with TCG)"`
 
 	BuildUser string `env:"BUILD_USER, default=diskforge" in:"build provision verify" form:"user" key:"build-user" help:"user that provisions the guest; it is deleted before the disk is closed"`
 	VMUser    string `env:"VM_USER, default=crownlabs" in:"build provision verify" form:"user" key:"vm-user" help:"login user of the virtual machines; cloud-init makes it where they run"`
@@ -73,15 +74,15 @@ type Config struct {
 	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect images build-all plan" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
 	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect images build-all plan" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
 	Push             bool   `env:"PUSH, default=true" in:"build" engine:"address" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
-	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect images build-all plan" help:"allow plain HTTP to a registry that is not on loopback"`
+	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect images build-all plan" plan:"carried" help:"allow plain HTTP to a registry that is not on loopback"`
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor build-all plan" form:"path" engine:"export" help:"folder of the results and of the work; one build at a time"`
 	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
 	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan" form:"http" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
 	CAFile     string `env:"CA_FILE" in:"build provision base push inspect images build-all plan" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
-	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" form:"http" help:"proxy for HTTP: downloads, and the guest during the build"`
-	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" form:"http" help:"proxy for HTTPS, likewise"`
-	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan" help:"hosts that are reached without a proxy, likewise"`
+	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTP: downloads, and the guest during the build"`
+	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTPS, likewise"`
+	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan" plan:"carried" help:"hosts that are reached without a proxy, likewise"`
 	PackerLog  bool   `env:"PACKER_LOG, default=1" in:"build provision build-all" engine:"none: Packer's log stays in the engine" help:"1: Packer writes its debug log into the work folder; 0: it does not"`
 
 	// What several settings mean together.
@@ -115,6 +116,7 @@ type Field struct {
 	Engine                   string   // how it gets to a Dagger engine; empty: as its text
 	Values                   []string // all that there are; none: others say what it may be
 	Bool, Secret             bool
+	Carried                  bool // by a plan, to whatever host builds its images
 	commands                 []string
 	form                     form
 	text                     bool // its Go type is text
@@ -154,7 +156,7 @@ var table = sync.OnceValue(func() []Field {
 		f := Field{
 			Env: name, Flag: strings.ToLower(strings.ReplaceAll(name, "_", "-")), Default: def,
 			Help: sf.Tag.Get("help"), Key: sf.Tag.Get("key"), Engine: sf.Tag.Get("engine"),
-			Bool: sf.Type.Kind() == reflect.Bool, Secret: sf.Type == reflect.TypeFor[Secret](),
+			Carried: sf.Tag.Get("plan") == "carried", Bool: sf.Type.Kind() == reflect.Bool, Secret: sf.Type == reflect.TypeFor[Secret](),
 			commands: strings.Fields(sf.Tag.Get("in")), text: sf.Type.Kind() == reflect.String,
 		}
 		f.form, f.Values = formOf(sf)

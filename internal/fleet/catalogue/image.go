@@ -1,6 +1,7 @@
 package catalogue
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -10,38 +11,41 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
-)
 
-// variables are the settings that the keys stand for.
-var variables = map[string]string{
-	"base.url": "ISO_URL", "base.checksum": "ISO_CHECKSUM", "base.packages": "SUITE",
-	"playbook": "ANSIBLE_PLAYBOOK", "ansible-dir": "ANSIBLE_DIR", "git.url": "GIT_ANSIBLE_URL", "git.branch": "GIT_ANSIBLE_BRANCH", "git.path": "GIT_ANSIBLE_PATH",
-	"desktop": "INSTALL_DESKTOP_ENVIRONMENT", "vars": "EXTRA_VARS", "memory": "MEMORY", "cpus": "CPUS", "size": "DISK_SIZE",
-	"architecture": "ARCHITECTURE", "boot-timeout": "BOOT_TIMEOUT", "build-user": "BUILD_USER", "vm-user": "VM_USER", "bake-user": "BAKE_USER",
-	"sparsify": "SPARSIFY", "compression": "QCOW2_COMPRESSION",
-}
+	"github.com/netgroup-polito/diskforge/internal/settings"
+)
 
 // fromPackages goes with SUITE.
 const fromPackages = "BASE_FROM_PACKAGES"
 
+// variables are the settings that the keys stand for.
+var variables = func() map[string]string {
+	all := map[string]string{}
+	for _, variable := range Variables() {
+		if variable != fromPackages {
+			all[Key(variable)] = variable
+		}
+	}
+	return all
+}()
+
 // Key is the catalogue's name of an image's setting, "ansible-dir" for
 // ANSIBLE_DIR, or the variable itself where the catalogue has none.
 func Key(variable string) string {
-	if variable == fromPackages {
-		variable = "SUITE"
-	}
-	for key, of := range variables {
-		if of == variable {
-			return key
-		}
-	}
-	return variable
+	f, _ := settings.By(variable)
+	return cmp.Or(f.Key, variable)
 }
 
 // Variables are the names of all settings that an image can have, sorted.
 func Variables() []string {
-	all := slices.Collect(maps.Values(variables))
-	return slices.Sorted(slices.Values(append(all, fromPackages)))
+	var all []string
+	for _, f := range settings.Fields() {
+		if f.Key != "" {
+			all = append(all, f.Env)
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // maxName bounds a name, in bytes: it becomes a part of a repository's name and

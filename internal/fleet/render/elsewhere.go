@@ -29,10 +29,6 @@ type Target struct {
 	CA string
 }
 
-// everywhere are the command's settings that hold on any host that builds the
-// images. The others are about this host, or are the images' own.
-var everywhere = []string{"ACCELERATOR", "BOOT_TIMEOUT", "CPUS", "REGISTRY_INSECURE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
-
 // NewTarget is what a plan for other hosts carries of this one, checked.
 func NewTarget(a *fleet.All) (Target, error) {
 	s := a.Settings
@@ -41,9 +37,9 @@ func NewTarget(a *fleet.All) (Target, error) {
 	}
 	t := Target{Host: map[string]string{}}
 	t.Registry, t.Prefix = a.Address()
-	for _, env := range everywhere {
-		if f, _ := settings.By(env); s.Get(env) != f.Default {
-			t.Host[env] = s.Get(env)
+	for _, f := range settings.Fields() {
+		if f.Carried && s.Get(f.Env) != f.Default {
+			t.Host[f.Env] = s.Get(f.Env)
 		}
 	}
 	if !a.Config.RegistryInsecure {
