@@ -176,7 +176,7 @@ func (g *guard) mayBePlain(host string) bool {
 
 // mayKnow says whether a token service may be given the login: that of the
 // registry's own host or domain (auth.docker.io for index.docker.io, gitlab.com
-// for registry.gitlab.com), and those to which somebody has logged in himself.
+// for registry.gitlab.com), and those that the Docker config has a login for.
 // Others a registry must not name: whoever can forge one answer of it would
 // have the password.
 func (g *guard) mayKnow(ctx context.Context, realm string) bool {

@@ -217,7 +217,7 @@ func (a *access) readPart(ctx context.Context, d v1.Descriptor, p []byte, offset
 func (b *Blob) Open() (all io.ReadCloser, err error) {
 	err = b.image.try(func(ctx context.Context) error {
 		rc, err := b.image.access.open(ctx, b.desc)
-		all = watched{rc, rc, func(err error) error {
+		all = watched{rc, func(err error) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -228,16 +228,21 @@ func (b *Blob) Open() (all io.ReadCloser, err error) {
 	return all, err
 }
 
-// watched is a reader whose errors become others.
-type watched struct {
+// readCloser is a reader with what closes it.
+type readCloser struct {
 	io.Reader
 	io.Closer
+}
+
+// watched is a reader whose errors become others.
+type watched struct {
+	io.ReadCloser
 	failed func(error) error
 }
 
 // Read implements io.Reader.
 func (w watched) Read(p []byte) (int, error) {
-	n, err := w.Reader.Read(p)
+	n, err := w.ReadCloser.Read(p)
 	if err != nil && err != io.EOF {
 		err = w.failed(err)
 	}
@@ -256,10 +261,7 @@ func (a *access) open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, erro
 	checked := host.Verify(resp.Body, d.Size, d.Digest.String(), func(string) error {
 		return failure.New(fmt.Sprintf("registry %s gives another blob than %s", a.repo.RegistryStr(), d.Digest), "push the image again")
 	})
-	return struct {
-		io.Reader
-		io.Closer
-	}{checked, resp.Body}, nil
+	return readCloser{checked, resp.Body}, nil
 }
 
 // read reads a small blob.

@@ -99,10 +99,7 @@ func (o observed) Compressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{progress.Reader(rc, o.size, o.to), rc}, nil
+	return readCloser{progress.Reader(rc, o.size, o.to), rc}, nil
 }
 
 // looks is how often a registry is asked for what it has taken: some need a
