@@ -66,13 +66,8 @@ func OpenFiles(path string) (*Files, error) {
 	return f, nil
 }
 
-// Close closes the archive.
-func (f *Files) Close() error {
-	if f.archive == nil {
-		return nil
-	}
-	return f.archive.Close()
-}
+// Close closes the archive, if it is one.
+func (f *Files) Close() { f.archive.Close() }
 
 // scan lists the files of an archive, which are read where they lie. Of two with
 // one name the first counts.
