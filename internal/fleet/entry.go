@@ -5,6 +5,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/settings"
+	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
 // State is where an image stands: what a plan says of it, then what came of
@@ -18,15 +19,16 @@ const (
 	Skip  State = "skip" // there is nothing to do
 )
 
-// How far that has come. All but the first two are final.
+// How far that has come, in the words in which it is shown. All but the first
+// two are final; Blocked is also what cannot be planned.
 const (
-	Waiting   State = "waiting"
-	Running   State = "running"
-	Done      State = "done"
-	Skipped   State = "skipped"   // there was nothing to do
-	Failed    State = "failed"    // it could not be done
-	Blocked   State = "blocked"   // it cannot be planned, or what it starts from cannot be planned or has failed
-	Cancelled State = "cancelled" // the context ended before it was done
+	Waiting   State = ui.Waiting
+	Running   State = ui.Running
+	Done      State = ui.Done
+	Skipped   State = ui.Skipped
+	Failed    State = ui.Failed
+	Blocked   State = ui.Blocked
+	Cancelled State = ui.Cancelled
 )
 
 // Entry is an image of the plan.

@@ -31,21 +31,21 @@ type row struct {
 	took             time.Duration
 }
 
-// The states that images can have, as in the package schedule.
+// The states that images can have.
 const (
-	waiting   = "waiting"
-	running   = "running"
-	done      = "done"
-	skipped   = "skipped"
-	failed    = "failed"
-	blocked   = "blocked"
-	cancelled = "cancelled"
+	Waiting   = "waiting"
+	Running   = "running"
+	Done      = "done"
+	Skipped   = "skipped"   // there was nothing to do
+	Failed    = "failed"    // it could not be done
+	Blocked   = "blocked"   // what it starts from cannot be planned, or has failed
+	Cancelled = "cancelled" // the run ended before it was done
 )
 
 // marks stand before the images that do not run, in the order in which the
 // states are counted.
 var marks = []struct{ state, mark string }{
-	{running, " "}, {done, "✓"}, {skipped, "–"}, {failed, "✗"}, {blocked, "⊘"}, {cancelled, "✗"}, {waiting, "·"},
+	{Running, " "}, {Done, "✓"}, {Skipped, "–"}, {Failed, "✗"}, {Blocked, "⊘"}, {Cancelled, "✗"}, {Waiting, "·"},
 }
 
 // Table begins a table of images, in the order in which they are shown. The
@@ -57,7 +57,7 @@ func (u *UI) Table(images []string) *Table {
 		if !u.json {
 			view.log = u.log.WithPrefix(text.Line(name))
 		}
-		t.rows = append(t.rows, &row{name: name, state: waiting, view: view})
+		t.rows = append(t.rows, &row{name: name, state: Waiting, view: view})
 		t.width = max(t.width, ansi.StringWidth(text.Line(name)))
 	}
 	u.print(func() { u.table = t })
@@ -88,7 +88,7 @@ func (t *Table) Set(image, state, why string) {
 	}
 	t.ui.print(func() {
 		if state != r.state {
-			if r.state == running {
+			if r.state == Running {
 				r.took = time.Since(r.changed)
 			}
 			r.state, r.changed = state, time.Now()
@@ -115,9 +115,9 @@ func (r *row) line() {
 		keyvals = append(keyvals, "why", r.why)
 	}
 	switch r.state {
-	case failed:
+	case Failed:
 		r.view.log.Error(r.state, keyvals...)
-	case blocked, cancelled:
+	case Blocked, Cancelled:
 		r.view.log.Warn(r.state, keyvals...)
 	default:
 		r.view.log.Info(r.state, keyvals...)
@@ -153,7 +153,7 @@ func (t *Table) live(height int, spin string) []string {
 	var lines []string
 	for _, r := range rows {
 		m := mark(r.state)
-		if r.state == running {
+		if r.state == Running {
 			m = spin
 		}
 		lines = append(lines, t.text(r, m))
@@ -166,9 +166,9 @@ func (t *Table) live(height int, spin string) []string {
 func byInterest(a, b *row) int {
 	rank := func(r *row) int {
 		switch r.state {
-		case running:
+		case Running:
 			return 0
-		case waiting:
+		case Waiting:
 			return 2
 		}
 		return 1
@@ -176,7 +176,7 @@ func byInterest(a, b *row) int {
 	if order := cmp.Compare(rank(a), rank(b)); order != 0 {
 		return order
 	}
-	if a.state == running {
+	if a.state == Running {
 		return a.changed.Compare(b.changed)
 	}
 	return b.changed.Compare(a.changed)
@@ -186,7 +186,7 @@ func byInterest(a, b *row) int {
 // took, what it does or why.
 func (t *Table) text(r *row, mark string) string {
 	what, took, why := r.state, r.took, r.why
-	if r.state == running {
+	if r.state == Running {
 		took = time.Since(r.changed)
 		if n := len(r.view.stages); n > 0 {
 			stage := r.view.stages[n-1]
