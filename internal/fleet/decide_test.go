@@ -54,11 +54,13 @@ func said(entries []*fleet.Entry) (out []string) {
 }
 
 func TestWhatHasNotChangedIsLeft(t *testing.T) {
+	t.Parallel()
 	assert.Equal(t, []string{"skip root: unchanged", "skip mid: unchanged", "skip leaf: unchanged", "skip side: unchanged"},
 		said(fleet.Decide(kin(), known(), fleet.Policy{Now: now})))
 }
 
 func TestWhatIsMissingIsBuiltAndSoAreItsDescendants(t *testing.T) {
+	t.Parallel()
 	facts := without(known(), "mid")
 	f := facts["mid"]
 	f.Absent = "its inputs have\nchanged"
@@ -72,6 +74,7 @@ func TestWhatIsMissingIsBuiltAndSoAreItsDescendants(t *testing.T) {
 }
 
 func TestATagIsMoved(t *testing.T) {
+	t.Parallel()
 	facts := known()
 	facts["mid"].Found.Tags = []string{"old"}
 	facts["side"].Found.Tags = nil
@@ -81,6 +84,7 @@ func TestATagIsMoved(t *testing.T) {
 }
 
 func TestForceBuildsWhatIsWantedAndFetchesItsParent(t *testing.T) {
+	t.Parallel()
 	images := kin()
 	images[0].Wanted, images[3].Wanted = false, false
 	entries := fleet.Decide(images, known(), fleet.Policy{Now: now, Force: true})
@@ -89,6 +93,7 @@ func TestForceBuildsWhatIsWantedAndFetchesItsParent(t *testing.T) {
 }
 
 func TestWhatIsTooOldIsBuiltWithItsDescendants(t *testing.T) {
+	t.Parallel()
 	facts := known()
 	facts["root"].Found.Built, facts["mid"].Found.Built, facts["leaf"].Found.Built = day(10), day(2), day(1)
 	facts["side"].Found.Built = time.Time{}
@@ -100,6 +105,7 @@ func TestWhatIsTooOldIsBuiltWithItsDescendants(t *testing.T) {
 }
 
 func TestAnImageThatIsOlderThanItsParentIsBuilt(t *testing.T) {
+	t.Parallel()
 	facts := known()
 	facts["mid"].Found.Built = day(1)
 	entries := fleet.Decide(kin(), facts, fleet.Policy{Now: now})
@@ -107,6 +113,7 @@ func TestAnImageThatIsOlderThanItsParentIsBuilt(t *testing.T) {
 }
 
 func TestWhatNobodyNeedsIsNotBuilt(t *testing.T) {
+	t.Parallel()
 	images := kin()
 	images[0].Wanted, images[1].Wanted, images[3].Wanted = false, false, false
 	assert.Equal(t, []string{"skip root: not needed", "skip mid: not needed", "skip leaf: unchanged", "skip side: unchanged"},
@@ -116,6 +123,7 @@ func TestWhatNobodyNeedsIsNotBuilt(t *testing.T) {
 }
 
 func TestWhatCannotBePlannedBlocksWhatNeedsItOnly(t *testing.T) {
+	t.Parallel()
 	facts := without(known(), "leaf")
 	f := facts["mid"]
 	f.Err = errors.New("the registry\nis away")
@@ -148,6 +156,7 @@ func drawn(t *rapid.T) ([]catalogue.Image, map[string]fleet.Facts, fleet.Policy)
 }
 
 func TestEveryPlanCanBeCarriedOut(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		images, facts, o := drawn(t)
 		entries := fleet.Decide(images, facts, o)
@@ -188,6 +197,7 @@ func onlyIfFound(f fleet.Facts, e *fleet.Entry) fleet.State {
 }
 
 func TestAPlanThatWasCarriedOutIsFollowedByNothing(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		images, facts, o := drawn(t)
 		blocked := map[string]bool{}

@@ -52,6 +52,7 @@ func run(t *testing.T, dir string, entries []*fleet.Entry) (built []string, s fl
 }
 
 func TestAParentIsBuiltOnceThenItsChildrenAndTheSummaryTellsThem(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	built, s, o := run(t, dir, family())
 	assert.Equal(t, []string{"base", "desktop", "server"}, built)
@@ -68,6 +69,7 @@ func TestAParentIsBuiltOnceThenItsChildrenAndTheSummaryTellsThem(t *testing.T) {
 }
 
 func TestAFailureStopsOnlyWhatStartsFromItAndTheErrorNamesItInALine(t *testing.T) {
+	t.Parallel()
 	entries := family()
 	entries = append(entries, build("kiosk", entries[1], "4"), build("other", nil, "5"))
 	cause := &failure.Error{What: "task failed", Try: "mend it", Lines: []string{"fatal: x"}}
@@ -85,6 +87,7 @@ func TestAFailureStopsOnlyWhatStartsFromItAndTheErrorNamesItInALine(t *testing.T
 }
 
 func TestWhatAnImageWasMadeWithStaysUntilNobodyStartsFromIt(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	b := &fake{fails: map[string]error{"desktop": errors.New("planted")}}
 	_, err := fleet.Run(t.Context(), family(), b, fleet.Options{OutputDir: dir, Jobs: 1}, &observer{})
@@ -100,6 +103,7 @@ func TestWhatAnImageWasMadeWithStaysUntilNobodyStartsFromIt(t *testing.T) {
 }
 
 func TestWhatTheRegistryHasIsNotBuiltAndWaitsForNobody(t *testing.T) {
+	t.Parallel()
 	broken := build("broken", nil, "0")
 	base := &fleet.Entry{Name: "base", Action: fleet.Skip, Why: "the registry has it", Known: fleet.Result{Reference: "r/base@x", Digest: "sha256:base"}}
 	retagged := &fleet.Entry{Name: "retagged", Parent: broken, Action: fleet.Tag, Known: fleet.Result{Reference: "r/retagged@x"}}
@@ -127,6 +131,7 @@ func (h handed) Build(ctx context.Context, e *fleet.Entry, dir string, parent fl
 }
 
 func TestACancelledRunEndsAndTellsWhyAndTheNextGoesOn(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stop := errors.New("stopped by the test")
@@ -147,6 +152,7 @@ func TestACancelledRunEndsAndTellsWhyAndTheNextGoesOn(t *testing.T) {
 }
 
 func TestASecondRunInTheSameDirectoryIsToldAtOnceAndHarmsNothing(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	inside, goOn := make(chan struct{}), make(chan struct{})
 	b := &fake{gate: func(_ context.Context, e *fleet.Entry) error {
@@ -173,6 +179,7 @@ func TestASecondRunInTheSameDirectoryIsToldAtOnceAndHarmsNothing(t *testing.T) {
 }
 
 func TestWhatCannotFitIsRefusedBeforeAnythingStarts(t *testing.T) {
+	t.Parallel()
 	entries := family()
 	entries[2].Needs.MemoryMiB = 1 << 30
 	b := &fake{}
@@ -182,6 +189,7 @@ func TestWhatCannotFitIsRefusedBeforeAnythingStarts(t *testing.T) {
 }
 
 func TestImagesThatWouldMeetAreRefused(t *testing.T) {
+	t.Parallel()
 	occupied := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(occupied, "a"), 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(occupied, "a", "oci-layout"), nil, 0o600))
@@ -205,6 +213,7 @@ func TestImagesThatWouldMeetAreRefused(t *testing.T) {
 }
 
 func TestNoTwoImagesAreWrittenToOnePlace(t *testing.T) {
+	t.Parallel()
 	top := t.TempDir()
 	count, ran := 0, 0
 	rapid.Check(t, func(t *rapid.T) {

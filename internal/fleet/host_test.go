@@ -10,6 +10,7 @@ import (
 )
 
 func TestThisHostHasProcessorsMemoryAndSpace(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	c, err := HostCapacity(dir)
 	require.NoError(t, err)
@@ -20,11 +21,13 @@ func TestThisHostHasProcessorsMemoryAndSpace(t *testing.T) {
 }
 
 func TestADirectoryThatIsNotThereIsNamed(t *testing.T) {
+	t.Parallel()
 	_, err := HostCapacity(filepath.Join(t.TempDir(), "nowhere"))
 	assert.ErrorContains(t, err, "nowhere: no such file or directory")
 }
 
 func TestMemoryIsWhatTheTightestControlGroupLeaves(t *testing.T) {
+	t.Parallel()
 	const group = "sys/fs/cgroup/pod/container/"
 	for name, c := range map[string]struct {
 		files map[string]string
@@ -54,6 +57,7 @@ func TestMemoryIsWhatTheTightestControlGroupLeaves(t *testing.T) {
 }
 
 func TestMemoryThatTheKernelDoesNotTellIsAnError(t *testing.T) {
+	t.Parallel()
 	_, err := availableMemory(fstest.MapFS{"proc/meminfo": {Data: []byte("MemTotal: 1 kB\n")}})
 	assert.ErrorContains(t, err, "there is no MemAvailable:")
 }

@@ -110,6 +110,7 @@ func (m *meter) end(name string, r fleet.Resources) {
 }
 
 func TestEveryOrderRespectsParentsAndTheHostAndAFailureBlocksExactlyItsDescendants(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMeter()
 		limit := rapid.IntRange(0, 3).Draw(t, "limit")
@@ -171,6 +172,7 @@ func expected(name string, parents map[string]string, idle, failing map[string]b
 }
 
 func TestACancelledScheduleStartsNothingMoreAndWaitsForWhatRuns(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMeter()
 		ctx, cancel := context.WithCancelCause(context.Background())
@@ -218,6 +220,7 @@ func TestACancelledScheduleStartsNothingMoreAndWaitsForWhatRuns(t *testing.T) {
 }
 
 func TestEveryJobsStatesAreToldInTheirOrder(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		jobs := graphs(t, func(string, fleet.Resources) func(context.Context) error {
 			return func(context.Context) error { return nil }
@@ -255,6 +258,7 @@ func order(t *testing.T, jobs ...job) []string {
 }
 
 func TestTheLongestChainStartsFirstThenWhatMostOthersNeed(t *testing.T) {
+	t.Parallel()
 	began := order(t,
 		job{Name: "leaf", Run: nothing},
 		job{Name: "wide", Run: nothing},
@@ -273,6 +277,7 @@ func TestTheLongestChainStartsFirstThenWhatMostOthersNeed(t *testing.T) {
 // When the large job could start, small ones run and more of them wait; a
 // processor that becomes free goes to a small one, four times.
 func TestALargeJobIsOvertakenFourTimesAtMost(t *testing.T) {
+	t.Parallel()
 	firstEnded := make(chan struct{})
 	jobs := []job{
 		{Name: "first", Run: nothing},
@@ -302,6 +307,7 @@ func TestALargeJobIsOvertakenFourTimesAtMost(t *testing.T) {
 }
 
 func TestWhatCanNeverFitIsRefusedAllAtOnceBeforeAnythingStarts(t *testing.T) {
+	t.Parallel()
 	run := func(context.Context) error { t.Error("it was started"); return nil }
 	_, err := schedule(t.Context(), []job{
 		{Name: "small", Run: run},
@@ -317,6 +323,7 @@ func TestWhatCanNeverFitIsRefusedAllAtOnceBeforeAnythingStarts(t *testing.T) {
 }
 
 func TestWhatTheJobsLeaveTogetherMustFitToo(t *testing.T) {
+	t.Parallel()
 	var jobs []job
 	for i := range 4 {
 		jobs = append(jobs, job{Name: fmt.Sprint(i), Run: nothing, Needs: fleet.Resources{
@@ -330,6 +337,7 @@ func TestWhatTheJobsLeaveTogetherMustFitToo(t *testing.T) {
 }
 
 func TestTheSpaceThatAJobKeepsIsNotGivenToAnother(t *testing.T) {
+	t.Parallel()
 	m := newMeter()
 	var jobs []job
 	for i := range 10 {
@@ -348,6 +356,7 @@ func TestTheSpaceThatAJobKeepsIsNotGivenToAnother(t *testing.T) {
 }
 
 func TestAJobSaysWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
 	why := map[string][]string{}
 	_, err := schedule(t.Context(), []job{
 		{Name: "a", Needs: fleet.Resources{MemoryMiB: 80}, Run: nothing},
@@ -366,6 +375,7 @@ func TestAJobSaysWhatItWaitsFor(t *testing.T) {
 }
 
 func TestAJobThatWantsMoreProcessorsThanThereAreRunsAlone(t *testing.T) {
+	t.Parallel()
 	m := newMeter()
 	var jobs []job
 	for i := range 5 {

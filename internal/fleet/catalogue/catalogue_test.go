@@ -76,6 +76,7 @@ images:
 }
 
 func TestGoodCataloguesAreReadAndTheSchemaAgrees(t *testing.T) {
+	t.Parallel()
 	s := compiled(t)
 	for name, text := range accepted {
 		t.Run(name, func(t *testing.T) {
@@ -86,6 +87,7 @@ func TestGoodCataloguesAreReadAndTheSchemaAgrees(t *testing.T) {
 }
 
 func TestEverySettingOfAnImageIsThere(t *testing.T) {
+	t.Parallel()
 	c, err := parse(accepted["everything"])
 	require.NoError(t, err)
 	assert.Equal(t, "harbor.example.org:5000", c.Registry)
@@ -107,6 +109,7 @@ func TestEverySettingOfAnImageIsThere(t *testing.T) {
 }
 
 func TestTwoReleasesTimesServerAndDesktopTakeThreeLines(t *testing.T) {
+	t.Parallel()
 	images := must(t, `images:
   - name: debian-{release}-{kind}
     matrix: {release: [bookworm, trixie], kind: {server: , desktop: {desktop: true}}}
@@ -121,6 +124,7 @@ func TestTwoReleasesTimesServerAndDesktopTakeThreeLines(t *testing.T) {
 }
 
 func TestWhatIsCloserToAnImageWins(t *testing.T) {
+	t.Parallel()
 	images := must(t, `
 defaults: {size: 10G, memory: 1024, base: {packages: bookworm}, git: {url: "https://example.org/r.git", branch: main}, vars: {a: 1, b: {x: 1}}, tags: [one, two]}
 images:
@@ -148,6 +152,7 @@ images:
 }
 
 func TestParentsComeFirstAndTheRestStaysAsInTheFile(t *testing.T) {
+	t.Parallel()
 	assert.Equal(t, []string{"root", "mid", "leaf", "other", "late"}, names(must(t, `
 images:
   - {name: leaf, from: mid, playbook: p}
@@ -175,6 +180,7 @@ func TestAFileIsLoadedAndItsPathsAreBesideIt(t *testing.T) {
 }
 
 func TestALayoutBesideTheCatalogueIsABase(t *testing.T) {
+	t.Parallel()
 	layout := "oci:base@sha256:" + strings.Repeat("0", 64)
 	i := must(t, "images: [{name: x, base: {url: '"+layout+"'}, playbook: p}]")[0]
 	assert.Equal(t, "oci:/catalogues/base@sha256:"+strings.Repeat("0", 64), i.Settings["ISO_URL"])
@@ -182,6 +188,7 @@ func TestALayoutBesideTheCatalogueIsABase(t *testing.T) {
 }
 
 func TestImagesAreChosenWithWhatTheyStartFrom(t *testing.T) {
+	t.Parallel()
 	c, err := parse(`
 images:
   - {name: base-a, base: {packages: bookworm}, playbook: p}
@@ -210,6 +217,7 @@ images:
 }
 
 func TestVariablesMeanWhatTheyMeanToAnsible(t *testing.T) {
+	t.Parallel()
 	i := must(t, with("vars: {big: 12345678901234567890, octal: 0o17, text: '007', no: no, date: 2026-11-23T10:00:00Z}"))[0]
 	var vars map[string]any
 	require.NoError(t, json.Unmarshal([]byte(i.Settings["EXTRA_VARS"]), &vars))
@@ -217,6 +225,7 @@ func TestVariablesMeanWhatTheyMeanToAnsible(t *testing.T) {
 }
 
 func TestAChildHasTheSizeAndTheDesktopOfItsParentUnlessItSaysOtherwise(t *testing.T) {
+	t.Parallel()
 	images := must(t, `
 defaults: {playbook: p, size: 15G, desktop: false}
 images:

@@ -90,6 +90,7 @@ var wrong = map[string]string{
 }
 
 func TestEveryMistakeIsToldWithItsLineAndHowToMendIt(t *testing.T) {
+	t.Parallel()
 	s := compiled(t)
 	for text, want := range refused {
 		_, err := parse(text)
@@ -107,6 +108,7 @@ func TestEveryMistakeIsToldWithItsLineAndHowToMendIt(t *testing.T) {
 }
 
 func TestASyntaxErrorIsToldWithItsOwnLine(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]string{
 		"images:\n  - name: x\n    from: y\n   playbook: z\n    size: 10G\n\n":      "4: this is no YAML: did not find expected '-' indicator",
 		"images:\n  - name: x\n    base: {url: y\n    playbook: z\n    size: 10G\n": "3: this is no YAML: did not find expected ',' or '}'",
@@ -128,6 +130,7 @@ func TestASyntaxErrorIsToldWithItsOwnLine(t *testing.T) {
 }
 
 func TestAllMistakesAreToldAtOnceInTheOrderOfLines(t *testing.T) {
+	t.Parallel()
 	_, err := parse(`
 colour: red
 images:
@@ -146,6 +149,7 @@ images:
 }
 
 func TestTheMessageOfAThousandMistakesIsShort(t *testing.T) {
+	t.Parallel()
 	var b strings.Builder
 	b.WriteString("images:\n")
 	for i := range 1000 {
@@ -157,6 +161,7 @@ func TestTheMessageOfAThousandMistakesIsShort(t *testing.T) {
 }
 
 func TestACatalogueThatGrowsBeyondBoundsIsRefused(t *testing.T) {
+	t.Parallel()
 	bomb := "vars:\n      a: &a [x, x, x, x, x, x, x, x, x, x]\n"
 	for i := 'b'; i < 'l'; i++ {
 		bomb += fmt.Sprintf("      %c: &%c [%s*%c]\n", i, i, strings.Repeat(fmt.Sprintf("*%c, ", i-1), 9), i-1)

@@ -43,6 +43,7 @@ func cyclic(parents []int) bool {
 }
 
 func TestEveryOrderRespectsParentsAndCyclesAreAlwaysFound(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 30).Draw(t, "images")
 		parents := rapid.SliceOfN(rapid.IntRange(-n/2-1, n-1), n, n).Draw(t, "parents")
@@ -82,6 +83,7 @@ func checkSelection(t *rapid.T, c *catalogue.Catalogue) {
 }
 
 func TestAMatrixMakesEveryCombinationOnce(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		sizes := rapid.SliceOfN(rapid.IntRange(1, 5), 1, 4).Draw(t, "sizes")
 		left := rapid.IntRange(0, sizes[0]-1).Draw(t, "left out")
@@ -155,6 +157,7 @@ func thousand() []byte {
 }
 
 func TestAThousandImagesAreRead(t *testing.T) {
+	t.Parallel()
 	c, err := catalogue.Parse("catalogue.yaml", dir, thousand())
 	require.NoError(t, err)
 	assert.Len(t, c.Images, 1000)

@@ -16,6 +16,7 @@ import (
 )
 
 func TestTheExamplesAreGoodCatalogues(t *testing.T) {
+	t.Parallel()
 	s := compiled(t)
 	for _, file := range []string{"../../../deploy/catalogue.yaml"} {
 		text, err := os.ReadFile(file)
@@ -28,6 +29,7 @@ func TestTheExamplesAreGoodCatalogues(t *testing.T) {
 }
 
 func TestEveryKeyOfTheSchemaIsExplained(t *testing.T) {
+	t.Parallel()
 	var s struct {
 		Definitions map[string]struct{ Description string }
 	}
@@ -39,6 +41,7 @@ func TestEveryKeyOfTheSchemaIsExplained(t *testing.T) {
 }
 
 func TestEverySettingOfAnImageIsASettingAndCanStandInACatalogue(t *testing.T) {
+	t.Parallel()
 	set := map[string]bool{"BASE_FROM_PACKAGES": true, "SUITE": true} // not beside ISO_URL
 	for _, i := range must(t, accepted["everything"]) {
 		for name := range i.Settings {
@@ -54,6 +57,7 @@ func TestEverySettingOfAnImageIsASettingAndCanStandInACatalogue(t *testing.T) {
 }
 
 func TestGoodSettingsInACatalogueAreGoodSettings(t *testing.T) {
+	t.Parallel()
 	for name, text := range accepted {
 		for _, i := range must(t, text) {
 			for _, path := range []string{"ANSIBLE_DIR", "EXTRA_VARS"} {
@@ -73,6 +77,7 @@ func TestGoodSettingsInACatalogueAreGoodSettings(t *testing.T) {
 }
 
 func TestEverySettingOfAnImageHasAKey(t *testing.T) {
+	t.Parallel()
 	for _, variable := range catalogue.Variables() {
 		assert.NotEqual(t, variable, catalogue.Key(variable))
 	}

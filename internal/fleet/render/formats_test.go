@@ -105,6 +105,7 @@ func golden(t *testing.T, name, got string) {
 }
 
 func TestTheTableSaysWhatAndWhyInAHundredColumns(t *testing.T) {
+	t.Parallel()
 	var out bytes.Buffer
 	require.NoError(t, render.Text(&out, planned(t)))
 	for line := range strings.Lines(out.String()) {
@@ -114,6 +115,7 @@ func TestTheTableSaysWhatAndWhyInAHundredColumns(t *testing.T) {
 }
 
 func TestTheJSONIsStable(t *testing.T) {
+	t.Parallel()
 	var out bytes.Buffer
 	require.NoError(t, render.JSON(&out, planned(t)))
 	golden(t, "plan.json", out.String())
@@ -132,6 +134,7 @@ type matrices struct {
 }
 
 func TestMatricesBuildLevelAfterLevel(t *testing.T) {
+	t.Parallel()
 	var out bytes.Buffer
 	require.NoError(t, render.GitHubMatrix(&out, planned(t), target, "/checkout"))
 	var m matrices
@@ -169,6 +172,7 @@ func many(t testing.TB, children int) []*fleet.Entry {
 }
 
 func TestALevelBeyondGitHubsLimitGoesOnInTheNext(t *testing.T) {
+	t.Parallel()
 	var out bytes.Buffer
 	entries := many(t, 50)
 	require.NoError(t, render.GitHubMatrix(&out, entries, target, "/checkout"))
@@ -198,6 +202,7 @@ func TestALevelBeyondGitHubsLimitGoesOnInTheNext(t *testing.T) {
 }
 
 func TestAFolderOfTheCheckoutIsNamedAsTheWorkflowSeesIt(t *testing.T) {
+	t.Parallel()
 	images := read(t, "images: [{name: x, base: {packages: bookworm}, playbook: p, ansible-dir: ../ansible, tags: '1'}]")
 	entries := fleet.Decide(images, missing(images), fleet.Policy{})
 	var out bytes.Buffer
@@ -323,6 +328,7 @@ func decoded(t testing.TB, stream []byte) iter.Seq[manifest] {
 }
 
 func TestEveryImageThatIsBuiltIsAJob(t *testing.T) {
+	t.Parallel()
 	all, text := jobs(t, planned(t))
 	golden(t, "jobs.yaml", text) // which .ci/tools holds to Kubernetes' rules, and the next
 	_, pulling := jobsBy(t, planned(t), "registry-read-only")
@@ -340,6 +346,7 @@ func TestEveryImageThatIsBuiltIsAJob(t *testing.T) {
 }
 
 func TestAJobHasItsImagesSettingsAndNoOther(t *testing.T) {
+	t.Parallel()
 	all, _ := jobs(t, planned(t))
 	root, child := all[0], all[1]
 	env := root.container(t, "build").env()
@@ -364,6 +371,7 @@ func TestAJobHasItsImagesSettingsAndNoOther(t *testing.T) {
 var hostile = []string{"on", "off", "yes", "n", "y", "null", "1e3", "0777", "1_000", "0x1f", "0o17", "12e03", "1.0", "2026-11-23"}
 
 func TestATextStaysTextForAReaderOfYAML11(t *testing.T) {
+	t.Parallel()
 	images := read(t, `
 defaults: {git: {url: "https://example.org/p.git", branch: main}, playbook: p.yml, base: {url: "https://example.org/n.img", checksum: "file:https://example.org/SHA256SUMS"}}
 images:
@@ -395,6 +403,7 @@ for job in yaml.safe_load_all(sys.stdin):
 }
 
 func TestAJobsResourcesFitItsGuest(t *testing.T) {
+	t.Parallel()
 	var template manifest
 	require.NoError(t, yaml.Unmarshal(deploy.Job, &template))
 	images := read(t, courses)[:1]
@@ -421,6 +430,7 @@ func TestAJobsResourcesFitItsGuest(t *testing.T) {
 }
 
 func TestFurtherTagsArePushedBeforeTheOneThatChildrenWaitFor(t *testing.T) {
+	t.Parallel()
 	all, _ := jobs(t, planned(t))
 	assert.Equal(t, []string{"base", "build", "push-2", "push"}, all[1].containers())
 	further := all[1].container(t, "push-2")
@@ -431,6 +441,7 @@ func TestFurtherTagsArePushedBeforeTheOneThatChildrenWaitFor(t *testing.T) {
 }
 
 func TestAChildWaitsForItsParentInAContainerBeforeTheOneThatBuilds(t *testing.T) {
+	t.Parallel()
 	all, _ := jobs(t, planned(t))
 	assert.Equal(t, []string{"build", "push-2", "push"}, all[0].containers(), "it has no parent")
 	for i, timeout := range map[int]string{1: "4h0m0s", 2: "8h0m0s"} {
@@ -447,6 +458,7 @@ func TestAChildWaitsForItsParentInAContainerBeforeTheOneThatBuilds(t *testing.T)
 }
 
 func TestNoContainerThatRunsPlaybooksHasAPassword(t *testing.T) {
+	t.Parallel()
 	all, _ := jobsBy(t, planned(t), "registry-read-only")
 	for i, j := range all {
 		spec := j.Spec.Template.Spec
@@ -472,6 +484,7 @@ func TestNoContainerThatRunsPlaybooksHasAPassword(t *testing.T) {
 }
 
 func TestAParentThatThereIsIsNamedByItsDigest(t *testing.T) {
+	t.Parallel()
 	entries := planned(t)
 	images := read(t, courses)
 	facts := missing(images)
@@ -491,6 +504,7 @@ func TestAParentThatThereIsIsNamedByItsDigest(t *testing.T) {
 var prefixForm = regexp.MustCompile(`^[a-z0-9][-a-z0-9]{0,56}-$`)
 
 func TestNamesOfJobsAreGoodAndAnewForEachRun(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("a", 45) + "." + strings.Repeat("b", 60)
 	images := read(t, fmt.Sprintf("defaults: {tags: '1', base: {url: 'https://x/y', checksum: 'file:https://x/y'}, playbook: p}\nimages: [{name: a.b}, {name: a-b}, {name: a_b}, {name: %s-1}, {name: %s-2}]", long, long))
 	all, text := jobs(t, fleet.Decide(images, missing(images), fleet.Policy{}))
@@ -503,6 +517,7 @@ func TestNamesOfJobsAreGoodAndAnewForEachRun(t *testing.T) {
 }
 
 func TestWhatThePlannersSettingsSayOfAnyHostHoldsInEveryJob(t *testing.T) {
+	t.Parallel()
 	with := render.Target{Registry: target.Registry, Prefix: target.Prefix, CA: "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", Host: map[string]string{
 		"ACCELERATOR": "tcg", "REGISTRY_INSECURE": "true", "HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "10.0.0.0/8", "CPUS": "8",
 	}}
@@ -536,6 +551,7 @@ func TestWhatThePlannersSettingsSayOfAnyHostHoldsInEveryJob(t *testing.T) {
 }
 
 func TestASecretOfThePlannersSettingsGoesIntoNoPlan(t *testing.T) {
+	t.Parallel()
 	for says, with := range map[string]render.Target{
 		"HTTPS_PROXY names a user":    {Host: map[string]string{"HTTPS_PROXY": "http://me:hidden-word@proxy:3128"}},
 		"CA_FILE holds a private key": {CA: "-----BEGIN PRIVATE KEY-----\nhidden-word"},
@@ -550,6 +566,7 @@ func TestASecretOfThePlannersSettingsGoesIntoNoPlan(t *testing.T) {
 }
 
 func TestATableSaysWhatEachImageStartsFrom(t *testing.T) {
+	t.Parallel()
 	images := read(t, `
 defaults: {playbook: p}
 images:
@@ -572,6 +589,7 @@ images:
 }
 
 func TestTheSameReasonOfSeveralImagesIsToldOnce(t *testing.T) {
+	t.Parallel()
 	entries := many(t, 1)
 	for i := range entries {
 		entries[i].Tags = nil
@@ -586,6 +604,7 @@ func TestTheSameReasonOfSeveralImagesIsToldOnce(t *testing.T) {
 }
 
 func TestWhatCannotBeBuiltElsewhereIsRefusedInALineForEachReason(t *testing.T) {
+	t.Parallel()
 	images := read(t, `
 defaults: {tags: "1", playbook: p}
 images:
@@ -621,6 +640,7 @@ images:
 }
 
 func TestAParentThatIsBuiltAnewNeedsATagOfItsOwn(t *testing.T) {
+	t.Parallel()
 	images := read(t, courses)[:3]
 	facts := missing(images)
 	for name, f := range facts {
@@ -637,12 +657,14 @@ func TestAParentThatIsBuiltAnewNeedsATagOfItsOwn(t *testing.T) {
 }
 
 func TestAPlanWithNothingToBuildIsAComment(t *testing.T) {
+	t.Parallel()
 	var out bytes.Buffer
 	require.NoError(t, render.Kubernetes(&out, deploy.Job, nil, target, ""))
 	assert.Equal(t, "# 0 images: 0 to build\n", out.String())
 }
 
 func TestATemplateThatLacksAPartIsNamed(t *testing.T) {
+	t.Parallel()
 	for _, broken := range []string{"spec: [", "a: b", "spec: {template: {spec: {initContainers: [{}], containers: [{}]}}}"} {
 		assert.ErrorContains(t, render.Kubernetes(io.Discard, []byte(broken), planned(t), target, ""), "the Job's template", broken)
 	}
