@@ -33,7 +33,7 @@ func FuzzDirectoryListing(f *testing.F) {
 	f.Add("/2/040755/0/0/.//\n/12/120777/0/0/bin/7/\n/13/040755/0/0/boot//\n/14/100644/0/0/a\nb/10995116277760/\n\n")
 	f.Add("/0/000000/0/0///\n/99999999999/100644/0/0/../x/-1/\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		v := &extVolume{disk: &rawDisk{}, seen: map[uint32]bool{}}
+		v := &extVolume{volume: &volume{}, disk: &rawDisk{}, seen: map[uint32]bool{}}
 		dirs, err := v.directory(bufio.NewReader(strings.NewReader(text)), entry{path: "/srv"})
 		for _, e := range append(v.found, dirs...) {
 			name, ok := strings.CutPrefix(e.path, "/srv/")

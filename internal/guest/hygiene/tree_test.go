@@ -84,7 +84,7 @@ func TestADiskCannotFillTheMemoryWithNames(t *testing.T) {
 	for name, d := range map[string]*rawDisk{"many": {entries: maxEntries}, "long": {names: maxNames - 3}} {
 		err := d.untar(archive([]member{{"./a", "", ""}, {"./b", "", ""}}), newTree(Options{}, progress.Discard))
 		require.ErrorContains(t, err, "more than 8 million files, or more than 256 MiB of names", name)
-		v := &extVolume{disk: &rawDisk{entries: d.entries, names: d.names}, seen: map[uint32]bool{}}
+		v := &extVolume{volume: &volume{}, disk: &rawDisk{entries: d.entries, names: d.names}, seen: map[uint32]bool{}}
 		_, err = v.directory(bufio.NewReader(strings.NewReader("/12/100644/0/0/name/7/\n\n")), entry{path: "/"})
 		require.ErrorContains(t, err, "more than 8 million files", name)
 	}
