@@ -11,7 +11,7 @@ import (
 func (o Options) Quick() Options { o.backoff = time.Millisecond; return o }
 
 // Hasty gives a request that gets nowhere up soon.
-func (o Options) Hasty() Options { o.idle = 300 * time.Millisecond; return o }
+func (o Options) Hasty() Options { o.idle = 500 * time.Millisecond; return o }
 
 // Through connects by dial, so that names need not exist.
 func (o Options) Through(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Options {
