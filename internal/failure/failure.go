@@ -11,7 +11,7 @@ import (
 type Error struct {
 	// What says what is wrong, in one line, without the stage's name.
 	What string
-	// Try says how to mend it, in one line; it may be empty.
+	// Try says what to do about it, in one line; it may be empty.
 	Try string
 	// Lines are the last lines of evidence that matter (a failed task, the
 	// end of a console), not the whole log.
@@ -25,7 +25,7 @@ type Error struct {
 	Err error
 }
 
-// Error returns what is wrong and, behind a colon, how to mend it.
+// Error returns what is wrong and, behind a colon, what to do about it.
 func (e *Error) Error() string {
 	if e.Try == "" {
 		return e.What
@@ -36,10 +36,10 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// New returns an error with what is wrong and how to mend it.
+// New returns an error with what is wrong and what to do about it.
 func New(what, try string) *Error { return &Error{What: what, Try: try} }
 
-// Wrap returns an error with what is wrong and how to mend it, caused by err.
+// Wrap returns an error with what is wrong and what to do about it, caused by err.
 // The cause stands in the message: it is the evidence.
 func Wrap(err error, what, try string) *Error {
 	return &Error{What: fmt.Sprintf("%s: %v", what, err), Try: try, Err: err}

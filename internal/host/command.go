@@ -7,14 +7,12 @@
 //   - Files: Open and OpenNoFollow take regular files alone, ReadFile what a user
 //     names, ReadAll no more than a bound. WriteFile, Create and Move give a file
 //     its name only when it is complete and on stable storage.
-//   - Locks: LockFile, LockDir and Lock wait, TryLock does not; StillNamed says
-//     whether what was locked is still what the path names.
+//   - Locks: LockFile and LockDir wait, TryLock does not.
 //   - Digests: DigestFile, Digest; Verify reads what must have a digest.
 //   - What ends with its context: Reader, Copy, Sleep, Retry with Backoff.
 package host
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,9 +21,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Cmd describes one run of an external program.
@@ -73,7 +72,7 @@ func Look(name string) (string, error) {
 	return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
 }
 
-// Error says which program failed, how, and with which last lines.
+// CommandError says which program failed, how, and with which last lines.
 type CommandError struct {
 	Program string
 	Err     error
@@ -92,7 +91,7 @@ func (e *CommandError) Error() string {
 // Unwrap returns how the program ended, or the cause of the context's end.
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// Run runs the program to its end. It returns an *Error where the program
+// Run runs the program to its end. It returns a *CommandError where the program
 // cannot be started, fails, or is stopped because ctx ended.
 func Run(ctx context.Context, c Cmd) error {
 	p, err := Start(ctx, c)
@@ -120,7 +119,7 @@ type Process struct {
 	cmd    *exec.Cmd
 	name   string
 	logTo  string
-	lines  *lineWriter
+	lines  *lines
 	close  func()
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -133,8 +132,8 @@ func Start(ctx context.Context, c Cmd) (*Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &CommandError{Program: name, Err: context.Cause(ctx)}
 	}
-	lines := &lineWriter{onLine: c.OnLine}
-	var out io.Writer = lines
+	kept := newLines(c.OnLine)
+	var out io.Writer = kept
 	closeLog := func() {}
 	if c.Log != "" {
 		f, err := os.OpenFile(c.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
@@ -142,7 +141,7 @@ func Start(ctx context.Context, c Cmd) (*Process, error) {
 			return nil, &CommandError{Program: name, Err: fmt.Errorf("opening its log: %w", err)}
 		}
 		closeLog = func() { f.Close() }
-		out = io.MultiWriter(f, lines)
+		out = io.MultiWriter(f, kept)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	cmd := exec.CommandContext(ctx, c.Program, c.Args...)
@@ -174,7 +173,7 @@ func Start(ctx context.Context, c Cmd) (*Process, error) {
 	if cmd.WaitDelay == 0 {
 		cmd.WaitDelay = defaultGrace
 	}
-	p := &Process{cmd: cmd, name: name, logTo: c.Log, lines: lines, close: closeLog, cancel: cancel, done: make(chan struct{})}
+	p := &Process{cmd: cmd, name: name, logTo: c.Log, lines: kept, close: closeLog, cancel: cancel, done: make(chan struct{})}
 	if err := cmd.Start(); err != nil {
 		cancel()
 		closeLog()
@@ -188,13 +187,13 @@ func (p *Process) wait(ctx context.Context) {
 	err := p.cmd.Wait()
 	// What the program left behind in its group ends now.
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-	p.lines.flush()
+	p.lines.add(p.lines.split.Part())
 	p.close()
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		p.err = &CommandError{Program: p.name, Err: err, Tail: p.lines.last(), Log: p.logTo}
+		p.err = &CommandError{Program: p.name, Err: err, Tail: p.lines.last, Log: p.logTo}
 	}
 	p.cancel()
 	close(p.done)
@@ -239,75 +238,44 @@ func Tail(err error) []string {
 }
 
 // DiskFull says whether err is that of a full file system or quota, or of a
-// program whose last words tell of one.
+// program whose last words say so.
 func DiskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || SaysDiskFull(strings.Join(Tail(err), "\n"))
 }
 
-// SaysDiskFull says whether a program's words tell of a full file system or
+// SaysDiskFull says whether a program's words are of a full file system or
 // quota: C's and Go's differ in their capitals.
 func SaysDiskFull(words string) bool {
 	words = strings.ToLower(words)
 	return strings.Contains(words, syscall.ENOSPC.Error()) || strings.Contains(words, syscall.EDQUOT.Error())
 }
 
-// lineWriter splits what is written into lines, keeps the last ones and hands
-// each to onLine.
-type lineWriter struct {
-	mu     sync.Mutex
+// lines keeps the last lines that are written to it and hands each to onLine.
+type lines struct {
+	split  text.Splitter
 	onLine func(string)
-	part   []byte
-	tail   []string
+	last   []string
 }
 
-func (w *lineWriter) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := len(b)
-	for {
-		i := bytes.IndexAny(b, "\n\r")
-		if i < 0 {
-			break
-		}
-		w.keep(b[:i])
-		w.emit()
-		b = b[i+1:]
-	}
-	w.keep(b)
-	return n, nil
+func newLines(onLine func(string)) *lines {
+	l := &lines{onLine: onLine}
+	l.split = text.Splitter{Most: maxLine, Ends: "\n\r", Line: l.add}
+	return l
 }
 
-func (w *lineWriter) keep(b []byte) {
-	if room := maxLine - len(w.part); len(b) > room {
-		b = b[:room]
-	}
-	w.part = append(w.part, b...)
-}
+func (l *lines) Write(b []byte) (int, error) { return l.split.Write(b) }
 
-func (w *lineWriter) emit() {
-	line := strings.ToValidUTF8(string(w.part), "?")
-	w.part = w.part[:0]
+func (l *lines) add(line string) {
+	line = strings.ToValidUTF8(line, "?")
 	if strings.TrimSpace(line) == "" {
 		return
 	}
-	if w.tail = append(w.tail, line); len(w.tail) > tailLines {
-		w.tail = w.tail[1:]
+	if l.last = append(l.last, line); len(l.last) > tailLines {
+		l.last = l.last[1:]
 	}
-	if w.onLine != nil {
-		w.onLine(line)
+	if l.onLine != nil {
+		l.onLine(line)
 	}
-}
-
-func (w *lineWriter) flush() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.emit()
-}
-
-func (w *lineWriter) last() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return append([]string(nil), w.tail...)
 }
 
 // limited keeps up to left bytes and goes on reading, so that the program

@@ -42,9 +42,9 @@ func open(path string, flags int) (*os.File, error) {
 	return f, nil
 }
 
-// StillNamed says whether the path still names the open file or directory:
+// stillNamed says whether the path still names the open file or directory:
 // who held its lock may have removed or renamed it.
-func StillNamed(f *os.File, path string) bool {
+func stillNamed(f *os.File, path string) bool {
 	opened, err := f.Stat()
 	if err != nil {
 		return false
@@ -71,7 +71,7 @@ func Create(name string, mode os.FileMode) (*AtomicFile, error) {
 		}
 		if err = TryLock(f); err != nil {
 			err = failure.Wrap(err, "another process is writing "+name, "wait for it, or choose another output")
-		} else if StillNamed(f, temp) {
+		} else if stillNamed(f, temp) {
 			if ours(f) {
 				if err = f.Truncate(0); err == nil {
 					return &AtomicFile{f, name}, nil

@@ -28,10 +28,10 @@ func TryLock(f *os.File) error {
 	return nil
 }
 
-// Lock waits for the lock on an open file or directory, which closing it gives
+// lock waits for the lock on an open file or directory, which closing it gives
 // back. While it waits, p says what for. The error is the cause of ctx's end,
 // or the kernel's.
-func Lock(ctx context.Context, f *os.File, waiting string, p progress.Reporter) error {
+func lock(ctx context.Context, f *os.File, waiting string, p progress.Reporter) error {
 	for said := false; ; said = true {
 		if err := TryLock(f); !errors.Is(err, unix.EWOULDBLOCK) {
 			return err
@@ -52,7 +52,7 @@ func LockFile(ctx context.Context, name, waiting string, p progress.Reporter) (u
 	if err != nil {
 		return nil, fmt.Errorf("opening a lock: %w", err)
 	}
-	if err := Lock(ctx, f, waiting, p); err != nil {
+	if err := lock(ctx, f, waiting, p); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func LockDir(ctx context.Context, dir, waiting string, p progress.Reporter) (*os
 		if err != nil {
 			return nil, fmt.Errorf("opening a lock: %w", err)
 		}
-		if err = Lock(ctx, f, waiting, p); err == nil && StillNamed(f, dir) {
+		if err = lock(ctx, f, waiting, p); err == nil && stillNamed(f, dir) {
 			return f, nil
 		}
 		f.Close()

@@ -1,4 +1,4 @@
-// Package progress is how a stage tells what it is doing, without knowing who
+// Package progress is how a stage says what it is doing, without knowing who
 // watches: a terminal, a log file, a machine or nobody.
 package progress
 
@@ -12,7 +12,7 @@ type Reporter interface {
 	// Activity names what is going on where there is no measure:
 	// the current Ansible task, the phase of a boot.
 	Activity(what string)
-	// Warn tells something that the user should know and that stops nothing.
+	// Warn says something that the user should know and that stops nothing.
 	Warn(message string)
 }
 

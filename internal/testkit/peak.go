@@ -1,5 +1,3 @@
-// Peak measures the memory of benchmarks.
-
 package testkit
 
 import (
@@ -9,14 +7,14 @@ import (
 	"strings"
 )
 
-// Reset has the peak begin anew, with what this process holds now.
+// ResetPeak has the peak begin anew, with what this process holds now.
 func ResetPeak() error {
 	debug.FreeOSMemory()
 	return os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) // proc_pid_clear_refs(5): the peak
 }
 
-// MiB is the peak of this process's resident memory since its program began, or
-// since Reset. It is the kernel's VmHWM, which belongs to the program: ru_maxrss
+// PeakMiB is the peak of this process's resident memory since its program began, or
+// since ResetPeak. It is the kernel's VmHWM, which belongs to the program: ru_maxrss
 // of getrusage begins with the peak of the process that started this one.
 func PeakMiB() (float64, error) {
 	status, err := os.ReadFile("/proc/self/status")

@@ -1,4 +1,5 @@
-// Package testkit starts Debian's docker-registry for tests.
+// Package testkit is what tests of several packages need: a registry, a small
+// file system, the peak of this process's memory.
 package testkit
 
 import (
@@ -15,7 +16,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
-// Options are what differs from a registry in plain HTTP that everybody may
+// RegistryOptions are what differs from a registry in plain HTTP that everybody may
 // write to and that deletes nothing.
 type RegistryOptions struct {
 	Htpasswd  string // its file, or empty
@@ -23,7 +24,7 @@ type RegistryOptions struct {
 	Deletes   bool
 }
 
-// Start starts a registry on a free port of loopback, waits until it listens,
+// StartRegistry starts a registry on a free port of loopback, waits until it listens,
 // and returns its address and the folder of its storage. It ends with the test.
 func StartRegistry(t testing.TB, o RegistryOptions) (address, data string) {
 	dir := t.TempDir()

@@ -1,5 +1,3 @@
-// Tmpfs gives tests of full disks a small file system of their own.
-
 package testkit
 
 import (
@@ -9,7 +7,7 @@ import (
 	"testing"
 )
 
-// Mount mounts a file system of the size ("1M") until the test's end and
+// MountTmpfs mounts a file system of the size ("1M") until the test's end and
 // returns its directory. A test whose host does not let it mount is skipped.
 func MountTmpfs(t testing.TB, size string) string {
 	t.Helper()

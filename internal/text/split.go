@@ -1,11 +1,15 @@
 package text
 
-import "bytes"
+import (
+	"bytes"
+	"cmp"
+)
 
 // Splitter is a Writer that calls Line with each line, without its end. Of a
 // line it keeps at most Most bytes.
 type Splitter struct {
 	Most int
+	Ends string // the characters that end a line; empty means \n
 	Line func(line string)
 	part []byte
 }
@@ -13,13 +17,17 @@ type Splitter struct {
 // Write never fails.
 func (s *Splitter) Write(b []byte) (int, error) {
 	for rest := b; ; {
-		line, after, whole := bytes.Cut(rest, []byte("\n"))
+		end := bytes.IndexAny(rest, cmp.Or(s.Ends, "\n"))
+		line := rest
+		if end >= 0 {
+			line = rest[:end]
+		}
 		s.part = append(s.part, line[:min(len(line), s.Most-len(s.part))]...)
-		if !whole {
+		if end < 0 {
 			return len(b), nil
 		}
 		s.Line(string(s.part))
-		s.part, rest = s.part[:0], after
+		s.part, rest = s.part[:0], rest[end+1:]
 	}
 }
 
