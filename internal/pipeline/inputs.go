@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -21,7 +22,7 @@ import (
 // changes with the time or the place of a run.
 
 // generation stands for what this program itself does to a disk: the seed of a
-// build, what the playbooks are told, how a disk is sparsified. A change there
+// build, what the playbooks are given, how a disk is sparsified. A change there
 // that changes disks adds one.
 const generation = 2
 
@@ -63,7 +64,7 @@ func Inputs(c settings.Config, controller, playbook, parent string) (string, err
 		}
 		base = recipe
 	case c.BaseImage.IsSet():
-		base = first(c.BaseImage.Inputs, c.BaseImage.Digest)
+		base = cmp.Or(c.BaseImage.Inputs, c.BaseImage.Digest)
 	default:
 		base = c.ISOChecksum.String()
 	}

@@ -12,18 +12,12 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
 
-// Cache makes the folder of CACHE_DIR where it is missing, and refuses one that
-// somebody else could put things into: programs that are kept there run.
+// CheckCache makes the folder of CACHE_DIR where it is missing, and refuses one
+// that somebody else could put things into: programs that are kept there run.
 func CheckCache(dir string) error {
 	way := place{"CACHE_DIR", "set CACHE_DIR to a folder of your own"}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return failure.Wrap(err, "CACHE_DIR cannot be made", way.try)
-	}
-	if err := way.checkParents(dir); err != nil {
+	if err := way.mkdir(dir, 0o755); err != nil {
 		return err
-	}
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return failure.Wrap(err, "CACHE_DIR cannot be made", way.try)
 	}
 	st, err := os.Stat(dir)
 	if err != nil {
@@ -47,6 +41,21 @@ const podVariable = "KUBERNETES_SERVICE_HOST"
 // place is a folder as messages call it, and what to do about it.
 type place struct{ name, try string }
 
+// mkdir makes the folder where it is missing, in a place where nobody else could
+// exchange it.
+func (p place) mkdir(path string, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return failure.Wrap(err, p.name+" cannot be made", p.try)
+	}
+	if err := p.checkParents(path); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, os.ErrExist) {
+		return failure.Wrap(err, p.name+" cannot be made", p.try)
+	}
+	return nil
+}
+
 // checkParents refuses a path on whose way others could exchange a directory
 // for one of theirs, as sshd does with its StrictModes.
 func (p place) checkParents(path string) error {
@@ -57,7 +66,7 @@ func (p place) checkParents(path string) error {
 	}
 	resolved, err := filepath.EvalSymlinks(filepath.Dir(path))
 	if err != nil {
-		return failure.New(err.Error(), p.try)
+		return failure.Wrap(err, "looking above "+p.name, p.try)
 	}
 	// Both ways: the one with the links decides where the other begins.
 	for _, way := range []string{filepath.Dir(path), resolved} {
@@ -76,7 +85,7 @@ func (p place) checkParents(path string) error {
 func (p place) checkParent(dir string) error {
 	st, err := os.Lstat(dir)
 	if err != nil {
-		return failure.New(err.Error(), p.try)
+		return failure.Wrap(err, "looking above "+p.name, p.try)
 	}
 	sys := st.Sys().(*syscall.Stat_t)
 	// Root often works for the owner of a directory: by sudo, or in a

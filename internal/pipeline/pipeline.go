@@ -7,10 +7,11 @@
 // output is recorded, so that a build that was stopped goes on; a command of one
 // stage walks a part, and what the next has to know stands beside the disk, in
 // DISK.json (Sidecar). To add a stage is to add a value to the list, with the
-// function that runs it and the type of what it tells.
+// function that runs it and the type of its result.
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -213,7 +214,7 @@ func (b *Build) PackTo(ctx context.Context, disk, layout string) (string, error)
 func (b *Build) PushLayout(ctx context.Context, layout, reference string, unverified bool) (string, error) {
 	w := b.way(nil)
 	w.Layout = layout
-	err := w.pushLayout(ctx, first(reference, b.Config.Reference), unverified)
+	err := w.pushLayout(ctx, cmp.Or(reference, b.Config.Reference), unverified)
 	return w.Reference, err
 }
 
@@ -227,7 +228,7 @@ func (w *way) pushLayout(ctx context.Context, reference string, unverified bool)
 	if err != nil {
 		return err
 	}
-	if w.address = first(reference, loaded.Reference); w.address == "" {
+	if w.address = cmp.Or(reference, loaded.Reference); w.address == "" {
 		return &failure.Error{
 			What: "there is no address to push to", Try: "name one: diskforge push " + w.Layout + " REGISTRY/NAME:TAG",
 			Err: registry.ErrReference,
@@ -314,11 +315,4 @@ func (w *way) handOn(outcome string, err error) error {
 		return err
 	}
 	return WriteSidecar(w.disk, w.known)
-}
-
-func first(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }

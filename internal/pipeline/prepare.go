@@ -109,7 +109,7 @@ func (w *way) prepare(ctx context.Context) (err error) {
 	if err := w.rooms.ssh(ctx); err != nil {
 		return err
 	}
-	// The first failure is told; what it stopped is not.
+	// The first failure is the error; what it stopped did not fail.
 	g, ctx := errgroup.WithContext(ctx)
 	baseIsThere := make(chan struct{})
 	get := func(name string, run func(context.Context, progress.Reporter) (string, error)) {
@@ -221,7 +221,7 @@ func usedPlaybook(ctx context.Context, o playbook.Options, vars map[string]any, 
 // readPolicy reads what the hygiene gate excuses and looks for besides:
 // HYGIENE_ALLOW's, or what the playbook tree has.
 func (w *way) readPolicy() (err error) {
-	if file := first(w.Config.HygieneAllow, w.playbook.Allow); file != "" {
+	if file := cmp.Or(w.Config.HygieneAllow, w.playbook.Allow); file != "" {
 		w.policy, err = hygiene.ReadAllowList(file)
 	}
 	return err
@@ -252,7 +252,7 @@ func short(revision string) string {
 // origin is the base image.
 type origin struct {
 	Path, Format string
-	Name         string // as the image tells it: no password, no path of this host
+	Name         string // as the image says it: no password, no path of this host
 	Digest       string // of the file, "sha256:…"
 	Manifest     string // digest of the image that the file came out of, or empty
 	Inputs       string // what is known of it before it is there: its checksum, its recipe, its parent's inputs
@@ -275,7 +275,7 @@ func (w *way) origin(ctx context.Context, p progress.Reporter) (o origin, err er
 	if err := CheckCache(w.Config.CacheDir); err != nil {
 		return o, err
 	}
-	var names []string // which tell what guest it is
+	var names []string // by which its guest is known
 	switch {
 	case w.Config.BaseFromPackages:
 		o, names, err = w.fromPackages(ctx, p)
@@ -309,7 +309,7 @@ func (w *way) fromPackages(ctx context.Context, p progress.Reporter) (origin, []
 func (w *way) fromImage(ctx context.Context, p progress.Reporter) (origin, []string, error) {
 	image := w.Config.BaseImage
 	want := oci.Want{Digest: image.Digest, Inputs: image.Inputs}
-	cache := first(w.BaseDir, filepath.Join(w.Config.CacheDir, "images"))
+	cache := cmp.Or(w.BaseDir, filepath.Join(w.Config.CacheDir, "images"))
 	var taken oci.Extracted
 	var name string
 	if image.Layout != "" {
@@ -360,12 +360,12 @@ func Downloads(c settings.Config) base.DownloadOptions {
 // where the settings name none.
 func baseOptions(c settings.Config, controller string) base.Options {
 	return base.Options{
-		Suite: first(c.Suite, base.NewestManageable(controller)), Architecture: c.Architecture, Mirror: c.AptMirror,
+		Suite: cmp.Or(c.Suite, base.NewestManageable(controller)), Architecture: c.Architecture, Mirror: c.AptMirror,
 		CacheDir: filepath.Join(c.CacheDir, "base"),
 	}
 }
 
-// publicName is what an image may tell of where its base came from: a URL
+// publicName is what an image may say of where its base came from: a URL
 // without user, password and query, of a local file only its name.
 func publicName(raw string) string {
 	if strings.HasPrefix(raw, "http://") || strings.HasPrefix(raw, "https://") {

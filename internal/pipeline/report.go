@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,9 +49,9 @@ func (j *journal) begin(b *Build) {
 func (j *journal) takeUp(earlier json.RawMessage) {
 	var r report.Report
 	if json.Unmarshal(earlier, &r) != nil || r.Schema != report.Schema {
-		return // of another version: this stage's part is told all the same
+		return // of another version: this stage's part is reported all the same
 	}
-	r.Checks, r.Boot, r.Pictures, r.Packages = nil, nil, nil, nil // what looks into a disk tells it anew
+	r.Checks, r.Boot, r.Pictures, r.Packages = nil, nil, nil, nil // what looks into a disk finds it anew
 	j.report = r
 }
 
@@ -98,7 +99,7 @@ func (j *journal) reused(name string) {
 	}
 }
 
-// compose is the report as it is now, without what must not be told.
+// compose is the report as it is now, without secrets.
 func (j *journal) compose(mask *strings.Replacer) *report.Report {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -129,7 +130,7 @@ func (w *way) sources(ctx context.Context) {
 	})
 }
 
-// qemuVersion is the host's, or empty where it does not tell.
+// qemuVersion is the host's, or empty where it is not known.
 func qemuVersion(ctx context.Context) string {
 	out, err := host.Output(ctx, host.Cmd{Program: "qemu-system-x86_64", Args: []string{"--version"}})
 	if err != nil {
@@ -140,7 +141,7 @@ func qemuVersion(ctx context.Context) string {
 }
 
 // givenSettings are those that were given and differ from their defaults. No
-// password is among them, and of extra variables only the names are told.
+// password is among them, and extra variables are only said to be given.
 func givenSettings(s settings.Settings) []report.Setting {
 	var all []report.Setting
 	for _, f := range settings.Fields() {
@@ -164,7 +165,7 @@ func publicURL(value string) string {
 	return text.URL(value)
 }
 
-// publicSource is what may be told of where playbooks came from: not a folder
+// publicSource is what may be said of where playbooks came from: not a folder
 // of this host.
 func publicSource(source string) string {
 	if strings.HasPrefix(source, "/") {
@@ -187,7 +188,7 @@ func size(to *report.Report, name string, bytes int64) {
 // outcome is the report of what came out so far.
 func (w *way) outcome(outcome string) *report.Report {
 	w.journal.note(func(to *report.Report) {
-		to.Outcome, to.Image.Reference = outcome, first(w.Reference, to.Image.Reference)
+		to.Outcome, to.Image.Reference = outcome, cmp.Or(w.Reference, to.Image.Reference)
 	})
 	return w.journal.compose(w.mask())
 }
@@ -252,7 +253,7 @@ func summarise(r *report.Report) error {
 	return errors.Join(r.WriteMarkdown(f), f.Close())
 }
 
-// ReportTo writes the report of the disk, as the stages that made it told it,
+// ReportTo writes the report of the disk, as the stages that made it left it in DISK.json,
 // into a directory: report.html, report.json and summary.md.
 func ReportTo(ctx context.Context, disk, dir string) (string, error) {
 	known, err := ReadSidecar(ctx, disk, progress.Discard)

@@ -1,7 +1,9 @@
 package pipeline
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
@@ -65,7 +68,12 @@ func TestTheReportOfAnImageThatIsSentLaterIsCompleted(t *testing.T) {
 	disk := aQcow2(t)
 	sum, err := host.DigestFile(t.Context(), disk, progress.Discard)
 	require.NoError(t, err)
-	b.Config.Push, b.Config.Reference = true, "127.0.0.1:9/labs/course:v1" // nobody answers there
+	b.Config.Push, b.Config.Reference = true, "127.0.0.1:9/labs/course:v1"
+	away := realRooms
+	away.push = func(context.Context, string, string, registry.Options, progress.Reporter) (string, error) {
+		return "", errors.New("nobody answers")
+	}
+	b.rooms = &away
 	w := provisionedWay(t, b, time.Time{})
 	w.whole, w.Layout, w.disk, w.known.Digest, w.known.Verified = true, Layout(b.Config.OutputDir, b.Config.ImageName), disk, sum, sum
 	require.NoError(t, w.run(t.Context(), packing))

@@ -15,7 +15,7 @@ import (
 )
 
 // secrets are what a build knows and nobody else may: the disk must not hold
-// it, and nothing that is told may repeat it. Of what may be a secret, all is.
+// it, and nothing that is shown may repeat it. Of what may be a secret, all is.
 func secrets(c settings.Config, password string) []hygiene.Secret {
 	found := map[string]string{"the registry's password": password}
 	for name, address := range map[string]string{
@@ -87,7 +87,7 @@ func isSecret(name string) bool {
 	return secretWord.MatchString(strings.ToLower(wordStart.ReplaceAllString(name, "${1}_${2}")))
 }
 
-// masked is the error without what must not be told: a task that fails may
+// masked is the error without secrets: a task that fails may
 // repeat its whole command.
 func masked(err error, mask *strings.Replacer) error {
 	if err == nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-// Sidecar is what the stages tell each other about a disk where there is no
+// Sidecar is what the stages hand on about a disk where there is no
 // work directory: `provision -o DISK` and the other stages on their own. It
 // lies beside the disk as DISK.json and belongs to one digest.
 type Sidecar struct {
@@ -41,7 +41,7 @@ func sidecarFile(disk string) string { return disk + ".json" }
 
 // ReadSidecar hashes the disk and returns what is known about it. Digest is
 // that of the disk in any case. A sidecar that is missing, unreadable or of
-// another digest tells nothing; in the two latter cases the Reporter is
+// another digest counts for nothing; in the two latter cases the Reporter is
 // warned.
 func ReadSidecar(ctx context.Context, disk string, to progress.Reporter) (Sidecar, error) {
 	digest, err := host.DigestFile(ctx, disk, to)

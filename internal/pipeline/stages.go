@@ -41,7 +41,7 @@ var (
 // the guest that boots from it, side by side.
 var stages = [][]stage{{provisioning}, {sparsifying}, {scanning, verifying}, {packing}, {pushing}}
 
-// provisioned is what a provisioning tells.
+// provisioned is the result of provisioning.
 type provisioned struct {
 	Trimmed bool          `json:"trimmed"`
 	Tasks   []report.Task `json:"tasks"`             // Ansible's
@@ -114,7 +114,7 @@ func (r *provisioned) leave(w *way) error {
 	}
 	w.known = Sidecar{
 		Digest: w.known.Digest, Trimmed: r.Trimmed,
-		BaseName: w.base.Name, BaseDigest: first(w.base.Manifest, w.base.Digest),
+		BaseName: w.base.Name, BaseDigest: cmp.Or(w.base.Manifest, w.base.Digest),
 		Source: publicSource(w.playbook.URL), Revision: w.playbook.Revision,
 		Created: created(w.Config, w.base.Created), Architecture: w.Config.Architecture, Title: w.Config.ImageName, Version: w.Config.ImageTag,
 		Inputs: w.imageInputs(), Built: r.Built, Guest: w.base.distribution(),
@@ -137,7 +137,7 @@ func bootTimeout(c settings.Config, a accel.Verdict) time.Duration {
 	return cmp.Or(c.BootTimeout, bootTimeoutTCG)
 }
 
-// sparsified is what sparsifying tells.
+// sparsified is the result of sparsifying.
 type sparsified struct{ disk.SparsifyResult }
 
 // sparsify writes the disk, which may be an overlay of its base, to out.
@@ -172,7 +172,7 @@ func (r *sparsified) leave(w *way) error {
 	return nil
 }
 
-// scanned is what the hygiene gate tells.
+// scanned is the result of the hygiene gate.
 type scanned struct{ hygiene.Result }
 
 // scan looks at the disk at rest for what the build left in it.
@@ -219,7 +219,7 @@ func (r *scanned) report(to *report.Report) {
 
 func (r *scanned) leave(*way) error { return nil }
 
-// verified is what a boot showed.
+// verified is the result of a boot.
 type verified struct{ verify.Result }
 
 // verify boots an overlay of the disk.
@@ -263,7 +263,7 @@ func (r *verified) leave(w *way) error {
 	return nil
 }
 
-// packed is what packing tells.
+// packed is the result of packing.
 type packed struct {
 	oci.Result
 	layout string
@@ -291,7 +291,7 @@ func (w *way) pack(ctx context.Context, path string, p progress.Reporter) (resul
 func (w *way) metadata() oci.Metadata {
 	c, k := w.Config, w.known
 	m := oci.Metadata{
-		Created: created(c, k.Created), Architecture: c.Architecture, Title: first(c.ImageName, k.Title), Version: first(c.ImageTag, k.Version),
+		Created: created(c, k.Created), Architecture: c.Architecture, Title: cmp.Or(c.ImageName, k.Title), Version: cmp.Or(c.ImageTag, k.Version),
 		Source: k.Source, Revision: k.Revision, BaseName: k.BaseName, BaseDigest: k.BaseDigest,
 		Reference: c.Reference, Annotations: map[string]string{},
 	}

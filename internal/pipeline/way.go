@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,7 +41,7 @@ type way struct {
 
 	login   func() (registry.Options, error)
 	secrets func() ([]hygiene.Secret, error)
-	mask    func() *strings.Replacer // of what must not be told
+	mask    func() *strings.Replacer // of secrets
 }
 
 // way begins a way. The password file, which may be a pipe, is read once.
@@ -55,7 +56,7 @@ func (b *Build) way(dir *Dir) *way {
 		return secrets(b.Config, login.Password), err
 	}
 	w.mask = sync.OnceValue(func() *strings.Replacer {
-		all, _ := w.secrets() // what is not known cannot be told, either
+		all, _ := w.secrets() // what is not known cannot be shown, either
 		return hygiene.Mask(all)
 	})
 	w.journal.begin(b)
@@ -78,14 +79,14 @@ type stage struct {
 	empty func() result
 }
 
-// result is what a stage tells. One that is recorded is JSON.
+// result is what came of a stage. One that is recorded is JSON.
 type result interface {
 	String() string        // in a line
 	report(*report.Report) // what the report has of it
 	leave(*way) error      // what later stages have of it, where the stage ended well
 }
 
-// run runs stages side by side. None stops another: one run tells everything
+// run runs stages side by side. None stops another: one run finds everything
 // that has to be changed.
 func (w *way) run(ctx context.Context, sideBySide ...stage) error {
 	failed := make([]error, len(sideBySide))
@@ -109,7 +110,7 @@ func together(one, two error) error {
 		return errors.Join(one, two)
 	}
 	both := failure.New(one.Error()+"; "+two.Error(), "")
-	both.Lines, both.Log, both.Err = append(slices.Clone(a.Lines), b.Lines...), first(a.Log, b.Log), errors.Join(one, two)
+	both.Lines, both.Log, both.Err = append(slices.Clone(a.Lines), b.Lines...), cmp.Or(a.Log, b.Log), errors.Join(one, two)
 	return both
 }
 

@@ -46,14 +46,8 @@ func OpenDir(path string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, failure.Wrap(err, "the work directory cannot be made", tryOther)
-	}
-	if err := (place{"the work directory", tryOther}).checkParents(path); err != nil {
+	if err := (place{"the work directory", tryOther}).mkdir(path, 0o700); err != nil {
 		return nil, err
-	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, failure.Wrap(err, "the work directory cannot be made", tryOther)
 	}
 	if err := claim(path); err != nil {
 		return nil, err

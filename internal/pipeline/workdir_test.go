@@ -181,7 +181,11 @@ func TestTheLockEndsWithCloseWhileOtherProgramsAreStarted(t *testing.T) {
 	defer starting.Wait()
 	defer close(done)
 	path := filepath.Join(t.TempDir(), "work")
-	for range 300 {
+	times := 300
+	if testing.Short() {
+		times = 60
+	}
+	for range times {
 		d, err := pipeline.OpenDir(path)
 		require.NoError(t, err)
 		require.NoError(t, d.Close())

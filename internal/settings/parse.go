@@ -60,7 +60,7 @@ type parser struct {
 }
 
 // read is go-envconfig's hook between the text of a setting and its type. What
-// has no form is told, and counts as not set.
+// has not its form is a mistake, and counts as not set.
 func (p *parser) read(_ context.Context, env, _, _, text string) (string, bool, error) {
 	f, _ := By(env)
 	if text == "" && f.Default == "" {

@@ -69,7 +69,7 @@ type Config struct {
 	SourceDateEpoch  string `env:"SOURCE_DATE_EPOCH" in:"build provision pack build-all" form:"epoch" engine:"none: there an image has its base's date" help:"when the image was made, in seconds since 1970 (reproducible-builds.org; default: the date of its base)"`
 	InstanceType     string `env:"INSTANCE_TYPE" in:"build pack" form:"label" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
 	Preference       string `env:"PREFERENCE" in:"build pack" form:"label" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
-	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" form:"digest" help:"input digest that the image must have, as diskforge plan tells it; another is refused before anything is built"`
+	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" form:"digest" help:"input digest that the image must have, as diskforge plan says it; another is refused before anything is built"`
 	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect images build-all plan" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
 	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect images build-all plan" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
 	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect images build-all plan" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
