@@ -3,7 +3,10 @@ package ui
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/charmbracelet/log"
 
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -17,7 +20,7 @@ type Stage struct {
 	activity string
 	done     int64 // bytes
 	total    int64
-	told     time.Time // when a plain line last told the bytes
+	measured time.Time // when a plain line last gave the bytes
 }
 
 // Stage begins a stage.
@@ -25,73 +28,84 @@ func (u *UI) Stage(name string) *Stage {
 	s := &Stage{ui: u, name: name, began: time.Now()}
 	u.print(func() {
 		u.stages = append(u.stages, s)
-		s.line("started")
+		s.log(log.InfoLevel, "started")
 	})
 	return s
-}
-
-// Bytes reports measured progress.
-func (s *Stage) Bytes(done, total int64) {
-	s.ui.mu.Lock()
-	defer s.ui.mu.Unlock()
-	if total != s.total || done < s.done {
-		s.told = time.Now() // another measure began
-	}
-	s.done, s.total = done, total
-	if total > 0 && s.ui.screen == nil && time.Since(s.told) >= plainEvery {
-		s.told = time.Now()
-		s.line(fmt.Sprintf("%d%% of %s", 100*done/total, text.Size(total)))
-	}
 }
 
 // plainEvery keeps plain output short: a copy that takes less than this needs
 // no line about its progress.
 const plainEvery = 5 * time.Second
 
-// Activity names what is going on where there is no measure.
-func (s *Stage) Activity(what string) {
-	what = s.ui.say(what)
+// Bytes reports measured progress.
+func (s *Stage) Bytes(done, total int64) {
 	s.ui.mu.Lock()
 	defer s.ui.mu.Unlock()
-	if what == s.activity {
-		return
+	if total != s.total || done < s.done {
+		s.measured = time.Now() // another measure began
 	}
-	s.activity, s.done, s.total = what, 0, 0
-	s.line(what)
+	s.done, s.total = done, total
+	if total > 0 && time.Since(s.measured) >= plainEvery {
+		s.measured = time.Now()
+		s.log(log.InfoLevel, fmt.Sprintf("%d%% of %s", 100*done/total, text.Size(total)))
+	}
 }
 
-// Warn tells something that the user should know and that stops nothing.
+// Activity names what is going on where there is no measure.
+func (s *Stage) Activity(what string) {
+	what = s.ui.line(what)
+	s.ui.mu.Lock()
+	defer s.ui.mu.Unlock()
+	if what != s.activity {
+		s.activity, s.done, s.total = what, 0, 0
+		s.log(log.InfoLevel, what)
+	}
+}
+
+// Warn shows something that the user should know and that stops nothing.
 func (s *Stage) Warn(message string) {
-	s.ui.print(func() { s.ui.log.Warn(s.ui.say(message), "stage", s.name) })
+	s.ui.print(func() { s.ui.log.Warn(s.ui.line(message), "stage", s.name) })
 }
 
 // End ends the stage: with what came out, or with the error that stopped it.
 func (s *Stage) End(result string, err error) {
-	result = s.ui.say(result)
+	result = s.ui.line(result)
 	s.ui.print(func() {
 		s.ui.stages = slices.DeleteFunc(s.ui.stages, func(other *Stage) bool { return other == s })
-		if s.ui.image && s.ui.screen != nil {
-			return // the table has no room for every stage
+		mark := "✓"
+		if err != nil {
+			mark, result = "✗", ""
+			s.log(log.ErrorLevel, "failed")
+		} else {
+			s.log(log.InfoLevel, "done", "result", result)
 		}
-		elapsed := s.elapsed().Round(100 * time.Millisecond)
-		switch {
-		case err != nil && s.ui.screen != nil:
-			fmt.Fprintf(s.ui.out, "✗ %-10s %8s\n", s.name, elapsed)
-		case err != nil:
-			s.ui.log.Error("failed", "stage", s.name, "elapsed", elapsed)
-		case s.ui.screen != nil:
-			fmt.Fprintf(s.ui.out, "✓ %-10s %8s  %s\n", s.name, elapsed, result)
-		default:
-			s.ui.log.Info("done", "stage", s.name, "elapsed", elapsed, "result", result)
+		if s.ui.screen != nil && !s.ui.image { // a table has no room for every stage
+			fmt.Fprintln(s.ui.out, mark, strings.TrimRight(s.row(tenth, result), " "))
 		}
 	})
 }
 
-// line writes a plain line; on a terminal the live line says it.
-func (s *Stage) line(what string) {
+const tenth = 100 * time.Millisecond
+
+// log writes a plain line; on a terminal the live line says it.
+func (s *Stage) log(level log.Level, what string, keyvals ...any) {
 	if s.ui.screen == nil {
-		s.ui.log.Info(what, "stage", s.name, "elapsed", s.elapsed().Round(100*time.Millisecond))
+		s.ui.log.Log(level, what, append([]any{"stage", s.name, "elapsed", time.Since(s.began).Round(tenth)}, keyvals...)...)
 	}
 }
 
-func (s *Stage) elapsed() time.Duration { return time.Since(s.began) }
+// row is the stage's line on a terminal.
+func (s *Stage) row(precision time.Duration, what string) string {
+	return fmt.Sprintf("%-10s %8s  %s", s.name, time.Since(s.began).Round(precision), what)
+}
+
+// doing is a bar where there is a measure, and the activity.
+func (s *Stage) doing() string {
+	if s.total <= 0 {
+		return s.activity
+	}
+	const width = 24
+	full := min(int(width*s.done/s.total), width)
+	bar := strings.Repeat("█", full) + strings.Repeat("░", width-full)
+	return fmt.Sprintf("[%s] %3d%% of %s %s", bar, min(100*s.done/s.total, 100), text.Size(s.total), s.activity)
+}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/charmbracelet/log"
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/netgroup-polito/diskforge/internal/text"
@@ -20,15 +21,17 @@ type Table struct {
 	ui    *UI
 	began time.Time
 	rows  []*row
-	width int // of the names, in columns
 }
 
 // row is one image.
 type row struct {
-	name, state, why string
-	view             *UI
-	changed          time.Time // when the state did
-	took             time.Duration
+	name  string
+	label string // the name as it may be shown, as wide as all others'
+	state string
+	why   string
+	view  *UI
+	since time.Time // when the state began
+	took  time.Duration
 }
 
 // The states that images can have.
@@ -42,85 +45,85 @@ const (
 	Cancelled = "cancelled" // the run ended before it was done
 )
 
-// marks stand before the images that do not run, in the order in which the
-// states are counted.
-var marks = []struct{ state, mark string }{
-	{Running, " "}, {Done, "✓"}, {Skipped, "–"}, {Failed, "✗"}, {Blocked, "⊘"}, {Cancelled, "✗"}, {Waiting, "·"},
+// states are in the order in which they are counted, each with the mark before
+// an image's name.
+var states = []struct {
+	name, mark string
+	level      log.Level
+}{
+	{Running, " ", log.InfoLevel},
+	{Done, "✓", log.InfoLevel},
+	{Skipped, "–", log.InfoLevel},
+	{Failed, "✗", log.ErrorLevel},
+	{Blocked, "⊘", log.WarnLevel},
+	{Cancelled, "✗", log.WarnLevel},
+	{Waiting, "·", log.InfoLevel},
 }
 
 // Table begins a table of images, in the order in which they are shown. The
 // caller must call its Close.
 func (u *UI) Table(images []string) *Table {
 	t := &Table{ui: u, began: time.Now()}
+	width := 0
 	for _, name := range images {
-		view := &UI{shared: u.shared, image: true, log: u.log.With("image", text.Line(name))}
-		if !u.json {
-			view.log = u.log.WithPrefix(text.Line(name))
+		label := text.Line(name)
+		width = max(width, ansi.StringWidth(label))
+		view := &UI{shared: u.shared, image: true, log: u.log.WithPrefix(label)}
+		if u.json {
+			view.log = u.log.With("image", label)
 		}
-		t.rows = append(t.rows, &row{name: name, state: Waiting, view: view})
-		t.width = max(t.width, ansi.StringWidth(text.Line(name)))
+		t.rows = append(t.rows, &row{name: name, label: label, state: Waiting, view: view})
+	}
+	for _, r := range t.rows {
+		r.label += strings.Repeat(" ", width-ansi.StringWidth(r.label))
 	}
 	u.print(func() { u.table = t })
 	return t
 }
 
-// Image returns the view of one image: what it shows is shown in its row. An
-// image that the table does not have is shown like the command itself.
-func (t *Table) Image(name string) *UI {
-	if r := t.row(name); r != nil {
-		return r.view
-	}
-	return t.ui
+// row is the row of an image that the table was begun with.
+func (t *Table) row(image string) *row {
+	return t.rows[slices.IndexFunc(t.rows, func(r *row) bool { return r.name == image })]
 }
 
-func (t *Table) row(name string) *row {
-	if i := slices.IndexFunc(t.rows, func(r *row) bool { return r.name == name }); i >= 0 {
-		return t.rows[i]
-	}
-	return nil
-}
+// Image returns the view of one image: what it shows is shown in its row.
+func (t *Table) Image(name string) *UI { return t.row(name).view }
 
-// Set tells an image's state and the reason for it, or what came out.
-func (t *Table) Set(image, state, why string) {
-	r := t.row(image)
-	if r == nil {
-		return
-	}
-	t.ui.print(func() {
-		if state != r.state {
-			if r.state == Running {
-				r.took = time.Since(r.changed)
-			}
-			r.state, r.changed = state, time.Now()
-			defer r.line()
-		}
-		r.why = r.view.say(why)
-	})
-}
-
-// Warn tells something that the user should know about an image and that stops
+// Warn shows something that the user should know about an image and that stops
 // nothing.
 func (t *Table) Warn(image, message string) { t.Image(image).Warn(message) }
 
-// line writes a plain line; on a terminal the table says it.
-func (r *row) line() {
-	if r.view.screen != nil {
-		return
-	}
+// Set shows an image's state and the reason for it, or what came out.
+func (t *Table) Set(image, state, why string) {
+	r := t.row(image)
+	t.ui.print(func() {
+		r.why = r.view.line(why)
+		if state == r.state {
+			return
+		}
+		if r.state == Running {
+			r.took = time.Since(r.since)
+		}
+		r.state, r.since = state, time.Now()
+		if t.ui.screen == nil { // on a terminal the table says it
+			r.log()
+		}
+	})
+}
+
+// log writes a plain line.
+func (r *row) log() {
 	var keyvals []any
 	if r.took > 0 {
-		keyvals = append(keyvals, "elapsed", r.took.Round(100*time.Millisecond))
+		keyvals = append(keyvals, "elapsed", r.took.Round(tenth))
 	}
 	if r.why != "" {
 		keyvals = append(keyvals, "why", r.why)
 	}
-	switch r.state {
-	case Failed:
-		r.view.log.Error(r.state, keyvals...)
-	case Blocked, Cancelled:
-		r.view.log.Warn(r.state, keyvals...)
-	default:
-		r.view.log.Info(r.state, keyvals...)
+	for _, s := range states {
+		if s.name == r.state {
+			r.view.log.Log(s.level, r.state, keyvals...)
+		}
 	}
 }
 
@@ -130,14 +133,14 @@ func (t *Table) Close() {
 		t.ui.table = nil
 		if t.ui.json {
 			keyvals := []any{"elapsed", time.Since(t.began).Round(time.Millisecond)}
-			for _, m := range marks {
-				keyvals = append(keyvals, m.state, t.count(m.state))
+			for _, s := range states {
+				keyvals = append(keyvals, s.name, t.count(s.name))
 			}
 			t.ui.log.Info("images", keyvals...)
 			return
 		}
 		for _, r := range t.rows {
-			fmt.Fprintln(t.ui.out, strings.TrimRight(t.text(r, mark(r.state)), " "))
+			fmt.Fprintln(t.ui.out, strings.TrimRight(r.text(" "), " "))
 		}
 		fmt.Fprintln(t.ui.out, t.counts())
 	})
@@ -152,11 +155,7 @@ func (t *Table) live(height int, spin string) []string {
 	}
 	var lines []string
 	for _, r := range rows {
-		m := mark(r.state)
-		if r.state == Running {
-			m = spin
-		}
-		lines = append(lines, t.text(r, m))
+		lines = append(lines, r.text(spin))
 	}
 	return append(lines, t.counts())
 }
@@ -164,30 +163,27 @@ func (t *Table) live(height int, spin string) []string {
 // byInterest sorts what runs first, the longest before; then what has ended,
 // the latest before; then what waits.
 func byInterest(a, b *row) int {
-	rank := func(r *row) int {
-		switch r.state {
-		case Running:
-			return 0
-		case Waiting:
-			return 2
-		}
-		return 1
-	}
-	if order := cmp.Compare(rank(a), rank(b)); order != 0 {
+	rank := map[string]int{Running: -1, Waiting: 1}
+	if order := cmp.Compare(rank[a.state], rank[b.state]); order != 0 {
 		return order
 	}
 	if a.state == Running {
-		return a.changed.Compare(b.changed)
+		return a.since.Compare(b.since)
 	}
-	return b.changed.Compare(a.changed)
+	return b.since.Compare(a.since)
 }
 
 // text is an image's line: its name, its stage or state, how long it takes or
 // took, what it does or why.
-func (t *Table) text(r *row, mark string) string {
-	what, took, why := r.state, r.took, r.why
+func (r *row) text(spin string) string {
+	mark, what, took, why := spin, r.state, r.took, r.why
+	for _, s := range states {
+		if s.name == r.state && r.state != Running {
+			mark = s.mark
+		}
+	}
 	if r.state == Running {
-		took = time.Since(r.changed)
+		took = time.Since(r.since)
 		if n := len(r.view.stages); n > 0 {
 			stage := r.view.stages[n-1]
 			what, why = stage.name, stage.doing()
@@ -197,20 +193,10 @@ func (t *Table) text(r *row, mark string) string {
 	if took > 0 {
 		elapsed = text.Span(took)
 	}
-	return fmt.Sprintf("%s %s  %-10s %11s  %s", mark, pad(text.Line(r.name), t.width), what, elapsed, why)
+	return fmt.Sprintf("%s %s  %-10s %11s  %s", mark, r.label, what, elapsed, why)
 }
 
-func mark(state string) string {
-	for _, m := range marks {
-		if m.state == state {
-			return m.mark
-		}
-	}
-	return " "
-}
-
-func (t *Table) count(state string) int {
-	n := 0
+func (t *Table) count(state string) (n int) {
 	for _, r := range t.rows {
 		if r.state == state {
 			n++
@@ -222,14 +208,10 @@ func (t *Table) count(state string) int {
 // counts is the line that sums up the table.
 func (t *Table) counts() string {
 	var parts []string
-	for _, m := range marks {
-		if n := t.count(m.state); n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, m.state))
+	for _, s := range states {
+		if n := t.count(s.name); n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, s.name))
 		}
 	}
-	images := "images"
-	if len(t.rows) == 1 {
-		images = "image"
-	}
-	return fmt.Sprintf("%d %s: %s, %s", len(t.rows), images, strings.Join(parts, ", "), text.Span(time.Since(t.began)))
+	return fmt.Sprintf("%s: %s, %s", text.Count(len(t.rows), "image"), strings.Join(parts, ", "), text.Span(time.Since(t.began)))
 }

@@ -1,7 +1,11 @@
-// Package ui tells people and machines what diskforge is doing: live lines on
+// Package ui shows people and machines what diskforge is doing: live lines on
 // a terminal, plain lines elsewhere, one JSON object a line on request; for
 // many images at once, a table. Everything goes to one writer, standard error;
 // results are not its business.
+//
+// A UI is a view: the command's own or that of one image in a Table. A view
+// begins Stages, which are progress.Reporters. All views share one writer and
+// one screen, whose live lines make way for each line that stays.
 package ui
 
 import (
@@ -14,6 +18,7 @@ import (
 	"time"
 
 	"github.com/charmbracelet/log"
+	"github.com/charmbracelet/x/ansi"
 	"golang.org/x/term"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -27,18 +32,7 @@ type UI struct {
 	log    *log.Logger
 	image  bool // whether it is a row of a table
 	stages []*Stage
-	secret atomic.Pointer[strings.Replacer] // what must not be told, or nil
-}
-
-// Mask has secrets replaced in all that this view tells from now on.
-func (u *UI) Mask(secrets *strings.Replacer) { u.secret.Store(secrets) }
-
-// say is a text as it may be told: in one line, harmless, without secrets.
-func (u *UI) say(what string) string {
-	if secrets := u.secret.Load(); secrets != nil {
-		what = secrets.Replace(what)
-	}
-	return text.Line(what)
+	secret atomic.Pointer[strings.Replacer] // what must not be shown, or nil
 }
 
 // shared is what all views write to.
@@ -49,18 +43,21 @@ type shared struct {
 	screen *screen // nil where out is no terminal
 	main   *UI     // the command's own view
 	table  *Table  // nil where there is none
-	stop   chan struct{}
-	ended  sync.WaitGroup
+	closed bool
 }
 
 // redraw is how often live lines are drawn anew: often enough for a spinner,
 // seldom enough for a slow ssh session.
 const redraw = 150 * time.Millisecond
 
+// plainWidth is the width, in columns, of what is shown where there is no
+// terminal: logs are read in wide windows.
+const plainWidth = 100
+
 // New returns a UI that writes to out: JSON lines on request, live lines where
 // out is a terminal, plain lines elsewhere. The caller must call Close.
 func New(out io.Writer, asJSON bool) *UI {
-	u := &UI{shared: &shared{out: out, json: asJSON, stop: make(chan struct{})}}
+	u := &UI{shared: &shared{out: out, json: asJSON}}
 	u.main = u
 	u.log = log.NewWithOptions(out, log.Options{ReportTimestamp: true, TimeFormat: time.TimeOnly})
 	if asJSON {
@@ -69,37 +66,27 @@ func New(out io.Writer, asJSON bool) *UI {
 	}
 	if f, ok := out.(*os.File); ok && !asJSON && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
 		u.screen = &screen{out: f}
-		u.ended.Add(1)
-		go u.animate()
+		time.AfterFunc(redraw, u.animate)
 	}
 	return u
 }
 
-// Close ends the live lines. Those of an image end with the command's.
-func (u *UI) Close() {
-	if u.image {
-		return
+func (s *shared) animate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.screen.draw(s.live)
+		time.AfterFunc(redraw, s.animate)
 	}
-	close(u.stop)
-	u.ended.Wait()
 }
 
-func (s *shared) animate() {
-	defer s.ended.Done()
-	tick := time.NewTicker(redraw)
-	defer tick.Stop()
-	for {
-		select {
-		case <-s.stop:
-			s.mu.Lock()
-			s.screen.clear()
-			s.mu.Unlock()
-			return
-		case <-tick.C:
-			s.mu.Lock()
-			s.screen.draw(s.live)
-			s.mu.Unlock()
-		}
+// Close ends the live lines. Those of an image end with the command's.
+func (u *UI) Close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.screen != nil && !u.image {
+		u.closed = true
+		u.screen.clear()
 	}
 }
 
@@ -119,64 +106,83 @@ func (s *shared) print(write func()) {
 func (s *shared) live(width, height int, spin string) []string {
 	var lines []string
 	for _, stage := range s.main.stages {
-		lines = append(lines, spin+" "+stage.live())
+		lines = append(lines, spin+" "+stage.row(time.Second, stage.doing()))
 	}
 	if s.table != nil {
 		lines = append(lines, s.table.live(height-len(lines), spin)...)
 	}
 	lines = lines[max(len(lines)-height, 0):]
-	for i := range lines {
-		lines[i] = clip(lines[i], width)
+	for i, line := range lines {
+		lines[i] = ansi.Truncate(line, width, "…") // a wrapped line could not be cleared again
 	}
 	return lines
 }
 
-// Info tells something that belongs to no stage.
-func (u *UI) Info(message string, keyvals ...any) {
-	u.print(func() { u.log.Info(u.say(message), keyvals...) })
-}
+// Mask has secrets replaced in all that this view shows from now on.
+func (u *UI) Mask(secrets *strings.Replacer) { u.secret.Store(secrets) }
 
-// Warn tells something that the user should know and that stops nothing.
-func (u *UI) Warn(message string, keyvals ...any) {
-	u.print(func() { u.log.Warn(u.say(message), keyvals...) })
-}
-
-// evidence are the lines of a text as they may be told, each as it is indented.
-func (u *UI) evidence(what string) []string {
+// lines is a text as it may be shown: harmless, without secrets.
+func (u *UI) lines(what string) string {
 	if secrets := u.secret.Load(); secrets != nil {
 		what = secrets.Replace(what)
 	}
-	return strings.Split(text.Lines(what), "\n")
+	return text.Lines(what)
 }
 
-// Fail tells why the command failed: one line, then the evidence, where the
+// line is a text as it may be shown in one line.
+func (u *UI) line(what string) string { return text.Line(u.lines(what)) }
+
+// Info shows something that belongs to no stage.
+func (u *UI) Info(message string) {
+	u.print(func() { u.log.Info(u.line(message)) })
+}
+
+// Warn shows something that the user should know and that stops nothing.
+func (u *UI) Warn(message string) {
+	u.print(func() { u.log.Warn(u.line(message)) })
+}
+
+// Show writes for people what takes more than a line, in so many columns and
+// in colours where they work. Machines, and a table of images, are spared it.
+func (u *UI) Show(write func(w io.Writer, width int, colour bool) error) {
+	if u.json || u.image {
+		return
+	}
+	width := plainWidth
+	if u.screen != nil {
+		width, _ = u.screen.size()
+	}
+	// What a closed terminal does not take changes no result.
+	u.print(func() { _ = write(u.out, width, u.screen != nil) })
+}
+
+// Fail shows why the command failed: one line, then the evidence, where the
 // whole log is, and how to look into the guest.
 func (u *UI) Fail(err error) {
 	f, detailed := failure.In(err)
+	if !detailed {
+		f = &failure.Error{}
+	}
+	message := u.lines(err.Error())
+	var evidence []string
+	for _, line := range f.Lines {
+		evidence = append(evidence, strings.Split(u.lines(line), "\n")...)
+	}
 	u.print(func() {
-		var lines []string
-		if detailed {
-			for _, line := range f.Lines {
-				lines = append(lines, u.evidence(line)...)
-			}
-		}
 		if u.json {
-			keyvals := []any{}
+			var keyvals []any
 			if detailed {
-				keyvals = append(keyvals, "lines", lines, "log", f.Log, "try", u.say(f.Try))
+				keyvals = []any{"lines", evidence, "log", f.Log, "try", u.line(f.Try)}
 			}
-			u.log.Error(strings.Join(u.evidence(err.Error()), "\n"), keyvals...)
+			u.log.Error(message, keyvals...)
 			return
 		}
-		for _, line := range u.evidence(err.Error()) {
+		for line := range strings.SplitSeq(message, "\n") {
 			fmt.Fprintf(u.out, "diskforge: %s\n", line)
-		}
-		if !detailed {
-			return
 		}
 		// Behind the bar no line of a guest's is a command to a CI system, as
 		// one that begins with :: is.
-		for _, line := range lines {
+		for _, line := range evidence {
 			fmt.Fprintf(u.out, "  | %s\n", line)
 		}
 		if f.Log != "" {

@@ -40,14 +40,14 @@ func TestEveryLineOfTheMachineFormIsAnObject(t *testing.T) {
 	s := u.Stage("push")
 	s.Warn("the registry has no referrers API")
 	s.End("", errors.New("boom"))
-	u.Fail(&failure.Error{What: "task failed", Try: "mend it", Lines: []string{"fatal: x"}, Log: "/log"})
+	u.Fail(&failure.Error{What: "task failed", Try: "put it right", Lines: []string{"fatal: x"}, Log: "/log"})
 	u.Close()
 	var last map[string]any
 	for line := range strings.Lines(out.String()) {
 		last = nil
 		require.NoError(t, json.Unmarshal([]byte(line), &last), line)
 	}
-	assert.Equal(t, "task failed: mend it", last["msg"])
+	assert.Equal(t, "task failed: put it right", last["msg"])
 	assert.Equal(t, []any{"fatal: x"}, last["lines"])
 	assert.Equal(t, "/log", last["log"])
 }
@@ -56,8 +56,8 @@ func TestAFailureShowsOneLineThenTheEvidence(t *testing.T) {
 	var out bytes.Buffer
 	u := ui.New(&out, false)
 	defer u.Close()
-	u.Fail(fmt.Errorf("provision: %w", &failure.Error{What: "task failed", Try: "mend it", Lines: []string{"fatal: x"}, Log: "/log"}))
-	assert.Equal(t, "diskforge: provision: task failed: mend it\n  | fatal: x\n  log: /log\n", out.String())
+	u.Fail(fmt.Errorf("provision: %w", &failure.Error{What: "task failed", Try: "put it right", Lines: []string{"fatal: x"}, Log: "/log"}))
+	assert.Equal(t, "diskforge: provision: task failed: put it right\n  | fatal: x\n  log: /log\n", out.String())
 	out.Reset()
 	u.Fail(&failure.Error{What: "task failed", Guest: true})
 	assert.Equal(t, "diskforge: task failed\n  look: with --keep-on-error the guest stays up\n", out.String())
