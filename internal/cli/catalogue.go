@@ -18,41 +18,41 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
-// wishes are the flags that plan and build-all share.
-type wishes struct {
+// request is what the flags say that plan and build-all share.
+type request struct {
 	file   string
 	only   []string
 	force  bool
 	maxAge string
 }
 
-func (w *wishes) flags(c *cobra.Command) {
-	c.Flags().StringVar(&w.file, "catalogue", "catalogue.yaml", "file that lists the images")
-	c.Flags().StringSliceVar(&w.only, "only", nil, "names of the images to build, globs such as 'ubuntu-*'; what they start from is built where it has to be")
-	c.Flags().BoolVar(&w.force, "force", false, "build them though nothing has changed")
-	c.Flags().StringVar(&w.maxAge, "max-age", "", "build what is older, for fresh packages: 7d, 12h")
+func (r *request) flags(c *cobra.Command) {
+	c.Flags().StringVar(&r.file, "catalogue", "catalogue.yaml", "file that lists the images")
+	c.Flags().StringSliceVar(&r.only, "only", nil, "names of the images to build, globs such as 'ubuntu-*'; what they start from is built where it has to be")
+	c.Flags().BoolVar(&r.force, "force", false, "build them though nothing has changed")
+	c.Flags().StringVar(&r.maxAge, "max-age", "", "build what is older, for fresh packages: 7d, 12h")
 }
 
 // all reads the catalogue and puts it together with the settings.
-func (w *wishes) all(b *pipeline.Build) (*fleet.All, error) {
-	all := &fleet.All{Settings: b.Settings, Config: b.Config, UI: b.UI, Version: b.Version, Only: w.only, Policy: fleet.Policy{Force: w.force}}
+func (r *request) all(b *pipeline.Build) (*fleet.All, error) {
+	all := &fleet.All{Settings: b.Settings, Config: b.Config, UI: b.UI, Version: b.Version, Policy: fleet.Policy{Force: r.force}}
 	var err error
-	if w.maxAge != "" {
-		if all.Policy.MaxAge, err = settings.ParseAge(w.maxAge); err != nil {
+	if r.maxAge != "" {
+		if all.Policy.MaxAge, err = settings.ParseAge(r.maxAge); err != nil {
 			return nil, usageError{fmt.Errorf("--max-age: %w", err)}
 		}
 	}
-	if all.Catalogue, err = catalogue.Load(w.file); err != nil {
+	if all.Catalogue, err = catalogue.Load(r.file); err != nil {
 		return nil, err
 	}
-	if _, err := all.Catalogue.Select(w.only...); err != nil {
+	if all.Catalogue.Images, err = all.Catalogue.Select(r.only...); err != nil {
 		return nil, usageError{fmt.Errorf("--only: %w", err)}
 	}
 	return all, nil
 }
 
 func (a *app) buildAll() *cobra.Command {
-	var w wishes
+	var r request
 	var jobs string
 	c := a.command("build-all", "Build the images of a catalogue that are not there yet",
 		`Build the images that a catalogue lists, parents before children, as many at once
@@ -67,7 +67,7 @@ IMAGE_TAG win over the catalogue. An image without a tag gets one from its input
 		cobra.NoArgs, nil,
 		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
 			b.Settings = b.Settings.Only("build-all")
-			all, err := w.all(b)
+			all, err := r.all(b)
 			if err != nil {
 				return err
 			}
@@ -82,7 +82,7 @@ IMAGE_TAG win over the catalogue. An image without a tag gets one from its input
 			}
 			return err
 		})
-	w.flags(c)
+	r.flags(c)
 	c.Flags().StringVar(&jobs, "jobs", "auto", "images to build at once: auto (what processors, memory and disk of this host bear) or a number")
 	return c
 }
@@ -99,7 +99,7 @@ func parseJobs(v string) (int, error) {
 }
 
 func (a *app) plan() *cobra.Command {
-	var w wishes
+	var r request
 	var format, pullSecret string
 	c := a.command("plan", "Say what build-all would build, and why",
 		`Say what build-all would build, why, and in which order: those of a level start from
@@ -115,16 +115,18 @@ image, or the toolbox, that will build.`,
 			if a.json && !c.Flags().Changed("format") {
 				format = "json"
 			}
-			write, err := planFormat(format, pullSecret)
-			if err != nil {
-				return err
+			away, known := elsewhere[format]
+			if !known {
+				return usageError{fmt.Errorf("--format %q is not known: give text, json, github-matrix or kubernetes", format)}
 			}
-			all, err := w.all(b)
+			all, err := r.all(b)
 			if err != nil {
 				return err
 			}
 			var target render.Target
-			if elsewhere(format) {
+			to := a.stdout
+			if away {
+				to = a.exact
 				if target, err = render.NewTarget(all); err != nil {
 					return usageError{fmt.Errorf("--format %s: %w", format, err)}
 				}
@@ -133,46 +135,34 @@ image, or the toolbox, that will build.`,
 			if err != nil {
 				return err
 			}
-			to := a.stdout
-			if elsewhere(format) {
-				to = a.exact
-			}
-			if err := write(to, entries, target); err != nil {
+			if err := writePlan(to, format, entries, target, pullSecret); err != nil {
 				return err
 			}
 			return fleet.Unplannable(entries)
 		})
-	w.flags(c)
+	r.flags(c)
 	c.Flags().StringVar(&format, "format", "text", "text, json (what --json gives, too), github-matrix or kubernetes")
 	c.Flags().StringVar(&pullSecret, "pull-secret", "", "for kubernetes: secret with username and password by which children fetch their parents, in a container that runs no playbook")
 	return c
 }
 
-// elsewhere says whether a plan in the format is carried out by other hosts.
-func elsewhere(format string) bool { return format == "github-matrix" || format == "kubernetes" }
+// elsewhere says of each format whether other hosts carry the plan out.
+var elsewhere = map[string]bool{"text": false, "json": false, "github-matrix": true, "kubernetes": true}
 
-type planWriter func(io.Writer, []*fleet.Entry, render.Target) error
-
-func planFormat(name, pullSecret string) (planWriter, error) {
-	switch name {
-	case "text":
-		return func(w io.Writer, e []*fleet.Entry, _ render.Target) error { return render.Text(w, e) }, nil
+func writePlan(to io.Writer, format string, entries []*fleet.Entry, target render.Target, pullSecret string) error {
+	switch format {
 	case "json":
-		return func(w io.Writer, e []*fleet.Entry, _ render.Target) error { return render.JSON(w, e) }, nil
-	case "github-matrix":
-		return func(w io.Writer, e []*fleet.Entry, t render.Target) error {
-			checkout, err := os.Getwd()
-			if err != nil {
-				return err
-			}
-			return render.GitHubMatrix(w, e, t, checkout)
-		}, nil
+		return render.JSON(to, entries)
 	case "kubernetes":
-		return func(w io.Writer, e []*fleet.Entry, t render.Target) error {
-			return render.Kubernetes(w, deploy.Job, e, t, pullSecret)
-		}, nil
+		return render.Kubernetes(to, deploy.Job, entries, target, pullSecret)
+	case "github-matrix":
+		checkout, err := os.Getwd()
+		if err != nil {
+			return err
+		}
+		return render.GitHubMatrix(to, entries, target, checkout)
 	}
-	return nil, usageError{fmt.Errorf("--format %q is not known: give text, json, github-matrix or kubernetes", name)}
+	return render.Text(to, entries)
 }
 
 func (a *app) catalogue() *cobra.Command {

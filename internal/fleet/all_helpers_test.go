@@ -106,7 +106,8 @@ func (s *site) read() (*fleet.All, error) {
 	s.t.Cleanup(shown.Close)
 	all, err := read(s.t.Context(), s.dir, s.env, shown)
 	if err == nil {
-		all.Only, all.Policy = s.only, s.policy
+		all.Policy = s.policy
+		all.Catalogue.Images, err = all.Catalogue.Select(s.only...)
 	}
 	return all, err
 }

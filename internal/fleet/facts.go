@@ -254,27 +254,20 @@ const changed = "its inputs have changed"
 // published is the image of these inputs in the registry with those of its tags
 // that it has there, or why there is none.
 func (e *Entry) published(ctx context.Context, session *registry.Session) (found *Found, absent string, err error) {
-	first, ok, err := session.Find(ctx, e.Reference, e.Inputs)
-	switch {
-	case err != nil:
-		return nil, "", err
-	case !ok && first.Lost != "":
-		return nil, "the registry has lost " + first.Lost, nil
-	case !ok && first.Other:
-		return nil, changed, nil
-	case !ok:
-		return nil, "", nil
-	}
-	found = &Found{Digest: first.Digest, Tags: []string{first.Tag}, Built: first.Built}
-	for _, tag := range e.Tags[1:] {
-		if tag == first.Tag {
-			continue
-		}
-		other, ok, err := session.Find(ctx, e.repository()+":"+tag, e.Inputs)
-		if err != nil {
+	for i, tag := range e.Tags {
+		r, ok, err := session.Find(ctx, e.repository()+":"+tag, e.Inputs)
+		switch {
+		case err != nil:
 			return nil, "", err
-		}
-		if ok && other.Tag == tag && other.Digest == first.Digest {
+		case i == 0 && ok:
+			found = &Found{Digest: r.Digest, Tags: []string{r.Tag}, Built: r.Built}
+		case i == 0 && r.Lost != "":
+			return nil, "the registry has lost " + r.Lost, nil
+		case i == 0 && r.Other:
+			return nil, changed, nil
+		case i == 0:
+			return nil, "", nil
+		case ok && r.Tag == tag && r.Digest == found.Digest && !slices.Contains(found.Tags, tag):
 			found.Tags = append(found.Tags, tag)
 		}
 	}

@@ -30,8 +30,7 @@ type All struct {
 	Version  string // of diskforge
 
 	Catalogue *catalogue.Catalogue
-	Only      []string // globs; none: all images
-	Jobs      int      // at once; 0: as many as the host bears
+	Jobs      int // at once; 0: as many as the host bears
 	Policy    Policy
 
 	// run builds one image; nil: as a single build does.
@@ -49,11 +48,7 @@ func (a *All) Address() (host, prefix string) {
 
 // Plan says what is to be done for each image, parents first.
 func (a *All) Plan(ctx context.Context) ([]*Entry, error) {
-	selected, err := a.Catalogue.Select(a.Only...)
-	if err != nil {
-		return nil, err
-	}
-	entries := newEntries(selected)
+	entries := newEntries(a.Catalogue.Images)
 	if err := a.checkAddress(); err != nil {
 		return nil, err
 	}

@@ -13,9 +13,9 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
-// Schema is the version of build-all.json. It changes with a field's meaning or
+// schema is the version of build-all.json. It changes with a field's meaning or
 // removal, not with new fields.
-const Schema = 1
+const schema = 1
 
 // Summary says how a run ended.
 type Summary struct {
@@ -39,7 +39,7 @@ type Ended struct {
 }
 
 func (f *fleet) summary(began time.Time, outcomes map[*Entry]Event) Summary {
-	s := Summary{Schema: Schema, Began: began.UTC(), Seconds: seconds(time.Since(began)), Counts: map[State]int{}}
+	s := Summary{Schema: schema, Began: began.UTC(), Seconds: seconds(time.Since(began)), Counts: map[State]int{}}
 	for _, e := range f.entries {
 		o := outcomes[e]
 		i := Ended{Name: e.Name, Action: e.Action, State: o.State, Why: e.Why, Inputs: e.Inputs, Seconds: seconds(o.Took)}
