@@ -127,7 +127,7 @@ func failed(t testing.TB) *report.Report {
 	r := demo(t)
 	r.Outcome, r.Image.Reference, r.Image.Digest, r.Log = report.Failed, "", "", "out/work/logs/verify/console.log"
 	r.Failure = []string{
-		"verify: the disk boots, but 2 of 47 checks failed: mend the playbook or its checks; --keep-on-error leaves the guest running to look inside",
+		"verify: the disk boots, but 2 of 47 checks failed: correct the playbook or its checks; --keep-on-error leaves the guest running to look inside",
 		`hygiene: no private keys: /home/crownlabs/.ssh/id_ed25519 (crownlabs:crownlabs 0600) holds an OpenSSH private key`,
 		`playbook: command cloud-init reads NoCloud only stdout: Expected "object: *bytes.Reader" to have patterns ["NoCloud"] the missing elements were ["NoCloud"]`,
 	}

@@ -31,13 +31,10 @@ func styleHash(css string) string {
 }
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"size":       text.Size,
-	"duration":   text.Span,
-	"result":     Check.result,
-	"table":      func(label string, rows []taskBar) table[taskBar] { return table[taskBar]{label, rows} },
-	"checkTable": func(label string, rows []Check) table[Check] { return table[Check]{label, rows} },
-	"first":      func(lines []string) string { return lines[0] },
-	"rest":       func(lines []string) []string { return lines[1:] },
+	"size":     text.Size,
+	"duration": text.Span,
+	"result":   Check.result,
+	"table":    func(label string, rows any) table { return table{label, rows} },
 }).Parse(pageText))
 
 // WriteHTML writes the report as one page that needs nothing else: no network,
@@ -196,9 +193,9 @@ type (
 		URI template.URL
 	}
 	// table is a table with the id of its heading.
-	table[Row any] struct {
+	table struct {
 		Label string
-		Rows  []Row
+		Rows  any
 	}
 )
 

@@ -82,11 +82,7 @@ func (s *summary) checks(v *view) {
 	if len(v.Checks) == 0 {
 		return
 	}
-	head := fmt.Sprintf("Checks: %d of %d passed", v.Tally.Passed, len(v.Checks))
-	if v.Tally.Excused > 0 {
-		head += fmt.Sprintf(", %d excused", v.Tally.Excused)
-	}
-	fmt.Fprintf(s, "### %s\n\n", head)
+	fmt.Fprintf(s, "### Checks: %s\n\n", v.Tally.Sum())
 	var rows [][]string
 	for _, g := range v.Groups {
 		for _, c := range g.Remarkable() {

@@ -35,17 +35,11 @@ func Read(from io.Reader) (*Report, error) {
 	if err != nil {
 		return nil, failure.Wrap(err, "reading the report", "")
 	}
-	var head struct {
-		Schema int `json:"schema"`
-	}
-	if err := json.Unmarshal(b, &head); err != nil {
-		return nil, failure.Wrap(err, "this is no report of diskforge", "give the report.json beside an image")
-	}
-	if head.Schema != Schema {
-		return nil, failure.New(fmt.Sprintf("the report has schema %d, this diskforge reads schema %d", head.Schema, Schema), "use the diskforge that wrote it")
-	}
 	var r Report
-	if err := json.Unmarshal(b, &r); err != nil {
+	switch err := json.Unmarshal(b, &r); {
+	case r.Schema != Schema && (err == nil || r.Schema != 0): // what another schema holds, it may hold as it likes
+		return nil, failure.New(fmt.Sprintf("the report has schema %d, this diskforge reads schema %d", r.Schema, Schema), "use the diskforge that wrote it")
+	case err != nil:
 		return nil, failure.Wrap(err, "this is no report of diskforge", "give the report.json beside an image")
 	}
 	return r.clean(), nil

@@ -1,8 +1,10 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,17 +135,18 @@ func (t *terminal) stages(v *view) {
 }
 
 func longestStages(stages []Stage) []Stage {
-	kept := stages
-	for len(kept) > terminalStages {
-		shortest := 0
-		for i, s := range kept {
-			if s.Failure == "" && (s.Took < kept[shortest].Took || kept[shortest].Failure != "") {
-				shortest = i
-			}
-		}
-		kept = append(kept[:shortest:shortest], kept[shortest+1:]...)
+	if len(stages) <= terminalStages {
+		return stages
 	}
-	return kept
+	took := func(s Stage) time.Duration {
+		if s.Failure != "" {
+			return maxNumber // what failed is shown in any case
+		}
+		return s.Took
+	}
+	longest := slices.SortedStableFunc(slices.Values(stages), func(a, b Stage) int { return cmp.Compare(took(b), took(a)) })[:terminalStages]
+	slices.SortStableFunc(longest, func(a, b Stage) int { return cmp.Compare(a.Start, b.Start) })
+	return longest
 }
 
 // gantt is a bar of width columns that begins when the stage began.
@@ -163,18 +166,12 @@ func (t *terminal) sums(v *view) {
 	if len(sizes) > 0 {
 		t.field("sizes", strings.Join(sizes, " → "))
 	}
-	if len(v.Checks) == 0 {
-		return
+	switch {
+	case v.Tally.Failed > 0:
+		t.field("checks", t.paint(red, v.Tally.Sum()))
+	case len(v.Checks) > 0:
+		t.field("checks", v.Tally.Sum())
 	}
-	n := v.Tally
-	checks := fmt.Sprintf("%d of %d passed", n.Passed, len(v.Checks))
-	if n.Excused > 0 {
-		checks += fmt.Sprintf(", %d excused", n.Excused)
-	}
-	if n.Failed > 0 {
-		checks += ", " + t.paint(red, fmt.Sprintf("%d failed", n.Failed))
-	}
-	t.field("checks", checks)
 }
 
 // pad fills a clean text to a number of columns, or cuts it.

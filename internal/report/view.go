@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -18,7 +19,7 @@ type view struct {
 	Tasks    []taskRow // in the order in which they ran
 	ByTime   []taskRow // likewise, those that took longest first
 	Groups   []group
-	Tally    group
+	Tally    group // of all checks
 }
 
 type taskRow struct {
@@ -37,7 +38,10 @@ func (r *Report) view() *view {
 	c := r.clean()
 	v := &view{
 		Report: c, Mood: "open", Title: cmp.Or(c.Image.Name, "unnamed image"), Head: headline(c), Why: c.Failure,
-		Groups: groups(c.Checks), Tally: tally(c.Checks),
+		Groups: groups(c.Checks),
+	}
+	for _, check := range c.Checks {
+		v.Tally.add(check)
 	}
 	if c.Image.Name != "" && c.Image.Tag != "" {
 		v.Title += ":" + c.Image.Tag
@@ -124,12 +128,10 @@ type group struct {
 // groups are the checks by their group, those with failures first.
 func groups(checks []Check) []group {
 	var all []group
-	at := map[string]int{}
 	for _, c := range checks {
-		i, found := at[c.Group]
-		if !found {
+		i := slices.IndexFunc(all, func(g group) bool { return g.Name == c.Group })
+		if i < 0 {
 			i = len(all)
-			at[c.Group] = i
 			all = append(all, group{Name: c.Group})
 		}
 		all[i].add(c)
@@ -160,11 +162,14 @@ func (g *group) add(c Check) {
 	}
 }
 
-// tally counts checks of all groups.
-func tally(checks []Check) group {
-	var g group
-	for _, c := range checks {
-		g.add(c)
+// Sum says how many checks there are, and how they ended.
+func (g group) Sum() string {
+	sum := fmt.Sprintf("%d of %d passed", g.Passed, len(g.Checks))
+	if g.Failed > 0 {
+		sum += fmt.Sprintf(", %d failed", g.Failed)
 	}
-	return g
+	if g.Excused > 0 {
+		sum += fmt.Sprintf(", %d excused", g.Excused)
+	}
+	return sum
 }
