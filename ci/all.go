@@ -4,34 +4,41 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"dagger/diskforge/address"
 	"dagger/diskforge/catalogue"
 	"dagger/diskforge/explain"
-	"dagger/diskforge/flags"
 	"dagger/diskforge/internal/dagger"
 )
 
-// Where the stages find the catalogue's folder and a parent's image.
-const (
-	cataloguePath = "/run/diskforge/catalogue"
-	parentPath    = "/run/diskforge/parent"
-)
+// Plan is what build-all would build, and why. It is made with the toolbox's Ansible, so that its input digests are those of images that are built in it.
+type Plan struct {
+	// +private
+	Module *Diskforge
+	// +private
+	Catalogue *dagger.Directory
+	// +private
+	Args []string
+	// Booting are the settings of the stages that boot a guest here.
+	// +private
+	Booting []string
+	// +private
+	Vault *dagger.Secret
+}
 
-// Plan says what build-all would build, and why. It is made with the toolbox's Ansible, so that its input digests are those of images that are built in it.
-// +cache="never"
+// Plan says what build-all would build, and why, as text, JSON, a matrix for GitHub's runners or Kubernetes Jobs.
 func (m *Diskforge) Plan(
 	ctx context.Context,
 	// The folder with the catalogue and what it refers to: playbooks, files of variables.
-	source *dagger.Directory,
+	catalogue *dagger.Directory,
 	// The catalogue, a path in that folder.
 	// +default="catalogue.yaml"
-	catalogue string,
+	file string,
 	// The names of the images to build, globs such as ubuntu-*; default: all.
 	// +optional
 	only []string,
@@ -41,54 +48,119 @@ func (m *Diskforge) Plan(
 	// Build what is older, e.g. 7d.
 	// +optional
 	maxAge string,
-	// text, json, github-matrix (its paths are relative to the folder) or kubernetes.
-	// +default="text"
-	format string,
-	// The registry's host; it wins over the catalogue's.
+	// Settings that win over the catalogue, KEY=VALUE each: IMAGE_TAG=2026-11-23.
 	// +optional
-	targetRegistry string,
-	// The project or path in the registry; it wins over the catalogue's.
-	// +optional
-	registryPrefix string,
-	// The first tag of the images; default: the catalogue's, or one made of their inputs.
-	// +optional
-	imageTag string,
-	// The user of the registry.
-	// +optional
-	registryUser string,
-	// The password of registry-user, e.g. env://REGISTRY_PASS.
-	// +optional
-	registryPass *dagger.Secret,
-	// Allow plain HTTP to the registry.
-	// +optional
-	registryInsecure bool,
-	// Further certificate authorities (PEM) for the registry.
-	// +optional
-	caFile *dagger.File,
-	// The registry as a service, reached under target-registry's host.
-	// +optional
-	registryService *dagger.Service,
-) (string, error) {
-	w := wishes{catalogue, only, force, maxAge, format, address.Address{Registry: targetRegistry, Prefix: registryPrefix, Tag: imageTag}}
-	if err := w.check(ctx, source, ""); err != nil {
-		return "", err
-	}
-	a, err := m.all(ctx, source, targetRegistry, registryUser, registryPass, registryInsecure, caFile, registryService)
-	if err != nil {
-		return "", err
-	}
-	return a.plan(ctx, w)
+	set []string,
+) (*Plan, error) {
+	return m.planned(ctx, catalogue, file, only, force, maxAge, set, nil)
 }
 
-// BuildAll builds the images of a catalogue that the registry does not have, parents before children, and publishes each when it passed its checks. It returns a line for each image. An image that fails stops those that start from it, and no other.
+// Text is the plan for people.
+// +cache="never"
+func (p *Plan) Text(ctx context.Context) (string, error) { return p.print(ctx, "text") }
+
+// Json is the plan for programs.
+// +cache="never"
+func (p *Plan) Json(ctx context.Context) (string, error) { return p.print(ctx, "json") }
+
+// GithubMatrix is the plan as the workflow catalogue.yml takes it; its paths are relative to the folder.
+// +cache="never"
+func (p *Plan) GithubMatrix(ctx context.Context) (string, error) {
+	return p.print(ctx, "github-matrix")
+}
+
+// Kubernetes is the plan as Jobs.
+// +cache="never"
+func (p *Plan) Kubernetes(
+	ctx context.Context,
+	// The secret with username and password by which children fetch their parents, in a container that runs no playbook.
+	// +optional
+	pullSecret string,
+) (string, error) {
+	return p.print(ctx, "kubernetes", flagsOf("pull-secret", pullSecret)...)
+}
+
+// Fleet is what came of the images of a catalogue.
+type Fleet struct {
+	// Entries are its images, parents before children.
+	Entries []*Entry
+}
+
+// Entry is what came of one image of a catalogue.
+type Entry struct {
+	// Name is the image's name.
+	Name string
+	// State is how it ended.
+	State State
+	// Why says why it was built, or was not.
+	Why string
+	// Reference is where the image is, with digest.
+	Reference string
+	// +private
+	Reported *dagger.Directory
+}
+
+// State is how an image of a catalogue ended.
+type State string
+
+const (
+	// Built now, and published.
+	Built State = "BUILT"
+	// Tagged: the registry had it, and it has further tags now.
+	Tagged State = "TAGGED"
+	// Unchanged: the registry has it.
+	Unchanged State = "UNCHANGED"
+	// Failed, or what it starts from did.
+	Failed State = "FAILED"
+)
+
+// Digest is the digest of the image's manifest, sha256:HEX.
+func (e *Entry) Digest() string {
+	_, digest, _ := strings.Cut(e.Reference, "@")
+	return digest
+}
+
+// Report is the report of the image, where it was built now: report.html, report.json and summary.md.
+func (e *Entry) Report() (*dagger.Directory, error) {
+	if e.Reported == nil {
+		return nil, fmt.Errorf("%s was not built now: there is no report of it", e.Name)
+	}
+	return e.Reported, nil
+}
+
+// Summary is a line for each image.
+func (f *Fleet) Summary() string {
+	var text strings.Builder
+	for _, e := range f.Entries {
+		fmt.Fprintf(&text, "%-10s %s", strings.ToLower(string(e.State)), e.Name)
+		if e.Reference != "" {
+			text.WriteString("  " + e.Reference)
+		}
+		text.WriteString("\n")
+	}
+	return text.String()
+}
+
+// Reports are the reports of the images that were built now, each in a folder of the image's name.
+func (f *Fleet) Reports() *dagger.Directory {
+	all := dag.Directory()
+	for _, e := range f.Entries {
+		if e.Reported != nil {
+			all = all.WithDirectory(e.Name, e.Reported)
+		}
+	}
+	return all
+}
+
+// BuildAll builds the images of a catalogue that the registry does not have, parents before children, and publishes each when it passed its checks. An image that fails stops those that start from it, and no other; the call then fails and says how all ended.
 // +cache="never"
 func (m *Diskforge) BuildAll(
 	ctx context.Context,
 	// The folder with the catalogue and what it refers to: playbooks, files of variables.
-	source *dagger.Directory,
+	catalogue *dagger.Directory,
 	// The catalogue, a path in that folder.
 	// +default="catalogue.yaml"
-	catalogue string,
+	file string,
 	// The names of the images to build, globs such as ubuntu-*; default: all.
 	// +optional
 	only []string,
@@ -98,125 +170,80 @@ func (m *Diskforge) BuildAll(
 	// Build what is older, e.g. 7d, for fresh packages.
 	// +optional
 	maxAge string,
+	// Settings that win over the catalogue, KEY=VALUE each: IMAGE_TAG=2026-11-23.
+	// +optional
+	set []string,
 	// The images to build at once.
 	// +default=1
 	jobs int,
-	// auto, kvm or tcg (default: auto).
-	// +optional
-	accelerator string,
 	// The password of what ansible-vault encrypted in the playbooks, e.g. file://vault-password; only Ansible is given it.
 	// +optional
-	ansibleVaultPassword *dagger.Secret,
-	// The registry's host; it wins over the catalogue's.
-	// +optional
-	targetRegistry string,
-	// The project or path in the registry; it wins over the catalogue's.
-	// +optional
-	registryPrefix string,
-	// The first tag of the images; default: the catalogue's, or one made of their inputs.
-	// +optional
-	imageTag string,
-	// The user of the registry.
-	// +optional
-	registryUser string,
-	// The password of registry-user, e.g. env://REGISTRY_PASS.
-	// +optional
-	registryPass *dagger.Secret,
-	// Allow plain HTTP to the registry.
-	// +optional
-	registryInsecure bool,
-	// Further certificate authorities (PEM) for the registry.
-	// +optional
-	caFile *dagger.File,
-	// The registry as a service, reached under target-registry's host.
-	// +optional
-	registryService *dagger.Service,
-) (string, error) {
+	vaultPassword *dagger.Secret,
+) (*Fleet, error) {
 	if jobs < 1 {
-		return "", fmt.Errorf("--jobs %d is no number of images: give 1 or more", jobs)
+		return nil, fmt.Errorf("--jobs %d is no number of images: give 1 or more", jobs)
 	}
-	w := wishes{catalogue, only, force, maxAge, "json", address.Address{Registry: targetRegistry, Prefix: registryPrefix, Tag: imageTag}}
-	if err := w.check(ctx, source, accelerator); err != nil {
-		return "", err
-	}
-	a, err := m.all(ctx, source, targetRegistry, registryUser, registryPass, registryInsecure, caFile, registryService)
-	if err != nil {
-		return "", err
-	}
-	a.accelerator, a.vault = accelerator, ansibleVaultPassword
-	images, err := a.decide(ctx, w)
-	if err != nil {
-		return "", err
-	}
-	return a.build(ctx, images, jobs)
-}
-
-// all is a catalogue that is planned or built.
-type all struct {
-	module      *Diskforge
-	source      *dagger.Directory
-	registry    registry
-	accelerator string
-	vault       *dagger.Secret
-	box         *dagger.Container
-}
-
-// wishes are the arguments that plan and build-all share.
-type wishes struct {
-	catalogue string
-	only      []string
-	force     bool
-	maxAge    string
-	format    string
-	to        address.Address
-}
-
-// check says what the arguments alone tell to be wrong.
-func (w wishes) check(ctx context.Context, source *dagger.Directory, accelerator string) error {
-	if err := flags.Check(append(settings(w.to), flags.Of("max-age", w.maxAge, "accelerator", accelerator)...)); err != nil {
-		return err
-	}
-	if formats := []string{"text", "json", "github-matrix", "kubernetes"}; !slices.Contains(formats, w.format) {
-		return fmt.Errorf("--format %q is not known: give %s", w.format, strings.Join(formats, ", "))
-	}
-	if !filepath.IsLocal(w.catalogue) {
-		return fmt.Errorf("--catalogue %q is no path in the source folder", w.catalogue)
-	}
-	if there, err := source.Exists(ctx, w.catalogue); err != nil || !there {
-		return errors.Join(err, fmt.Errorf("--catalogue %s: the source folder has no such file", w.catalogue))
-	}
-	return nil
-}
-
-func (m *Diskforge) all(ctx context.Context, source *dagger.Directory, host, user string, pass *dagger.Secret, insecure bool, ca *dagger.File, service *dagger.Service) (*all, error) {
-	if service != nil && host == "" {
-		return nil, errors.New("--registry-service is given without --target-registry: give the host by which the service is reached")
-	}
-	to, err := registryAt(host, user, pass, insecure, ca, service)
+	p, err := m.planned(ctx, catalogue, file, only, force, maxAge, set, vaultPassword)
 	if err != nil {
 		return nil, err
 	}
-	box, err := m.machine(ctx)
-	return &all{module: m, source: source, registry: to, box: box}, err
+	images, err := p.decide(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return p.build(ctx, images, jobs)
+}
+
+// planned says what the arguments alone tell to be wrong.
+func (m *Diskforge) planned(ctx context.Context, dir *dagger.Directory, file string, only []string, force bool, maxAge string, set []string, vault *dagger.Secret) (*Plan, error) {
+	if !filepath.IsLocal(file) {
+		return nil, fmt.Errorf("--file %q is no path in the catalogue's folder", file)
+	}
+	if there, err := dir.Exists(ctx, file); err != nil || !there {
+		return nil, errors.Join(err, fmt.Errorf("--file %s: the catalogue's folder has no such file", file))
+	}
+	flags := []string{"--for=plan"}
+	if m.Registry != nil {
+		flags = append(flags, "--target-registry="+m.Registry.Host)
+	}
+	text, err := m.stages(ctx, things{}, flags, set, nil)
+	if err != nil {
+		return nil, err
+	}
+	stages, err := stagesOf(text)
+	if err != nil {
+		return nil, err
+	}
+	args := append(flagsOf("catalogue", file, "force", onlyIf(force, "true"), "max-age", maxAge), stages["plan"]...)
+	for _, glob := range only {
+		args = append(args, "--only="+glob)
+	}
+	p := &Plan{Module: m, Catalogue: dir, Args: args, Vault: vault}
+	for _, arg := range stages["plan"] {
+		if strings.HasPrefix(arg, "--accelerator=") || strings.HasPrefix(arg, "--cpus=") || strings.HasPrefix(arg, "--boot-timeout=") {
+			p.Booting = append(p.Booting, arg)
+		}
+	}
+	return p, nil
 }
 
 // within is the toolbox with the catalogue's folder, always at the same path:
 // the plan's arguments refer to it.
-func (a *all) within() *dagger.Container {
-	return a.module.withPlaybooks(a.box).
-		WithMountedDirectory(cataloguePath, a.source, dagger.ContainerWithMountedDirectoryOpts{Owner: user}).
+func (p *Plan) within(box *dagger.Container) *dagger.Container {
+	return p.Module.withPlaybooks(box).
+		WithMountedDirectory(cataloguePath, p.Catalogue, dagger.ContainerWithMountedDirectoryOpts{Owner: user}).
 		WithWorkdir(cataloguePath)
 }
 
-// plan is what `diskforge plan` prints. It is an error only where that is
+// print is what `diskforge plan` prints. It is an error only where that is
 // nothing: images that cannot be planned stand in it, and stop no others.
-func (a *all) plan(ctx context.Context, w wishes) (string, error) {
-	c, login := a.registry.reach(a.within())
-	args := flags.Of("catalogue", w.catalogue, "force", flags.Bool(w.force), "max-age", w.maxAge, "format", w.format)
-	for _, glob := range w.only {
-		args = append(args, "--only="+glob)
+func (p *Plan) print(ctx context.Context, format string, args ...string) (string, error) {
+	box, err := p.Module.machine(ctx)
+	if err != nil {
+		return "", err
 	}
-	args = slices.Concat([]string{"diskforge", "plan"}, args, settings(w.to), login)
+	c, login := p.Module.Registry.reach(p.within(box))
+	args = slices.Concat([]string{"diskforge", "plan", "--format", format}, p.Args, args, login)
 	planned, err := run(ctx, c.WithUser(user), args, dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
 	if err != nil {
 		return "", err
@@ -237,8 +264,8 @@ func (a *all) plan(ctx context.Context, w wishes) (string, error) {
 }
 
 // decide is the plan, to be built.
-func (a *all) decide(ctx context.Context, w wishes) ([]catalogue.Image, error) {
-	text, err := a.plan(ctx, w)
+func (p *Plan) decide(ctx context.Context) ([]catalogue.Image, error) {
+	text, err := p.print(ctx, "json")
 	if err != nil {
 		return nil, err
 	}
@@ -246,95 +273,96 @@ func (a *all) decide(ctx context.Context, w wishes) ([]catalogue.Image, error) {
 }
 
 // made is what came of an image.
-type made = catalogue.Made[*dagger.Directory]
+type made struct {
+	reference string
+	layout    *dagger.Directory // of an image that was built now
+	report    *dagger.Directory
+}
 
 // build builds what the plan says, jobs images at once.
-func (a *all) build(ctx context.Context, images []catalogue.Image, jobs int) (string, error) {
-	g := catalogue.NewGraph[*dagger.Directory](images, jobs)
+func (p *Plan) build(ctx context.Context, images []catalogue.Image, jobs int) (*Fleet, error) {
+	g := catalogue.NewGraph[made](images, jobs)
 	var running sync.WaitGroup
 	for _, i := range images {
 		running.Go(func() {
-			g.Run(ctx, i, func(parent made) (made, error) { return a.image(ctx, i, g.Image(i.From), parent) })
+			g.Run(ctx, i, func(parent made) (made, error) { return p.image(ctx, i, g.Image(i.From), parent) })
 		})
 	}
 	running.Wait()
-	return g.Summary()
+	f := &Fleet{}
+	var failed []string
+	for _, i := range images {
+		came, err := g.Result(i.Name)
+		e := &Entry{Name: i.Name, Why: i.Why, Reference: came.reference, Reported: came.report}
+		e.State = map[string]State{catalogue.Skip: Unchanged, catalogue.Tag: Tagged, catalogue.Build: Built}[i.Action]
+		if err != nil {
+			e.State, e.Why = Failed, strings.TrimPrefix(err.Error(), "input: ") // gqlerror's word for where it was
+			failed = append(failed, i.Name+": "+e.Why)
+		}
+		f.Entries = append(f.Entries, e)
+	}
+	if failed != nil {
+		return nil, fmt.Errorf("%d of %d images failed\n%s\nall images:\n%s", len(failed), len(images), strings.Join(failed, "\n"), strings.TrimSpace(f.Summary()))
+	}
+	return f, nil
 }
 
 // image does what the plan says of one image.
-func (a *all) image(ctx context.Context, i, from catalogue.Image, parent made) (made, error) {
+func (p *Plan) image(ctx context.Context, i, from catalogue.Image, parent made) (made, error) {
 	switch i.Action {
 	case catalogue.Skip:
-		return made{Reference: i.Known()}, nil
+		return made{reference: i.Known()}, nil
 	case catalogue.Tag:
-		return made{Reference: i.Known()}, a.tag(ctx, i.Known(), i.Tags)
+		return made{reference: i.Known()}, p.tag(ctx, i.Known(), i.Tags)
 	case catalogue.Build:
-		provisioned, err := a.provision(ctx, i, from, parent)
-		if err != nil {
-			return made{}, err
-		}
-		image, err := finish(ctx, a.box, a.within(), provisioned, i.Stages["sparsify"], append(i.Stages["verify"], a.guest()...))
-		if err != nil {
-			return made{}, err
-		}
-		return a.publish(ctx, i, image)
+		return p.make(ctx, i, from, parent)
 	}
 	return made{}, errors.New(i.Why)
 }
 
-func (a *all) guest() []string { return flags.Of("accelerator", a.accelerator) }
-
-// provision provisions the image's disk. Nothing but the base comes from the
-// stage that may have asked the registry for it: none that runs a playbook sees
-// the password.
-func (a *all) provision(ctx context.Context, i, from catalogue.Image, parent made) (*dagger.Container, error) {
-	box, within := a.box, a.within()
-	if parent.Layout != nil {
-		box, within = withParent(box, parent), withParent(within, parent)
-	}
-	if i.Anew { // a disk of the same inputs may be in the engine's cache
-		now := time.Now().UTC().Format(time.RFC3339Nano)
-		box, within = refreshed(box, now), refreshed(within, now)
-	}
-	base := catalogue.Base(i, from, parent.Reference, parent.Layout != nil, parentPath)
-	args := append(i.Stages["base"], base...)
-	if catalogue.Mentions(args, cataloguePath) {
-		box = within
-	}
-	if catalogue.Mentions(args, "oci://") {
-		reached, login := a.registry.reach(box)
-		box, args = reached, append(args, login...)
-	}
-	fetched, err := makeBase(ctx, box, args...)
-	if err != nil {
-		return nil, err
-	}
-	within = within.WithDirectory(cacheDir, fetched.Directory(cacheDir), dagger.ContainerWithDirectoryOpts{Owner: user})
-	within, vault := withVault(within, a.vault)
-	return bootStage(ctx, within, slices.Concat([]string{"provision", "-o", diskPath}, i.Stages["provision"], base, a.guest(), vault)...)
-}
-
-func withParent(c *dagger.Container, parent made) *dagger.Container {
-	return c.WithMountedDirectory(parentPath, parent.Layout, dagger.ContainerWithMountedDirectoryOpts{Owner: user})
-}
-
-// publish pushes the image, with all its tags.
-func (a *all) publish(ctx context.Context, i catalogue.Image, image *built) (made, error) {
-	packed, err := stage(ctx, withDisk(image.box, diskPath, image.disk),
-		append([]string{"pack", diskPath, "-o", layoutPath}, i.Stages["pack"]...)...)
+// make builds the image and publishes it, with all its tags.
+func (p *Plan) make(ctx context.Context, i, from catalogue.Image, parent made) (made, error) {
+	box, err := p.Module.machine(ctx)
 	if err != nil {
 		return made{}, err
 	}
-	reference, err := push(ctx, packed, a.registry, i.Reference)
-	if err == nil && len(i.Tags) > 1 {
-		err = a.tag(ctx, reference, i.Tags[1:])
+	if i.Anew { // a disk of the same inputs may be in the engine's cache
+		box = box.WithEnvVariable("REFRESH", time.Now().UTC().Format(time.RFC3339Nano))
 	}
-	return made{Reference: reference, Layout: packed.Directory(layoutPath)}, err
+	base := catalogue.Base(i, from, parent.reference, parent.layout != nil, parentPath)
+	stages := maps.Clone(i.Stages)
+	stages["base"] = append(slices.Clone(stages["base"]), base...)
+	stages["provision"] = slices.Concat(stages["provision"], base, p.Booting, flagsOf("ansible-vault-password-file", onlyIf(p.Vault != nil, vaultPath)))
+	stages["verify"] = append(slices.Clone(stages["verify"]), p.Booting...)
+	w := work{stages: stages, box: box, within: p.within(box), registry: p.Module.Registry, things: things{
+		dirs: map[string]*dagger.Directory{parentPath: parent.layout, cataloguePath: p.Catalogue}, vault: p.Vault,
+	}}
+	b, err := w.run(ctx)
+	if err != nil {
+		return made{}, err
+	}
+	packed, err := b.pack(ctx, i.Stages["pack"]...)
+	if err != nil {
+		return made{}, err
+	}
+	report, err := b.report(ctx)
+	if err != nil {
+		return made{}, err
+	}
+	reference, err := push(ctx, packed, p.Module.Registry, i.Reference)
+	if err == nil && len(i.Tags) > 1 {
+		err = p.tag(ctx, reference, i.Tags[1:])
+	}
+	return made{reference: reference, layout: packed.Directory(layoutPath), report: report}, err
 }
 
 // tag gives an image that is in the registry further tags.
-func (a *all) tag(ctx context.Context, reference string, tags []string) error {
-	c, login := a.registry.reach(a.box)
-	_, err := stage(ctx, c, slices.Concat([]string{"images", "tag", reference}, tags, login)...)
+func (p *Plan) tag(ctx context.Context, reference string, tags []string) error {
+	box, err := p.Module.machine(ctx)
+	if err != nil {
+		return err
+	}
+	c, login := p.Module.Registry.reach(box)
+	_, err = stage(ctx, c, slices.Concat([]string{"images", "tag", reference}, tags, login)...)
 	return err
 }

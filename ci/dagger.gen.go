@@ -65,11 +65,15 @@ func (r Diskforge) MarshalJSON() ([]byte, error) {
 		BaseImage string
 		GoImage   string
 		AptMirror string
+		Refresh   string
+		Registry  *Registry
 	}
 	concrete.Source = r.Source
 	concrete.BaseImage = r.BaseImage
 	concrete.GoImage = r.GoImage
 	concrete.AptMirror = r.AptMirror
+	concrete.Refresh = r.Refresh
+	concrete.Registry = r.Registry
 	return json.Marshal(&concrete)
 }
 
@@ -79,6 +83,8 @@ func (r *Diskforge) UnmarshalJSON(bs []byte) error {
 		BaseImage string
 		GoImage   string
 		AptMirror string
+		Refresh   string
+		Registry  *Registry
 	}
 	err := json.Unmarshal(bs, &concrete)
 	if err != nil {
@@ -88,17 +94,17 @@ func (r *Diskforge) UnmarshalJSON(bs []byte) error {
 	r.BaseImage = concrete.BaseImage
 	r.GoImage = concrete.GoImage
 	r.AptMirror = concrete.AptMirror
+	r.Refresh = concrete.Refresh
+	r.Registry = concrete.Registry
 	return nil
 }
 
 func (r Image) MarshalJSON() ([]byte, error) {
 	var concrete struct {
-		Plan       string
-		Source     *dagger.Directory
-		BaseImage  string
-		GoImage    string
-		AptMirror  string
+		Module     *Diskforge
+		Stages     string
 		Base       *dagger.File
+		BaseName   string
 		BaseLayout *dagger.Directory
 		Playbooks  *dagger.Directory
 		Vars       *dagger.File
@@ -106,12 +112,10 @@ func (r Image) MarshalJSON() ([]byte, error) {
 		Ca         *dagger.File
 		Vault      *dagger.Secret
 	}
-	concrete.Plan = r.Plan
-	concrete.Source = r.Source
-	concrete.BaseImage = r.BaseImage
-	concrete.GoImage = r.GoImage
-	concrete.AptMirror = r.AptMirror
+	concrete.Module = r.Module
+	concrete.Stages = r.Stages
 	concrete.Base = r.Base
+	concrete.BaseName = r.BaseName
 	concrete.BaseLayout = r.BaseLayout
 	concrete.Playbooks = r.Playbooks
 	concrete.Vars = r.Vars
@@ -123,12 +127,10 @@ func (r Image) MarshalJSON() ([]byte, error) {
 
 func (r *Image) UnmarshalJSON(bs []byte) error {
 	var concrete struct {
-		Plan       string
-		Source     *dagger.Directory
-		BaseImage  string
-		GoImage    string
-		AptMirror  string
+		Module     *Diskforge
+		Stages     string
 		Base       *dagger.File
+		BaseName   string
 		BaseLayout *dagger.Directory
 		Playbooks  *dagger.Directory
 		Vars       *dagger.File
@@ -140,18 +142,162 @@ func (r *Image) UnmarshalJSON(bs []byte) error {
 	if err != nil {
 		return err
 	}
-	r.Plan = concrete.Plan
-	r.Source = concrete.Source
-	r.BaseImage = concrete.BaseImage
-	r.GoImage = concrete.GoImage
-	r.AptMirror = concrete.AptMirror
+	r.Module = concrete.Module
+	r.Stages = concrete.Stages
 	r.Base = concrete.Base
+	r.BaseName = concrete.BaseName
 	r.BaseLayout = concrete.BaseLayout
 	r.Playbooks = concrete.Playbooks
 	r.Vars = concrete.Vars
 	r.Allow = concrete.Allow
 	r.Ca = concrete.Ca
 	r.Vault = concrete.Vault
+	return nil
+}
+
+func (r Fleet) MarshalJSON() ([]byte, error) {
+	var concrete struct {
+		Entries []*Entry
+	}
+	concrete.Entries = r.Entries
+	return json.Marshal(&concrete)
+}
+
+func (r *Fleet) UnmarshalJSON(bs []byte) error {
+	var concrete struct {
+		Entries []*Entry
+	}
+	err := json.Unmarshal(bs, &concrete)
+	if err != nil {
+		return err
+	}
+	r.Entries = concrete.Entries
+	return nil
+}
+
+func (r Plan) MarshalJSON() ([]byte, error) {
+	var concrete struct {
+		Module    *Diskforge
+		Catalogue *dagger.Directory
+		Args      []string
+		Booting   []string
+		Vault     *dagger.Secret
+	}
+	concrete.Module = r.Module
+	concrete.Catalogue = r.Catalogue
+	concrete.Args = r.Args
+	concrete.Booting = r.Booting
+	concrete.Vault = r.Vault
+	return json.Marshal(&concrete)
+}
+
+func (r *Plan) UnmarshalJSON(bs []byte) error {
+	var concrete struct {
+		Module    *Diskforge
+		Catalogue *dagger.Directory
+		Args      []string
+		Booting   []string
+		Vault     *dagger.Secret
+	}
+	err := json.Unmarshal(bs, &concrete)
+	if err != nil {
+		return err
+	}
+	r.Module = concrete.Module
+	r.Catalogue = concrete.Catalogue
+	r.Args = concrete.Args
+	r.Booting = concrete.Booting
+	r.Vault = concrete.Vault
+	return nil
+}
+
+func (r Entry) MarshalJSON() ([]byte, error) {
+	var concrete struct {
+		Name      string
+		State     State
+		Why       string
+		Reference string
+		Reported  *dagger.Directory
+	}
+	concrete.Name = r.Name
+	concrete.State = r.State
+	concrete.Why = r.Why
+	concrete.Reference = r.Reference
+	concrete.Reported = r.Reported
+	return json.Marshal(&concrete)
+}
+
+func (r *Entry) UnmarshalJSON(bs []byte) error {
+	var concrete struct {
+		Name      string
+		State     State
+		Why       string
+		Reference string
+		Reported  *dagger.Directory
+	}
+	err := json.Unmarshal(bs, &concrete)
+	if err != nil {
+		return err
+	}
+	r.Name = concrete.Name
+	r.State = concrete.State
+	r.Why = concrete.Why
+	r.Reference = concrete.Reference
+	r.Reported = concrete.Reported
+	return nil
+}
+
+func (r State) IsEnum() {}
+
+func (r State) Name() string {
+	switch r {
+	case Built:
+		return "Built"
+	case Failed:
+		return "Failed"
+	case Tagged:
+		return "Tagged"
+	case Unchanged:
+		return "Unchanged"
+	}
+	return ""
+}
+
+func (r State) Value() string {
+	return string(r)
+}
+
+func (r State) MarshalJSON() ([]byte, error) {
+	if r == "" {
+		return []byte("\"\""), nil
+	}
+	name := r.Name()
+	if name == "" {
+		return nil, fmt.Errorf("invalid enum value %q", r)
+	}
+	return json.Marshal(name)
+}
+
+func (r *State) UnmarshalJSON(bs []byte) error {
+	var s string
+	err := json.Unmarshal(bs, &s)
+	if err != nil {
+		return err
+	}
+	switch s {
+	case "":
+		*r = ""
+	case "Built":
+		*r = Built
+	case "Failed":
+		*r = Failed
+	case "Tagged":
+		*r = Tagged
+	case "Unchanged":
+		*r = Unchanged
+	default:
+		return fmt.Errorf("invalid enum value %q", s)
+	}
 	return nil
 }
 
@@ -287,27 +433,6 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ansiblePlaybook", err))
 				}
 			}
-			var base *dagger.File
-			if inputArgs["base"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["base"]), &base)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg base", err))
-				}
-			}
-			var baseLayout *dagger.Directory
-			if inputArgs["baseLayout"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["baseLayout"]), &baseLayout)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg baseLayout", err))
-				}
-			}
-			var baseFromPackages bool
-			if inputArgs["baseFromPackages"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["baseFromPackages"]), &baseFromPackages)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg baseFromPackages", err))
-				}
-			}
 			var isoUrl string
 			if inputArgs["isoUrl"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["isoUrl"]), &isoUrl)
@@ -322,25 +447,39 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg isoChecksum", err))
 				}
 			}
-			var baseTimeout string
-			if inputArgs["baseTimeout"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["baseTimeout"]), &baseTimeout)
+			var baseFromPackages bool
+			if inputArgs["baseFromPackages"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["baseFromPackages"]), &baseFromPackages)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg baseTimeout", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg baseFromPackages", err))
 				}
 			}
-			var registryInsecure bool
-			if inputArgs["registryInsecure"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryInsecure"]), &registryInsecure)
+			var set []string
+			if inputArgs["set"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["set"]), &set)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryInsecure", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg set", err))
 				}
 			}
-			var suite string
-			if inputArgs["suite"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["suite"]), &suite)
+			var settings *dagger.File
+			if inputArgs["settings"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["settings"]), &settings)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg suite", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg settings", err))
+				}
+			}
+			var base *dagger.File
+			if inputArgs["base"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["base"]), &base)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg base", err))
+				}
+			}
+			var baseLayout *dagger.Directory
+			if inputArgs["baseLayout"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["baseLayout"]), &baseLayout)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg baseLayout", err))
 				}
 			}
 			var ansible *dagger.Directory
@@ -350,116 +489,11 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ansible", err))
 				}
 			}
-			var gitAnsibleUrl string
-			if inputArgs["gitAnsibleUrl"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["gitAnsibleUrl"]), &gitAnsibleUrl)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg gitAnsibleUrl", err))
-				}
-			}
-			var gitAnsibleBranch string
-			if inputArgs["gitAnsibleBranch"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["gitAnsibleBranch"]), &gitAnsibleBranch)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg gitAnsibleBranch", err))
-				}
-			}
-			var gitAnsiblePath string
-			if inputArgs["gitAnsiblePath"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["gitAnsiblePath"]), &gitAnsiblePath)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg gitAnsiblePath", err))
-				}
-			}
-			var installDesktopEnvironment bool
-			if inputArgs["installDesktopEnvironment"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["installDesktopEnvironment"]), &installDesktopEnvironment)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg installDesktopEnvironment", err))
-				}
-			}
-			var extraVars string
+			var extraVars *dagger.File
 			if inputArgs["extraVars"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["extraVars"]), &extraVars)
 				if err != nil {
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg extraVars", err))
-				}
-			}
-			var extraVarsFile *dagger.File
-			if inputArgs["extraVarsFile"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["extraVarsFile"]), &extraVarsFile)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg extraVarsFile", err))
-				}
-			}
-			var ansibleVaultPassword *dagger.Secret
-			if inputArgs["ansibleVaultPassword"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["ansibleVaultPassword"]), &ansibleVaultPassword)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ansibleVaultPassword", err))
-				}
-			}
-			var memory string
-			if inputArgs["memory"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["memory"]), &memory)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg memory", err))
-				}
-			}
-			var cpus string
-			if inputArgs["cpus"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["cpus"]), &cpus)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cpus", err))
-				}
-			}
-			var diskSize string
-			if inputArgs["diskSize"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["diskSize"]), &diskSize)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg diskSize", err))
-				}
-			}
-			var accelerator string
-			if inputArgs["accelerator"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["accelerator"]), &accelerator)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg accelerator", err))
-				}
-			}
-			var architecture string
-			if inputArgs["architecture"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["architecture"]), &architecture)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg architecture", err))
-				}
-			}
-			var bootTimeout string
-			if inputArgs["bootTimeout"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["bootTimeout"]), &bootTimeout)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bootTimeout", err))
-				}
-			}
-			var buildUser string
-			if inputArgs["buildUser"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["buildUser"]), &buildUser)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg buildUser", err))
-				}
-			}
-			var vmUser string
-			if inputArgs["vmUser"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["vmUser"]), &vmUser)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg vmUser", err))
-				}
-			}
-			var bakeUser bool
-			if inputArgs["bakeUser"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["bakeUser"]), &bakeUser)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bakeUser", err))
 				}
 			}
 			var hygieneAllow *dagger.File
@@ -469,41 +503,6 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg hygieneAllow", err))
 				}
 			}
-			var sparsify string
-			if inputArgs["sparsify"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["sparsify"]), &sparsify)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg sparsify", err))
-				}
-			}
-			var compression string
-			if inputArgs["compression"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["compression"]), &compression)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg compression", err))
-				}
-			}
-			var instanceType string
-			if inputArgs["instanceType"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["instanceType"]), &instanceType)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg instanceType", err))
-				}
-			}
-			var preference string
-			if inputArgs["preference"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["preference"]), &preference)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg preference", err))
-				}
-			}
-			var aptMirror string
-			if inputArgs["aptMirror"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["aptMirror"]), &aptMirror)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg aptMirror", err))
-				}
-			}
 			var caFile *dagger.File
 			if inputArgs["caFile"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["caFile"]), &caFile)
@@ -511,60 +510,32 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg caFile", err))
 				}
 			}
-			var httpProxy string
-			if inputArgs["httpProxy"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["httpProxy"]), &httpProxy)
+			var vaultPassword *dagger.Secret
+			if inputArgs["vaultPassword"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["vaultPassword"]), &vaultPassword)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg httpProxy", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg vaultPassword", err))
 				}
 			}
-			var httpsProxy string
-			if inputArgs["httpsProxy"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["httpsProxy"]), &httpsProxy)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg httpsProxy", err))
-				}
-			}
-			var noProxy string
-			if inputArgs["noProxy"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["noProxy"]), &noProxy)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg noProxy", err))
-				}
-			}
-			var imageInputs string
-			if inputArgs["imageInputs"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageInputs"]), &imageInputs)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageInputs", err))
-				}
-			}
-			var refresh string
-			if inputArgs["refresh"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["refresh"]), &refresh)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg refresh", err))
-				}
-			}
-			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, base, baseLayout, baseFromPackages, isoUrl, isoChecksum, baseTimeout, registryInsecure, suite, ansible, gitAnsibleUrl, gitAnsibleBranch, gitAnsiblePath, installDesktopEnvironment, extraVars, extraVarsFile, ansibleVaultPassword, memory, cpus, diskSize, accelerator, architecture, bootTimeout, buildUser, vmUser, bakeUser, hygieneAllow, sparsify, compression, instanceType, preference, aptMirror, caFile, httpProxy, httpsProxy, noProxy, imageInputs, refresh)
+			return (*Diskforge).Build(&parent, ctx, ansiblePlaybook, isoUrl, isoChecksum, baseFromPackages, set, settings, base, baseLayout, ansible, extraVars, hygieneAllow, caFile, vaultPassword)
 		case "BuildAll":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
 			if err != nil {
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
-			var source *dagger.Directory
-			if inputArgs["source"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["source"]), &source)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg source", err))
-				}
-			}
-			var catalogue string
+			var catalogue *dagger.Directory
 			if inputArgs["catalogue"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["catalogue"]), &catalogue)
 				if err != nil {
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg catalogue", err))
+				}
+			}
+			var file string
+			if inputArgs["file"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["file"]), &file)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg file", err))
 				}
 			}
 			var only []string
@@ -588,6 +559,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg maxAge", err))
 				}
 			}
+			var set []string
+			if inputArgs["set"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["set"]), &set)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg set", err))
+				}
+			}
 			var jobs int
 			if inputArgs["jobs"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["jobs"]), &jobs)
@@ -595,77 +573,14 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg jobs", err))
 				}
 			}
-			var accelerator string
-			if inputArgs["accelerator"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["accelerator"]), &accelerator)
+			var vaultPassword *dagger.Secret
+			if inputArgs["vaultPassword"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["vaultPassword"]), &vaultPassword)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg accelerator", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg vaultPassword", err))
 				}
 			}
-			var ansibleVaultPassword *dagger.Secret
-			if inputArgs["ansibleVaultPassword"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["ansibleVaultPassword"]), &ansibleVaultPassword)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ansibleVaultPassword", err))
-				}
-			}
-			var targetRegistry string
-			if inputArgs["targetRegistry"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["targetRegistry"]), &targetRegistry)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg targetRegistry", err))
-				}
-			}
-			var registryPrefix string
-			if inputArgs["registryPrefix"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryPrefix"]), &registryPrefix)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPrefix", err))
-				}
-			}
-			var imageTag string
-			if inputArgs["imageTag"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
-				}
-			}
-			var registryUser string
-			if inputArgs["registryUser"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryUser"]), &registryUser)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryUser", err))
-				}
-			}
-			var registryPass *dagger.Secret
-			if inputArgs["registryPass"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryPass"]), &registryPass)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPass", err))
-				}
-			}
-			var registryInsecure bool
-			if inputArgs["registryInsecure"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryInsecure"]), &registryInsecure)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryInsecure", err))
-				}
-			}
-			var caFile *dagger.File
-			if inputArgs["caFile"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["caFile"]), &caFile)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg caFile", err))
-				}
-			}
-			var registryService *dagger.Service
-			if inputArgs["registryService"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryService"]), &registryService)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryService", err))
-				}
-			}
-			return (*Diskforge).BuildAll(&parent, ctx, source, catalogue, only, force, maxAge, jobs, accelerator, ansibleVaultPassword, targetRegistry, registryPrefix, imageTag, registryUser, registryPass, registryInsecure, caFile, registryService)
+			return (*Diskforge).BuildAll(&parent, ctx, catalogue, file, only, force, maxAge, set, jobs, vaultPassword)
 		case "Inspect":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -679,49 +594,14 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ref", err))
 				}
 			}
-			var format string
-			if inputArgs["format"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["format"]), &format)
+			var asJson bool
+			if inputArgs["asJson"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["asJson"]), &asJson)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg format", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg asJson", err))
 				}
 			}
-			var registryUser string
-			if inputArgs["registryUser"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryUser"]), &registryUser)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryUser", err))
-				}
-			}
-			var registryPass *dagger.Secret
-			if inputArgs["registryPass"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryPass"]), &registryPass)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPass", err))
-				}
-			}
-			var registryInsecure bool
-			if inputArgs["registryInsecure"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryInsecure"]), &registryInsecure)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryInsecure", err))
-				}
-			}
-			var caFile *dagger.File
-			if inputArgs["caFile"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["caFile"]), &caFile)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg caFile", err))
-				}
-			}
-			var registryService *dagger.Service
-			if inputArgs["registryService"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryService"]), &registryService)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryService", err))
-				}
-			}
-			return (*Diskforge).Inspect(&parent, ctx, ref, format, registryUser, registryPass, registryInsecure, caFile, registryService)
+			return (*Diskforge).Inspect(&parent, ctx, ref, asJson)
 		case "Job":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -742,18 +622,18 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 			if err != nil {
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
-			var source *dagger.Directory
-			if inputArgs["source"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["source"]), &source)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg source", err))
-				}
-			}
-			var catalogue string
+			var catalogue *dagger.Directory
 			if inputArgs["catalogue"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["catalogue"]), &catalogue)
 				if err != nil {
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg catalogue", err))
+				}
+			}
+			var file string
+			if inputArgs["file"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["file"]), &file)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg file", err))
 				}
 			}
 			var only []string
@@ -777,70 +657,14 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg maxAge", err))
 				}
 			}
-			var format string
-			if inputArgs["format"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["format"]), &format)
+			var set []string
+			if inputArgs["set"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["set"]), &set)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg format", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg set", err))
 				}
 			}
-			var targetRegistry string
-			if inputArgs["targetRegistry"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["targetRegistry"]), &targetRegistry)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg targetRegistry", err))
-				}
-			}
-			var registryPrefix string
-			if inputArgs["registryPrefix"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryPrefix"]), &registryPrefix)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPrefix", err))
-				}
-			}
-			var imageTag string
-			if inputArgs["imageTag"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
-				}
-			}
-			var registryUser string
-			if inputArgs["registryUser"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryUser"]), &registryUser)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryUser", err))
-				}
-			}
-			var registryPass *dagger.Secret
-			if inputArgs["registryPass"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryPass"]), &registryPass)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPass", err))
-				}
-			}
-			var registryInsecure bool
-			if inputArgs["registryInsecure"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryInsecure"]), &registryInsecure)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryInsecure", err))
-				}
-			}
-			var caFile *dagger.File
-			if inputArgs["caFile"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["caFile"]), &caFile)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg caFile", err))
-				}
-			}
-			var registryService *dagger.Service
-			if inputArgs["registryService"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryService"]), &registryService)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryService", err))
-				}
-			}
-			return (*Diskforge).Plan(&parent, ctx, source, catalogue, only, force, maxAge, format, targetRegistry, registryPrefix, imageTag, registryUser, registryPass, registryInsecure, caFile, registryService)
+			return (*Diskforge).Plan(&parent, ctx, catalogue, file, only, force, maxAge, set)
 		case "Templates":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -889,20 +713,6 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg ansible", err))
 				}
 			}
-			var buildUser string
-			if inputArgs["buildUser"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["buildUser"]), &buildUser)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg buildUser", err))
-				}
-			}
-			var vmUser string
-			if inputArgs["vmUser"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["vmUser"]), &vmUser)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg vmUser", err))
-				}
-			}
 			var hygieneAllow *dagger.File
 			if inputArgs["hygieneAllow"] != nil {
 				err = json.Unmarshal([]byte(inputArgs["hygieneAllow"]), &hygieneAllow)
@@ -910,18 +720,11 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg hygieneAllow", err))
 				}
 			}
-			var bakeUser bool
-			if inputArgs["bakeUser"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["bakeUser"]), &bakeUser)
+			var set []string
+			if inputArgs["set"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["set"]), &set)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bakeUser", err))
-				}
-			}
-			var installDesktopEnvironment bool
-			if inputArgs["installDesktopEnvironment"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["installDesktopEnvironment"]), &installDesktopEnvironment)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg installDesktopEnvironment", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg set", err))
 				}
 			}
 			var full bool
@@ -931,35 +734,56 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg full", err))
 				}
 			}
-			var accelerator string
-			if inputArgs["accelerator"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["accelerator"]), &accelerator)
+			return (*Diskforge).Verify(&parent, ctx, disk, ansiblePlaybook, ansible, hygieneAllow, set, full)
+		case "WithRegistry":
+			var parent Diskforge
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var host string
+			if inputArgs["host"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["host"]), &host)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg accelerator", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg host", err))
 				}
 			}
-			var memory string
-			if inputArgs["memory"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["memory"]), &memory)
+			var user string
+			if inputArgs["user"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["user"]), &user)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg memory", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg user", err))
 				}
 			}
-			var cpus string
-			if inputArgs["cpus"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["cpus"]), &cpus)
+			var pass *dagger.Secret
+			if inputArgs["pass"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["pass"]), &pass)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg cpus", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg pass", err))
 				}
 			}
-			var bootTimeout string
-			if inputArgs["bootTimeout"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["bootTimeout"]), &bootTimeout)
+			var insecure bool
+			if inputArgs["insecure"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["insecure"]), &insecure)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg bootTimeout", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg insecure", err))
 				}
 			}
-			return (*Diskforge).Verify(&parent, ctx, disk, ansiblePlaybook, ansible, buildUser, vmUser, hygieneAllow, bakeUser, installDesktopEnvironment, full, accelerator, memory, cpus, bootTimeout)
+			var caFile *dagger.File
+			if inputArgs["caFile"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["caFile"]), &caFile)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg caFile", err))
+				}
+			}
+			var service *dagger.Service
+			if inputArgs["service"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["service"]), &service)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg service", err))
+				}
+			}
+			return (*Diskforge).WithRegistry(&parent, host, user, pass, insecure, caFile, service)
 		case "":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -994,7 +818,52 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg aptMirror", err))
 				}
 			}
-			return New(source, baseImage, goImage, aptMirror), nil
+			var refresh string
+			if inputArgs["refresh"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["refresh"]), &refresh)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg refresh", err))
+				}
+			}
+			return New(source, baseImage, goImage, aptMirror, refresh), nil
+		default:
+			return nil, fmt.Errorf("unknown function %s", fnName)
+		}
+	case "Entry":
+		switch fnName {
+		case "Digest":
+			var parent Entry
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Entry).Digest(&parent), nil
+		case "Report":
+			var parent Entry
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Entry).Report(&parent)
+		default:
+			return nil, fmt.Errorf("unknown function %s", fnName)
+		}
+	case "Fleet":
+		switch fnName {
+		case "Reports":
+			var parent Fleet
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Fleet).Reports(&parent), nil
+		case "Summary":
+			var parent Fleet
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Fleet).Summary(&parent), nil
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}
@@ -1006,21 +875,14 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 			if err != nil {
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
-			var imageName string
-			if inputArgs["imageName"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageName"]), &imageName)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageName", err))
-				}
+			return (*Image).Containerdisk(&parent, ctx)
+		case "Digest":
+			var parent Image
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
-			var imageTag string
-			if inputArgs["imageTag"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
-				}
-			}
-			return (*Image).Containerdisk(&parent, ctx, imageName, imageTag)
+			return (*Image).Digest(&parent, ctx)
 		case "Disk":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
@@ -1034,63 +896,21 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 			if err != nil {
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
-			var imageName string
-			if inputArgs["imageName"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageName"]), &imageName)
+			var asJson bool
+			if inputArgs["asJson"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["asJson"]), &asJson)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageName", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg asJson", err))
 				}
 			}
-			var imageTag string
-			if inputArgs["imageTag"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
-				}
-			}
-			var format string
-			if inputArgs["format"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["format"]), &format)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg format", err))
-				}
-			}
-			return (*Image).Inspect(&parent, ctx, imageName, imageTag, format)
+			return (*Image).Inspect(&parent, ctx, asJson)
 		case "Layout":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
 			if err != nil {
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
-			var targetRegistry string
-			if inputArgs["targetRegistry"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["targetRegistry"]), &targetRegistry)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg targetRegistry", err))
-				}
-			}
-			var registryPrefix string
-			if inputArgs["registryPrefix"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryPrefix"]), &registryPrefix)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPrefix", err))
-				}
-			}
-			var imageName string
-			if inputArgs["imageName"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageName"]), &imageName)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageName", err))
-				}
-			}
-			var imageTag string
-			if inputArgs["imageTag"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
-				}
-			}
-			return (*Image).Layout(&parent, ctx, targetRegistry, registryPrefix, imageName, imageTag)
+			return (*Image).Layout(&parent, ctx)
 		case "Log":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
@@ -1104,98 +924,21 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 			if err != nil {
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
-			var imageName string
-			if inputArgs["imageName"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageName"]), &imageName)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageName", err))
-				}
-			}
-			var imageTag string
-			if inputArgs["imageTag"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
-				}
-			}
-			return (*Image).Oci(&parent, ctx, imageName, imageTag)
+			return (*Image).Oci(&parent, ctx)
 		case "Publish":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
 			if err != nil {
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
-			var address string
-			if inputArgs["address"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["address"]), &address)
+			var image string
+			if inputArgs["image"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["image"]), &image)
 				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg address", err))
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg image", err))
 				}
 			}
-			var targetRegistry string
-			if inputArgs["targetRegistry"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["targetRegistry"]), &targetRegistry)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg targetRegistry", err))
-				}
-			}
-			var registryPrefix string
-			if inputArgs["registryPrefix"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryPrefix"]), &registryPrefix)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPrefix", err))
-				}
-			}
-			var imageName string
-			if inputArgs["imageName"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageName"]), &imageName)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageName", err))
-				}
-			}
-			var imageTag string
-			if inputArgs["imageTag"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["imageTag"]), &imageTag)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg imageTag", err))
-				}
-			}
-			var registryUser string
-			if inputArgs["registryUser"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryUser"]), &registryUser)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryUser", err))
-				}
-			}
-			var registryPass *dagger.Secret
-			if inputArgs["registryPass"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryPass"]), &registryPass)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryPass", err))
-				}
-			}
-			var registryInsecure bool
-			if inputArgs["registryInsecure"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryInsecure"]), &registryInsecure)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryInsecure", err))
-				}
-			}
-			var caFile *dagger.File
-			if inputArgs["caFile"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["caFile"]), &caFile)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg caFile", err))
-				}
-			}
-			var registryService *dagger.Service
-			if inputArgs["registryService"] != nil {
-				err = json.Unmarshal([]byte(inputArgs["registryService"]), &registryService)
-				if err != nil {
-					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg registryService", err))
-				}
-			}
-			return (*Image).Publish(&parent, ctx, address, targetRegistry, registryPrefix, imageName, imageTag, registryUser, registryPass, registryInsecure, caFile, registryService)
+			return (*Image).Publish(&parent, ctx, image)
 		case "Record":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
@@ -1217,6 +960,60 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return (*Image).Summary(&parent, ctx)
+		case "Verify":
+			var parent Image
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var full bool
+			if inputArgs["full"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["full"]), &full)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg full", err))
+				}
+			}
+			return (*Image).Verify(&parent, ctx, full)
+		default:
+			return nil, fmt.Errorf("unknown function %s", fnName)
+		}
+	case "Plan":
+		switch fnName {
+		case "GithubMatrix":
+			var parent Plan
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Plan).GithubMatrix(&parent, ctx)
+		case "Json":
+			var parent Plan
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Plan).Json(&parent, ctx)
+		case "Kubernetes":
+			var parent Plan
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			var pullSecret string
+			if inputArgs["pullSecret"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["pullSecret"]), &pullSecret)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg pullSecret", err))
+				}
+			}
+			return (*Plan).Kubernetes(&parent, ctx, pullSecret)
+		case "Text":
+			var parent Plan
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Plan).Text(&parent, ctx)
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}

@@ -9,9 +9,10 @@ require (
 	github.com/vektah/gqlparser/v2 v2.5.32
 	go.opentelemetry.io/otel v1.44.0
 	go.opentelemetry.io/otel/trace v1.44.0
-	golang.org/x/net v0.51.0
 	golang.org/x/sync v0.20.0
 )
+
+require golang.org/x/net v0.51.0 // indirect
 
 require (
 	github.com/99designs/gqlgen v0.17.89 // indirect

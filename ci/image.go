@@ -2,29 +2,25 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
-	"dagger/diskforge/address"
-	"dagger/diskforge/flags"
 	"dagger/diskforge/internal/dagger"
 )
 
 // Image is a disk that is built, booted and looked into when something is asked of it, once for all that is asked.
 type Image struct {
 	// +private
-	Plan string
+	Module *Diskforge
+	// Stages are the arguments of the program's stages, as JSON.
 	// +private
-	Source *dagger.Directory
-	// +private
-	BaseImage string
-	// +private
-	GoImage string
-	// +private
-	AptMirror string
+	Stages string
 	// +private
 	Base *dagger.File
+	// +private
+	BaseName string
 	// +private
 	BaseLayout *dagger.Directory
 	// +private
@@ -39,40 +35,48 @@ type Image struct {
 	Vault *dagger.Secret
 }
 
-// image keeps the plan of a build until something is asked of the image.
-func (p *plan) image(m *Diskforge) (*Image, error) {
-	text, err := json.Marshal(p)
-	return &Image{
-		Plan: string(text), Source: m.Source, BaseImage: m.BaseImage, GoImage: m.GoImage, AptMirror: m.AptMirror,
-		Base: p.Origin.file, BaseLayout: p.Origin.layout, Playbooks: p.Tree.directory, Vars: p.vars, Allow: p.allow, Ca: p.ca, Vault: p.vault,
-	}, err
+func (i *Image) things() things {
+	t := things{
+		dirs:  map[string]*dagger.Directory{layoutBasePath: i.BaseLayout, treePath: i.Playbooks},
+		files: map[string]*dagger.File{varsPath: i.Vars, allowPath: i.Allow, caPath: i.Ca},
+		vault: i.Vault,
+	}
+	if i.Base != nil {
+		t.files[basePath+i.BaseName] = i.Base
+	}
+	return t
 }
 
 // build runs the stages; the engine has those that ran before.
-func (i *Image) build(ctx context.Context) (*built, *plan, error) {
-	var p plan
-	if err := json.Unmarshal([]byte(i.Plan), &p); err != nil {
-		return nil, nil, err
+func (i *Image) build(ctx context.Context) (*built, error) {
+	box, err := i.Module.machine(ctx)
+	if err != nil {
+		return nil, err
 	}
-	p.Origin.file, p.Origin.layout, p.Tree.directory, p.vars, p.allow, p.ca, p.vault = i.Base, i.BaseLayout, i.Playbooks, i.Vars, i.Allow, i.Ca, i.Vault
-	b, err := p.run(ctx, &Diskforge{Source: i.Source, BaseImage: i.BaseImage, GoImage: i.GoImage, AptMirror: i.AptMirror})
-	return b, &p, err
+	work := work{box: box, within: box, registry: i.Module.Registry, things: i.things()}
+	if i.Playbooks == nil && !strings.Contains(i.Stages, "--git-ansible-") {
+		work.within = i.Module.withPlaybooks(box)
+	}
+	if work.stages, err = stagesOf(i.Stages); err != nil {
+		return nil, err
+	}
+	return work.run(ctx)
 }
 
 // Disk is the disk, a qcow2 image.
 // +cache="session"
 func (i *Image) Disk(ctx context.Context) (*dagger.File, error) {
-	b, _, err := i.build(ctx)
+	b, err := i.build(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return b.image, nil
+	return b.disk, nil
 }
 
 // Record is what the stages tell one another of the disk, as JSON: put it beside the disk as DISK.json.
 // +cache="session"
 func (i *Image) Record(ctx context.Context) (*dagger.File, error) {
-	b, _, err := i.build(ctx)
+	b, err := i.build(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +86,7 @@ func (i *Image) Record(ctx context.Context) (*dagger.File, error) {
 // Log is what the stages wrote while they ran.
 // +cache="session"
 func (i *Image) Log(ctx context.Context) (string, error) {
-	b, _, err := i.build(ctx)
+	b, err := i.build(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -92,15 +96,11 @@ func (i *Image) Log(ctx context.Context) (string, error) {
 // Report tells what was made from what, how long it took, what was checked and what it looks like: report.html, report.json, and summary.md for a job summary.
 // +cache="session"
 func (i *Image) Report(ctx context.Context) (*dagger.Directory, error) {
-	b, _, err := i.build(ctx)
+	b, err := i.build(ctx)
 	if err != nil {
 		return nil, err
 	}
-	told, err := stage(ctx, withDisk(b.box, diskPath, b.disk), "report", diskPath, "-o", reportPath)
-	if err != nil {
-		return nil, err
-	}
-	return told.Directory(reportPath), nil
+	return b.report(ctx)
 }
 
 // Summary tells the same in short, as text.
@@ -113,82 +113,80 @@ func (i *Image) Summary(ctx context.Context) (string, error) {
 	return report.File("summary.md").Contents(ctx)
 }
 
+// Verify boots the disk once more and looks inside, as build did.
+// +cache="session"
+func (i *Image) Verify(
+	ctx context.Context,
+	// Boot twice more: with CrownLabs' own seed, whose machine-id and host keys have to differ, and with UEFI where the disk can.
+	// +optional
+	full bool,
+) (string, error) {
+	b, err := i.build(ctx)
+	if err != nil {
+		return "", err
+	}
+	return i.verify(ctx, b.mount, full)
+}
+
+// verify boots the disk that withDisk gives a container.
+func (i *Image) verify(ctx context.Context, withDisk func(*dagger.Container) *dagger.Container, full bool) (string, error) {
+	stages, err := stagesOf(i.Stages)
+	if err != nil {
+		return "", err
+	}
+	box, err := i.Module.machine(ctx)
+	if err != nil {
+		return "", err
+	}
+	args := slices.Concat([]string{"verify", diskPath}, flagsOf("full", onlyIf(full, "true")), stages["verify"])
+	verified, err := bootStage(ctx, withDisk(i.things().mount(i.Module.withPlaybooks(box), args)), args...)
+	if err != nil {
+		return "", err
+	}
+	return verified.Stderr(ctx)
+}
+
 // Inspect checks the image, packed, against what KubeVirt and CDI ask of a containerdisk, and returns what it found.
 // +cache="session"
 func (i *Image) Inspect(
 	ctx context.Context,
-	// The name of the image.
+	// Write it as JSON.
 	// +optional
-	imageName string,
-	// The tag of the image.
-	// +optional
-	imageTag string,
-	// text or json.
-	// +default="text"
-	format string,
+	asJson bool,
 ) (string, error) {
-	if err := checkFormat(format); err != nil {
-		return "", err
-	}
-	packed, err := i.pack(ctx, address.Address{Name: imageName, Tag: imageTag})
+	packed, err := i.pack(ctx, "")
 	if err != nil {
 		return "", err
 	}
-	return inspect(ctx, packed, layoutPath, format, nil)
+	return inspect(ctx, packed, layoutPath, asJson, nil)
 }
 
-func checkFormat(format string) error {
-	if format != "text" && format != "json" {
-		return fmt.Errorf("--format %q is not known: give text or json", format)
-	}
-	return nil
-}
-
-func inspect(ctx context.Context, c *dagger.Container, what, format string, args []string) (string, error) {
-	args = slices.Concat([]string{"inspect", what}, flags.Of("json", flags.Bool(format == "json")), args)
-	inspected, err := stage(ctx, c, args...)
-	if err != nil {
-		return "", err
-	}
-	return inspected.Stdout(ctx)
-}
-
-// Layout is the image as an OCI layout. Its digest is the one that publish gives for the same name and tag.
+// Layout is the image as an OCI layout. Its digest is the one that publish gives.
 // +cache="session"
-func (i *Image) Layout(
-	ctx context.Context,
-	// The registry's host that the layout is meant for.
-	// +optional
-	targetRegistry string,
-	// The project or path in the registry.
-	// +optional
-	registryPrefix string,
-	// The name of the image.
-	// +optional
-	imageName string,
-	// The tag of the image.
-	// +optional
-	imageTag string,
-) (*dagger.Directory, error) {
-	packed, err := i.pack(ctx, address.Address{Registry: targetRegistry, Prefix: registryPrefix, Name: imageName, Tag: imageTag})
+func (i *Image) Layout(ctx context.Context) (*dagger.Directory, error) {
+	packed, err := i.pack(ctx, "")
 	if err != nil {
 		return nil, err
 	}
 	return packed.Directory(layoutPath), nil
 }
 
+// Digest is the digest of the image's manifest, sha256:HEX.
+// +cache="session"
+func (i *Image) Digest(ctx context.Context) (string, error) {
+	packed, err := i.pack(ctx, "")
+	if err != nil {
+		return "", err
+	}
+	reference, err := packed.Stdout(ctx)
+	_, digest, _ := strings.Cut(lastLine(reference), "@")
+	return digest, err
+}
+
 // Oci is the image's OCI layout as a tar archive.
 // +cache="session"
-func (i *Image) Oci(
-	ctx context.Context,
-	// The name of the image.
-	// +optional
-	imageName string,
-	// The tag of the image.
-	// +optional
-	imageTag string,
-) (*dagger.File, error) {
-	packed, err := i.pack(ctx, address.Address{Name: imageName, Tag: imageTag})
+func (i *Image) Oci(ctx context.Context) (*dagger.File, error) {
+	packed, err := i.pack(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -202,90 +200,80 @@ func (i *Image) Oci(
 
 // Containerdisk is the image as a container, from scratch, with the disk in /disk. Publishing it gives it another digest than publish does: Dagger writes layers anew.
 // +cache="session"
-func (i *Image) Containerdisk(
-	ctx context.Context,
-	// The name of the image.
-	// +optional
-	imageName string,
-	// The tag of the image.
-	// +optional
-	imageTag string,
-) (*dagger.Container, error) {
-	archive, err := i.Oci(ctx, imageName, imageTag)
+func (i *Image) Containerdisk(ctx context.Context) (*dagger.Container, error) {
+	archive, err := i.Oci(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return dag.Container().Import(archive), nil
 }
 
-// Publish pushes the image to a registry and returns its reference with digest, the one that `diskforge pack` gives for disk and record.
+// Publish pushes the image to with-registry's registry and returns its reference with digest, the one that `diskforge pack` gives for disk and record.
 // +cache="never"
 func (i *Image) Publish(
 	ctx context.Context,
-	// The whole address, REGISTRY/PREFIX/NAME:TAG, instead of its parts.
+	// PREFIX/NAME:TAG in the registry; use a new tag for each build. Default: what the settings REGISTRY_PREFIX, IMAGE_NAME and IMAGE_TAG say.
 	// +optional
-	address string,
-	// The registry's host, without a scheme.
-	// +optional
-	targetRegistry string,
-	// The project or path in the registry.
-	// +optional
-	registryPrefix string,
-	// The name of the image.
-	// +optional
-	imageName string,
-	// The tag of the image; use a new one for each build.
-	// +optional
-	imageTag string,
-	// The user of the registry.
-	// +optional
-	registryUser string,
-	// The password of registry-user, e.g. env://REGISTRY_PASS or file://password.
-	// +optional
-	registryPass *dagger.Secret,
-	// Allow plain HTTP to the registry.
-	// +optional
-	registryInsecure bool,
-	// Further certificate authorities (PEM) for the registry.
-	// +optional
-	caFile *dagger.File,
-	// The registry as a service, reached under the address's host; e.g. tcp://localhost:5000 for one on this host's loopback.
-	// +optional
-	registryService *dagger.Service,
+	image string,
 ) (string, error) {
-	to, err := whereTo(address, targetRegistry, registryPrefix, imageName, imageTag)
+	to, err := i.address(image)
 	if err != nil {
 		return "", err
 	}
-	at, err := registryAt(to.Registry, registryUser, registryPass, registryInsecure, caFile, registryService)
+	if i.Module.Registry == nil {
+		return "", errors.New("there is no registry to publish to: name it by with-registry --host")
+	}
+	packed, err := i.pack(ctx, image)
 	if err != nil {
 		return "", err
 	}
-	packed, err := i.pack(ctx, to)
-	if err != nil {
-		return "", err
-	}
-	return push(ctx, packed, at, settings(to)...)
+	return push(ctx, packed, i.Module.Registry, to...)
 }
 
-// whereTo exists because Publish's argument hides the package's name.
-func whereTo(whole, registry, prefix, name, tag string) (address.Address, error) {
-	return address.Of(whole, address.Address{Registry: registry, Prefix: prefix, Name: name, Tag: tag})
-}
-
-func settings(a address.Address) []string {
-	return flags.Of("target-registry", a.Registry, "registry-prefix", a.Prefix, "image-name", a.Name, "image-tag", a.Tag)
-}
-
-// pack packs the disk for the address: the image's digest is made of the disk,
-// its record, and the name and tag.
-func (i *Image) pack(ctx context.Context, a address.Address) (*dagger.Container, error) {
-	if err := flags.Check(settings(a)); err != nil {
-		return nil, err
-	}
-	b, p, err := i.build(ctx)
+// pack packs the disk under the name that the settings have, or another: the
+// image's digest is made of the disk, its record, and the name and tag.
+func (i *Image) pack(ctx context.Context, image string) (*dagger.Container, error) {
+	to, err := i.address(image)
 	if err != nil {
 		return nil, err
 	}
-	return stage(ctx, withDisk(b.box, diskPath, b.disk), slices.Concat([]string{"pack", diskPath, "-o", layoutPath}, settings(a), p.Pack)...)
+	if _, err := i.Module.stages(ctx, things{}, append([]string{"--for=pack"}, to...), nil, nil); err != nil {
+		return nil, err
+	}
+	stages, err := stagesOf(i.Stages)
+	if err != nil {
+		return nil, err
+	}
+	b, err := i.build(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.pack(ctx, append(stages["pack"], to...)...)
+}
+
+// address are the flags that name the image: those of the settings, or of
+// PREFIX/NAME:TAG where that is given. The program checks what the parts are made of.
+func (i *Image) address(image string) ([]string, error) {
+	stages, err := stagesOf(i.Stages)
+	if err != nil {
+		return nil, err
+	}
+	var to []string
+	for _, arg := range stages["push"] {
+		if strings.HasPrefix(arg, "--target-registry=") || image == "" && (strings.HasPrefix(arg, "--registry-prefix=") || strings.HasPrefix(arg, "--image-")) {
+			to = append(to, arg)
+		}
+	}
+	if image == "" {
+		return to, nil
+	}
+	prefix, last := "", image
+	if at := strings.LastIndexByte(image, '/'); at >= 0 {
+		prefix, last = image[:at], image[at+1:]
+	}
+	name, tag, _ := strings.Cut(last, ":")
+	if name == "" || tag == "" || strings.Contains(image, "@") {
+		return nil, fmt.Errorf("--image %q is no name to publish under: give PREFIX/NAME:TAG, a new tag for each image", image)
+	}
+	return append(to, "--registry-prefix="+prefix, "--image-name="+name, "--image-tag="+tag), nil
 }

@@ -27,7 +27,7 @@ var packages = []string{
 }
 
 const (
-	suite = "trixie" // of the base image, whose Ansible manages it
+	suite = "trixie" // of the base image
 
 	user = "1000:1000" // who the stages run as, by number: Kubernetes wants proof that it is not root
 	home = "/work"     // the one place that this user writes to, and its home
@@ -119,6 +119,9 @@ func (m *Diskforge) withPlaybooks(box *dagger.Container) *dagger.Container {
 
 // debian lets apt ask the mirror, where one is given.
 func (m *Diskforge) debian(box *dagger.Container) (*dagger.Container, error) {
+	if m.Refresh != "" {
+		box = box.WithEnvVariable("REFRESH", m.Refresh) // all that is made of it is made anew
+	}
 	if m.AptMirror == "" {
 		return box, nil
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/fleet/render"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
 const workflows = "../.github/workflows/"
@@ -148,20 +149,30 @@ func play(t *testing.T, script, stand, does string, env ...string) (called [][]s
 const packs = `printf '{"manifests":[{"digest":"sha256:0123"}]}' >index.json && tar -cf image.tar ./index.json
 mkdir -p report && echo 'what was built from what' >report/summary.md`
 
-func TestHostileInputsReachDaggerAsOneArgumentEach(t *testing.T) {
+// given are the settings that a script wrote for the module.
+func given(t *testing.T, dir string) (all map[string]any) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "settings.json"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, &all))
+	return all
+}
+
+func TestHostileInputsReachDaggerAsTheyAre(t *testing.T) {
 	w, _ := read(t, "build.yml")
 	const hostile = `x"; touch owned; $(touch owned) --registry-pass=env://HOME #`
 	called, dir := play(t, w.script(t, "build", "build"), "dagger", packs,
 		"ANSIBLE_PLAYBOOK="+hostile, "IMAGE_NAME="+hostile, "IMAGE_TAG=1", "ISO_URL="+hostile, "ISO_CHECKSUM="+hostile, "ANSIBLE_DIR="+hostile,
-		"GIT_ANSIBLE_URL="+hostile, "GIT_ANSIBLE_BRANCH="+hostile, "DISK_SIZE="+hostile, "DESKTOP=true", "BAKE_USER=false")
+		"GIT_ANSIBLE_URL="+hostile, "GIT_ANSIBLE_BRANCH="+hostile, "DISK_SIZE="+hostile, "SETTINGS=", "ACCELERATOR=kvm", "INSTALL_DESKTOP_ENVIRONMENT=true", "BAKE_USER=false")
 	assert.NoFileExists(t, filepath.Join(dir, "owned"))
 	require.Len(t, called, 3)
 	assert.Equal(t, []string{
-		"-m", "./diskforge", "call", "build", "--ansible-playbook=" + hostile, "--disk-size=" + hostile,
-		"--install-desktop-environment=true", "--bake-user=false", "--accelerator=kvm", "--iso-url=" + hostile, "--iso-checksum=" + hostile,
-		"--ansible=caller/" + hostile, "--git-ansible-url=" + hostile, "--git-ansible-branch=" + hostile,
-		"oci", "--image-name=" + hostile, "--image-tag=1", "export", "--path=image.tar",
+		"-m", "./diskforge", "call", "build", "--ansible-playbook=" + hostile, "--settings=settings.json", "--ansible=caller/" + hostile, "oci", "export", "--path=image.tar",
 	}, called[0])
+	assert.Equal(t, map[string]any{
+		"ISO_URL": hostile, "ISO_CHECKSUM": hostile, "BASE_FROM_PACKAGES": nil, "GIT_ANSIBLE_URL": hostile, "GIT_ANSIBLE_BRANCH": hostile, "DISK_SIZE": hostile,
+		"INSTALL_DESKTOP_ENVIRONMENT": "true", "BAKE_USER": "false", "ACCELERATOR": "kvm", "IMAGE_NAME": hostile, "IMAGE_TAG": "1",
+	}, given(t, dir))
 	summary, err := os.ReadFile(filepath.Join(dir, "summary"))
 	require.NoError(t, err)
 	assert.True(t, strings.HasPrefix(string(summary), "what was built from what\n"), "the report is the summary")
@@ -174,7 +185,7 @@ func TestAGatesFindingIsTheSummaryOfABuildThatFailed(t *testing.T) {
 	const finding = "/etc/machine-id is not empty; </pre>"
 	called, dir := play(t, script, "dagger", "echo '"+finding+"' >&2; exit 1",
 		"ANSIBLE_PLAYBOOK=p", "IMAGE_NAME=x", "IMAGE_TAG=1", "ISO_URL=", "ISO_CHECKSUM=", "ANSIBLE_DIR=",
-		"GIT_ANSIBLE_URL=", "GIT_ANSIBLE_BRANCH=", "DISK_SIZE=10G", "DESKTOP=false", "BAKE_USER=false")
+		"GIT_ANSIBLE_URL=", "GIT_ANSIBLE_BRANCH=", "DISK_SIZE=10G", "ACCELERATOR=kvm", "INSTALL_DESKTOP_ENVIRONMENT=false", "BAKE_USER=false", "SETTINGS=")
 	assert.Len(t, called, 1, "nothing is asked for after the failure")
 	code, err := os.ReadFile(filepath.Join(dir, "code"))
 	require.NoError(t, err)
@@ -184,24 +195,27 @@ func TestAGatesFindingIsTheSummaryOfABuildThatFailed(t *testing.T) {
 	assert.Equal(t, "`x:1` was not built:\n\n    "+finding+"\n", string(summary))
 }
 
-func TestFurtherSettingsReachDaggerAsOneArgumentEach(t *testing.T) {
+func TestFurtherSettingsReachDaggerAsTheyAre(t *testing.T) {
 	w, _ := read(t, "build.yml")
-	const hostile = `{"extra-vars": "{\"motd\": \"$(touch owned) \\\"; touch owned #\"}", "memory": "4096"}`
+	const hostile = `{"EXTRA_VARS": "{\"motd\": \"$(touch owned) \\\"; touch owned #\"}", "MEMORY": "4096"}`
 	called, dir := play(t, w.script(t, "build", "build"), "dagger", packs,
 		"ANSIBLE_PLAYBOOK=p", "IMAGE_NAME=x", "IMAGE_TAG=1", "ISO_URL=", "ISO_CHECKSUM=", "ANSIBLE_DIR=",
-		"GIT_ANSIBLE_URL=", "GIT_ANSIBLE_BRANCH=", "DISK_SIZE=10G", "DESKTOP=false", "BAKE_USER=false", "SETTINGS="+hostile)
+		"GIT_ANSIBLE_URL=", "GIT_ANSIBLE_BRANCH=", "DISK_SIZE=10G", "ACCELERATOR=kvm", "INSTALL_DESKTOP_ENVIRONMENT=false", "BAKE_USER=false", "SETTINGS="+hostile)
 	assert.NoFileExists(t, filepath.Join(dir, "owned"))
-	assert.Equal(t, []string{`--extra-vars={"motd": "$(touch owned) \"; touch owned #"}`, "--memory=4096", "oci"}, called[0][10:13])
+	assert.Equal(t, []string{"--settings=settings.json", "oci"}, called[0][5:7])
+	settings := given(t, dir)
+	assert.Equal(t, `{"motd": "$(touch owned) \"; touch owned #"}`, settings["EXTRA_VARS"])
+	assert.Equal(t, []any{"4096", "10G"}, []any{settings["MEMORY"], settings["DISK_SIZE"]})
 }
 
 func TestABuildWithoutAURLIsMadeFromPackages(t *testing.T) {
 	w, _ := read(t, "build.yml")
-	called, _ := play(t, w.script(t, "build", "build"), "dagger", packs,
+	called, dir := play(t, w.script(t, "build", "build"), "dagger", packs,
 		"ANSIBLE_PLAYBOOK=debian-base", "IMAGE_NAME=x", "IMAGE_TAG=1", "ISO_URL=", "ISO_CHECKSUM=", "ANSIBLE_DIR=",
-		"GIT_ANSIBLE_URL=", "GIT_ANSIBLE_BRANCH=", "DISK_SIZE=10G", "DESKTOP=false", "BAKE_USER=false")
+		"GIT_ANSIBLE_URL=", "GIT_ANSIBLE_BRANCH=", "DISK_SIZE=10G", "ACCELERATOR=kvm", "INSTALL_DESKTOP_ENVIRONMENT=false", "BAKE_USER=false", "SETTINGS=")
+	assert.Equal(t, "true", given(t, dir)["BASE_FROM_PACKAGES"])
 	assert.Equal(t, []string{
-		"-m", "./diskforge", "call", "build", "--ansible-playbook=debian-base", "--disk-size=10G",
-		"--install-desktop-environment=false", "--bake-user=false", "--accelerator=kvm", "--base-from-packages", "report", "export", "--path=report",
+		"-m", "./diskforge", "call", "build", "--ansible-playbook=debian-base", "--settings=settings.json", "report", "export", "--path=report",
 	}, called[1])
 }
 
@@ -225,7 +239,7 @@ func calls(t *testing.T) (found []string) {
 
 func TestEveryArgumentInWorkflowsAndDocumentsIsOneOfTheModules(t *testing.T) {
 	var module strings.Builder
-	for _, name := range []string{"build.go", "image.go", "images.go", "all.go"} {
+	for _, name := range []string{"build.go", "image.go", "main.go", "all.go"} {
 		b, err := os.ReadFile("../ci/" + name)
 		require.NoError(t, err)
 		module.Write(b)
@@ -234,7 +248,7 @@ func TestEveryArgumentInWorkflowsAndDocumentsIsOneOfTheModules(t *testing.T) {
 	seen := map[string]bool{}
 	for _, call := range calls(t) {
 		for _, m := range flag.FindAllStringSubmatch(call, -1) {
-			if m[1] == "path" || m[1] == "help" {
+			if m[1] == "path" || m[1] == "help" || m[1] == "address" {
 				continue // Dagger's own
 			}
 			seen[m[1]] = true
@@ -245,7 +259,7 @@ func TestEveryArgumentInWorkflowsAndDocumentsIsOneOfTheModules(t *testing.T) {
 			assert.Regexp(t, `(?m)^\t`+strings.Join(words, "")+` [^:]`, module.String(), call)
 		}
 	}
-	for _, name := range []string{"iso-url", "iso-checksum", "base-from-packages", "ansible", "bake-user", "image-name", "registry-pass"} {
+	for _, name := range []string{"iso-url", "iso-checksum", "base-from-packages", "ansible", "set", "settings", "pass", "catalogue"} {
 		assert.True(t, seen[name], "the test found no --"+name)
 	}
 }
@@ -253,7 +267,7 @@ func TestEveryArgumentInWorkflowsAndDocumentsIsOneOfTheModules(t *testing.T) {
 func TestTheWorkflowsUseTheModulesDaggerAndGo(t *testing.T) {
 	module, err := os.ReadFile("../dagger.json")
 	require.NoError(t, err)
-	images, err := os.ReadFile("../ci/images.go")
+	images, err := os.ReadFile("../ci/main.go")
 	require.NoError(t, err)
 	for _, name := range all(t) {
 		_, text := read(t, name)
@@ -305,9 +319,8 @@ func TestTheCataloguesWorkflowPassesThePlanOn(t *testing.T) {
 		"TARGET_REGISTRY=ghcr.io", "REGISTRY_PREFIX=", "GITHUB_REPOSITORY=Netgroup-Polito/Images", "REGISTRY_USER=me", "REGISTRY_PASS=secret")
 	assert.NoFileExists(t, filepath.Join(dir, "owned"))
 	assert.Equal(t, []string{
-		"-m", "./diskforge", "call", "plan", "--source=caller", "--catalogue=" + hostile, "--force=false",
-		"--target-registry=ghcr.io", "--image-tag=2026-11-23", "--registry-prefix=netgroup-polito/images",
-		"--registry-user=me", "--registry-pass=env://REGISTRY_PASS", "--only=x*", "--max-age=7d", "--format=github-matrix",
+		"-m", "./diskforge", "call", "with-registry", "--host=ghcr.io", "--user=me", "--pass=env://REGISTRY_PASS", "plan", "--catalogue=caller", "--file=" + hostile,
+		"--force=false", "--set=IMAGE_TAG=2026-11-23", "--set=REGISTRY_PREFIX=netgroup-polito/images", "--only=x*", "--max-age=7d", "github-matrix",
 	}, called[1])
 	output, err := os.ReadFile(filepath.Join(dir, "output"))
 	require.NoError(t, err)
@@ -348,15 +361,7 @@ func TestEveryLevelOfAPlanIsBuiltByTheSameWorkflow(t *testing.T) {
 	}
 }
 
-// module are the arguments of the Dagger module's build.
-func module(t *testing.T) string {
-	t.Helper()
-	b, err := os.ReadFile("../ci/build.go")
-	require.NoError(t, err)
-	return string(b)
-}
-
-func TestEverySettingOfACatalogueIsAnInputOrAnArgumentOfTheModule(t *testing.T) {
+func TestEverySettingOfACatalogueIsAnInputOrASetting(t *testing.T) {
 	c, err := catalogue.Parse("x", "/x", []byte(`
 images: [{name: x, base: {packages: bookworm}, playbook: p, git: {url: "https://x/y", branch: b, path: p}, desktop: true, vars: {a: b}, memory: 2048, cpus: 2,
   size: 10G, architecture: amd64, boot-timeout: 5m, build-user: b, vm-user: v, bake-user: true, sparsify: trim, compression: zlib, tags: "1"}]`))
@@ -370,14 +375,11 @@ images: [{name: x, base: {packages: bookworm}, playbook: p, git: {url: "https://
 		}
 	}
 	require.NoError(t, json.Unmarshal([]byte(out.String()), &m))
-	settings := m.Levels[0].Include[0].Settings
-	require.Len(t, settings, 13)
-	for name := range settings {
-		words := strings.Split(name, "-")
-		for i := range words[1:] {
-			words[i+1] = strings.ToUpper(words[i+1][:1]) + words[i+1][1:]
-		}
-		assert.Regexp(t, `(?m)^\t`+strings.Join(words, "")+` string,$`, module(t))
+	given := m.Levels[0].Include[0].Settings
+	require.Len(t, given, 13)
+	for name := range given {
+		_, known := settings.By(name)
+		assert.True(t, known, name)
 	}
 }
 

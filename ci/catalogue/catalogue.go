@@ -7,10 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
-
-	"dagger/diskforge/flags"
 )
 
 // Image is one image of the plan, as far as it is read here.
@@ -80,90 +77,62 @@ func Base(i, from Image, reference string, layout bool, path string) []string {
 		_, digest, _ := strings.Cut(reference, "@")
 		url = "oci:" + path + "@" + digest
 	}
-	return flags.Of("iso-url", url, "iso-checksum", "inputs:"+from.Inputs)
+	return []string{"--iso-url=" + url, "--iso-checksum=inputs:" + from.Inputs}
 }
 
-// Mentions says whether one of the arguments has the text in it.
-func Mentions(args []string, text string) bool {
-	return slices.ContainsFunc(args, func(arg string) bool { return strings.Contains(arg, text) })
+// Graph runs the images of a plan, each once, and keeps what came of them.
+type Graph[Result any] struct {
+	nodes map[string]*node[Result]
+	room  chan struct{}
 }
 
-// Made is what came of an image: where it is, and its layout where it was
-// built now.
-type Made[Layout any] struct {
-	Reference string
-	Layout    Layout
-}
-
-// Graph runs the images of a plan, each once.
-type Graph[Layout any] struct {
-	images []Image
-	nodes  map[string]*node[Layout]
-	room   chan struct{}
-}
-
-type node[Layout any] struct {
-	image Image
-	ended chan struct{}
-	made  Made[Layout]
-	err   error
+type node[Result any] struct {
+	image  Image
+	ended  chan struct{}
+	result Result
+	err    error
 }
 
 // NewGraph returns the graph of the images, of which jobs run at once.
-func NewGraph[Layout any](images []Image, jobs int) *Graph[Layout] {
-	g := &Graph[Layout]{images: images, nodes: map[string]*node[Layout]{}, room: make(chan struct{}, jobs)}
+func NewGraph[Result any](images []Image, jobs int) *Graph[Result] {
+	g := &Graph[Result]{nodes: map[string]*node[Result]{}, room: make(chan struct{}, jobs)}
 	for _, i := range images {
-		g.nodes[i.Name] = &node[Layout]{image: i, ended: make(chan struct{})}
+		g.nodes[i.Name] = &node[Result]{image: i, ended: make(chan struct{})}
 	}
 	return g
 }
 
 // Image is the image of that name, or none.
-func (g *Graph[Layout]) Image(name string) Image {
+func (g *Graph[Result]) Image(name string) Image {
 	if n := g.nodes[name]; n != nil {
 		return n.image
 	}
 	return Image{}
 }
 
+// Result is what came of an image that Run made.
+func (g *Graph[Result]) Result(name string) (Result, error) {
+	return g.nodes[name].result, g.nodes[name].err
+}
+
 // Run makes the image once its parent is made and there is room.
-func (g *Graph[Layout]) Run(ctx context.Context, i Image, build func(parent Made[Layout]) (Made[Layout], error)) {
+func (g *Graph[Result]) Run(ctx context.Context, i Image, build func(parent Result) (Result, error)) {
 	n := g.nodes[i.Name]
 	defer close(n.ended)
-	var parent Made[Layout]
+	var parent Result
 	if p := g.nodes[i.From]; p != nil {
 		<-p.ended
 		if p.err != nil {
 			n.err = errBlocked
 			return
 		}
-		parent = p.made
+		parent = p.result
 	}
 	g.room <- struct{}{}
 	defer func() { <-g.room }()
 	if n.err = ctx.Err(); n.err == nil {
-		n.made, n.err = build(parent)
+		n.result, n.err = build(parent)
 	}
 }
 
 var errBlocked = errors.New("what it starts from was not made")
-
-// Summary is a line for each image, in the plan's order; an error where one
-// failed.
-func (g *Graph[Layout]) Summary() (string, error) {
-	var lines strings.Builder
-	var failed []string
-	for _, i := range g.images {
-		n := g.nodes[i.Name]
-		state := map[string]string{Skip: i.Why, Tag: "tagged", Build: "built"}[i.Action]
-		if n.err != nil {
-			state = "failed"
-			failed = append(failed, i.Name+": "+strings.TrimPrefix(n.err.Error(), "input: ")) // gqlerror's word for where it was
-		}
-		fmt.Fprintf(&lines, "%s\t%s\t%s\n", i.Name, state, n.made.Reference)
-	}
-	if failed == nil {
-		return lines.String(), nil
-	}
-	return "", fmt.Errorf("%d of %d images failed\n%s\nall images:\n%s", len(failed), len(g.images), strings.Join(failed, "\n"), strings.TrimSpace(lines.String()))
-}

@@ -96,7 +96,7 @@ func TestDaggerBuildsOnceAndPublishesWhatPackGives(t *testing.T) {
 	_, port, err := net.SplitHostPort(address)
 	require.NoError(t, err)
 	publish := func(tag, password string) *run {
-		return call(t, map[string]string{"E2E_PASSWORD": password}, demo(append([]string{"publish", "--address=registry:" + port + "/labs/dagger:" + tag}, login(address)...)...)...)
+		return call(t, map[string]string{"E2E_PASSWORD": password}, append(login(address), demo("publish", "--image=labs/dagger:"+tag)...)...)
 	}
 	assert.Contains(t, refuse(t, publish("one", "wrong")), "push: ")
 	me := &authn.Basic{Username: "me", Password: secret}
@@ -129,7 +129,7 @@ func TestDaggerBuildsOnceAndPublishesWhatPackGives(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, digest, got.String())
 		checkContract(t, image)
-		inspected := succeed(t, call(t, map[string]string{"E2E_PASSWORD": secret}, append([]string{"inspect", "--ref=registry:" + port + "/labs/dagger:" + tag}, login(address)...)...))
+		inspected := succeed(t, call(t, map[string]string{"E2E_PASSWORD": secret}, append(login(address), "inspect", "--ref=registry:"+port+"/labs/dagger:"+tag)...))
 		assert.Contains(t, inspected, digest)
 		assert.Empty(t, holdsSecret(t, filepath.Join(dir, tag)), "the published image is the packed one")
 	}
@@ -139,7 +139,8 @@ func TestDaggerBuildsOnceAndPublishesWhatPackGives(t *testing.T) {
 // login are the arguments with which the module reaches the registry on this
 // host's loopback as registry:PORT; E2E_PASSWORD has the password.
 func login(address string) []string {
-	return []string{"--registry-user=me", "--registry-pass=env://E2E_PASSWORD", "--registry-insecure", "--registry-service=tcp://" + address}
+	_, port, _ := strings.Cut(address, ":")
+	return []string{"with-registry", "--host=registry:" + port, "--user=me", "--pass=env://E2E_PASSWORD", "--insecure", "--service=tcp://" + address}
 }
 
 // reports checks the report in a directory: that every stage and every gate
@@ -204,37 +205,39 @@ func TestDaggerBuildsACatalogueOnceAndPublishesWhatIsClean(t *testing.T) {
 	_, port, err := net.SplitHostPort(address)
 	require.NoError(t, err)
 	at := "registry:" + port + "/fleet/"
-	all := func(command string, args ...string) *run {
-		args = append(append([]string{command, "--source=" + source, "--target-registry=registry:" + port, "--registry-prefix=fleet"}, login(address)...), args...)
-		return call(t, map[string]string{"E2E_PASSWORD": secret}, args...)
+	all := func(args ...string) *run {
+		args = append(args[:1:1], append([]string{"--catalogue=" + source, "--set=REGISTRY_PREFIX=fleet"}, args[1:]...)...)
+		return call(t, map[string]string{"E2E_PASSWORD": secret}, append(login(address), args...)...)
 	}
-	lines := func(r *run) map[string][]string {
+	// summary is the state and the reference of each image.
+	summary := func(r *run) map[string][]string {
 		found := map[string][]string{}
-		for line := range strings.Lines(succeed(t, r) + "\n") {
-			name, rest, _ := strings.Cut(strings.TrimSpace(line), "\t")
-			found[name] = strings.Split(rest, "\t")
+		for line := range strings.Lines(succeed(t, r)) {
+			words := strings.Fields(line)
+			require.Len(t, words, 3, line)
+			found[words[1]] = []string{words[0], words[2]}
 		}
 		return found
 	}
-	assert.Contains(t, succeed(t, all("plan")), "3 images: 3 to build")
+	assert.Contains(t, succeed(t, all("plan", "text")), "3 images: 3 to build")
 
-	built := lines(all("build-all", "--only=base", "--only=course"))
+	built := summary(all("build-all", "--only=base", "--only=course", "summary"))
 	for _, name := range []string{"base", "course"} {
 		require.Len(t, built[name], 2)
 		assert.Equal(t, "built", built[name][0])
 		assert.True(t, strings.HasPrefix(built[name][1], at+name+":v1@sha256:"), built[name][1])
-		assert.Contains(t, succeed(t, call(t, map[string]string{"E2E_PASSWORD": secret}, append([]string{"inspect", "--ref=" + at + name + ":v1"}, login(address)...)...)), "sha256:")
+		assert.Contains(t, succeed(t, call(t, map[string]string{"E2E_PASSWORD": secret}, append(login(address), "inspect", "--ref="+at+name+":v1")...)), "sha256:")
 	}
 	began := time.Now()
-	for name, line := range lines(all("build-all", "--only=base", "--only=course")) {
+	for name, line := range summary(all("build-all", "--only=base", "--only=course", "summary")) {
 		assert.Equal(t, "unchanged", line[0], name)
 	}
 	t.Logf("unchanged: %s", time.Since(began).Round(time.Second))
-	for name, line := range lines(all("build-all", "--only=base", "--only=course", "--image-tag=v2")) {
+	for name, line := range summary(all("build-all", "--only=base", "--only=course", "--set=IMAGE_TAG=v2", "summary")) {
 		assert.Equal(t, "tagged", line[0], name)
 	}
 
-	leaky := all("build-all", "--only=leaky") // its parent comes from the registry
+	leaky := all("build-all", "--only=leaky", "summary") // its parent comes from the registry
 	assert.Equal(t, "1 of 2 images failed", refuse(t, leaky))
 	assert.Contains(t, leaky.errors(), "leaky: ")
 	assert.Contains(t, leaky.errors(), "/etc/leaked.pem")
@@ -244,7 +247,7 @@ func TestDaggerEngineGivesTheProgramTheSameImage(t *testing.T) {
 	cli := daggerCLI(t)
 	dir := t.TempDir()
 	archive := filepath.Join(dir, "image.tar")
-	succeed(t, call(t, nil, demo("oci", "--image-name=same", "--image-tag=1", "export", "--path="+archive)...))
+	succeed(t, call(t, nil, demo("--set=IMAGE_NAME=same", "--set=IMAGE_TAG=1", "oci", "export", "--path="+archive)...))
 	index, err := exec.Command("tar", "-xOf", archive, "./index.json").Output()
 	require.NoError(t, err)
 	var layout struct{ Manifests []struct{ Digest string } }
@@ -296,13 +299,14 @@ func TestDaggerRefusesBadInputInOneLine(t *testing.T) {
 	dir := t.TempDir()
 	noDisk := filepath.Join(dir, "base.qcow2")
 	require.NoError(t, os.WriteFile(noDisk, []byte(strings.Repeat("no disk\n", 1000)), 0o600))
+	publish := func(args ...string) []string { return append(args, demo("publish", "--image=a:1")...) }
 	for says, args := range map[string][]string{
 		"choose one base image":                    {"build", "--ansible-playbook=debian-base", "--base=" + noDisk, "--iso-url=https://example.org/a.qcow2"},
-		"there is no base image":                   {"build", "--ansible-playbook=debian-base"},
+		"ISO_URL: is not set":                      {"build", "--ansible-playbook=debian-base"},
 		"base: ":                                   {"build", "--ansible-playbook=debian-base", "--base=" + noDisk, "log"},
-		"KVM does not work here":                   demo("--accelerator=kvm", "log"),
-		"--registry-pass is not given":             demo("publish", "--address=registry:5000/a:1", "--registry-user=me"),
-		"set the variable that env:// names":       demo("publish", "--address=registry:5000/a:1", "--registry-user=me", "--registry-pass=env://E2E_NOT_SET"),
+		"KVM does not work here":                   demo("--set=ACCELERATOR=kvm", "log"),
+		"--pass is not given":                      publish("with-registry", "--host=registry:5000", "--user=me"),
+		"set the variable that env:// names":       publish("with-registry", "--host=registry:5000", "--user=me", "--pass=env://E2E_NOT_SET"),
 		"--apt-mirror is no http or https address": {"--apt-mirror=ftp://a", "toolbox"},
 	} {
 		if says == "KVM does not work here" && kvmWorks(t) {
@@ -314,25 +318,36 @@ func TestDaggerRefusesBadInputInOneLine(t *testing.T) {
 
 func TestDaggerTellsWhatTheArgumentsTellBeforeItMakesAnything(t *testing.T) {
 	daggerCLI(t)
-	fresh := "--refresh=" + time.Now().Format(time.RFC3339Nano) // nothing of such a build is in the engine
+	fresh := "--refresh=" + time.Now().Format(time.RFC3339Nano) // nothing of such a toolbox is in the engine
 	for says, args := range map[string][]string{
-		`--memory "lots" is not understood`:       demo(fresh, "--memory=lots", "log"),
-		`--disk-size "10X" is not understood`:     demo(fresh, "--disk-size=10X", "log"),
-		`there is no playbook "nonexistent"`:      {"build", "--base-from-packages", "--ansible-playbook=nonexistent", fresh, "log"},
-		"there is no address to publish to":       demo(fresh, "publish"),
-		"--iso-checksum is not given":             {"build", "--ansible-playbook=debian-base", "--iso-url=https://example.org/a.qcow2", "log"},
-		`--accelerator "hvf" is not understood`:   {"build-all", "--source=" + t.TempDir(), "--accelerator=hvf"},
-		"the source folder has no such file":      {"plan", "--source=" + t.TempDir()},
-		"cannot be fetched":                       {"build", "--ansible-playbook=debian-base", "--iso-url=https://localhost:1/a", "--iso-checksum=file:https://localhost:1/SHA256SUMS", "log"},
-		`--image-tag "a b" is not understood`:     demo(fresh, "layout", "--image-tag=a b"),
-		`--format "xml" is not known`:             demo(fresh, "inspect", "--format=xml"),
-		"has no name or no tag":                   demo(fresh, "publish", "--address=registry:5000/labs/a"),
-		`--sparsify "virt-sparsify" is not under`: demo(fresh, "--sparsify=virt-sparsify", "log"),
+		`MEMORY: "lots" is no amount of memory`:                 demo("--set=MEMORY=lots", "log"),
+		`DISK_SIZE: "10X"`:                                      demo("--set=DISK_SIZE=10X", "log"),
+		`there is no playbook "nonexistent"`:                    {"build", "--base-from-packages", "--ansible-playbook=nonexistent", "log"},
+		"there is no registry to publish to":                    demo("publish", "--image=labs/a:1"),
+		"ISO_CHECKSUM":                                          {"build", "--ansible-playbook=debian-base", "--iso-url=https://example.org/a.qcow2", "log"},
+		`ACCELERATOR: "hvf" is not known`:                       {"build-all", "--catalogue=" + catalogueOf(t), "--set=ACCELERATOR=hvf", "summary"},
+		"the catalogue's folder has no such file":               {"plan", "--catalogue=" + t.TempDir(), "text"},
+		"SHA256SUMS":                                            {"build", "--ansible-playbook=debian-base", "--iso-url=https://localhost:1/a", "--iso-checksum=file:https://localhost:1/SHA256SUMS", "log"},
+		"IMAGE_TAG":                                             demo("--set=IMAGE_NAME=a", "--set=IMAGE_TAG=a b", "layout"),
+		"give PREFIX/NAME:TAG":                                  {"with-registry", "--host=registry:5000", "build", "--base-from-packages", "--ansible-playbook=debian-base", "publish", "--image=labs/a"},
+		"cannot be virt-sparsify":                               demo("--set=SPARSIFY=virt-sparsify", "log"),
+		"MEMORI is no setting of build":                         demo("--set=MEMORI=1", "log"),
+		"REGISTRY_USER is the registry's business":              demo("--set=REGISTRY_USER=me", "log"),
+		"ANSIBLE_DIR names what is on your host, which an engi": demo("--set=ANSIBLE_DIR=.", "log"),
 	} {
-		r := call(t, nil, args...)
+		r := call(t, nil, append([]string{fresh}, args...)...)
 		assert.Contains(t, refuse(t, r), says)
 		assert.NotContains(t, r.errors(), "mmdebstrap", "%s: a base was made first", says)
+		assert.NotContains(t, r.errors(), "qemu-system-x86", "%s: the toolbox was made first", says)
 	}
+}
+
+// catalogueOf is a folder with a catalogue.
+func catalogueOf(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "catalogue.yaml"), []byte(fleet["catalogue.yaml"]), 0o644))
+	return dir
 }
 
 func TestDaggerEngineThatDoesNotAnswerIsNamed(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"dagger.io/dagger"
+	"github.com/dagger/querybuilder"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
@@ -98,18 +99,16 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 	if err := client.ModuleSource(module).AsModule().Serve(ctx); err != nil {
 		return result, failure.Wrap(err, "the Dagger module "+module+" cannot be loaded", "")
 	}
-	toolbox := map[string]any{}
-	for variable, argument := range toolboxVariables {
-		if v := os.Getenv(variable); v != "" {
-			toolbox[argument] = v
-		}
+	image, err := b.image(client, inputs)
+	if err != nil {
+		return result, err
 	}
-	image := with(with(client.QueryBuilder().Select("diskforge"), toolbox).Select("build"), inputs.arguments(client))
-	if err := exportReport(ctx, image, b.Config.OutputDir); err != nil {
+	// Report.html, report.json and summary.md.
+	if _, err := new(dagger.Directory).WithGraphQLQuery(image.Select("report")).Export(ctx, b.Config.OutputDir); err != nil {
 		return result, err
 	}
 	result.Layout = pipeline.Layout(b.Config.OutputDir, b.Config.ImageName)
-	if err := exportLayout(ctx, image, b.address(), result.Layout); err != nil {
+	if err := exportLayout(ctx, image, result.Layout); err != nil {
 		return result, err
 	}
 	packed, err := oci.Load(result.Layout)
@@ -117,10 +116,59 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 		return result, err
 	}
 	result.Reference = "oci:" + result.Layout + "@" + packed.Digest
-	if b.Config.Reference == "" || !b.Config.Push {
+	if !b.publishes() {
 		return result, nil
 	}
-	return result, b.publish(ctx, client, image, &result)
+	return result, image.Select("publish").Bind(&result.Reference).Execute(ctx)
+}
+
+func (b *Build) publishes() bool { return b.Config.Reference != "" && b.Config.Push }
+
+// image is the image in the module's words. The registry's password travels as
+// a secret, and is read as the host's push reads it.
+func (b *Build) image(client *dagger.Client, in inputs) (*querybuilder.Selection, error) {
+	q := client.QueryBuilder().Select("diskforge")
+	for variable, argument := range toolboxVariables {
+		if v := os.Getenv(variable); v != "" {
+			q = q.Arg(argument, v)
+		}
+	}
+	if b.publishes() {
+		q = q.Select("withRegistry").Arg("host", b.Config.TargetRegistry).Arg("insecure", b.Config.RegistryInsecure)
+		if b.Config.RegistryUser != "" {
+			credentials, err := pipeline.RegistryOptions(b.Config, b.Version)
+			if err != nil {
+				return nil, err
+			}
+			q = q.Arg("user", b.Config.RegistryUser).Arg("pass", client.SetSecret("registry-password", credentials.Password))
+		}
+		if b.Config.CAFile != "" {
+			q = q.Arg("caFile", client.Host().File(b.Config.CAFile))
+		}
+	}
+	q = q.Select("build")
+	for name, value := range in.arguments(client) {
+		q = q.Arg(name, value)
+	}
+	return q, nil
+}
+
+// exportLayout writes the image's OCI layout to a directory of this host, whole
+// or not at all.
+func exportLayout(ctx context.Context, image *querybuilder.Selection, layout string) error {
+	part := layout + ".part"
+	defer os.RemoveAll(part)
+	if err := os.MkdirAll(part, 0o755); err != nil { // Dagger makes folders for their owner alone
+		return err
+	}
+	directory := new(dagger.Directory).WithGraphQLQuery(image.Select("layout"))
+	if _, err := directory.Export(ctx, part, dagger.DirectoryExportOpts{Wipe: true}); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(layout); err != nil {
+		return err
+	}
+	return os.Rename(part, layout)
 }
 
 // answers asks an engine that is named by its socket or its TCP address

@@ -4,50 +4,26 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"dagger.io/dagger"
 
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
-// inputs are the arguments of the module's build function. Text and switches
-// are passed as they were given; what is a file here travels as one.
+// inputs are what the module's function build is given: settings by their
+// names, and what is a file or a folder here as one. Defaults stay at home:
+// what `dagger call build` makes without them is the same build.
 type inputs struct {
-	text  map[string]string
-	flags map[string]bool
-	files map[string]string // argument to path on this host
-	dirs  map[string]string // likewise, folders
-	// secrets are files that no layer and no log may have.
-	secrets map[string]string
-}
-
-// argument is the module's name of a setting.
-func argument(f settings.Field) string {
-	var name strings.Builder
-	for n, word := range strings.Split(strings.TrimPrefix(f.Flag, "qcow2-"), "-") {
-		if n > 0 {
-			word = strings.ToUpper(word[:1]) + word[1:]
-		}
-		name.WriteString(word)
-	}
-	return name.String()
-}
-
-// text are the settings that travel as text, by argument. Defaults stay at
-// home: what `dagger call build` made without them is the same build.
-func text(s settings.Settings) map[string]string {
-	all := map[string]string{}
-	for _, f := range settings.Fields() {
-		if value := f.Value(s); f.In("build") && f.Engine == "" && !f.Bool && value != f.Default {
-			all[argument(f)] = value
-		}
-	}
-	return all
+	set      settings.Settings
+	playbook string
+	files    map[string]string // argument to path on this host
+	dirs     map[string]string // likewise, folders
+	secret   string            // file with the password of the vaults
 }
 
 // warn tells of settings that were given and are ignored.
@@ -59,32 +35,33 @@ func (b *Build) warn() {
 	}
 }
 
-// inputs turns the settings into the function's arguments.
+// inputs sorts the settings by how they travel.
 func (b *Build) inputs(ctx context.Context) (inputs, error) {
 	s, c := b.Settings, b.Config
 	in := inputs{
-		text: text(s),
-		flags: map[string]bool{
-			"baseFromPackages": c.BaseFromPackages, "installDesktopEnvironment": c.Desktop, "bakeUser": c.BakeUser,
-			"registryInsecure": c.RegistryInsecure && c.BaseImage.Reference != "",
-		},
-		files:   map[string]string{"caFile": c.CAFile, "hygieneAllow": c.HygieneAllow},
-		dirs:    map[string]string{"ansible": c.AnsibleDir, "baseLayout": c.BaseImage.Layout},
-		secrets: map[string]string{"ansibleVaultPassword": s["ANSIBLE_VAULT_PASSWORD_FILE"]},
+		set: settings.Settings{}, playbook: s["ANSIBLE_PLAYBOOK"], secret: c.VaultPasswordFile,
+		files: map[string]string{"caFile": c.CAFile, "hygieneAllow": c.HygieneAllow},
+		dirs:  map[string]string{"ansible": c.AnsibleDir, "baseLayout": c.BaseImage.Layout},
+	}
+	for _, f := range settings.Fields() {
+		travels := f.Engine == "" || f.Engine == "address" && f.Env != "PUSH"
+		if f.In("build") && travels && f.Env != "ANSIBLE_PLAYBOOK" && f.Value(s) != f.Default {
+			in.set[f.Env] = f.Value(s)
+		}
 	}
 	if path, ok := strings.CutPrefix(s["EXTRA_VARS"], "@"); ok {
-		in.files["extraVarsFile"] = path
-		delete(in.text, "extraVars")
+		in.files["extraVars"] = path
+		delete(in.set, "EXTRA_VARS")
 	}
 	if c.VaultIdentities != "" {
-		return in, failure.New("ANSIBLE_VAULT_IDENTITY_LIST names files of this host, which a Dagger engine does not see", "give one password, in ANSIBLE_VAULT_PASSWORD_FILE, or build with --engine host")
+		return in, failure.New("ANSIBLE_VAULT_IDENTITY_LIST names files of this host, which a Dagger engine does not see",
+			"give one password, in ANSIBLE_VAULT_PASSWORD_FILE, or build with --engine host")
 	}
-	if onLoopback(c.BaseImage.Reference) {
-		return in, failure.New("ISO_URL is on this host's loopback, which a Dagger engine's containers do not reach", "name the registry by another address")
-	}
-	if onLoopback(c.TargetRegistry) {
-		return in, failure.New("TARGET_REGISTRY is on this host's loopback, which a Dagger engine's containers do not reach",
-			"name it by another address, or give it to dagger call … publish with --registry-service tcp://"+c.TargetRegistry)
+	for name, reference := range map[string]string{"ISO_URL": c.BaseImage.Reference, "TARGET_REGISTRY": c.TargetRegistry} {
+		if onLoopback(reference) {
+			return in, failure.New(name+" is on this host's loopback, which a Dagger engine's containers do not reach",
+				"name the registry by another address, or give it to dagger call with-registry --service tcp://"+c.TargetRegistry)
+		}
 	}
 	return in, b.localBase(ctx, in)
 }
@@ -95,51 +72,46 @@ func (b *Build) localBase(ctx context.Context, in inputs) error {
 	url, list := b.Settings["ISO_URL"], b.Config.ISOChecksum.File
 	switch image := b.Config.BaseImage; {
 	case image.Layout != "":
-		in.text["isoChecksum"] = image.Digest
+		in.set["ISO_CHECKSUM"] = image.Digest
 		if image.Digest == "" {
-			in.text["isoChecksum"] = "inputs:" + image.Inputs
+			in.set["ISO_CHECKSUM"] = "inputs:" + image.Inputs
 		}
 	case url != "" && !isRemote(url):
 		file, err := base.Fetch(ctx, url, b.Config.ISOChecksum, base.DownloadOptions{}, progress.Discard)
 		if err != nil {
 			return err
 		}
-		in.files["base"], in.text["isoChecksum"] = file.Path, file.Digest
+		in.files["base"], in.set["ISO_CHECKSUM"] = file.Path, file.Digest
 	case list != "" && !isRemote(list):
 		return failure.New("ISO_CHECKSUM names a file of this host, which the engine does not see", "give the list's URL, or the checksum itself")
 	default:
 		return nil
 	}
-	delete(in.text, "isoUrl")
+	delete(in.set, "ISO_URL")
 	return nil
 }
 
 // onLoopback says whether a registry or a reference is on this host's loopback.
 func onLoopback(reference string) bool {
 	registry, _, _ := strings.Cut(reference, "/")
-	host, _, err := net.SplitHostPort(registry)
-	if err != nil { // there is no port
-		host = registry
-	}
-	return httpclient.Loopback(host)
+	host, _, _ := strings.Cut(registry, ":")
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 func isRemote(url string) bool {
-	return strings.HasPrefix(url, "http://") || strings.HasPrefix(url, "https://") || strings.HasPrefix(url, "oci://")
+	return slices.ContainsFunc([]string{"http://", "https://", "oci://"}, func(scheme string) bool { return strings.HasPrefix(url, scheme) })
 }
 
 // arguments are the inputs as the engine takes them; what was not given is
 // left to the module.
 func (in inputs) arguments(client *dagger.Client) map[string]any {
-	args := map[string]any{}
-	for name, value := range in.text {
-		args[name] = value
-	}
-	for name, on := range in.flags {
-		if on {
-			args[name] = on
+	set := []string{}
+	for _, f := range settings.Fields() {
+		if text, given := in.set[f.Env]; given {
+			set = append(set, f.Env+"="+text)
 		}
 	}
+	args := map[string]any{"ansiblePlaybook": in.playbook, "set": set}
 	for name, path := range in.files {
 		if path != "" {
 			args[name] = client.Host().File(absolute(path))
@@ -150,10 +122,8 @@ func (in inputs) arguments(client *dagger.Client) map[string]any {
 			args[name] = client.Host().Directory(absolute(path))
 		}
 	}
-	for name, path := range in.secrets {
-		if path != "" {
-			args[name] = client.Secret("file://" + absolute(path))
-		}
+	if in.secret != "" {
+		args["vaultPassword"] = client.Secret("file://" + absolute(in.secret))
 	}
 	return args
 }

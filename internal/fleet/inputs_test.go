@@ -273,7 +273,7 @@ func TestJobsAndMatricesBuildExactlyWhatWasPlanned(t *testing.T) {
 	require.Len(t, m.Levels, 2)
 	for i, level := range m.Levels {
 		got := level.Include[0]
-		assert.Equal(t, want[i], map[string]string{"IMAGE_INPUTS": got.Settings["image-inputs"], "APT_MIRROR": got.Settings["apt-mirror"], "GIT_ANSIBLE_BRANCH": got.Branch})
+		assert.Equal(t, want[i], map[string]string{"IMAGE_INPUTS": got.Settings["IMAGE_INPUTS"], "APT_MIRROR": got.Settings["APT_MIRROR"], "GIT_ANSIBLE_BRANCH": got.Branch})
 	}
 	assert.Equal(t, "sha256:"+ones, m.Levels[0].Include[0].Checksum)
 	assert.Equal(t, "inputs:"+entries[0].Inputs, m.Levels[1].Include[0].Checksum)

@@ -46,10 +46,8 @@ func TestAChildStartsFromItsParentsDiskInALayoutOrARegistry(t *testing.T) {
 	} {
 		child, _ := newBuild(t)
 		child.Config.CacheDir, child.Config.BaseImage = t.TempDir(), c.image
-		w := child.way(nil)
-		_, err := w.getBase(t.Context(), progress.Discard)
+		base, err := child.way(nil).origin(t.Context(), progress.Discard)
 		require.NoError(t, err)
-		base := w.base
 		content, err := os.ReadFile(base.Path)
 		require.NoError(t, err)
 		assert.Equal(t, disk, content)

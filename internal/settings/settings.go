@@ -194,6 +194,18 @@ func (s Settings) Only(command string) Settings {
 	return only
 }
 
+// Arguments are the flags by which a command is given what it reads of the
+// settings. Secrets are not among them.
+func (s Settings) Arguments(command string) []string {
+	args := []string{}
+	for _, f := range table() {
+		if text, given := s[f.Env]; given && f.In(command) && !f.Secret {
+			args = append(args, "--"+f.Flag+"="+text)
+		}
+	}
+	return args
+}
+
 // With returns the settings with other texts for some variables.
 func (s Settings) With(values map[string]string) Settings {
 	with := Settings{}

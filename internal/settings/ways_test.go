@@ -63,7 +63,7 @@ func TestTheJobAndTheWorkflowsNameKnownSettings(t *testing.T) {
 
 // The module hands settings on as it is given them, and adds few of its own.
 func TestTheDaggerModuleNamesKnownSettings(t *testing.T) {
-	others := []string{"reuid", "regid", "inh-caps", "bounding-set", "only", "for"} // setpriv's, and the commands' own
+	others := []string{"reuid", "regid", "inh-caps", "bounding-set", "only", "for", "settings"} // setpriv's, and the commands' own
 	for _, flag := range regexp.MustCompile(`"--([a-z-]+)=`).FindAllStringSubmatch(read(t, "ci/*.go"), -1) {
 		if !slices.Contains(others, flag[1]) {
 			known(t, strings.ToUpper(strings.ReplaceAll(flag[1], "-", "_")), "ci")

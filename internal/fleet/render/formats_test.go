@@ -144,9 +144,9 @@ func TestMatricesBuildLevelAfterLevel(t *testing.T) {
 		"name": "netlab", "tag": "2026-11-23", "further-tags": "latest", "playbook": "netlab.yml", "desktop": true, "bake-user": true, "disk-size": "20G",
 		"git-ansible-url": "https://example.org/playbooks.git", "git-ansible-branch": "main",
 		"iso-url": "oci://harbor.example.org/labs/ubuntu-desktop:2026-11-23", "iso-checksum": fmt.Sprintf("inputs:sha256:%064d", 1),
-		"settings": map[string]any{"memory": "4Gi", "cpus": "2", "extra-vars": `{"list":[1,"two"],"motd":"$(whoami) costs $5"}`},
+		"settings": map[string]any{"MEMORY": "4Gi", "CPUS": "2", "EXTRA_VARS": `{"list":[1,"two"],"motd":"$(whoami) costs $5"}`},
 	}}, m.Levels[1].Include)
-	assert.Equal(t, map[string]any{"vm-user": "student", "compression": "zlib"}, m.Levels[2].Include[0]["settings"])
+	assert.Equal(t, map[string]any{"VM_USER": "student", "QCOW2_COMPRESSION": "zlib"}, m.Levels[2].Include[0]["settings"])
 	require.Len(t, m.Tags, 1)
 	assert.Equal(t, "harbor.example.org/labs/retagged@sha256:"+strings.Repeat("d", 64), m.Tags[0].Reference)
 	assert.Equal(t, []string{"2026-11-23", "latest"}, m.Tags[0].Tags)
@@ -208,7 +208,7 @@ func TestAFolderOfTheCheckoutIsNamedAsTheWorkflowSeesIt(t *testing.T) {
 	var out bytes.Buffer
 	require.NoError(t, render.GitHubMatrix(&out, entries, target, "/checkout"))
 	assert.Contains(t, out.String(), `"ansible-dir":"ansible"`)
-	assert.Contains(t, out.String(), `"settings":{"suite":"bookworm"}`)
+	assert.Contains(t, out.String(), `"settings":{"SUITE":"bookworm"}`)
 	assert.NotContains(t, out.String(), "iso-url")
 	require.EqualError(t, render.GitHubMatrix(&out, entries, target, "/elsewhere"), "x: ansible-dir lies outside of the checkout, so a runner does not have it: move it beside the catalogue, or use git")
 }
@@ -546,8 +546,8 @@ func TestWhatThePlannersSettingsSayOfAnyHostHoldsInEveryJob(t *testing.T) {
 	with.CA = ""
 	delete(with.Host, "REGISTRY_INSECURE")
 	require.NoError(t, render.GitHubMatrix(&out, planned(t), with, "/checkout"))
-	assert.Contains(t, out.String(), `"settings":{"accelerator":"tcg",`)
-	assert.Contains(t, out.String(), `"https-proxy":"http://proxy:3128"`)
+	assert.Contains(t, out.String(), `"settings":{"ACCELERATOR":"tcg",`)
+	assert.Contains(t, out.String(), `"HTTPS_PROXY":"http://proxy:3128"`)
 }
 
 func TestASecretOfThePlannersSettingsGoesIntoNoPlan(t *testing.T) {

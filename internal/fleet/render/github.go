@@ -37,8 +37,7 @@ type matrixTags struct {
 }
 
 // inputs are the settings that build.yml has an input of its own for; all
-// others go into its input settings, by the names of the Dagger module's
-// arguments.
+// others go into its input settings.
 var inputs = map[string]string{
 	"ANSIBLE_PLAYBOOK": "playbook", "ISO_URL": "iso-url", "ISO_CHECKSUM": "iso-checksum", "INSTALL_DESKTOP_ENVIRONMENT": "desktop",
 	"ANSIBLE_DIR": "ansible-dir", "GIT_ANSIBLE_URL": "git-ansible-url", "GIT_ANSIBLE_BRANCH": "git-ansible-branch",
@@ -115,7 +114,7 @@ func (r *refusals) workflow(e *fleet.Entry, t Target, checkout string) map[strin
 		case ok:
 			with[input] = value
 		default:
-			others[strings.TrimPrefix(strings.ToLower(strings.ReplaceAll(name, "_", "-")), "qcow2-")] = value
+			others[name] = value
 		}
 	}
 	return with
