@@ -161,6 +161,8 @@ type app struct {
 	json           bool
 	ui             *ui.UI
 	settings       settings.Settings // as they were given
+	out            string            // the flag --output of the command that runs
+	keep           bool              // likewise --keep-on-error
 }
 
 func (a *app) root() *cobra.Command {
@@ -238,7 +240,7 @@ func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs 
 		}
 		a.settings = read
 		a.ui = ui.New(a.stderr, a.json)
-		return run(c, args, &pipeline.Build{Settings: read, Config: cfg, UI: a.ui, Version: version()})
+		return run(c, args, &pipeline.Build{Settings: read, Config: cfg, UI: a.ui, Version: version(), KeepOnError: a.keep})
 	}
 	return c
 }
@@ -253,11 +255,10 @@ func addFlag(flags *pflag.FlagSet, f settings.Field) {
 	}
 	help := f.Help + " [" + f.Env + "]"
 	if f.Bool {
-		on := f.Default == "true" || f.Default == "1"
-		flags.Bool(f.Flag, on, help)
-		return
+		flags.Bool(f.Flag, f.Default == "true" || f.Default == "1", help)
+	} else {
+		flags.String(f.Flag, f.Default, help)
 	}
-	flags.String(f.Flag, f.Default, help)
 }
 
 // given returns the settings that the command line gives, by variable.

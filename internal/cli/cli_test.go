@@ -13,8 +13,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/netgroup-polito/diskforge/internal/cli"
 )
 
 // A line that cannot be understood ends with exit code 2 and says in one line
@@ -103,17 +101,4 @@ func silence(t *testing.T) silent {
 	t.Cleanup(server.Close)
 	s.address = server.Listener.Addr().String()
 	return s
-}
-
-// TestMain runs the program itself, or looks at the host, where a test starts
-// it as a process.
-func TestMain(m *testing.M) {
-	if os.Getenv("DISKFORGE_TEST_MAIN") != "" {
-		os.Exit(cli.Main(os.Args[1:], os.Stdout, os.Stderr))
-	}
-	if dir := os.Getenv("TEST_LOOK"); dir != "" {
-		lookAndPrint(dir)
-		return
-	}
-	os.Exit(m.Run())
 }

@@ -1,5 +1,3 @@
-// Doctor looks at a host and says what a build would miss there.
-
 package cli
 
 import (
@@ -10,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/netgroup-polito/diskforge/internal/base"
@@ -19,50 +18,59 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-// State is how a finding is to be taken.
-type FindingState string
-
-// The states.
-const (
-	OK      FindingState = "ok"
-	Warning FindingState = "warning" // slower, or less: a build works all the same
-	Missing FindingState = "missing" // a build fails
-)
-
-// Finding is what was found of one thing.
-type Finding struct {
-	Name   string       `json:"name"`
-	State  FindingState `json:"state"`
-	Detail string       `json:"detail"`         // version, path or what is wrong
-	Mend   string       `json:"mend,omitempty"` // what to do about it
+func (a *app) doctor() *cobra.Command {
+	return a.command("doctor", "Say what a build would miss on this host",
+		`Look at the programs, the accelerator and the space that a build needs here.
+The exit code is not 0 where a build cannot work.`,
+		cobra.NoArgs, nil,
+		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
+			all := findings(c.Context(), b.Config.Accelerator, b.Config.CacheDir, b.Config.OutputDir)
+			if err := a.printFindings(all); err != nil {
+				return err
+			}
+			for _, f := range all {
+				if f.State == missing {
+					return failure.New("a build cannot work on this host", "put right what is missing above")
+				}
+			}
+			return nil
+		})
 }
 
-// Options say where a build would keep what.
-type DoctorOptions struct {
-	Accelerator         string // as the setting ACCELERATOR
-	CacheDir, OutputDir string
-	CAFile              string
-}
-
-// Examine looks at everything and returns a finding for each.
-func Examine(ctx context.Context, o DoctorOptions) []Finding {
-	findings := programs(ctx, o)
-	findings = append(findings, ssh(ctx), ansible(ctx), compiled(o), accelerator(ctx, o), confinement())
-	return append(findings, space("OUTPUT_DIR", o.OutputDir, outputSpace), space("CACHE_DIR", o.CacheDir, cacheSpace))
-}
-
-// Healthy says whether a build can work.
-func Healthy(findings []Finding) bool {
-	for _, f := range findings {
-		if f.State == Missing {
-			return false
+func (a *app) printFindings(all []finding) error {
+	if a.json {
+		return printJSON(a.stdout, all...)
+	}
+	for _, f := range all {
+		line := fmt.Sprintf("%-8s %-20s %s", f.State, f.Name, f.Detail)
+		if f.Remedy != "" {
+			line += "\n" + strings.Repeat(" ", 30) + "→ " + f.Remedy
+		}
+		if err := a.print(line); err != nil {
+			return err
 		}
 	}
-	return true
+	return nil
 }
+
+// finding is what was found of one thing.
+type finding struct {
+	Name   string `json:"name"`
+	State  string `json:"state"`
+	Detail string `json:"detail"`         // version, path or what is wrong
+	Remedy string `json:"mend,omitempty"` // what to do about it
+}
+
+// The states of a finding.
+const (
+	ok      = "ok"
+	warning = "warning" // slower, or less: a build works all the same
+	missing = "missing" // a build fails
+)
 
 // What the smallest useful build takes, in bytes: a server image's disks and
 // layout; a base image and the compiled tools with Go's build cache.
@@ -71,127 +79,124 @@ const (
 	cacheSpace  = 4 << 30
 )
 
+// findings are what there is to say of everything that a build needs.
+func findings(ctx context.Context, accelerator, cacheDir, outputDir string) []finding {
+	ready := provision.ToolsReady(cacheDir + "/tools")
+	var all []finding
+	for _, p := range programs {
+		// What Go would compile may be there, as in the toolbox.
+		if f := p.look(ctx); p.name != "go" || f.State != warning || !ready {
+			all = append(all, f)
+		}
+	}
+	return append(all, ssh(ctx), ansible(ctx), compiled(ready), acceleration(ctx, accelerator, cacheDir), confinement(),
+		space("OUTPUT_DIR", outputDir, outputSpace), space("CACHE_DIR", cacheDir, cacheSpace))
+}
+
 // program is an external program and the Debian package that has it.
 type program struct {
 	name, pkg string
-	version   []string // arguments that print a version; none are asked for where empty
-	optional  string   // what is lost without it; empty where nothing works
+	version   string // argument that prints a version; none is asked for where empty
+	optional  string // what is lost without it; empty where nothing works
 }
 
-var needed = []program{
-	{"qemu-system-x86_64", "qemu-system-x86", []string{"--version"}, ""},
-	{"qemu-img", "qemu-utils", []string{"--version"}, ""},
-	{"xorriso", "xorriso", []string{"--version"}, ""},
-	{"git", "git", []string{"--version"}, "playbooks from git"},
-	{"go", "golang (1.26 or newer: https://go.dev/dl/)", []string{"version"}, "compiling Packer and its plugins the first time"},
-	{"mmdebstrap", "mmdebstrap", []string{"--version"}, "base images from Debian packages"},
-	{"sfdisk", "fdisk", []string{"--version"}, ""},
-	{"blkid", "util-linux", []string{"--version"}, ""},
-	{"debugfs", "e2fsprogs", nil, ""}, // and mke2fs
-	{"guestfish", "guestfish", []string{"--version"}, "looking into disks whose file system is not ext2, ext3 or ext4"},
-	{"virt-sparsify", "guestfs-tools", []string{"--version"}, "sparsifying images whose guest does not trim"},
+var programs = []program{
+	{"qemu-system-x86_64", "qemu-system-x86", "--version", ""},
+	{"qemu-img", "qemu-utils", "--version", ""},
+	{"xorriso", "xorriso", "--version", ""},
+	{"git", "git", "--version", "playbooks from git"},
+	{"go", "golang (1.26 or newer: https://go.dev/dl/)", "version", "compiling Packer and its plugins the first time"},
+	{"mmdebstrap", "mmdebstrap", "--version", "base images from Debian packages"},
+	{"sfdisk", "fdisk", "--version", ""},
+	{"blkid", "util-linux", "--version", ""},
+	{"debugfs", "e2fsprogs", "", ""}, // and mke2fs
+	{"guestfish", "guestfish", "--version", "looking into disks whose file system is not ext2, ext3 or ext4"},
+	{"virt-sparsify", "guestfs-tools", "--version", "sparsifying images whose guest does not trim"},
 }
 
-func programs(ctx context.Context, o DoctorOptions) []Finding {
-	var findings []Finding
-	for _, p := range needed {
-		f := p.look(ctx)
-		if p.name == "go" && f.State == Warning && ready(o) {
-			continue // what it would compile is there, as in the toolbox
-		}
-		findings = append(findings, f)
-	}
-	return findings
-}
-
-func (p program) look(ctx context.Context) Finding {
+func (p program) look(ctx context.Context) finding {
 	path, err := host.Look(p.name)
 	switch {
 	case err != nil && p.optional == "":
-		return Finding{p.name, Missing, "not installed", "apt-get install " + p.pkg}
+		return finding{p.name, missing, "not installed", "apt-get install " + p.pkg}
 	case err != nil:
-		return Finding{p.name, Warning, "not installed: needed for " + p.optional, "apt-get install " + p.pkg}
-	case len(p.version) == 0:
-		return Finding{p.name, OK, path, ""}
+		return finding{p.name, warning, "not installed: needed for " + p.optional, "apt-get install " + p.pkg}
+	case p.version == "":
+		return finding{p.name, ok, path, ""}
 	}
 	var first string
-	err = host.Run(ctx, host.Cmd{Program: path, Args: p.version, OnLine: func(line string) {
+	err = host.Run(ctx, host.Cmd{Program: path, Args: []string{p.version}, OnLine: func(line string) {
 		if first == "" && strings.ContainsAny(line, "0123456789") {
 			first = strings.TrimSpace(line)
 		}
 	}})
 	if err != nil {
-		return Finding{p.name, Missing, err.Error(), "apt-get install --reinstall " + p.pkg}
+		return finding{p.name, missing, err.Error(), "apt-get install --reinstall " + p.pkg}
 	}
-	return Finding{p.name, OK, first, ""}
+	return finding{p.name, ok, first, ""}
 }
 
 // ssh is asked as a build does: it takes a user with a name.
-func ssh(ctx context.Context) Finding {
+func ssh(ctx context.Context) finding {
 	if err := provision.CheckSSH(ctx); err != nil {
 		return broken("ssh", err, "")
 	}
-	return program{"ssh", "openssh-client", []string{"-V"}, ""}.look(ctx)
+	return program{"ssh", "openssh-client", "-V", ""}.look(ctx)
 }
 
 // ansible says which guests this host's Ansible can manage.
-func ansible(ctx context.Context) Finding {
+func ansible(ctx context.Context) finding {
 	version, err := playbook.ControllerVersion(ctx)
 	if err != nil {
 		return broken("ansible", err, "apt-get install ansible-core")
 	}
 	if base.NewestManageable(version) == "bookworm" {
-		return Finding{"ansible", Warning, "ansible-core " + version + ": guests with Python 3.11 or older, such as Debian 12 and Ubuntu 22.04",
+		return finding{"ansible", warning, "ansible-core " + version + ": guests with Python 3.11 or older, such as Debian 12 and Ubuntu 22.04",
 			"for Debian 13 and Ubuntu 24.04 guests it takes ansible-core 2.16 or newer"}
 	}
-	return Finding{"ansible", OK, "ansible-core " + version, ""}
+	return finding{"ansible", ok, "ansible-core " + version, ""}
 }
 
-// ready says whether Packer and the others are compiled.
-func ready(o DoctorOptions) bool {
-	return provision.ToolsReady(o.CacheDir + "/tools")
-}
-
-func compiled(o DoctorOptions) Finding {
+func compiled(ready bool) finding {
 	v := provision.ToolsVersions()
 	what := fmt.Sprintf("Packer %s, plugins qemu %s and ansible %s, goss %s", v["packer"], v["packer-plugin-qemu"], v["packer-plugin-ansible"], v["goss"])
-	if ready(o) {
-		return Finding{"packer", OK, what, ""}
+	if ready {
+		return finding{"packer", ok, what, ""}
 	}
-	return Finding{"packer", Warning, what + ": not compiled yet", "the first build compiles them, which takes some minutes"}
+	return finding{"packer", warning, what + ": not compiled yet", "the first build compiles them, which takes some minutes"}
 }
 
-// accelerator says whether KVM really works here.
-func accelerator(ctx context.Context, o DoctorOptions) Finding {
-	verdict, err := accel.Choose(ctx, o.Accelerator, o.CacheDir, progress.Discard)
+// acceleration says whether KVM really works here.
+func acceleration(ctx context.Context, wanted, cacheDir string) finding {
+	verdict, err := accel.Choose(ctx, wanted, cacheDir, progress.Discard)
 	switch {
 	case err != nil:
 		return broken("accelerator", err, "set ACCELERATOR=auto")
 	case verdict.Accelerator == "kvm":
-		return Finding{"accelerator", OK, "kvm: it booted a kernel", ""}
+		return finding{"accelerator", ok, "kvm: it booted a kernel", ""}
 	case verdict.Why == "":
-		return Finding{"accelerator", OK, verdict.Accelerator, ""}
+		return finding{"accelerator", ok, verdict.Accelerator, ""}
 	}
-	return Finding{"accelerator", Warning, "tcg, about ten times slower: " + verdict.Why, ""}
+	return finding{"accelerator", warning, "tcg, about ten times slower: " + verdict.Why, ""}
 }
 
 // confinement says whether playbooks are kept from this host's processes.
-func confinement() Finding {
+func confinement() finding {
 	if err := host.Unconfined(); err != nil {
-		return Finding{"confinement", Warning, "playbooks see this user's processes and what passwords their environments hold: " + err.Error(),
-			"allow user namespaces, or build with PUSH=false and push without a playbook's company"}
+		return finding{"confinement", warning, "playbooks see this user's processes and what passwords their environments hold: " + err.Error(),
+			"allow user namespaces, or build with PUSH=false and push where no playbook runs"}
 	}
-	return Finding{"confinement", OK, "playbooks see no process of this host", ""}
+	return finding{"confinement", ok, "playbooks see no process of this host", ""}
 }
 
-func space(setting, dir string, need int64) Finding {
+func space(setting, dir string, need int64) finding {
 	if err := writable(dir); err != nil {
-		return Finding{setting, Missing, err.Error(), "set " + setting + " to a folder that this user may write to"}
+		return finding{setting, missing, err.Error(), "set " + setting + " to a folder that this user may write to"}
 	}
 	if err := disk.CheckNeeds([]disk.Need{{Dir: dir, Bytes: need, What: "a build", Setting: setting}}); err != nil {
 		return broken(setting, err, "")
 	}
-	return Finding{setting, OK, dir, ""}
+	return finding{setting, ok, dir, ""}
 }
 
 // writable says whether a folder can be written to, or be made where it is
@@ -215,10 +220,10 @@ func writable(dir string) error {
 	}
 }
 
-func broken(name string, err error, mend string) Finding {
-	var f *failure.Error
-	if errors.As(err, &f) {
-		return Finding{name, Missing, f.What, f.Try}
+// broken is what a build would fail with. A failure says itself what to do.
+func broken(name string, err error, remedy string) finding {
+	if f, known := failure.In(err); known {
+		return finding{name, missing, f.What, f.Try}
 	}
-	return Finding{name, Missing, err.Error(), mend}
+	return finding{name, missing, err.Error(), remedy}
 }

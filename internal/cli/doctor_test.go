@@ -1,4 +1,4 @@
-package cli_test
+package cli
 
 import (
 	"context"
@@ -11,16 +11,14 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/netgroup-polito/diskforge/internal/cli"
 )
 
 // lookAndPrint looks at the host, in a process of somebody else.
 func lookAndPrint(dir string) {
-	f := cli.SSH(context.Background())
-	fmt.Println(f.State, f.Detail, f.Mend)
-	fmt.Println(cli.Writable(dir))
-	fmt.Println(cli.Writable(filepath.Join(dir, "not", "there")))
+	f := ssh(context.Background())
+	fmt.Println(f.State, f.Detail, f.Remedy)
+	fmt.Println(writable(dir))
+	fmt.Println(writable(filepath.Join(dir, "not", "there")))
 }
 
 func TestAUserIDWithoutANameIsToldWhatStopsSSHAndWhatItMayNotWrite(t *testing.T) {
@@ -46,6 +44,19 @@ func TestAUserIDWithoutANameIsToldWhatStopsSSHAndWhatItMayNotWrite(t *testing.T)
 		"add one when the container starts (echo build:x:1000650000:0::$HOME:/bin/sh >>/etc/passwd, which must be writable), or run as a user that has one\n"+
 		dir+" cannot be written to by user 1000650000\n"+
 		dir+"/not/there cannot be made: user 1000650000 may not write to "+dir+"\n", string(out))
-	assert.NoError(t, cli.Writable(filepath.Join(dir, "not", "there")))
-	assert.ErrorContains(t, cli.Writable(filepath.Join(copied, "below")), "not a directory")
+	assert.NoError(t, writable(filepath.Join(dir, "not", "there")))
+	assert.ErrorContains(t, writable(filepath.Join(copied, "below")), "not a directory")
+}
+
+// TestMain runs the program itself, or looks at the host, where a test starts
+// it as a process.
+func TestMain(m *testing.M) {
+	if os.Getenv("DISKFORGE_TEST_MAIN") != "" {
+		os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	if dir := os.Getenv("TEST_LOOK"); dir != "" {
+		lookAndPrint(dir)
+		return
+	}
+	os.Exit(m.Run())
 }

@@ -48,7 +48,7 @@ without a tag is not listed: registries tell nobody of it.`,
 				return err
 			}
 			if a.json {
-				err = writeLines(a.stdout, entriesOf(all))
+				err = printJSON(a.stdout, entriesOf(all)...)
 			} else {
 				err = writeImages(a.stdout, all, time.Now())
 			}
@@ -95,7 +95,7 @@ the repository names is kept: delete the index first.`,
 					return err
 				}
 			}
-			return someFailed(failed, len(args))
+			return someFailed(failed, len(args), "were not deleted")
 		}))
 }
 
@@ -107,18 +107,19 @@ func deletion(ref string, d registry.Deleted) string {
 	return ref + ": deleted"
 }
 
-func someFailed(failed, of int) error {
+// someFailed is the error that something could not be done with some of many,
+// of each of which a warning said why, or nil.
+func someFailed(failed, of int, what string) error {
 	if failed == 0 {
 		return nil
 	}
-	return failure.New(fmt.Sprintf("%d of %d were not deleted", failed, of), "the warnings say why")
+	return failure.New(fmt.Sprintf("%d of %d %s", failed, of, what), "the warnings say why")
 }
 
 func (a *app) pruneImages() *cobra.Command {
-	var keep int
+	policy := registry.Policy{Now: time.Now()}
 	var younger string
-	var tags []string
-	var all, yes bool
+	var yes bool
 	c := a.command("prune [REGISTRY/PREFIX…] --keep N | --keep-younger AGE", "Delete the old images of a registry",
 		`Say which images at and below REGISTRY/PREFIX, or TARGET_REGISTRY and
 REGISTRY_PREFIX, would be deleted, and why; delete them with --yes. Kept are the
@@ -130,9 +131,8 @@ An image goes with all its tags; one that got another since it was listed is kep
 tag that moves to an image in the very moment of its deletion goes with it. The
 registry's space is free when it has collected its garbage.`,
 		cobra.ArbitraryArgs, nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
-			policy, err := policy(keep, younger, tags, all)
-			if err != nil {
-				return err
+			if err := complete(&policy, younger); err != nil {
+				return usageError{err}
 			}
 			read, err := a.readImages(c, args, s)
 			if err != nil {
@@ -140,15 +140,20 @@ registry's space is free when it has collected its garbage.`,
 			}
 			unread := a.unread(read)
 			decisions := policy.Decide(entriesOf(read))
-			if err := a.printDecisions(decisions, policy.Now); err != nil {
+			if a.json {
+				err = printJSON(a.stdout, decisions...)
+			} else {
+				err = writeDecisions(a.stdout, decisions, policy.Now)
+			}
+			if err != nil {
 				return err
 			}
 			return errors.Join(a.prune(c, s, decisions, yes), unread)
 		}))
-	c.Flags().IntVar(&keep, "keep", 0, "keep the newest N images of each repository")
+	c.Flags().IntVar(&policy.Keep, "keep", 0, "keep the newest N images of each repository")
 	c.Flags().StringVar(&younger, "keep-younger", "", "keep images that are younger, e.g. 30d")
-	c.Flags().StringSliceVar(&tags, "keep-tag", nil, "keep images with such a tag, a glob such as 'release-*'; can be repeated")
-	c.Flags().BoolVar(&all, "all", false, "prune images that diskforge did not make, too")
+	c.Flags().StringSliceVar(&policy.KeepTags, "keep-tag", nil, "keep images with such a tag, a glob such as 'release-*'; can be repeated")
+	c.Flags().BoolVar(&policy.All, "all", false, "prune images that diskforge did not make, too")
 	c.Flags().BoolVar(&yes, "yes", false, "delete; without it nothing is")
 	return c
 }
@@ -158,47 +163,34 @@ registry's space is free when it has collected its garbage.`,
 func (a *app) unread(all []registry.Repository) error {
 	failed := 0
 	for _, r := range all {
-		switch {
-		case r.Err == nil:
+		if r.Err == nil {
 			continue
-		case len(all) == 1:
+		}
+		if len(all) == 1 {
 			return usage(r.Err)
 		}
 		failed++
 		a.ui.Warn(r.Err.Error())
 	}
-	if failed == 0 {
-		return nil
-	}
-	return failure.New(fmt.Sprintf("%d of %d could not be read", failed, len(all)), "the warnings say why")
+	return someFailed(failed, len(all), "could not be read")
 }
 
-// policy is what the flags of prune say.
-func policy(keep int, younger string, tags []string, all bool) (registry.Policy, error) {
-	p := registry.Policy{Keep: keep, KeepTags: tags, All: all, Now: time.Now()}
-	for _, glob := range tags {
+// complete adds the age to the policy that the flags of prune give, and checks it.
+func complete(p *registry.Policy, younger string) (err error) {
+	for _, glob := range p.KeepTags {
 		if _, err := path.Match(glob, ""); err != nil {
-			return p, usageError{fmt.Errorf("--keep-tag: %q is no glob: give e.g. latest or 'release-*'", glob)}
+			return fmt.Errorf("--keep-tag: %q is no glob: give e.g. latest or 'release-*'", glob)
 		}
 	}
 	if younger != "" {
-		age, err := settings.ParseAge(younger)
-		if err != nil {
-			return p, usageError{fmt.Errorf("--keep-younger: %w", err)}
+		if p.Younger, err = settings.ParseAge(younger); err != nil {
+			return fmt.Errorf("--keep-younger: %w", err)
 		}
-		p.Younger = age
 	}
-	if keep < 0 || keep == 0 && p.Younger == 0 {
-		return p, usageError{errors.New("nothing would be kept: give --keep N, --keep-younger AGE or both")}
+	if p.Keep < 0 || p.Keep == 0 && p.Younger == 0 {
+		return errors.New("nothing would be kept: give --keep N, --keep-younger AGE or both")
 	}
-	return p, nil
-}
-
-func (a *app) printDecisions(all []registry.Decision, now time.Time) error {
-	if !a.json {
-		return writeDecisions(a.stdout, all, now)
-	}
-	return writeLines(a.stdout, all)
+	return nil
 }
 
 // prune deletes what was decided, or says that it did not.
@@ -228,7 +220,7 @@ func (a *app) prune(c *cobra.Command, s *registry.Session, all []registry.Decisi
 	if failed < len(going) {
 		a.ui.Info("the space is free when the registry has collected its garbage")
 	}
-	return someFailed(failed, len(going))
+	return someFailed(failed, len(going), "were not deleted")
 }
 
 // withSession runs something with a session that the settings say.

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -21,29 +20,33 @@ func entriesOf(all []registry.Repository) []registry.Entry {
 	return entries
 }
 
-// writeImages writes a line for each image, and for each repository without one.
-// What could not be read has none, and where there is no line there is no
-// header. The ages are those at now.
-func writeImages(to io.Writer, all []registry.Repository, now time.Time) error {
-	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	header := "REPOSITORY\tTAGS\tDIGEST\tSIZE\tAGE\tINPUTS\n"
-	for _, r := range all {
-		if r.Err != nil {
-			continue
-		}
-		fmt.Fprint(table, header)
-		header = ""
-		if len(r.Entries) == 0 {
-			fmt.Fprintf(table, "%s\t-\t-\t-\t-\tno image has a tag\n", r.Name)
-		}
-		for _, e := range r.Entries {
-			fmt.Fprintf(table, "%s\t%s\n", columns(e, now), inputs(e))
-		}
+// table writes rows below a header, and nothing where there are none. Columns
+// end with a tab.
+func table(to io.Writer, header string, rows []string) error {
+	if len(rows) == 0 {
+		return nil
 	}
-	return table.Flush()
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, header+"\n"+strings.Join(rows, "\n"))
+	return w.Flush()
 }
 
-// columns are what every table tells of an image.
+// writeImages writes a line for each image, and for each repository without one,
+// but none for what could not be read. The ages are those at now.
+func writeImages(to io.Writer, all []registry.Repository, now time.Time) error {
+	var rows []string
+	for _, r := range all {
+		if r.Err == nil && len(r.Entries) == 0 {
+			rows = append(rows, r.Name+"\t-\t-\t-\t-\tno image has a tag")
+		}
+		for _, e := range r.Entries {
+			rows = append(rows, columns(e, now)+"\t"+inputs(e))
+		}
+	}
+	return table(to, "REPOSITORY\tTAGS\tDIGEST\tSIZE\tAGE\tINPUTS", rows)
+}
+
+// columns are what every table shows of an image.
 func columns(e registry.Entry, now time.Time) string {
 	age := "?"
 	if !e.Built.IsZero() {
@@ -65,31 +68,17 @@ func inputs(e registry.Entry) string {
 // short is enough of a digest to tell it from others.
 func short(digest string) string { return digest[:min(len(digest), len("sha256:")+12)] }
 
-// writeLines writes one JSON object a line for each image.
-func writeLines[T any](to io.Writer, all []T) error {
-	lines := json.NewEncoder(to)
-	for _, e := range all {
-		if err := lines.Encode(e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // writeDecisions writes a line for each image and what becomes of it, those
-// that go first; nothing where there is no image.
+// that go first.
 func writeDecisions(to io.Writer, all []registry.Decision, now time.Time) error {
-	if len(all) == 0 {
-		return nil
-	}
-	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "\tREPOSITORY\tTAGS\tDIGEST\tSIZE\tAGE\tWHY")
-	for _, goes := range []bool{true, false} {
-		for _, d := range all {
-			if d.Delete == goes {
-				fmt.Fprintf(table, "%s\t%s\t%s\n", map[bool]string{true: "delete", false: "keep"}[goes], columns(d.Entry, now), d.Why)
-			}
+	var going, kept []string
+	for _, d := range all {
+		row := columns(d.Entry, now) + "\t" + d.Why
+		if d.Delete {
+			going = append(going, "delete\t"+row)
+		} else {
+			kept = append(kept, "keep\t"+row)
 		}
 	}
-	return table.Flush()
+	return table(to, "\tREPOSITORY\tTAGS\tDIGEST\tSIZE\tAGE\tWHY", append(going, kept...))
 }

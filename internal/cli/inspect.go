@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -65,14 +64,10 @@ func namesRegistry(what string) bool {
 }
 
 func (a *app) printReport(r *contract.Report) error {
-	if !a.json {
-		return a.print(reportText(r))
+	if a.json {
+		return printJSON(a.stdout, r)
 	}
-	text, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	return a.print(string(text))
+	return a.print(reportText(r))
 }
 
 // reportText is the report for people: facts, then checks.

@@ -1,7 +1,0 @@
-package cli
-
-// What the tests ask for alone.
-var (
-	SSH      = ssh
-	Writable = writable
-)
