@@ -21,7 +21,7 @@ import (
 //
 //	image        the file, complete and with that checksum
 //	image.part   its beginning, while it is downloaded
-//	source.json  whence, and which version of it
+//	source.json  from where, and which version of it
 //
 // The directory itself carries the lock, so there is no file to be left over.
 type entry struct {

@@ -45,7 +45,7 @@ type File struct {
 	Path     string
 	Digest   string    // "sha256:…", whatever the checksum's algorithm
 	Size     int64     // bytes
-	Modified time.Time // when its publisher changed it; zero if nobody told
+	Modified time.Time // when its publisher changed it; zero if that is not known
 	Cached   bool      // it was in the cache already
 }
 

@@ -56,7 +56,8 @@ func (d *downloader) download(ctx context.Context, src source, e *entry) (File, 
 	if err != nil {
 		return File{}, t.give(err)
 	}
-	return File{Path: e.image(), Digest: t.hashes.digest(), Size: t.size, Modified: t.from.modified()}, host.Move(e.part(), e.image())
+	f := File{Path: e.image(), Digest: t.hashes.digest(), Size: t.size, Modified: t.from.modified()}
+	return f, host.Move(e.part(), f.Path)
 }
 
 // takeOver hashes the beginning that an earlier download left, if it is one of
@@ -166,7 +167,7 @@ func (t *transfer) reserve(total int64) error {
 	if host.DiskFull(err) {
 		return t.full(err, text.Size(total)+" are needed")
 	}
-	return nil // not every filesystem can; then the writing tells
+	return nil // not every filesystem can; then the writing fails
 }
 
 func (t *transfer) full(err error, detail string) error {

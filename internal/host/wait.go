@@ -39,7 +39,9 @@ func Sleep(ctx context.Context, d time.Duration) error {
 
 // Retry calls do until it succeeds, or ctx ends. Between the calls it asks what
 // to make of an error, the tried-th: how long to wait, or the error to end with.
-func Retry(ctx context.Context, do func() error, failed func(tried int, err error) (pause time.Duration, final error)) error {
+func Retry(
+	ctx context.Context, do func() error, failed func(tried int, err error) (pause time.Duration, final error),
+) error {
 	for tried := 1; ; tried++ {
 		err := do()
 		if err == nil {

@@ -5,6 +5,7 @@
 package httpclient
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -76,12 +77,8 @@ func New(o Options) (*Transport, error) {
 		}
 		t.TLSClientConfig.RootCAs = roots
 	}
-	made := &Transport{http: t, idle: o.Idle, think: o.Think}
-	if made.idle == 0 {
-		made.idle = idle
-	}
-	made.think = max(made.think, made.idle)
-	return made, nil
+	patience := cmp.Or(o.Idle, idle)
+	return &Transport{http: t, idle: patience, think: max(o.Think, patience)}, nil
 }
 
 // authorities are the host's, with those of a file.

@@ -15,7 +15,7 @@ const (
 	headBytes  = 64 << 10 // reaches past an ISO's descriptor at 32 KiB
 )
 
-// signature is a magic number that tells what a file is.
+// signature is a magic number by which a file is known.
 type signature struct {
 	offset int
 	magic  string
@@ -61,7 +61,7 @@ var footers = []signature{
 
 const tryDownload = "check the URL: it must answer with a qcow2 or raw disk image itself"
 
-// recognise tells the format from the file's own bytes, or what the file
+// recognise finds the format by the file's own bytes, or what the file
 // looks like instead. size is the file's length in bytes.
 func recognise(r io.ReaderAt, size int64) (format string, other signature) {
 	head := readAt(r, 0, headBytes)
@@ -89,8 +89,8 @@ func match(all []signature, b []byte) (signature, bool) {
 	return signature{}, false
 }
 
-// unpartitioned describes data that no magic number and no partition table
-// tell anything about. Some of it is a raw disk all the same.
+// unpartitioned describes data without a magic number or a partition table.
+// Some of it is a raw disk all the same.
 const unpartitioned = "data without a partition table"
 
 // describe finds words for a file that has no known magic.
@@ -110,7 +110,7 @@ func describe(head []byte, size int64) string {
 	return "a file of type " + kind
 }
 
-// hasPartitionTable tells a raw disk: a boot signature in the first sector,
+// hasPartitionTable recognises a raw disk: a boot signature in the first sector,
 // which a GPT's protective MBR has, too.
 func hasPartitionTable(head []byte) bool {
 	return len(head) >= sectorSize && head[510] == 0x55 && head[511] == 0xaa

@@ -96,13 +96,13 @@ func truncated(err error) error {
 }
 
 // refusal returns why the image must not be used, or nil. None of it may be
-// left to qemu-img: it would open the other files already to tell us. base is
+// left to qemu-img: it would open the other files to find out. base is
 // the one backing file that the image may have, or empty.
 func (i *Image) refusal(base string) error {
 	const flatten = "flatten it with qemu-img convert -O qcow2"
 	switch {
 	case i.Format == "":
-		return failure.New("this is no disk image, it looks like "+i.Other, i.other.try)
+		return failure.New("this is no disk image, it looks like "+i.Other, i.try)
 	case i.Damage != nil:
 		return truncated(i.Damage)
 	case i.BackingFile != "" && i.BackingFile != base:

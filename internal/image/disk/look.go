@@ -54,7 +54,7 @@ type Image struct {
 	Bitmaps        bool // there are persistent bitmaps
 
 	header qcow2.Header // all of its parts are there, whatever the version
-	other  signature
+	try    string       // what to do about a file that is neither
 }
 
 // Look reads what an image of size bytes says about itself, but for its
@@ -70,7 +70,7 @@ func Look(r io.ReaderAt, size int64) Image {
 			i.Damage = fmt.Errorf("its partition table covers %d bytes, the file has %d", need, size)
 		}
 	default:
-		i.Other, i.Unpartitioned, i.other = other.what, other.what == unpartitioned, other
+		i.Other, i.try, i.Unpartitioned = other.what, other.try, other.what == unpartitioned
 	}
 	return i
 }

@@ -62,7 +62,7 @@ func (i *Image) readHeader(r io.ReaderAt) error {
 
 func (i *Image) incompatible(bit int) bool { return i.header.IncompatibleFeatures>>bit&1 == 1 }
 
-// Tables is what the mapping tables of a qcow2 image tell, as far as they were
+// Tables is what the mapping tables of a qcow2 image say, as far as they were
 // read.
 type Tables struct {
 	Read, All int   // tables of the second level
