@@ -20,10 +20,10 @@ type Capacity struct {
 	Free      int64  // bytes that may still be written there
 }
 
-// HostCapacity asks this host what it can give to builds in a directory, which
+// hostCapacity asks this host what it can give to builds in a directory, which
 // must exist. Processors are those that Go's runtime counted: of the host, of
 // the affinity mask, and of the control group (cpu.max) where it allows less.
-func HostCapacity(dir string) (Capacity, error) {
+func hostCapacity(dir string) (Capacity, error) {
 	mib, err := availableMemory(os.DirFS("/"))
 	if err != nil {
 		return Capacity{}, err

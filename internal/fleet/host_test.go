@@ -12,7 +12,7 @@ import (
 func TestThisHostHasProcessorsMemoryAndSpace(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	c, err := HostCapacity(dir)
+	c, err := hostCapacity(dir)
 	require.NoError(t, err)
 	assert.Positive(t, c.CPUs)
 	assert.Positive(t, c.MemoryMiB)
@@ -22,7 +22,7 @@ func TestThisHostHasProcessorsMemoryAndSpace(t *testing.T) {
 
 func TestADirectoryThatIsNotThereIsNamed(t *testing.T) {
 	t.Parallel()
-	_, err := HostCapacity(filepath.Join(t.TempDir(), "nowhere"))
+	_, err := hostCapacity(filepath.Join(t.TempDir(), "nowhere"))
 	assert.ErrorContains(t, err, "nowhere: no such file or directory")
 }
 

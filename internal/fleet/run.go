@@ -88,7 +88,7 @@ func Run(ctx context.Context, entries []*Entry, b Builder, o Options, to Observe
 	for _, e := range entries {
 		f.clean(e) // what a killed run left
 	}
-	host, err := HostCapacity(o.OutputDir)
+	host, err := hostCapacity(o.OutputDir)
 	if err != nil {
 		return Summary{}, err
 	}

@@ -45,7 +45,10 @@ type Event struct {
 //
 // The error says, before anything has started, what the host can never give.
 // observe learns of every change, in order, from one goroutine.
-func schedule(ctx context.Context, entries []*Entry, limit int, host Capacity, work func(context.Context, *Entry) error, observe func(*Entry, Event)) (map[*Entry]Event, error) {
+func schedule(
+	ctx context.Context, entries []*Entry, limit int, host Capacity,
+	work func(context.Context, *Entry) error, observe func(*Entry, Event),
+) (map[*Entry]Event, error) {
 	nodes := graph(entries)
 	s := &scheduler{work: work, observe: observe, ended: make(chan *node)}
 	if err := s.reserve(nodes, limit, host); err != nil {
@@ -159,12 +162,12 @@ func (s *scheduler) reserve(nodes []*node, limit int, host Capacity) error {
 			n.need[turns] = min(int64(max(n.Needs.CPUs, 1)), s.free[turns])
 		}
 		if n.need[memory] > s.free[memory] {
-			errs = append(errs, failure.New(fmt.Sprintf("%s needs %d MiB of memory, but this host has %d MiB to give", n.Name, n.need[memory], s.free[memory]),
-				"give it less, build on a larger host, or leave it out"))
+			what := fmt.Sprintf("%s needs %d MiB of memory, but this host has %d MiB to give", n.Name, n.need[memory], s.free[memory])
+			errs = append(errs, failure.New(what, "give it less, build on a larger host, or leave it out"))
 		}
 		if n.need[space] > s.free[space] {
-			errs = append(errs, failure.New(fmt.Sprintf("%s needs about %s of %s, but %s is free", n.Name, text.Size(n.need[space]), s.kinds[space], text.Size(s.free[space])),
-				"free some there, choose a directory on a larger disk, or leave it out"))
+			what := fmt.Sprintf("%s needs about %s of %s, but %s is free", n.Name, text.Size(n.need[space]), s.kinds[space], text.Size(s.free[space]))
+			errs = append(errs, failure.New(what, "free some there, choose a directory on a larger disk, or leave it out"))
 		}
 		if n.need[space] > 0 {
 			count++
@@ -173,8 +176,8 @@ func (s *scheduler) reserve(nodes []*node, limit int, host Capacity) error {
 		}
 	}
 	if errs == nil && kept+last > s.free[space] { // the last would wait for ever
-		return failure.New(fmt.Sprintf("%d builds need about %s of %s together, but %s is free", count, text.Size(kept+last), s.kinds[space], text.Size(s.free[space])),
-			"free some there, choose a directory on a larger disk, or build fewer at a time")
+		what := fmt.Sprintf("%d builds need about %s of %s together, but %s is free", count, text.Size(kept+last), s.kinds[space], text.Size(s.free[space]))
+		return failure.New(what, "free some there, choose a directory on a larger disk, or build fewer at a time")
 	}
 	return errors.Join(errs...)
 }

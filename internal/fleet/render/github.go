@@ -19,19 +19,19 @@ const (
 	maxOutput = 1 << 20 // bytes
 )
 
-// matrixPlan is what the workflow catalogue.yml reads.
-type matrixPlan struct {
+// matrices is what the workflow catalogue.yml reads.
+type matrices struct {
 	// Levels are matrices of build.yml's inputs, to be run one after the other.
-	Levels []matrixLevel `json:"levels"`
+	Levels []matrix `json:"levels"`
 	// Tags are to be given to images that the registry has.
-	Tags []matrixTags `json:"tags"`
+	Tags []tags `json:"tags"`
 }
 
-type matrixLevel struct {
+type matrix struct {
 	Include []map[string]any `json:"include"`
 }
 
-type matrixTags struct {
+type tags struct {
 	Reference string   `json:"reference"` // REGISTRY/REPOSITORY@DIGEST
 	Tags      []string `json:"tags"`
 }
@@ -54,11 +54,12 @@ func GitHubMatrix(w io.Writer, entries []*fleet.Entry, t Target, checkout string
 		return err
 	}
 	if t.Host["REGISTRY_INSECURE"] != "" || t.CA != "" {
-		return failure.New("GitHub's runners reach a registry by https and with the usual authorities only", "leave out REGISTRY_INSECURE and CA_FILE, or use --format kubernetes")
+		return failure.New("GitHub's runners reach a registry by https and with the usual authorities only",
+			"leave out REGISTRY_INSECURE and CA_FILE, or use --format kubernetes")
 	}
 	build := builds(entries)
 	bad := refusals{all: len(build)}
-	m := matrixPlan{Levels: []matrixLevel{}, Tags: []matrixTags{}}
+	m := matrices{Levels: []matrix{}, Tags: []tags{}}
 	next := map[*fleet.Entry]int{} // the level that those which start from it may be in
 	for _, e := range build {
 		bad.address(e)
@@ -67,7 +68,7 @@ func GitHubMatrix(w io.Writer, entries []*fleet.Entry, t Target, checkout string
 	}
 	for _, e := range entries {
 		if e.Action == fleet.Tag {
-			m.Tags = append(m.Tags, matrixTags{t.repository(e.Name) + "@" + e.Found.Digest, e.MissingTags()})
+			m.Tags = append(m.Tags, tags{t.repository(e.Name) + "@" + e.Found.Digest, e.MissingTags()})
 		}
 	}
 	if err := bad.err(); err != nil {
@@ -78,19 +79,20 @@ func GitHubMatrix(w io.Writer, entries []*fleet.Entry, t Target, checkout string
 		return err
 	}
 	if size := 2 * len(utf16.Encode([]rune(string(text)))); size > maxOutput {
-		return failure.New(fmt.Sprintf("the plan takes %d KiB, and GitHub passes on %d", size>>10, maxOutput>>10), "build a part of the catalogue at once, with --only")
+		return failure.New(fmt.Sprintf("the plan takes %d KiB, and GitHub passes on %d", size>>10, maxOutput>>10),
+			"build a part of the catalogue at once, with --only")
 	}
 	_, err = w.Write(append(text, '\n'))
 	return err
 }
 
 // place puts an image into the first level from that one on that has room.
-func (m *matrixPlan) place(level int, with map[string]any) int {
+func (m *matrices) place(level int, with map[string]any) int {
 	for level < len(m.Levels) && len(m.Levels[level].Include) == maxMatrix {
 		level++
 	}
 	if level == len(m.Levels) {
-		m.Levels = append(m.Levels, matrixLevel{})
+		m.Levels = append(m.Levels, matrix{})
 	}
 	m.Levels[level].Include = append(m.Levels[level].Include, with)
 	return level

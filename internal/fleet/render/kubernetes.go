@@ -57,7 +57,8 @@ func Kubernetes(w io.Writer, template []byte, entries []*fleet.Entry, t Target, 
 func (r *refusals) pod(e *fleet.Entry) {
 	r.files(e, "a pod")
 	if e.Settings["BASE_FROM_PACKAGES"] == "true" {
-		r.add(e, "a base from packages takes user namespaces, which a restricted pod does not have", "give base url and checksum, or push the base with another image")
+		r.add(e, "a base from packages takes user namespaces, which a restricted pod does not have",
+			"give base url and checksum, or push the base with another image")
 	}
 	if e.Settings["ANSIBLE_DIR"] != "" {
 		r.add(e, "ansible-dir names a folder, which a pod does not have", "use git")
