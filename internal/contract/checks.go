@@ -130,7 +130,8 @@ var imageChecks = []check{
 				f.warn("the layer is " + inDockers)
 			}
 			if l.Compression == oci.Zstd {
-				f.fail("the layer is compressed with zstd, which nodes unpack and CDI up to 1.66 cannot read (its issue 4277); gzip and plain layers are read by all")
+				f.fail("the layer is compressed with zstd, which nodes unpack and CDI up to 1.66 cannot read (its issue 4277); " +
+					"gzip and plain layers are read by all")
 			}
 		}
 		return "one, of type " + s.layers[0].MediaType

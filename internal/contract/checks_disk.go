@@ -2,6 +2,7 @@ package contract
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 
@@ -76,7 +77,7 @@ var diskChecks = []check{
 		switch {
 		case s.onlyQCOW2("is") == "" || s.looked.OutOfRange():
 			return ""
-		case s.looked.tablesErr == disk.ErrNotRead:
+		case errors.Is(s.looked.tablesErr, disk.ErrNotRead):
 			f.note("none was read: they lie too far from the disk's beginning, or are too large")
 		case s.looked.tablesErr != nil:
 			f.fail("the disk is truncated or damaged: %v", s.looked.tablesErr)

@@ -41,7 +41,8 @@ var metadataChecks = []check{
 		}
 		if has := s.looked.firmware; has != nil && *has != (disk.Firmware{}) {
 			if starts, known := oci.PreferenceStarts(hints[oci.HintPreference], *has); known && !starts {
-				f.fail("the preference %s does not start this disk, which has %s: common-instancetypes gives it another firmware", hints[oci.HintPreference], has)
+				f.fail("the preference %s does not start this disk, which has %s: common-instancetypes gives it another firmware",
+					hints[oci.HintPreference], has)
 			}
 		}
 		return strings.Join(slices.Sorted(maps.Values(hints)), ", ")

@@ -240,9 +240,9 @@ func TestOfSeveralImagesTheOneForAmd64IsTaken(t *testing.T) {
 func TestAnIndexIsChosenFromAsNodesAndCDIDo(t *testing.T) {
 	t.Parallel()
 	disk := qcow2Disk(t, "-c")
-	of := func(os, architecture, variant string) made {
+	of := func(system, architecture, variant string) made {
 		m := keepsRules(good(t, disk))
-		m.platform = &v1.Platform{OS: os, Architecture: architecture, Variant: variant}
+		m.platform = &v1.Platform{OS: system, Architecture: architecture, Variant: variant}
 		return m
 	}
 	for _, m := range []made{of("plan9", "mips", ""), of("linux", "amd64", "v3"), of("linux", "x86_64", "")} {

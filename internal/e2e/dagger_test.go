@@ -23,7 +23,8 @@ import (
 // all others re-use its stages. DISKFORGE_BASE_IMAGE and DISKFORGE_GO_IMAGE
 // name the toolbox's images where the pinned ones cannot be pulled.
 
-const anHour = time.Hour
+// longest is what a call of the engine may take.
+const longest = time.Hour
 
 // daggerCLI is the dagger program that belongs to the engine under test. The
 // test is skipped where there is no engine.
@@ -55,7 +56,7 @@ func call(t *testing.T, env map[string]string, args ...string) *run {
 // succeed waits for the call's end and returns what it printed.
 func succeed(t *testing.T, r *run) string {
 	t.Helper()
-	require.Zero(t, r.wait(anHour), r.errors())
+	require.Zero(t, r.wait(longest), r.errors())
 	assert.NotContains(t, r.errors(), secret)
 	return strings.TrimSpace(r.stdout.String())
 }
@@ -64,7 +65,7 @@ func succeed(t *testing.T, r *run) string {
 // line that says why.
 func refuse(t *testing.T, r *run) string {
 	t.Helper()
-	require.NotZero(t, r.wait(anHour), r.stdout.String())
+	require.NotZero(t, r.wait(longest), r.stdout.String())
 	assert.NotContains(t, r.errors(), secret)
 	for line := range strings.Lines(r.errors()) {
 		if why, ok := strings.CutPrefix(strings.TrimSpace(line), "Error: "); ok {
@@ -150,8 +151,8 @@ func reports(t *testing.T, dir string) {
 	r := readReport(t, dir)
 	assert.NotEmpty(t, r.Pictures)
 	assert.Empty(t, failed(r))
-	for _, name := range []string{"base", "provision", "sparsify", "verify", "hygiene"} {
-		assert.NotEmpty(t, stage(t, r, name).Result, name)
+	for _, ran := range []string{"base", "provision", "sparsify", "verify", "hygiene"} {
+		assert.NotEmpty(t, stage(t, r, ran).Result, ran)
 	}
 	assert.Subset(t, groups(r), []string{"hygiene", "boot", "playbook"})
 }
@@ -196,8 +197,8 @@ const withoutPassword = `- hosts: all
 func TestDaggerBuildsACatalogueOnceAndPublishesWhatIsClean(t *testing.T) {
 	daggerCLI(t)
 	source := t.TempDir()
-	for name, text := range fleet {
-		path := filepath.Join(source, name)
+	for file, text := range fleet {
+		path := filepath.Join(source, file)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
 	}
@@ -222,19 +223,20 @@ func TestDaggerBuildsACatalogueOnceAndPublishesWhatIsClean(t *testing.T) {
 	assert.Contains(t, succeed(t, all("plan", "text")), "3 images: 3 to build")
 
 	built := summary(all("build-all", "--only=base", "--only=course", "summary"))
-	for _, name := range []string{"base", "course"} {
-		require.Len(t, built[name], 2)
-		assert.Equal(t, "built", built[name][0])
-		assert.True(t, strings.HasPrefix(built[name][1], at+name+":v1@sha256:"), built[name][1])
-		assert.Contains(t, succeed(t, call(t, map[string]string{"E2E_PASSWORD": secret}, append(login(address), "inspect", "--ref="+at+name+":v1")...)), "sha256:")
+	for _, image := range []string{"base", "course"} {
+		require.Len(t, built[image], 2)
+		assert.Equal(t, "built", built[image][0])
+		assert.True(t, strings.HasPrefix(built[image][1], at+image+":v1@sha256:"), built[image][1])
+		inspect := append(login(address), "inspect", "--ref="+at+image+":v1")
+		assert.Contains(t, succeed(t, call(t, map[string]string{"E2E_PASSWORD": secret}, inspect...)), "sha256:")
 	}
 	began := time.Now()
-	for name, line := range summary(all("build-all", "--only=base", "--only=course", "summary")) {
-		assert.Equal(t, "unchanged", line[0], name)
+	for image, line := range summary(all("build-all", "--only=base", "--only=course", "summary")) {
+		assert.Equal(t, "unchanged", line[0], image)
 	}
 	t.Logf("unchanged: %s", time.Since(began).Round(time.Second))
-	for name, line := range summary(all("build-all", "--only=base", "--only=course", "--set=IMAGE_TAG=v2", "summary")) {
-		assert.Equal(t, "tagged", line[0], name)
+	for image, line := range summary(all("build-all", "--only=base", "--only=course", "--set=IMAGE_TAG=v2", "summary")) {
+		assert.Equal(t, "tagged", line[0], image)
 	}
 
 	leaky := all("build-all", "--only=leaky", "summary") // its parent comes from the registry
@@ -256,7 +258,7 @@ func TestDaggerEngineGivesTheProgramTheSameImage(t *testing.T) {
 
 	built := start(t, map[string]string{"OUTPUT_DIR": dir, "_EXPERIMENTAL_DAGGER_CLI_BIN": cli, "IMAGE_NAME": "same", "IMAGE_TAG": "1"},
 		diskforge(t), "build", "--engine=dagger", "--base-from-packages", "--ansible-playbook=debian-base")
-	require.Zero(t, built.wait(anHour), built.errors())
+	require.Zero(t, built.wait(longest), built.errors())
 	assert.Equal(t, "oci:"+dir+"/same@"+layout.Manifests[0].Digest, built.lastLine())
 	assert.FileExists(t, filepath.Join(dir, "same", "index.json"))
 	reports(t, dir)

@@ -71,16 +71,16 @@ func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
 	checkContract(t, pull(t, address, again.lastLine()))
 	told := readReport(t, out)
 	tellsAll(t, told, again.lastLine())
-	for name, reused := range map[string]bool{"provision": true, "verify": true, "hygiene": false, "push": false} {
-		assert.Equal(t, reused, stage(t, told, name).Reused, name)
+	for ran, reused := range map[string]bool{"provision": true, "verify": true, "hygiene": false, "push": false} {
+		assert.Equal(t, reused, stage(t, told, ran).Reused, ran)
 	}
 	assert.Empty(t, holdsSecret(t, out))
 	assert.NotContains(t, first.errors()+again.errors()+again.stdout.String(), planted)
 	debug, err := os.ReadFile(filepath.Join(out, "work", "logs", "provision", "packer-debug.log"))
 	require.NoError(t, err)
 	assert.NotEmpty(t, debug)
-	for _, name := range files(t, out) {
-		assert.NotContains(t, name, ".qcow2", "the layout has the disk: no other copy stays")
+	for _, file := range files(t, out) {
+		assert.NotContains(t, file, ".qcow2", "the layout has the disk: no other copy stays")
 	}
 	othersFindIt(t, address, again.lastLine(), filepath.Join(out, "diskforge-demo"), told.Base.Guest)
 }
@@ -127,10 +127,10 @@ func othersFindIt(t *testing.T, address, reference, layout, guest string) {
 
 	_, digest, _ := strings.Cut(reference, "@")
 	assert.Equal(t, digest, inspected(t, nil, layout).Digest)
-	remote := inspected(t, login, reference)
-	assert.Equal(t, digest, remote.Digest)
-	assert.Positive(t, remote.BytesRead)
-	assert.LessOrEqual(t, remote.BytesRead, int64(2<<20))
+	published := inspected(t, login, reference)
+	assert.Equal(t, digest, published.Digest)
+	assert.Positive(t, published.BytesRead)
+	assert.LessOrEqual(t, published.BytesRead, int64(2<<20))
 
 	var entry struct {
 		Repository, Digest string

@@ -259,11 +259,11 @@ func files(t testing.TB, dir string) []string {
 func holdsSecret(t testing.TB, dir string) []string {
 	t.Helper()
 	var found []string
-	for _, name := range files(t, dir) {
-		b, err := os.ReadFile(filepath.Join(dir, name))
+	for _, file := range files(t, dir) {
+		b, err := os.ReadFile(filepath.Join(dir, file))
 		require.NoError(t, err)
 		if bytes.Contains(b, []byte(planted)) {
-			found = append(found, name)
+			found = append(found, file)
 		}
 	}
 	return found

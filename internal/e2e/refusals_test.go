@@ -104,7 +104,7 @@ func TestABadCatalogueIsRefusedWithOneClearLine(t *testing.T) {
 		buildOnly bool
 	}{
 		"no YAML":                     {"images: [", nil, nil, usage, []string{"catalogue.yaml:1: "}, false},
-		"an unknown key":              {"images:\n  - {nmae: one, name: two, " + base + ", playbook: p}\n", nil, nil, usage, []string{`catalogue.yaml:2: "nmae"`, "did you mean name?"}, false},
+		"an unknown key":              {"images:\n  - {naem: one, name: two, " + base + ", playbook: p}\n", nil, nil, usage, []string{`catalogue.yaml:2: "naem"`, "did you mean name?"}, false},
 		"a cycle":                     {"images:\n  - {name: one, from: two, playbook: p}\n  - {name: two, from: one, playbook: p}\n", nil, nil, usage, []string{"catalogue.yaml:2: ", "one (line 2) is from two (line 3) is from one"}, false},
 		"a bad setting":               {strings.Replace(good, "}\n", ", memory: 99999999}\n", 1), nil, nil, usage, []string{"catalogue.yaml:2: image one: memory: 99999999"}, false},
 		"no such playbook":            {strings.Replace(good, "debian-base", "curse", 1), nil, nil, usage, []string{`catalogue.yaml:2: image one: there is no playbook "curse"`, "debian-base"}, false},

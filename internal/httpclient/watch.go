@@ -28,7 +28,7 @@ func (e *IdleError) Timeout() bool { return true }
 // watch ends a request that gets nowhere. Only the time counts in which
 // something is waited for: whoever reads a body may take as long as he likes.
 type watch struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // the request's own: a watch ends with it
 	cancel context.CancelCauseFunc
 	limit  time.Duration
 

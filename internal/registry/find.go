@@ -75,7 +75,8 @@ func (a *access) find(ctx context.Context, tags []string, inputs string) (found 
 	if err != nil {
 		return Found{}, false, err
 	}
-	for i, image := range images {
+	for i, tag := range tags {
+		image := images[i]
 		if image == nil {
 			continue
 		}
@@ -89,8 +90,10 @@ func (a *access) find(ctx context.Context, tags []string, inputs string) (found 
 		}
 		if lost == "" {
 			return Found{
-				Reference: a.repo.Tag(tags[i]).String() + "@" + image.digest, Tag: tags[i], Digest: image.digest,
-				Built: moment(image.Annotations[oci.AnnotationBuilt]),
+				Reference: a.repo.Tag(tag).String() + "@" + image.digest,
+				Tag:       tag,
+				Digest:    image.digest,
+				Built:     moment(image.Annotations[oci.AnnotationBuilt]),
 			}, true, nil
 		}
 		found.Lost = cmp.Or(found.Lost, lost)
@@ -128,11 +131,10 @@ func parseImage(_ name.Tag, d *remote.Descriptor) (*manifest, error) {
 	if !d.MediaType.IsImage() {
 		return nil, nil
 	}
-	m, err := v1.ParseManifest(bytes.NewReader(d.Manifest))
-	if err != nil || m.Config.Digest == (v1.Hash{}) {
-		return nil, nil
+	if m, err := v1.ParseManifest(bytes.NewReader(d.Manifest)); err == nil && m.Config.Digest != (v1.Hash{}) {
+		return &manifest{m, d.Digest.String()}, nil
 	}
-	return &manifest{m, d.Digest.String()}, nil
+	return nil, nil
 }
 
 // lost returns the digest of a blob of the image that the registry has not, or

@@ -133,7 +133,7 @@ func TestATokenThatDiesDuringALayerIsFetchedAgain(t *testing.T) {
 	assert.NotContains(t, w.text(), "trying again")
 	assert.Equal(t, int32(2), tokens.Load())
 	s.options.Username, s.options.Password = "", ""
-	i, layer, _ := opened(t, remoteRef, s.options)
+	i, layer := opened(t, remoteRef, s.options)
 	assert.Len(t, whole(t, i.Blob(layer)), int(made.Layer.Size), "its digest is checked at its end")
 	assert.Equal(t, made.Digest, i.Digest)
 }

@@ -259,7 +259,7 @@ func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
 		Annotations map[string]string `json:"annotations"`
 	}
 	if json.Unmarshal(d.Manifest, &m) != nil {
-		return e, nil
+		return e, nil //nolint:nilerr // anything may be stored under a tag
 	}
 	blobs := slices.Concat(m.Layers, m.Manifests)
 	if m.Config != nil {
@@ -294,7 +294,7 @@ func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
 func (a *access) created(ctx context.Context, d *remote.Descriptor) (time.Time, error) {
 	m, err := v1.ParseManifest(bytes.NewReader(d.Manifest))
 	if err != nil || m.Config.Digest.Algorithm != "sha256" || m.Config.Size < 0 || m.Config.Size > maxJSON {
-		return time.Time{}, nil
+		return time.Time{}, nil //nolint:nilerr // one that is not understood
 	}
 	var c struct {
 		Created string `json:"created"`

@@ -22,9 +22,9 @@ import (
 )
 
 // opened pushes an image of some MiB and opens it again.
-func opened(t *testing.T, ref string, o registry.Options) (*registry.Image, v1.Descriptor, []byte) {
+func opened(t *testing.T, ref string, o registry.Options) (*registry.Image, v1.Descriptor) {
 	t.Helper()
-	dir, disk, made := packed(t, 3)
+	dir, _, made := packed(t, 3)
 	_, err := registry.Push(t.Context(), dir, ref, o, progress.Discard)
 	require.NoError(t, err)
 	i, err := registry.Open(t.Context(), ref, o)
@@ -34,7 +34,7 @@ func opened(t *testing.T, ref string, o registry.Options) (*registry.Image, v1.D
 	var m v1.Manifest
 	require.NoError(t, json.Unmarshal(i.Manifest, &m))
 	assert.Equal(t, made.Layer.Digest, m.Layers[0].Digest.String())
-	return i, m.Layers[0], disk
+	return i, m.Layers[0]
 }
 
 // whole reads a blob to its end.
@@ -60,7 +60,7 @@ func TestPartsOfALayerAreReadAndCounted(t *testing.T) {
 		"in memory":                          {newServer(t, nil).ref(), alice},
 	} {
 		t.Run(name, func(t *testing.T) {
-			i, layer, _ := opened(t, c.ref, c.o)
+			i, layer := opened(t, c.ref, c.o)
 			before := i.BytesRead()
 			assert.Less(t, before, int64(8<<10), "manifest and config are small")
 			assert.Positive(t, before)
@@ -118,7 +118,7 @@ func storage(t *testing.T, to string, status int) (*remoteServer, *int) {
 func TestPartsAreReadFromTheStorageThatARegistryRedirectsTo(t *testing.T) {
 	t.Parallel()
 	s, moved := storage(t, "https://other.example", http.StatusTemporaryRedirect)
-	i, layer, _ := opened(t, remoteRef, s.options)
+	i, layer := opened(t, remoteRef, s.options)
 	part := make([]byte, 100)
 	_, err := i.Blob(layer).ReadAt(part, 700)
 	require.NoError(t, err)
@@ -155,7 +155,7 @@ func TestAReadIsNotRedirectedToPlainHTTPOrIntoThePrivateNetwork(t *testing.T) {
 func TestARegistryWithoutRangesSaysSo(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
-	i, layer, _ := opened(t, s.ref(), alice)
+	i, layer := opened(t, s.ref(), alice)
 	s.mu.Lock()
 	s.handle = func(_ http.ResponseWriter, r *http.Request) bool { r.Header.Del("Range"); return false }
 	s.mu.Unlock()
@@ -176,7 +176,7 @@ func TestARegistryThatLiesAboutALayerIsCaught(t *testing.T) {
 	}
 	ten := strings.Repeat("x", 10)
 	s := newServer(t, nil)
-	i, layer, _ := opened(t, s.ref(), alice)
+	i, layer := opened(t, s.ref(), alice)
 	right := fmt.Sprintf("bytes 5-14/%d", layer.Size)
 	for name, c := range map[string]struct {
 		handler http.HandlerFunc
@@ -231,7 +231,7 @@ func TestAnImageThatIsNotThereIsNamedAndNoLoginIsSpokenOf(t *testing.T) {
 func TestABlobWithAnotherDigestOrSizeIsNotGivenOut(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
-	i, layer, _ := opened(t, s.ref(), alice)
+	i, layer := opened(t, s.ref(), alice)
 	content := whole(t, i.Blob(layer))
 	damaged := bytes.Clone(content)
 	damaged[4000]++
@@ -261,7 +261,7 @@ func TestABlobWithAnotherDigestOrSizeIsNotGivenOut(t *testing.T) {
 func TestAManifestWithAnotherDigestOrThatIsTooLargeIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
-	i, _, _ := opened(t, s.ref(), alice)
+	i, _ := opened(t, s.ref(), alice)
 	byDigest := s.host() + "/lab/ubuntu@" + i.Digest
 	send := func(body string) error {
 		s.mu.Lock()

@@ -64,7 +64,7 @@ func ParseReference(registry, prefix, image, tag string) (string, error) {
 	prefix = strings.Trim(prefix, "/")
 	var bad []error
 	refuse := func(setting, value string, err error) {
-		bad = append(bad, failure.New(fmt.Sprintf("%s cannot be %q", setting, value), err.Error()))
+		bad = append(bad, &failure.Error{What: fmt.Sprintf("%s cannot be %q", setting, value), Try: err.Error(), Err: err})
 	}
 	for _, s := range []struct {
 		name, value string

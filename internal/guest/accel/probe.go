@@ -78,7 +78,8 @@ func (h probing) probe(ctx context.Context, version string, errVersion error, ca
 	}
 	kernel := h.kernel(cacheDir)
 	if kernel == "" {
-		return not("no Linux kernel on this host can be read to prove it (" + strings.Join(h.kernels, ", ") + "); sudo chmod +r /boot/vmlinuz-* makes the host's readable"), nil
+		return not("no Linux kernel on this host can be read to prove it (" + strings.Join(h.kernels, ", ") + "); " +
+			"sudo chmod +r /boot/vmlinuz-* makes the host's readable"), nil
 	}
 	p.Activity("proving that KVM boots a kernel")
 	v, err := h.boot(ctx, kernel)
@@ -118,11 +119,13 @@ func (h probing) deviceFault() string {
 	case errors.Is(err, fs.ErrNotExist) && h.pod:
 		return h.device + ` is missing: ask for it in the container's resources, devices.kubevirt.io/kvm: "1" among the limits`
 	case errors.Is(err, fs.ErrNotExist):
-		return h.device + " is missing: switch virtualisation on in the firmware (or for this virtual machine), load kvm_intel or kvm_amd, and in a container pass the device in"
+		return h.device + " is missing: switch virtualisation on in the firmware (or for this virtual machine), " +
+			"load kvm_intel or kvm_amd, and in a container pass the device in"
 	case errors.Is(err, unix.EACCES):
 		return h.refused()
 	case errors.Is(err, unix.EPERM): // the cgroup's list of devices, whatever the mode
-		return h.device + " is shut to this container: a mount alone does not open it, ask the runtime for the device (resource devices.kubevirt.io/kvm in Kubernetes, --device /dev/kvm with Docker and Podman)"
+		return h.device + " is shut to this container: a mount alone does not open it, ask the runtime for the device " +
+			"(resource devices.kubevirt.io/kvm in Kubernetes, --device /dev/kvm with Docker and Podman)"
 	}
 	return fmt.Sprintf("%s does not open: %v", h.device, errors.Unwrap(err))
 }
@@ -138,7 +141,8 @@ func (h probing) refused() string {
 	case s.Mode&0o060 != 0o060:
 		return why + `give it to a group on its host (udev: KERNEL=="kvm", GROUP="kvm", MODE="0660") and join that`
 	case h.pod:
-		return why + fmt.Sprintf("set supplementalGroups: [%d] in the pod's securityContext, or device_ownership_from_security_context = true in the node's containerd or CRI-O", s.Gid)
+		return why + fmt.Sprintf("set supplementalGroups: [%d] in the pod's securityContext, "+
+			"or device_ownership_from_security_context = true in the node's containerd or CRI-O", s.Gid)
 	}
 	name := groupName(s.Gid)
 	return why + fmt.Sprintf("join group %s (sudo usermod -aG %s $USER) and log in again; a container takes --group-add %d", name, name, s.Gid)

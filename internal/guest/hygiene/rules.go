@@ -283,7 +283,8 @@ func unmounted(t *tree) []Finding {
 	var found []Finding
 	for _, v := range t.volumes {
 		if v.unmounted {
-			found = append(found, Finding{Path: v.String(), Detail: "no line of /etc/fstab mounts this " + v.kind + " file system, whose files the rules about paths do not reach"})
+			detail := "no line of /etc/fstab mounts this " + v.kind + " file system, whose files the rules about paths do not reach"
+			found = append(found, Finding{Path: v.String(), Detail: detail})
 		}
 	}
 	return found

@@ -111,9 +111,9 @@ func (t *tree) add(e entry, content io.Reader) error {
 }
 
 // took notes what was found in a file.
-func (t *tree) took(path string, found hits) {
+func (t *tree) took(file string, found hits) {
 	if found.key || len(found.secrets) > 0 {
-		t.hits[path] = found
+		t.hits[file] = found
 	}
 }
 

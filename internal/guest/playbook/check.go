@@ -77,7 +77,8 @@ func (s Source) refused(ctx context.Context, err error) error {
 		// Debian's ansible-core has no collections, its ansible package has them.
 		try = "correct its name, or if it is part of a collection, apt-get install ansible or pin the collection in requirements.yml"
 		if name := collectionOf(ctx, m[1]); name != "" {
-			try = fmt.Sprintf("it is part of the collection %s, which is not installed: apt-get install ansible, or pin the collection in requirements.yml", name)
+			try = fmt.Sprintf("it is part of the collection %s, which is not installed: "+
+				"apt-get install ansible, or pin the collection in requirements.yml", name)
 		}
 	}
 	return &failure.Error{What: what, Lines: lines, Err: err, Try: try}
@@ -171,7 +172,8 @@ type play struct {
 // playsIn are the items of a playbook; none where the document is none.
 func playsIn(document *yaml.Node) []play {
 	var plays []play
-	if document.Decode(&plays) != nil || len(plays) == 0 || slices.ContainsFunc(plays, func(p play) bool { return p.Hosts.IsZero() && p.Import.IsZero() && p.FullImport.IsZero() }) {
+	none := func(p play) bool { return p.Hosts.IsZero() && p.Import.IsZero() && p.FullImport.IsZero() }
+	if document.Decode(&plays) != nil || len(plays) == 0 || slices.ContainsFunc(plays, none) {
 		return nil
 	}
 	return plays
@@ -227,7 +229,8 @@ func (s Source) Env() []string {
 	config := cmp.Or(s.companion("ansible.cfg"), s.beside("ansible.cfg"))
 	// What the tree's own configuration names comes first, as it does without us.
 	roles := append(s.configured("roles_path"), filepath.Join(s.Root, "roles"), s.beside("galaxy", "roles"))
-	collections := append(s.configured("collections_path", "collections_paths"), filepath.Join(s.Root, "collections"), s.beside("galaxy", "collections"), "/usr/share/ansible/collections")
+	collections := append(s.configured("collections_path", "collections_paths"),
+		filepath.Join(s.Root, "collections"), s.beside("galaxy", "collections"), "/usr/share/ansible/collections")
 	env := []string{
 		"ANSIBLE_CONFIG=" + config,
 		"ANSIBLE_HOME=" + s.beside("ansible"),

@@ -216,8 +216,11 @@ func (r repository) submodules(ctx context.Context, dir string) error {
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		return &failure.Error{What: fmt.Sprintf("the repository %s has submodules that cannot be fetched: %s", r.url, strings.Join(paths, ", ")), Lines: host.Tail(err), Err: err,
-			Try: "are their addresses in .gitmodules right (https or ssh), and may git's credential helpers read them?"}
+		return &failure.Error{
+			What:  fmt.Sprintf("the repository %s has submodules that cannot be fetched: %s", r.url, strings.Join(paths, ", ")),
+			Lines: host.Tail(err), Err: err,
+			Try: "are their addresses in .gitmodules right (https or ssh), and may git's credential helpers read them?",
+		}
 	}
 	return nil
 }
@@ -244,7 +247,12 @@ func (r repository) git(ctx context.Context, args ...string) (string, error) {
 // gitVariables keep git from asking and from unwanted protocols, and let it
 // reach a server through a proxy.
 func gitVariables() []string {
-	env := []string{"GIT_TERMINAL_PROMPT=0", "GIT_ALLOW_PROTOCOL=https:ssh:file", "GIT_SSH_COMMAND=ssh -o BatchMode=yes -o ConnectTimeout=30", "GIT_ATTR_NOSYSTEM=1"}
+	env := []string{
+		"GIT_TERMINAL_PROMPT=0",
+		"GIT_ALLOW_PROTOCOL=https:ssh:file",
+		"GIT_SSH_COMMAND=ssh -o BatchMode=yes -o ConnectTimeout=30",
+		"GIT_ATTR_NOSYSTEM=1",
+	}
 	for _, name := range []string{"https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSL_CERT_FILE", "GIT_SSL_CAINFO", "XDG_CONFIG_HOME"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)

@@ -77,7 +77,8 @@ func (t *Tree) Inputs(ctx context.Context, name string, extraVars map[string]any
 		return Inputs{}, err
 	}
 	if u.encrypted != "" && !t.unlocked() {
-		return Inputs{}, failure.New(u.encrypted+" is encrypted by ansible-vault, and there is no password for it", "set ANSIBLE_VAULT_PASSWORD_FILE, or ANSIBLE_VAULT_IDENTITY_LIST")
+		return Inputs{}, failure.New(u.encrypted+" is encrypted by ansible-vault, and there is no password for it",
+			"set ANSIBLE_VAULT_PASSWORD_FILE, or ANSIBLE_VAULT_IDENTITY_LIST")
 	}
 	in := u.in
 	in.Files = slices.DeleteFunc(slices.Clone(t.names), u.leavesOut)
@@ -120,7 +121,8 @@ type part struct {
 
 // documents are what people and their tools read, at the top of a tree and of
 // a role; Ansible reads none of them.
-var documents = regexp.MustCompile(`(?i)^((readme|license|changelog|contributing|authors)(\.[^/]*)?|docs|molecule|tests|examples|catalogue\.ya?ml|makefile|taskfile\.ya?ml|jenkinsfile|\.[^/]+)$`)
+var documents = regexp.MustCompile(`(?i)^((readme|license|changelog|contributing|authors)(\.[^/]*)?` +
+	`|docs|molecule|tests|examples|catalogue\.ya?ml|makefile|taskfile\.ya?ml|jenkinsfile|\.[^/]+)$`)
 
 // split finds the parts of all files, and the words that name them, once.
 func (t *Tree) split() error {
@@ -288,7 +290,10 @@ func factsIn(name string, b []byte) facts {
 
 // reaching is what a path needs to get at files that it does not name: out of
 // its role, or by a program on the controller.
-var reaching = regexp.MustCompile(`\.\.(?:[/'"\s}]|$)|/\.\.|\broles/|\b(?:playbook_dir|inventory_dir|inventory_file|ansible_config_file|ansible_(?:play_)?role_names|ansible_parent_role_(?:names|paths))\b|['"](?:ansible\.builtin\.)?(?:pipe|lines)['"]`)
+var reaching = regexp.MustCompile(`\.\.(?:[/'"\s}]|$)|/\.\.|\broles/` +
+	`|\b(?:playbook_dir|inventory_dir|inventory_file|ansible_config_file)\b` +
+	`|\b(?:ansible_(?:play_)?role_names|ansible_parent_role_(?:names|paths))\b` +
+	`|['"](?:ansible\.builtin\.)?(?:pipe|lines)['"]`)
 
 func (f *facts) reach(text string) {
 	if m := reaching.FindString(text); m != "" {

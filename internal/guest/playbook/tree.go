@@ -139,7 +139,7 @@ func (t *Tree) add(name string, d fs.DirEntry) error {
 		// The file system of an os.Root resolves nothing outside it.
 		if _, err := fs.Stat(t.fsys, name); err != nil {
 			t.leftOut = append(t.leftOut, fmt.Sprintf("%s is left out, it is a link to %s, outside the tree or not there", name, target))
-			return nil
+			return nil //nolint:nilerr // it is left out
 		}
 		f.link = target
 	case 0:
@@ -280,7 +280,8 @@ func missingSubmodule(dir string) error {
 		module := filepath.Join(top, strings.TrimSpace(string(m[1])))
 		rel, err := filepath.Rel(dir, module)
 		if entries, errRead := os.ReadDir(module); err == nil && filepath.IsLocal(rel) && errRead == nil && len(entries) == 0 {
-			return failure.New(fmt.Sprintf("%s is a git submodule that was not fetched: the folder is empty", rel), "run git submodule update --init --recursive in ANSIBLE_DIR")
+			return failure.New(fmt.Sprintf("%s is a git submodule that was not fetched: the folder is empty", rel),
+				"run git submodule update --init --recursive in ANSIBLE_DIR")
 		}
 	}
 	return nil

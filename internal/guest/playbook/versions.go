@@ -161,7 +161,8 @@ func CheckVersions(controller string, guest Guest) error {
 	}
 	what := fmt.Sprintf("this host's ansible-core %s cannot manage %s (Python %s)", controller, guest.Name, guest.Python)
 	if !python.before(release{3, 12}) && core.before(release{2, 16}) {
-		return failure.New(what, "it takes ansible-core 2.16 or newer: build on Debian 13, in the toolbox, or from an older guest such as Debian 12 or Ubuntu 22.04")
+		return failure.New(what, "it takes ansible-core 2.16 or newer: "+
+			"build on Debian 13, in the toolbox, or from an older guest such as Debian 12 or Ubuntu 22.04")
 	}
 	for _, row := range oldestPython {
 		if core.before(row.core) {
@@ -240,7 +241,8 @@ func CheckForms(controller string, in Inputs) error {
 		}
 		if places != nil {
 			return failure.New(fmt.Sprintf("ansible-core %s has no %s any more (%s)", controller, form.name, strings.Join(places, ", ")),
-				fmt.Sprintf("%s, or build with ansible-core %d.%d or older, as Debian 12 has for guests up to Python 3.11", form.try, form.core[0], form.core[1]-1))
+				fmt.Sprintf("%s, or build with ansible-core %d.%d or older, as Debian 12 has for guests up to Python 3.11",
+					form.try, form.core[0], form.core[1]-1))
 		}
 	}
 	return nil

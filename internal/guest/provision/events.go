@@ -211,7 +211,8 @@ func (e *events) begin(next phase, activity string) {
 // The lines of Ansible's default callback.
 var (
 	taskLine   = regexp.MustCompile(`^(?:TASK|RUNNING HANDLER) \[(.*)\] \**$`)
-	resultLine = regexp.MustCompile(`^(ok|changed|skipping|fatal|failed|unreachable): \[([^\]]*)\](?: \(item=.*?\))?(?:: (?:FAILED|UNREACHABLE)!)?(?: => (.*))?$`)
+	resultLine = regexp.MustCompile(`^(ok|changed|skipping|fatal|failed|unreachable): \[([^\]]*)\]` +
+		`(?: \(item=.*?\))?(?:: (?:FAILED|UNREACHABLE)!)?(?: => (.*))?$`)
 )
 
 // ansibleLine takes one line of Ansible's output.

@@ -17,22 +17,28 @@ import (
 // failed, the guest that never answered, the disk that is full, or else what
 // Packer and QEMU said.
 func (b *build) explain(err error) error {
+	said := func(what string, lines []string) *failure.Error {
+		return &failure.Error{What: what, Lines: lines, Log: b.log("packer.log"), Err: err}
+	}
 	if dir, full := b.fullDisk(); full {
-		return &failure.Error{What: "the disk that holds " + dir + " is full", Try: "make room, or set OUTPUT_DIR to another disk", Log: b.log("packer.log"), Err: err}
+		e := said("the disk that holds "+dir+" is full", nil)
+		e.Try = "make room, or set OUTPUT_DIR to another disk"
+		return e
 	}
 	if task := b.events.failedTask(); task != nil {
 		return b.taskFailed(task, err)
 	}
+	silent := func(line string) bool { return strings.HasPrefix(line, "Timeout waiting for SSH") }
 	switch {
-	case b.events.phase == booting && slices.ContainsFunc(b.events.errors, func(said string) bool { return strings.HasPrefix(said, "Timeout waiting for SSH") }):
+	case b.events.phase == booting && slices.ContainsFunc(b.events.errors, silent):
 		return b.neverUp(fmt.Sprintf("the guest did not answer ssh within %s", b.opts.SSHTimeout))
 	case b.events.phase == cleaning || b.events.phase == halting:
-		return &failure.Error{What: "cleaning the guest failed: " + b.events.lastError(err), Lines: vm.LastLines(b.log("packer.log"), 10), Log: b.log("packer.log"), Err: err}
+		return said("cleaning the guest failed: "+b.events.lastError(err), vm.LastLines(b.log("packer.log"), 10))
 	}
 	if qemu := b.qemuSaid(); len(qemu) > 0 {
-		return &failure.Error{What: "QEMU failed: " + qemu[len(qemu)-1], Lines: qemu, Log: b.log("packer.log"), Err: err}
+		return said("QEMU failed: "+qemu[len(qemu)-1], qemu)
 	}
-	return &failure.Error{What: "Packer failed: " + b.events.lastError(err), Lines: vm.LastLines(b.log("packer.log"), 10), Log: b.log("packer.log"), Err: err}
+	return said("Packer failed: "+b.events.lastError(err), vm.LastLines(b.log("packer.log"), 10))
 }
 
 func (b *build) taskFailed(task *Task, err error) error {

@@ -122,7 +122,8 @@ func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, e
 		return result, err
 	}
 	if !b.events.ran {
-		return result, failure.New("no task of the playbook ran in the guest: the image would be the base", "write hosts: all in its plays, which is the guest, and no local connection")
+		return result, failure.New("no task of the playbook ran in the guest: the image would be the base",
+			"write hosts: all in its plays, which is the guest, and no local connection")
 	}
 	if !b.events.clean {
 		return result, b.explain(errors.New("the guest did not say that its cleaning ended well"))
@@ -138,7 +139,8 @@ func check(opts Options) error {
 	case !userName.MatchString(opts.user()):
 		return failure.New(fmt.Sprintf("%q is no user name", opts.user()), "set BUILD_USER (or VM_USER) to lower-case letters, digits, - and _")
 	case opts.user() == "root" || !opts.BakeUser && opts.user() == opts.VMUser:
-		return failure.New(fmt.Sprintf("the build user %q would be deleted at the end", opts.user()), "set BUILD_USER to another name, or BAKE_USER=true to build as VM_USER")
+		return failure.New(fmt.Sprintf("the build user %q would be deleted at the end", opts.user()),
+			"set BUILD_USER to another name, or BAKE_USER=true to build as VM_USER")
 	case opts.BaseFormat != "qcow2" && opts.BaseFormat != "raw":
 		return failure.New(fmt.Sprintf("the base's format %q is not supported", opts.BaseFormat), "convert it to qcow2 or raw")
 	case opts.BackingFile && opts.BaseFormat != "qcow2":
@@ -216,7 +218,8 @@ func CheckSSH(ctx context.Context) error {
 		return context.Cause(ctx)
 	case strings.Contains(strings.Join(host.Tail(err), "\n"), "No user exists for uid"):
 		return failure.New(fmt.Sprintf("ssh refuses to run: the user id %d has no entry in /etc/passwd", os.Getuid()),
-			fmt.Sprintf("add one when the container starts (echo build:x:%d:0::$HOME:/bin/sh >>/etc/passwd, which must be writable), or run as a user that has one", os.Getuid()))
+			fmt.Sprintf("add one when the container starts (echo build:x:%d:0::$HOME:/bin/sh >>/etc/passwd, which must be writable), "+
+				"or run as a user that has one", os.Getuid()))
 	case errors.Is(err, exec.ErrNotFound):
 		return failure.Wrap(err, "ssh is not installed", "apt-get install openssh-client")
 	}

@@ -168,7 +168,8 @@ func load(dir string) (Tools, error) {
 	files := []string{tools.Packer, tools.Goss}
 	for _, p := range programs {
 		if p.plugin != "" {
-			files = append(files, filepath.Join(tools.PluginDir, p.plugin, fmt.Sprintf("%s_v%s_x5.0_%s_%s", p.name, tools.Versions[p.name], runtime.GOOS, runtime.GOARCH)))
+			file := fmt.Sprintf("%s_v%s_x5.0_%s_%s", p.name, tools.Versions[p.name], runtime.GOOS, runtime.GOARCH)
+			files = append(files, filepath.Join(tools.PluginDir, p.plugin, file))
 		}
 	}
 	for _, f := range files {
@@ -275,8 +276,11 @@ func installPlugins(ctx context.Context, out, log string) error {
 // fixes what would change its output: plain Go programs, this platform.
 func goEnv() []string {
 	env := host.Env()
-	for _, name := range []string{"GOPATH", "GOMODCACHE", "GOCACHE", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE",
-		"GOTOOLCHAIN", "GOROOT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "GOAUTH", "NETRC"} {
+	for _, name := range []string{
+		"GOPATH", "GOMODCACHE", "GOCACHE", "GOTOOLCHAIN", "GOROOT",
+		"GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE", "GOAUTH", "NETRC",
+		"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
+	} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}

@@ -81,7 +81,8 @@ func (m *machine) keepWarnings(out string) (string, error) {
 
 // crownLabsErrors are the two things in CrownLabs' seed that the schema of
 // today's cloud-init does not know, in the words of its releases.
-var crownLabsErrors = regexp.MustCompile(`mounts: \[\] (is too short|should be non-empty)|(network: )?Additional properties are not allowed \('network' was unexpected\)`)
+var crownLabsErrors = regexp.MustCompile(`mounts: \[\] (is too short|should be non-empty)` +
+	`|(network: )?Additional properties are not allowed \('network' was unexpected\)`)
 
 // crownLabsSchema judges what `cloud-init schema --system` says about CrownLabs'
 // seed: nothing but the two is allowed.

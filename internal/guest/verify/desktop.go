@@ -228,7 +228,8 @@ func checkPage(html []byte) error {
 		return errors.New("the page is not noVNC's")
 	}
 	if m := reference.FindSubmatch(html); m != nil {
-		return fmt.Errorf("the page refers to %s, which is not found behind a path prefix: refer to it relatively", text.Line(string(m[1][:min(len(m[1]), 100)])))
+		return fmt.Errorf("the page refers to %s, which is not found behind a path prefix: refer to it relatively",
+			text.Line(string(m[1][:min(len(m[1]), 100)])))
 	}
 	return nil
 }

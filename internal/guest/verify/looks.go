@@ -119,8 +119,11 @@ func hostnameInForce(out string) (string, error) {
 func machineIDOfThisBoot(out string) (string, error) {
 	var id string
 	var boot, written int64
-	if n, err := fmt.Sscan(out, &id, &boot, &written); n != 3 || len(id) != 32 {
-		return "", fmt.Errorf("machine-id was not set at boot: %q (%v)", out, err)
+	if _, err := fmt.Sscan(out, &id, &boot, &written); err != nil {
+		return "", fmt.Errorf("machine-id was not set at boot: %q (%w)", out, err)
+	}
+	if len(id) != 32 {
+		return "", fmt.Errorf("machine-id was not set at boot: %q", out)
 	}
 	if written < boot {
 		return "", fmt.Errorf("the disk carries the machine-id %s, which every machine made of it would share: it has to be empty", id)
@@ -212,9 +215,9 @@ func (m *machine) keepIdentity(out string) (string, error) {
 // kernel's start, which the console shows to a tenth of a second.
 func (m *machine) keepFinish(out string) (string, error) {
 	value, _ := strings.CutPrefix(out, "FinishTimestampMonotonic=")
-	usec, err := strconv.ParseInt(value, 10, 64)
-	if err != nil || usec <= 0 || usec > time.Hour.Microseconds() {
-		return "", nil // no systemd, or no end: other checks say so
+	usec, _ := strconv.ParseInt(value, 10, 64) // no systemd, or no end: other checks say so
+	if usec <= 0 || usec > time.Hour.Microseconds() {
+		return "", nil
 	}
 	for _, phase := range m.guest.Moments() {
 		if phase.Phase == "kernel" {

@@ -200,12 +200,12 @@ func TestASudoRuleWithoutPasswordIsFoundHoweverItIsWritten(t *testing.T) {
 	etc := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(etc, "sudoers.d"), 0o700))
 	functions := strings.ReplaceAll(insideScript, "/etc/", etc+"/")
-	for file, text := range map[string]string{
+	for file, rules := range map[string]string{
 		"sudoers":                        "Defaults env_reset\n# Defaults !authenticate\n%sudo ALL=(ALL:ALL) ALL\n",
 		"sudoers.d/90-cloud-init-users":  "# User rules\nlab ALL=(ALL) NOPASSWD:ALL\n",
 		"sudoers.d/no-AUTHENTICATE-here": "lab ALL=(ALL) PASSWD:/bin/authenticate\n",
 	} {
-		require.NoError(t, os.WriteFile(filepath.Join(etc, file), []byte(text), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(etc, file), []byte(rules), 0o600))
 	}
 	assert.Empty(t, run(t, functions, 0, "sudo_rules", "", "lab"))
 	for _, line := range []string{

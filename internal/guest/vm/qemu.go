@@ -36,7 +36,8 @@ func (o Options) arguments() []string {
 		"-smp", fmt.Sprintf("%d,maxcpus=%d,sockets=%d,cores=%d,threads=1", o.CPUs, o.CPUs*sockets, sockets, o.CPUs),
 		"-smbios", "type=1,manufacturer=KubeVirt,product=None,family=KubeVirt,uuid=" + o.uuid(),
 		"-drive", "if=none,id=disk,file=" + overlayFile + ",format=qcow2,cache=unsafe,discard=unmap",
-		"-drive", "if=none,id=seed,file=" + seedFile + ",format=raw,readonly=" + map[bool]string{true: "off", false: "on"}[o.SATA], // which SATA disks cannot be
+		// SATA disks cannot be read-only.
+		"-drive", "if=none,id=seed,file=" + seedFile + ",format=raw,readonly=" + map[bool]string{true: "off", false: "on"}[o.SATA],
 		"-netdev", network,
 		"-chardev", "null,id=agent",
 		"-device", "VGA",

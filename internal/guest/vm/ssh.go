@@ -62,7 +62,8 @@ func (g *Guest) awaitSSH(ctx context.Context) error {
 		return refused
 	}, func(int, error) (time.Duration, error) { return retryAfter, nil })
 	if err != nil {
-		return g.explain(ctx, fmt.Errorf("%w (ssh: %v)", err, refused))
+		// What ssh said last is no cause: it is as the wait ended, cancelled.
+		return g.explain(ctx, fmt.Errorf("%w (ssh: %v)", err, refused)) //nolint:errorlint
 	}
 	return nil
 }
@@ -125,7 +126,8 @@ func (g *Guest) explain(ctx context.Context, err error) error {
 	}
 	return &failure.Error{
 		What: what, Lines: lines, Log: g.ConsoleLog(), Err: err,
-		Try: HangAdvice(what, "read the end of the guest's serial console; the image needs a boot loader for BIOS, cloud-init with the NoCloud datasource, and sshd"),
+		Try: HangAdvice(what, "read the end of the guest's serial console; "+
+			"the image needs a boot loader for BIOS, cloud-init with the NoCloud datasource, and sshd"),
 	}
 }
 

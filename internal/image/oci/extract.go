@@ -49,7 +49,8 @@ type Want struct {
 func (w Want) Check(name, digest, inputs string) error {
 	switch {
 	case w.Digest != "" && w.Digest != digest:
-		return failure.New(fmt.Sprintf("%s has the digest %s, not %s", name, digest, w.Digest), "correct the digest in ISO_URL or ISO_CHECKSUM, or bring the image back")
+		return failure.New(fmt.Sprintf("%s has the digest %s, not %s", name, digest, w.Digest),
+			"correct the digest in ISO_URL or ISO_CHECKSUM, or bring the image back")
 	case w.Inputs != "" && inputs == "":
 		return failure.New(fmt.Sprintf("%s does not say from which inputs it was made", name), "name it by its digest: sha256: in ISO_CHECKSUM")
 	case w.Inputs != "" && w.Inputs != inputs:
@@ -330,7 +331,11 @@ func (s *sparseWriter) Write(b []byte) (int, error) {
 
 func (x *extraction) explain(err error) error {
 	if f, ok := failure.In(err); ok {
-		return &failure.Error{What: fmt.Sprintf("the disk of %s cannot be used: %s", x.image.Name, strings.TrimPrefix(f.What, x.Path+".part: ")), Try: f.Try, Lines: f.Lines, Err: err}
+		what := strings.TrimPrefix(f.What, x.Path+".part: ")
+		return &failure.Error{
+			What: fmt.Sprintf("the disk of %s cannot be used: %s", x.image.Name, what),
+			Try:  f.Try, Lines: f.Lines, Err: err,
+		}
 	}
 	switch {
 	case host.DiskFull(err):

@@ -45,16 +45,16 @@ type Files struct {
 	stored  map[string]*io.SectionReader // in the archive
 }
 
-// OpenFiles opens the files at path. The caller must call Close.
-func OpenFiles(path string) (*Files, error) {
-	info, err := os.Stat(path)
+// OpenFiles opens the files of the layout at a path. The caller must call Close.
+func OpenFiles(at string) (*Files, error) {
+	info, err := os.Stat(at)
 	if err != nil {
 		return nil, errors.Unwrap(err)
 	}
 	if info.IsDir() {
-		return &Files{dir: path}, nil
+		return &Files{dir: at}, nil
 	}
-	archive, err := host.Open(path)
+	archive, err := host.Open(at)
 	if err != nil {
 		return nil, err
 	}
@@ -233,24 +233,24 @@ func Load(dir string) (*Layout, error) {
 	return l, nil
 }
 
-// LayoutHint says how to come to a layout from a path that was taken for one:
+// LayoutHint says how to come to a layout from a path, at, that was taken for one:
 // another tool's image can become one, or exactly one directory in it is one.
 // Else it says otherwise.
-func LayoutHint(path, otherwise string) string {
-	f, err := OpenFiles(path)
+func LayoutHint(at, otherwise string) string {
+	f, err := OpenFiles(at)
 	if err != nil {
 		return otherwise
 	}
 	defer f.Close()
-	found, _ := fs.Glob(os.DirFS(path), "*/"+layoutFile)
+	found, _ := fs.Glob(os.DirFS(at), "*/"+layoutFile)
 	switch {
 	case f.has(layoutFile):
 	case f.has("manifest.json") && f.archive != nil:
-		return fmt.Sprintf("skopeo copy docker-archive:%s oci:NEW makes a layout of it", path)
+		return fmt.Sprintf("skopeo copy docker-archive:%s oci:NEW makes a layout of it", at)
 	case f.has("manifest.json"):
-		return fmt.Sprintf("skopeo copy dir:%s oci:NEW makes a layout of it", path)
+		return fmt.Sprintf("skopeo copy dir:%s oci:NEW makes a layout of it", at)
 	case len(found) == 1:
-		return "the layout is " + filepath.Join(path, filepath.Dir(found[0]))
+		return "the layout is " + filepath.Join(at, filepath.Dir(found[0]))
 	}
 	return otherwise
 }

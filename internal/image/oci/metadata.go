@@ -109,9 +109,9 @@ const (
 	HintPreference   = "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE"
 )
 
-// Architecture returns Go's name for an architecture that KubeVirt runs, by
-// whatever name, or nothing.
-func Architecture(name string) string { return architectures[name] }
+// Architecture returns Go's name for an architecture that KubeVirt runs, known
+// by whatever name, or nothing.
+func Architecture(known string) string { return architectures[known] }
 
 // labelValue is what Kubernetes takes as the value of a label.
 var labelValue = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)

@@ -46,7 +46,7 @@ type Result struct {
 // directory with anything else in it is refused. The disk is read once, and
 // memory does not grow with it. Errors that a person can act on are
 // *failure.Error.
-func Pack(ctx context.Context, disk, layoutDir string, m Metadata, p progress.Reporter) (Result, error) {
+func Pack(ctx context.Context, diskFile, layoutDir string, m Metadata, p progress.Reporter) (Result, error) {
 	if err := m.validate(); err != nil {
 		return Result{}, err
 	}
@@ -55,7 +55,7 @@ func Pack(ctx context.Context, disk, layoutDir string, m Metadata, p progress.Re
 		return Result{}, err
 	}
 	defer w.discard()
-	src, err := openDisk(ctx, disk, p)
+	src, err := openDisk(ctx, diskFile, p)
 	if err != nil {
 		return Result{}, stopped(ctx, err)
 	}
@@ -65,7 +65,7 @@ func Pack(ctx context.Context, disk, layoutDir string, m Metadata, p progress.Re
 		return Result{}, stopped(ctx, w.explain(err))
 	}
 	if m.VerifiedDisk != "" && m.VerifiedDisk != l.disk.String() {
-		return Result{}, failure.New(disk+" is not the disk that was verified any more", "verify it again")
+		return Result{}, failure.New(diskFile+" is not the disk that was verified any more", "verify it again")
 	}
 	digest, err := w.writeImage(m, l)
 	if err != nil {
@@ -142,20 +142,20 @@ func (s *source) writeLayer(ctx context.Context, w *layoutWriter, p progress.Rep
 		return writtenLayer{}, err
 	}
 	defer blob.Close()
-	disk, content, stored := newHasher(), newHasher(), newHasher()
-	defer disk.Close()
+	whole, content, stored := newHasher(), newHasher(), newHasher()
+	defer whole.Close()
 	defer content.Close()
 	defer stored.Close()
 
 	l, out := writtenLayer{}, io.MultiWriter(stored, blob)
 	if s.about.Compressed() {
 		l.MediaType = types.OCIUncompressedLayer
-		err = s.writeTar(ctx, out, disk, p)
+		err = s.writeTar(ctx, out, whole, p)
 		content = stored
 	} else {
 		l.MediaType = types.OCILayer
 		z, _ := gzip.NewWriterLevel(out, gzip.DefaultCompression) // it fails for another level only
-		if err = s.writeTar(ctx, io.MultiWriter(content, z), disk, p); err == nil {
+		if err = s.writeTar(ctx, io.MultiWriter(content, z), whole, p); err == nil {
 			err = z.Close()
 		}
 	}
@@ -164,7 +164,7 @@ func (s *source) writeLayer(ctx context.Context, w *layoutWriter, p progress.Rep
 	}
 	l.Digest, l.Size = stored.sum()
 	l.diffID, _ = content.sum()
-	l.disk, _ = disk.sum()
+	l.disk, _ = whole.sum()
 	return l, os.Rename(blob.Name(), w.blob(l.Digest.Hex))
 }
 
@@ -175,7 +175,7 @@ const owner = 107
 // the disk alone.
 var epoch = time.Unix(0, 0)
 
-// writeTar writes disk/ and the disk in it to w, and the disk alone to disk.
+// writeTar writes disk/ and the disk in it to w, and the disk alone to alone.
 // CDI looks for names that begin with "disk", without a slash in front
 // (pkg/importer/transport.go); disk.img is the name that KubeVirt documents for
 // raw disks.
