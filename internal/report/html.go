@@ -23,85 +23,65 @@ var pageCSS string
 // policy lets the page load nothing but its own style and the pictures in it:
 // what a guest smuggles in stays text. Bars are SVG because it forbids inline
 // styles, too.
-var policy = fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; img-src data:; base-uri 'none'; form-action 'none'", styleHash(pageCSS))
-
-func styleHash(css string) string {
-	sum := sha256.Sum256([]byte(css))
-	return base64.StdEncoding.EncodeToString(sum[:])
+func policy() string {
+	style := sha256.Sum256([]byte(pageCSS))
+	return fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; img-src data:; base-uri 'none'; form-action 'none'", base64.StdEncoding.EncodeToString(style[:]))
 }
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+	"css":    func() template.CSS { return template.CSS(pageCSS) },
+	"policy": policy,
+	"picture": func(png []byte) template.URL {
+		return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(png))
+	},
 	"size":     text.Size,
 	"duration": text.Span,
 	"result":   Check.result,
-	"table":    func(label string, rows any) table { return table{label, rows} },
+	"span":     func(start, took, whole time.Duration) span { return spanOf(start, start+took, whole) },
+	"table":    func(label string, rows any) table { return table{Label: label, Rows: rows} },
+	"tasks":    func(label string, rows []taskRow, longest time.Duration) table { return table{label, rows, longest} },
 }).Parse(pageText))
+
+// table is a table with the id of its heading.
+type table struct {
+	Label string
+	Rows  any
+	Whole time.Duration // what the longest bar shows
+}
 
 // WriteHTML writes the report as one page that needs nothing else: no network,
 // no fonts, no scripts.
-func (r *Report) WriteHTML(w io.Writer) error {
-	return pageTemplate.Execute(w, newPage(r.view()))
-}
-
-// page is a view as the template shows it, with its bars.
-type page struct {
-	*view
-	CSS    template.CSS
-	Policy string
-	Facts  []fact
-
-	Ticks   []tick
-	Stages  []stageBar
-	Moments []momentBar
-	Strip   []segment
-	Longest []taskBar
-	Tasks   []taskBar
-	Sizes   []sizeBar
-	Shots   []shot
-}
+func (r *Report) WriteHTML(w io.Writer) error { return pageTemplate.Execute(w, r.view()) }
 
 // fact is a figure at the top of the page.
 type fact struct{ Name, Value, Note string }
 
-func newPage(v *view) *page {
-	p := &page{view: v, CSS: template.CSS(pageCSS), Policy: policy, Ticks: ticks(v.Took), Moments: momentBars(v.Boot), Sizes: sizeBars(v)}
-	for _, s := range v.Stages {
-		p.Stages = append(p.Stages, stageBar{s, spanOf(s.Start, s.Start+s.Took, v.Took)})
+// Facts are the figures that people ask for first.
+func (v *view) Facts() (all []fact) {
+	add := func(name, value, note string) { all = append(all, fact{name, value, note}) }
+	if v.Took > 0 {
+		add("Time", text.Span(v.Took), text.Count(len(v.Stages), "stage"))
 	}
-	p.addTasks()
-	for _, picture := range v.Pictures {
-		uri := "data:image/png;base64," + base64.StdEncoding.EncodeToString(picture.PNG)
-		p.Shots = append(p.Shots, shot{picture, template.URL(uri)})
-	}
-	p.addFacts()
-	return p
-}
-
-// addFacts adds the figures that people ask for first.
-func (p *page) addFacts() {
-	add := func(name, value, note string) { p.Facts = append(p.Facts, fact{name, value, note}) }
-	if p.Took > 0 {
-		add("Time", text.Span(p.Took), text.Count(len(p.Stages), "stage"))
-	}
-	if n := len(p.Checks); n > 0 {
+	if n := len(v.Checks); n > 0 {
 		note := "all passed"
 		switch {
-		case p.Tally.Failed > 0:
-			note = fmt.Sprintf("%d failed", p.Tally.Failed)
-		case p.Tally.Excused > 0:
-			note = fmt.Sprintf("%d excused", p.Tally.Excused)
+		case v.Tally.Failed > 0:
+			note = fmt.Sprintf("%d failed", v.Tally.Failed)
+		case v.Tally.Excused > 0:
+			note = fmt.Sprintf("%d excused", v.Tally.Excused)
 		}
-		add("Checks", fmt.Sprintf("%d of %d", p.Tally.Passed, n), note)
+		add("Checks", fmt.Sprintf("%d of %d", v.Tally.Passed, n), note)
 	}
-	if n := len(p.Tasks); n > 0 {
-		add("Ansible", text.Count(n, "task"), text.Span(p.TaskTime))
+	if n := len(v.Tasks); n > 0 {
+		add("Ansible", text.Count(n, "task"), text.Span(v.TaskTime))
 	}
-	if n := len(p.Sizes); n > 0 {
-		add("Size", text.Size(p.Sizes[n-1].Bytes), p.Sizes[n-1].Name)
+	if n := len(v.Sizes); n > 0 {
+		add("Size", text.Size(v.Sizes[n-1].Bytes), v.Sizes[n-1].Name)
 	}
-	if p.Image.VirtualSize > 0 {
-		add("Disk", text.Size(p.Image.VirtualSize), "virtual size")
+	if v.Image.VirtualSize > 0 {
+		add("Disk", text.Size(v.Image.VirtualSize), "virtual size")
 	}
+	return all
 }
 
 // span is a part of a bar, in the percentages that SVG takes.
@@ -124,20 +104,19 @@ func percent(f float64) string { return fmt.Sprintf("%.2f%%", f) }
 // tick is a mark on the time axis.
 type tick struct{ X, Label string }
 
-// ticks divides a time span into four to seven parts that people count in.
-func ticks(whole time.Duration) []tick {
+// Ticks divide the whole time into four to seven parts that people count in.
+func (v *view) Ticks() (all []tick) {
 	step := time.Second
 	for _, factor := range []time.Duration{1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 18000, 36000} {
-		if step = factor * time.Second; whole <= 6*step {
+		if step = factor * time.Second; v.Took <= 6*step {
 			break
 		}
 	}
-	if whole > 8*step || whole < time.Second {
+	if v.Took > 8*step || v.Took < time.Second {
 		return nil // of no use
 	}
-	var all []tick
-	for at := time.Duration(0); at < whole-whole/12; at += step {
-		all = append(all, tick{percent(100 * float64(at) / float64(whole)), axisLabel(at)})
+	for at := time.Duration(0); at < v.Took-v.Took/12; at += step {
+		all = append(all, tick{percent(100 * float64(at) / float64(v.Took)), axisLabel(at)})
 	}
 	return all
 }
@@ -155,52 +134,16 @@ func axisLabel(at time.Duration) string {
 	return fmt.Sprintf("%d:%02d h", at/time.Hour, at%time.Hour/time.Minute)
 }
 
-// The rows of the page's charts.
-type (
-	stageBar struct {
-		Stage
-		Span span
-	}
-	// momentBar is a step of the boot: what led from the moment before to this.
-	momentBar struct {
-		Moment
-		Step time.Duration
-		Span span
-	}
-	taskBar struct {
-		taskRow
-		Span span
-	}
-	// sizeBar is a size with what changed since the one before.
-	sizeBar struct {
-		Size
-		Change string
-		Same   span // what was there before, too
-		More   span // what came to it
-		Less   span // what is gone
-	}
-	// segment is a task in the strip of all tasks.
-	segment struct {
-		span
-		Number int
-		Center string
-		Wide   bool // enough for its number
-		Top    bool
-		Failed bool
-	}
-	shot struct {
-		Picture
-		URI template.URL
-	}
-	// table is a table with the id of its heading.
-	table struct {
-		Label string
-		Rows  any
-	}
-)
+// momentBar is a step of the boot: what led from the moment before to this.
+type momentBar struct {
+	Moment
+	Step time.Duration
+	Span span
+}
 
-func momentBars(moments []Moment) (bars []momentBar) {
-	sorted := slices.SortedStableFunc(slices.Values(moments), func(a, b Moment) int { return cmp.Compare(a.At, b.At) })
+// Moments are the steps of the boot.
+func (v *view) Moments() (bars []momentBar) {
+	sorted := slices.SortedStableFunc(slices.Values(v.Boot), func(a, b Moment) int { return cmp.Compare(a.At, b.At) })
 	var before time.Duration
 	for _, m := range sorted {
 		bars = append(bars, momentBar{m, m.At - before, spanOf(before, m.At, sorted[len(sorted)-1].At)})
@@ -209,44 +152,57 @@ func momentBars(moments []Moment) (bars []momentBar) {
 	return bars
 }
 
-// addTasks lays the tasks end to end in the strip, without those too short to
-// be seen. What failed is listed with the longest, before them.
-func (p *page) addTasks() {
-	var at, longest time.Duration
-	if len(p.ByTime) > 0 {
-		longest = p.ByTime[0].Took
-	}
-	bar := func(t taskRow) taskBar { return taskBar{t, spanOf(0, t.Took, longest)} }
-	for _, t := range p.view.Tasks {
-		p.Tasks = append(p.Tasks, bar(t))
-		if t.Status == Failed {
-			p.Longest = append(p.Longest, bar(t))
-		}
-		if share := 100 * float64(t.Took) / float64(max(p.TaskTime, 1)); share >= 0.2 {
-			center := 100*float64(at)/float64(p.TaskTime) + share/2
-			p.Strip = append(p.Strip, segment{spanOf(at, at+t.Took, p.TaskTime), t.Number, percent(center), share >= 4, t.Top, t.Status == Failed})
+// segment is a task in the strip of all tasks.
+type segment struct {
+	taskRow
+	Span   span
+	Center string
+	Wide   bool // enough for its number
+}
+
+// Strip is the tasks end to end, without those too short to be seen.
+func (v *view) Strip() (all []segment) {
+	var at time.Duration
+	for _, t := range v.Tasks {
+		if share := 100 * float64(t.Took) / float64(max(v.TaskTime, 1)); share >= 0.2 {
+			center := 100*float64(at)/float64(v.TaskTime) + share/2
+			all = append(all, segment{t, spanOf(at, at+t.Took, v.TaskTime), percent(center), share >= 4})
 		}
 		at += t.Took
 	}
-	for _, t := range p.ByTime[:min(shownTasks, len(p.ByTime))] {
-		if t.Status != Failed {
-			p.Longest = append(p.Longest, bar(t))
-		}
-	}
+	return all
 }
 
-func sizeBars(v *view) (bars []sizeBar) {
-	largest := v.largest()
+// Longest are the tasks that are shown unfolded: what failed, and those that
+// took longest.
+func (v *view) Longest() []taskRow {
+	failed := func(t taskRow) bool { return t.Status == Failed }
+	worked := func(t taskRow) bool { return t.Status != Failed }
+	longest := slices.Clone(v.ByTime[:min(shownTasks, len(v.ByTime))])
+	return append(slices.DeleteFunc(slices.Clone(v.Tasks), worked), slices.DeleteFunc(longest, failed)...)
+}
+
+// sizeBar is a size with what changed since the one before.
+type sizeBar struct {
+	Size
+	Change string
+	Same   span // what was there before, too
+	More   span // what came to it
+	Less   span // what is gone
+}
+
+// SizeBars are the sizes, compared.
+func (v *view) SizeBars() (bars []sizeBar) {
 	for i, s := range v.Sizes {
-		bar := sizeBar{Size: s, Same: spanOf(0, s.Bytes, largest)}
+		bar := sizeBar{Size: s, Same: spanOf(0, s.Bytes, v.Largest)}
 		if i > 0 {
 			before := v.Sizes[i-1].Bytes
 			bar.Change = change(before, s.Bytes)
 			switch {
 			case s.Bytes > before:
-				bar.Same, bar.More = spanOf(0, before, largest), spanOf(before, s.Bytes, largest)
+				bar.Same, bar.More = spanOf(0, before, v.Largest), spanOf(before, s.Bytes, v.Largest)
 			case s.Bytes < before:
-				bar.Less = spanOf(s.Bytes, before, largest)
+				bar.Less = spanOf(s.Bytes, before, v.Largest)
 			}
 		}
 		bars = append(bars, bar)

@@ -48,8 +48,8 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 	}
 	s.table("The longest of "+text.Count(len(v.Tasks), "task"), "Task | Time | | Status", rows)
 	rows = nil
-	for _, size := range sizeBars(v) {
-		rows = append(rows, []string{size.Name, text.Size(size.Bytes), blocks(size.Bytes, v.largest()), size.Change})
+	for _, size := range v.SizeBars() {
+		rows = append(rows, []string{size.Name, text.Size(size.Bytes), blocks(size.Bytes, v.Largest), size.Change})
 	}
 	s.table("Sizes", "What | Size | | Change", rows)
 	_, err := s.WriteTo(w)

@@ -16,6 +16,7 @@ type view struct {
 	Why      []string
 	Took     time.Duration
 	TaskTime time.Duration
+	Largest  int64     // of the sizes, in bytes
 	Tasks    []taskRow // in the order in which they ran
 	ByTime   []taskRow // likewise, those that took longest first
 	Groups   []group
@@ -58,6 +59,9 @@ func (r *Report) view() *view {
 	for _, s := range c.Stages {
 		v.Took = max(v.Took, s.Start+s.Took)
 	}
+	for _, s := range c.Sizes {
+		v.Largest = max(v.Largest, s.Bytes)
+	}
 	for i, t := range c.Tasks {
 		v.Tasks = append(v.Tasks, taskRow{Task: t, Number: i + 1})
 		v.TaskTime += t.Took
@@ -91,14 +95,6 @@ func headline(r *Report) string {
 		return "Failed"
 	}
 	return "Outcome unknown"
-}
-
-// largest is the largest of the sizes, in bytes.
-func (v *view) largest() (n int64) {
-	for _, s := range v.Sizes {
-		n = max(n, s.Bytes)
-	}
-	return n
 }
 
 // The three ways in which a check ends.
