@@ -1,5 +1,11 @@
-// Package cli is the command line of diskforge: one sub-command a stage, and
-// build, which runs them all.
+// Package cli is the command line of diskforge: build, which runs all stages of
+// one image, and a command for each stage; build-all and plan for a catalogue's
+// images; inspect and images for what is in registries; base, tools and doctor
+// for the host.
+//
+// A command has a flag for each setting that it reads (package settings has the
+// table) and few of its own. It hands a pipeline.Build to the package that does
+// the work, prints the result to standard output and decides the exit code.
 package cli
 
 import (

@@ -41,7 +41,7 @@ image. With --json each image is one JSON object on standard output.
 
 Docker's registry is asked for its list of repositories, Harbor for its project's.
 Registries without such a list (GitHub's) want the repositories named. An image
-without a tag is not listed: registries tell nobody of it.`,
+without a tag is not listed: no registry lists those.`,
 		cobra.ArbitraryArgs, nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
 			all, err := a.readImages(c, args, s)
 			if err != nil {

@@ -37,23 +37,20 @@ dangerous. What only breaks a convention is a warning.`,
 }
 
 // examine inspects a path where there is one, else a reference.
-func (a *app) examine(c *cobra.Command, what string, b *pipeline.Build) (*contract.Report, error) {
+func (a *app) examine(c *cobra.Command, what string, b *pipeline.Build) (r *contract.Report, err error) {
 	stage := a.ui.Stage("inspect")
-	r, err := func() (*contract.Report, error) {
-		if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
-			return contract.Layout(c.Context(), what, stage)
-		}
-		if !namesRegistry(what) {
-			return nil, failure.New("there is no folder or file "+what+" here, and it names no registry either", "")
-		}
-		options, err := pipeline.RegistryOptions(b.Config, b.Version)
-		if err != nil {
-			return nil, err
-		}
-		return contract.Remote(c.Context(), what, options, stage)
-	}()
-	stage.End(readText(r), err)
-	return r, err
+	defer func() { stage.End(readText(r), err) }()
+	if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
+		return contract.Layout(c.Context(), what, stage)
+	}
+	if !namesRegistry(what) {
+		return nil, failure.New("there is no folder or file "+what+" here, and it names no registry either", "")
+	}
+	options, err := pipeline.RegistryOptions(b.Config, b.Version)
+	if err != nil {
+		return nil, err
+	}
+	return contract.Remote(c.Context(), what, options, stage)
 }
 
 // namesRegistry says whether what comes before the first slash can be a
@@ -70,11 +67,13 @@ func (a *app) printReport(r *contract.Report) error {
 	return a.print(reportText(r))
 }
 
-// reportText is the report for people: facts, then checks.
+// reportText is the report for people: the facts that are known, then checks.
 func reportText(r *contract.Report) string {
 	var b strings.Builder
 	fact := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-13s %s\n", name, text.Line(fmt.Sprintf(format, args...)))
+		if value := text.Line(fmt.Sprintf(format, args...)); value != "" {
+			fmt.Fprintf(&b, "%-13s %s\n", name, value)
+		}
 	}
 	fact("image", "%s", r.Reference)
 	fact("digest", "%s", r.Digest)
@@ -91,16 +90,10 @@ func reportText(r *contract.Report) string {
 	if d := r.Disk; d != nil {
 		fact("disk", "%s, %s in a file of %s, compression: %s", d.Format, text.Size(int64(d.VirtualSize)), text.Size(d.FileSize), d.Compression)
 	}
-	for _, known := range [][2]string{
-		{"base", strings.TrimSpace(oci.BaseName(r.Annotations) + " " + r.Annotations["org.opencontainers.image.base.digest"])},
-		{"built", r.Annotations[oci.AnnotationBuilt]},
-		{"guest", r.Annotations[oci.AnnotationGuest]},
-		{"inputs", r.Inputs},
-	} {
-		if known[1] != "" {
-			fact(known[0], "%s", known[1])
-		}
-	}
+	fact("base", "%s %s", oci.BaseName(r.Annotations), r.Annotations["org.opencontainers.image.base.digest"])
+	fact("built", "%s", r.Annotations[oci.AnnotationBuilt])
+	fact("guest", "%s", r.Annotations[oci.AnnotationGuest])
+	fact("inputs", "%s", r.Inputs)
 	fact("read", "%s", readText(r))
 	b.WriteByte('\n')
 	for _, c := range r.Checks {

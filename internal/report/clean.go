@@ -55,7 +55,7 @@ func (r *Report) Mask(with *strings.Replacer) {
 // each changes every text, and brings every list and number within its bounds.
 // It walks the type, so that no field is forgotten; lists and maps are copied
 // before.
-func (r *Report) each(text func(string, reflect.StructTag) string) {
+func (r *Report) each(change func(string, reflect.StructTag) string) {
 	rows := func(n int, tag reflect.StructTag) int {
 		kept := min(n, limit(tag, "rows", defaultRows))
 		r.Omitted += n - kept
@@ -65,7 +65,7 @@ func (r *Report) each(text func(string, reflect.StructTag) string) {
 	walk = func(v reflect.Value, tag reflect.StructTag) {
 		switch v.Kind() {
 		case reflect.String:
-			v.SetString(text(v.String(), tag))
+			v.SetString(change(v.String(), tag))
 		case reflect.Int64:
 			v.SetInt(min(max(v.Int(), 0), maxNumber))
 		case reflect.Struct:
@@ -92,7 +92,7 @@ func (r *Report) each(text func(string, reflect.StructTag) string) {
 			}
 			kept := map[string]string{}
 			for _, name := range slices.Sorted(maps.Keys(all))[:rows(len(all), tag)] {
-				kept[text(name, "")] = text(all[name], tag)
+				kept[change(name, "")] = change(all[name], tag)
 			}
 			v.Set(reflect.ValueOf(kept))
 		}

@@ -1,4 +1,4 @@
-// Package report tells people and machines what a build did: what was made
+// Package report says what a build did, to people and machines: what was made
 // from what, how long each part took, what was checked and what it looks like.
 // The same report is JSON, one HTML page, a job summary and a few lines of a
 // terminal.

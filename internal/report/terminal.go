@@ -60,12 +60,12 @@ const (
 	blue  = "\x1b[34m"
 )
 
-// paint returns text in a colour. Its text must be clean.
-func (t *terminal) paint(colour, text string) string {
-	if !t.colour || text == "" {
-		return text
+// paint returns a clean text in a colour.
+func (t *terminal) paint(colour, clean string) string {
+	if !t.colour || clean == "" {
+		return clean
 	}
-	return colour + text + "\x1b[0m"
+	return colour + clean + "\x1b[0m"
 }
 
 func (t *terminal) line(parts ...string) {
