@@ -16,10 +16,8 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// tools are the external programs, each with the Debian package that has it.
-var tools = [][2]string{
-	{"mmdebstrap", "mmdebstrap"}, {"mke2fs", "e2fsprogs"}, {"sfdisk", "fdisk"}, {"qemu-img", "qemu-utils"}, {"tar", "tar"},
-}
+// tools are the external programs.
+var tools = []string{"mmdebstrap", "mke2fs", "sfdisk", "qemu-img", "tar"}
 
 const (
 	keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -32,8 +30,8 @@ const (
 func (o Options) checkHost(ctx context.Context) error {
 	var missing []string
 	for _, t := range tools {
-		if _, err := host.Look(t[0]); err != nil {
-			missing = append(missing, t[1])
+		if _, err := host.Look(t); err != nil {
+			missing = append(missing, host.Package(t))
 		}
 	}
 	if _, err := os.Stat(keyring); err != nil {
@@ -66,12 +64,12 @@ func checkSpace(dir string, need int64) error {
 // asRoot returns a command that sees itself as root and may own files as any
 // user: as it is for root, in a user namespace for others.
 func asRoot(name string, args ...string) host.Cmd {
-	program := name
-	if path, err := host.Look(name); err == nil {
-		program = path
-	}
 	if os.Geteuid() == 0 {
-		return host.Cmd{Program: program, Args: args}
+		return host.Cmd{Program: name, Args: args}
+	}
+	program := name
+	if path, err := host.Look(name); err == nil { // unshare knows the PATH alone
+		program = path
 	}
 	return host.Cmd{Program: "unshare", Args: append([]string{"--user", "--map-root-user", "--map-auto", "--", program}, args...)}
 }
@@ -227,12 +225,8 @@ func (b build) assemble(ctx context.Context) error {
 	if err := errors.Join(f.Truncate(b.Size), f.Close()); err != nil {
 		return err
 	}
-	sfdisk, err := host.Look("sfdisk")
-	if err != nil {
-		return err
-	}
 	table := fmt.Sprintf("label: dos\nlabel-id: 0x%s\nstart=%d, type=83, bootable\n", fsUUID[:8], partitionStart/sector)
-	if err := b.run(ctx, host.Cmd{Program: sfdisk, Args: []string{"--quiet", disk}, Stdin: strings.NewReader(table)}); err != nil {
+	if err := b.run(ctx, host.Cmd{Program: "sfdisk", Args: []string{"--quiet", disk}, Stdin: strings.NewReader(table)}); err != nil {
 		return err
 	}
 	if err := b.run(ctx, asRoot("mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", fsUUID,

@@ -93,34 +93,34 @@ func findings(ctx context.Context, accelerator, cacheDir, outputDir string) []fi
 		space("OUTPUT_DIR", outputDir, outputSpace), space("CACHE_DIR", cacheDir, cacheSpace))
 }
 
-// program is an external program and the Debian package that has it.
+// program is an external program.
 type program struct {
-	name, pkg string
-	version   string // argument that prints a version; none is asked for where empty
-	optional  string // what is lost without it; empty where nothing works
+	name     string
+	version  string // argument that prints a version; none is asked for where empty
+	optional string // what is lost without it; empty where nothing works
 }
 
 var programs = []program{
-	{"qemu-system-x86_64", "qemu-system-x86", "--version", ""},
-	{"qemu-img", "qemu-utils", "--version", ""},
-	{"xorriso", "xorriso", "--version", ""},
-	{"git", "git", "--version", "playbooks from git"},
-	{"go", "golang (1.26 or newer: https://go.dev/dl/)", "version", "compiling Packer and its plugins the first time"},
-	{"mmdebstrap", "mmdebstrap", "--version", "base images from Debian packages"},
-	{"sfdisk", "fdisk", "--version", ""},
-	{"blkid", "util-linux", "--version", ""},
-	{"debugfs", "e2fsprogs", "", ""}, // and mke2fs
-	{"guestfish", "guestfish", "--version", "looking into disks whose file system is not ext2, ext3 or ext4"},
-	{"virt-sparsify", "guestfs-tools", "--version", "sparsifying images whose guest does not trim"},
+	{"qemu-system-x86_64", "--version", ""},
+	{"qemu-img", "--version", ""},
+	{"xorriso", "--version", ""},
+	{"git", "--version", "playbooks from git"},
+	{"go", "version", "compiling Packer and its plugins the first time"},
+	{"mmdebstrap", "--version", "base images from Debian packages"},
+	{"sfdisk", "--version", ""},
+	{"blkid", "--version", ""},
+	{"debugfs", "", ""}, // and mke2fs
+	{"guestfish", "--version", "looking into disks whose file system is not ext2, ext3 or ext4"},
+	{"virt-sparsify", "--version", "sparsifying images whose guest does not trim"},
 }
 
 func (p program) look(ctx context.Context) finding {
 	path, err := host.Look(p.name)
 	switch {
 	case err != nil && p.optional == "":
-		return finding{p.name, missing, "not installed", "apt-get install " + p.pkg}
+		return finding{p.name, missing, "not installed", "apt-get install " + host.Package(p.name)}
 	case err != nil:
-		return finding{p.name, warning, "not installed: needed for " + p.optional, "apt-get install " + p.pkg}
+		return finding{p.name, warning, "not installed: needed for " + p.optional, "apt-get install " + host.Package(p.name)}
 	case p.version == "":
 		return finding{p.name, ok, path, ""}
 	}
@@ -131,7 +131,7 @@ func (p program) look(ctx context.Context) finding {
 		}
 	}})
 	if err != nil {
-		return finding{p.name, missing, err.Error(), "apt-get install --reinstall " + p.pkg}
+		return finding{p.name, missing, err.Error(), "apt-get install --reinstall " + host.Package(p.name)}
 	}
 	return finding{p.name, ok, first, ""}
 }
@@ -141,7 +141,7 @@ func ssh(ctx context.Context) finding {
 	if err := provision.CheckSSH(ctx); err != nil {
 		return broken("ssh", err, "")
 	}
-	return program{"ssh", "openssh-client", "-V", ""}.look(ctx)
+	return program{"ssh", "-V", ""}.look(ctx)
 }
 
 // ansible says which guests this host's Ansible can manage.

@@ -13,6 +13,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -61,15 +63,36 @@ const (
 	maxOutput    = 8 << 20 // bytes that Output keeps
 )
 
+// packages are Debian's for the programs that are in none of their own name.
+var packages = map[string]string{
+	"ansible-galaxy":     "ansible-core",
+	"ansible-playbook":   "ansible-core",
+	"blkid":              "util-linux",
+	"debugfs":            "e2fsprogs",
+	"go":                 "golang (1.26 or newer: https://go.dev/dl/)",
+	"mke2fs":             "e2fsprogs",
+	"prlimit":            "util-linux",
+	"qemu-img":           "qemu-utils",
+	"qemu-system-x86_64": "qemu-system-x86",
+	"sfdisk":             "fdisk",
+	"ssh":                "openssh-client",
+	"unshare":            "util-linux",
+	"virt-sparsify":      "guestfs-tools",
+}
+
+// Package is the Debian package that has a program.
+func Package(program string) string { return cmp.Or(packages[program], program) }
+
 // Look finds a program in the PATH or in the system's directories, which are
-// not in every user's PATH.
+// not in every user's PATH. Its error is a *failure.Error that says how to get
+// the program, and exec.ErrNotFound.
 func Look(name string) (string, error) {
 	for _, candidate := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
 		if path, err := exec.LookPath(candidate); err == nil {
 			return path, nil
 		}
 	}
-	return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
+	return "", &failure.Error{What: name + " is not installed", Try: "apt-get install " + Package(name), Err: exec.ErrNotFound}
 }
 
 // CommandError says which program failed, how, and with which last lines.
@@ -91,8 +114,9 @@ func (e *CommandError) Error() string {
 // Unwrap returns how the program ended, or the cause of the context's end.
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// Run runs the program to its end. It returns a *CommandError where the program
-// cannot be started, fails, or is stopped because ctx ended.
+// Run runs the program to its end. It returns Look's error where there is no such
+// program, and a *CommandError where it cannot be started, fails, or is stopped
+// because ctx ended.
 func Run(ctx context.Context, c Cmd) error {
 	p, err := Start(ctx, c)
 	if err != nil {
@@ -132,6 +156,13 @@ func Start(ctx context.Context, c Cmd) (*Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &CommandError{Program: name, Err: context.Cause(ctx)}
 	}
+	path := c.Program
+	if path == name {
+		var err error
+		if path, err = Look(name); err != nil {
+			return nil, err
+		}
+	}
 	kept := newLines(c.OnLine)
 	var out io.Writer = kept
 	closeLog := func() {}
@@ -144,11 +175,11 @@ func Start(ctx context.Context, c Cmd) (*Process, error) {
 		out = io.MultiWriter(f, kept)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	cmd := exec.CommandContext(ctx, c.Program, c.Args...)
+	cmd := exec.CommandContext(ctx, path, c.Args...)
 	// The death signal, so that it ends even if this process is killed.
 	death := syscall.SIGTERM
-	if c.Confined && cmd.Err == nil && Unconfined() == nil {
-		all := append(append(confinement(), cmd.Path), c.Args...)
+	if c.Confined && Unconfined() == nil {
+		all := append(append(confinement(), path), c.Args...)
 		cmd = exec.CommandContext(ctx, all[0], all[1:]...)
 		death = syscall.SIGKILL // unshare does not heed SIGTERM
 	}

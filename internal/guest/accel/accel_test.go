@@ -252,9 +252,9 @@ func TestTheEndOfTheContextEndsTheProbe(t *testing.T) {
 }
 
 func TestAMissingQEMUIsNamedWithItsPackage(t *testing.T) {
-	t.Parallel()
 	h, _ := fake(t, boots)
-	h.qemu = "no-such-qemu"
+	h.qemu = "qemu-system-x86_64"
+	t.Setenv("PATH", t.TempDir())
 	_, err := h.choose(t.Context(), Auto, "", progress.Discard)
 	require.ErrorContains(t, err, "apt-get install qemu-system-x86")
 }

@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -66,10 +65,7 @@ func (h probing) probe(ctx context.Context, version string, errVersion error, ca
 		return not(why), nil
 	}
 	if errVersion != nil {
-		if ctx.Err() != nil {
-			return Verdict{}, errVersion
-		}
-		return Verdict{}, failure.Wrap(errVersion, "QEMU does not start", "apt-get install qemu-system-x86")
+		return Verdict{}, errVersion
 	}
 	key := h.key(version)
 	kept := cacheDir != "" && key != ""

@@ -3,28 +3,18 @@ package hygiene
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"slices"
 
-	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
-// packages are Debian's, by the program that they bring.
-var packages = map[string]string{
-	"qemu-img":  "qemu-utils",
-	"prlimit":   "util-linux",
-	"blkid":     "util-linux",
-	"sfdisk":    "fdisk",
-	"debugfs":   "e2fsprogs",
-	"guestfish": "guestfish",
-}
-
-// command is a run of an external program in dir, or says which package has it.
+// command is a run of an external program in dir.
 func command(dir, name string, args ...string) (host.Cmd, error) {
 	path, err := host.Look(name)
 	if err != nil {
-		return host.Cmd{}, failure.New("looking into the disk needs "+name+", which is not installed", "apt-get install "+packages[name])
+		return host.Cmd{}, fmt.Errorf("looking into the disk: %w", err)
 	}
 	return host.Cmd{Program: path, Args: args, Dir: dir, Env: host.Env("LC_ALL=C")}, nil
 }

@@ -53,7 +53,7 @@ func (s Source) Check(ctx context.Context, in Inputs, extraVars map[string]any, 
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.Is(err, exec.ErrNotFound):
-		return noAnsible(err)
+		return err
 	case err != nil:
 		return s.refused(ctx, err)
 	}
@@ -199,10 +199,6 @@ func (t *Tree) local(playbook string, within map[string]bool) []bool {
 		all = append(all, strings.TrimPrefix(p.Connection.Value, "ansible.builtin.") == "local" || vars["ansible_connection"] == "local")
 	}
 	return all
-}
-
-func noAnsible(err error) error {
-	return failure.Wrap(err, "Ansible is not installed", "apt-get install ansible-core")
 }
 
 // WriteExtraVars writes variables to a file as JSON that only we can read, for

@@ -81,7 +81,7 @@ func ControllerVersion(ctx context.Context) (string, error) {
 	}
 	said, err := host.Output(ctx, host.Cmd{Program: "ansible-playbook", Args: []string{"--version"}, Env: host.Env("LC_ALL=C.UTF-8")})
 	if errors.Is(err, exec.ErrNotFound) {
-		return "", noAnsible(err)
+		return "", err
 	}
 	if err != nil {
 		return "", failure.Wrap(err, "asking Ansible for its version", "does ansible-playbook --version work?")
@@ -104,7 +104,7 @@ var shebang = regexp.MustCompile(`^#! ?(/[^\s]*/python[0-9.]*)\n`)
 // askPython runs code in the Python that ansible-playbook runs with and
 // returns what it prints.
 func askPython(ctx context.Context, code string, args ...string) (string, error) {
-	file, err := exec.LookPath("ansible-playbook")
+	file, err := host.Look("ansible-playbook")
 	if err != nil {
 		return "", err
 	}

@@ -221,9 +221,9 @@ func CheckSSH(ctx context.Context) error {
 			fmt.Sprintf("add one when the container starts (echo build:x:%d:0::$HOME:/bin/sh >>/etc/passwd, which must be writable), "+
 				"or run as a user that has one", os.Getuid()))
 	case errors.Is(err, exec.ErrNotFound):
-		return failure.Wrap(err, "ssh is not installed", "apt-get install openssh-client")
+		return err
 	}
-	return failure.Wrap(err, "ssh does not run", "apt-get install --reinstall openssh-client")
+	return failure.Wrap(err, "ssh does not run", "apt-get install --reinstall "+host.Package("ssh"))
 }
 
 // clearKilled removes the temporary directory of a run that was killed: it holds

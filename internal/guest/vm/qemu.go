@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
@@ -108,7 +107,7 @@ func (g *Guest) launch(ctx context.Context) error {
 	if err != nil {
 		inWrite.Close()
 		outRead.Close()
-		return failure.Wrap(err, "QEMU does not start", "apt-get install qemu-system-x86")
+		return fmt.Errorf("starting QEMU: %w", err)
 	}
 	g.qmp = newMonitor(outRead, inWrite)
 	g.unwatch = context.AfterFunc(ctx, g.process.Stop)

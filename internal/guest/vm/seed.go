@@ -15,7 +15,6 @@ import (
 	"golang.org/x/crypto/ssh"
 	"gopkg.in/yaml.v3"
 
-	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
@@ -171,11 +170,8 @@ func writeSeed(ctx context.Context, o Options, k keys) error {
 		Env:     host.Env("SOURCE_DATE_EPOCH=0"),
 		Stdout:  &bytes.Buffer{},
 	})
-	switch {
-	case ctx.Err() != nil:
-		return err
-	case err != nil:
-		return failure.Wrap(err, "the cloud-init seed cannot be written", "apt-get install xorriso")
+	if err != nil {
+		return fmt.Errorf("writing the cloud-init seed: %w", err)
 	}
 	// The seed holds the guest's host key.
 	return os.Chmod(iso, 0o600)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -138,7 +137,7 @@ func Ask(ctx context.Context, path, format string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	qemuImg, err := lookQemuImg()
+	qemuImg, err := host.Look("qemu-img")
 	if err != nil {
 		return 0, err
 	}
@@ -159,12 +158,4 @@ func Ask(ctx context.Context, path, format string) (int64, error) {
 		return 0, fmt.Errorf("reading the answer of qemu-img info: %w", err)
 	}
 	return answer.VirtualSize, nil
-}
-
-func lookQemuImg() (string, error) {
-	path, err := exec.LookPath("qemu-img")
-	if err != nil {
-		return "", failure.New("qemu-img is not installed", "apt-get install qemu-utils")
-	}
-	return path, nil
 }

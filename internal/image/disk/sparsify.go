@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -137,7 +136,8 @@ const notTrimmed = "the disk was not trimmed: what deleted files held stays in i
 
 // choose returns the method to use.
 func choose(o SparsifyOptions, to progress.Reporter) (Method, error) {
-	_, err := exec.LookPath("virt-sparsify")
+	const program = "virt-sparsify"
+	_, err := host.Look(program)
 	installed := err == nil
 	switch o.Method {
 	case None:
@@ -147,7 +147,7 @@ func choose(o SparsifyOptions, to progress.Reporter) (Method, error) {
 		}
 	case VirtSparsify:
 		if !installed {
-			return "", failure.New("virt-sparsify is not installed", "apt-get install guestfs-tools, or set SPARSIFY=auto")
+			return "", failure.New(program+" is not installed", "apt-get install "+host.Package(program)+", or set SPARSIFY=auto")
 		}
 	case Auto:
 		switch {
@@ -156,7 +156,7 @@ func choose(o SparsifyOptions, to progress.Reporter) (Method, error) {
 		case installed:
 			return VirtSparsify, nil
 		}
-		to.Warn(notTrimmed + "; virt-sparsify (apt-get install guestfs-tools) would free it")
+		to.Warn(notTrimmed + "; " + program + " (apt-get install " + host.Package(program) + ") would free it")
 		return None, nil
 	default:
 		return "", fmt.Errorf("unknown method %q", o.Method)
@@ -191,11 +191,7 @@ func convert(ctx context.Context, source image, target string, c Compression, si
 		}
 		args = append(args, abs)
 	}
-	qemuImg, err := lookQemuImg()
-	if err != nil {
-		return err
-	}
-	err = host.Run(ctx, host.Cmd{Program: qemuImg, Args: args, Stdout: &percent{size: size, to: to}, Log: log})
+	err := host.Run(ctx, host.Cmd{Program: "qemu-img", Args: args, Stdout: &percent{size: size, to: to}, Log: log})
 	return explain(ctx, err, filepath.Dir(target))
 }
 
