@@ -238,11 +238,11 @@ var variable = regexp.MustCompile(`(^| )([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)(=)?`)
 func keyed(what string) string {
 	return variable.ReplaceAllStringFunc(what, func(found string) string {
 		m := variable.FindStringSubmatch(found)
-		key := catalogue.Key(m[2])
-		if key == m[2] {
+		f, _ := settings.By(m[2])
+		if f.Key == "" {
 			return found
 		}
-		return m[1] + key + strings.ReplaceAll(m[3], "=", ": ")
+		return m[1] + f.Key + strings.ReplaceAll(m[3], "=", ": ")
 	})
 }
 

@@ -46,8 +46,10 @@ func TestAChildStartsFromItsParentsDiskInALayoutOrARegistry(t *testing.T) {
 	} {
 		child, _ := newBuild(t)
 		child.Config.CacheDir, child.Config.BaseImage = t.TempDir(), c.image
-		base, err := child.way(nil).origin(t.Context(), progress.Discard)
+		w := child.way(nil)
+		_, err := w.getBase(t.Context(), progress.Discard)
 		require.NoError(t, err)
+		base := w.base
 		content, err := os.ReadFile(base.Path)
 		require.NoError(t, err)
 		assert.Equal(t, disk, content)

@@ -257,24 +257,18 @@ func (b *Build) Base(ctx context.Context) (path string, err error) {
 			return "", err
 		}
 	}
-	err = w.show(ctx, "base", func(ctx context.Context, p progress.Reporter) (string, error) {
-		made, err := w.origin(ctx, p)
-		path = made.Path
-		return path, err
-	})
-	return path, err
+	err = w.show(ctx, "base", w.getBase)
+	return w.base.Path, err
 }
 
 // Tools compiles Packer, its plugins and goss, or finds them in the cache, and
 // returns their folder.
-func (b *Build) Tools(ctx context.Context) (dir string, err error) {
+func (b *Build) Tools(ctx context.Context) (string, error) {
 	w := b.way(nil)
-	err = w.show(ctx, "tools", func(ctx context.Context, p progress.Reporter) (string, error) {
-		err := w.compile(ctx, p)
-		dir = filepath.Dir(w.tools.Packer)
-		return dir, err
-	})
-	return dir, err
+	if err := w.show(ctx, "tools", w.compile); err != nil {
+		return "", err
+	}
+	return filepath.Dir(w.tools.Packer), nil
 }
 
 // inWorkOf runs work with the work directory of a disk.

@@ -124,18 +124,15 @@ func (w *way) prepare(ctx context.Context) (err error) {
 				return "", context.Cause(ctx)
 			}
 		}
-		err := w.accelerator(ctx, p)
-		return w.accel.Accelerator, err
+		return w.accelerator(ctx, p)
 	})
-	get("tools", func(ctx context.Context, p progress.Reporter) (string, error) {
-		err := w.compile(ctx, p)
-		return "Packer " + w.tools.Versions["packer"], err
-	})
-	get("base", func(ctx context.Context, p progress.Reporter) (_ string, err error) {
-		if w.base, err = w.origin(ctx, p); err == nil {
+	get("tools", w.compile)
+	get("base", func(ctx context.Context, p progress.Reporter) (string, error) {
+		name, err := w.getBase(ctx, p)
+		if err == nil {
 			close(baseIsThere)
 		}
-		return w.base.Name, err
+		return name, err
 	})
 	get("playbook", func(ctx context.Context, p progress.Reporter) (string, error) {
 		err := w.resolvePlaybook(ctx, p)
@@ -150,10 +147,7 @@ func (w *way) prepare(ctx context.Context) (err error) {
 // prepareVerify gets what verify needs: an accelerator and, where the playbook
 // has checks, these and goss.
 func (w *way) prepareVerify(ctx context.Context) error {
-	err := w.show(ctx, "accel", func(ctx context.Context, p progress.Reporter) (string, error) {
-		err := w.accelerator(ctx, p)
-		return w.accel.Accelerator, err
-	})
+	err := w.show(ctx, "accel", w.accelerator)
 	if err == nil && w.Config.Playbook != "" {
 		err = w.show(ctx, "playbook", func(ctx context.Context, p progress.Reporter) (_ string, err error) {
 			w.playbook, err = playbook.Resolve(ctx, w.playbookOptions(), p)
@@ -166,26 +160,23 @@ func (w *way) prepareVerify(ctx context.Context) error {
 	if err != nil || w.playbook.Checks == "" {
 		return err
 	}
-	return w.show(ctx, "tools", func(ctx context.Context, p progress.Reporter) (string, error) {
-		err := w.compile(ctx, p)
-		return "goss " + w.tools.Versions["goss"], err
-	})
+	return w.show(ctx, "tools", w.compile)
 }
 
-func (w *way) accelerator(ctx context.Context, p progress.Reporter) (err error) {
-	if err := CheckCache(w.Config.CacheDir); err != nil {
-		return err
+func (w *way) accelerator(ctx context.Context, p progress.Reporter) (string, error) {
+	err := CheckCache(w.Config.CacheDir)
+	if err == nil {
+		w.accel, err = w.rooms.accel(ctx, w.Config.Accelerator, w.Config.CacheDir, p)
 	}
-	w.accel, err = w.rooms.accel(ctx, w.Config.Accelerator, w.Config.CacheDir, p)
-	return err
+	return w.accel.Accelerator, err
 }
 
-func (w *way) compile(ctx context.Context, p progress.Reporter) (err error) {
-	if err := CheckCache(w.Config.CacheDir); err != nil {
-		return err
+func (w *way) compile(ctx context.Context, p progress.Reporter) (string, error) {
+	err := CheckCache(w.Config.CacheDir)
+	if err == nil {
+		w.tools, err = w.rooms.tools(ctx, filepath.Join(w.Config.CacheDir, "tools"), p)
 	}
-	w.tools, err = w.rooms.tools(ctx, filepath.Join(w.Config.CacheDir, "tools"), p)
-	return err
+	return fmt.Sprintf("Packer %s, goss %s", w.tools.Versions["packer"], w.tools.Versions["goss"]), err
 }
 
 // resolvePlaybook gets the playbook, and what of the hygiene gate it excuses.
@@ -270,11 +261,12 @@ func (o origin) distribution() string {
 	return strings.ToLower(family)
 }
 
-// origin makes or fetches the base image.
-func (w *way) origin(ctx context.Context, p progress.Reporter) (o origin, err error) {
+// getBase makes or fetches the base image, and returns its name.
+func (w *way) getBase(ctx context.Context, p progress.Reporter) (_ string, err error) {
 	if err := CheckCache(w.Config.CacheDir); err != nil {
-		return o, err
+		return "", err
 	}
+	var o origin
 	var names []string // by which its guest is known
 	switch {
 	case w.Config.BaseFromPackages:
@@ -285,11 +277,12 @@ func (w *way) origin(ctx context.Context, p progress.Reporter) (o origin, err er
 		o, names, err = w.fromURL(ctx, p)
 	}
 	if err != nil {
-		return origin{}, err
+		return "", err
 	}
 	o.Guest, o.Known = playbook.GuessGuest(names...)
 	o.Path, err = filepath.Abs(o.Path)
-	return o, err
+	w.base = o
+	return o.Name, err
 }
 
 func (w *way) fromPackages(ctx context.Context, p progress.Reporter) (origin, []string, error) {

@@ -108,7 +108,7 @@ func (r *provisioned) report(to *report.Report) {
 	size(to, name, r.Size)
 }
 
-func (r *provisioned) leave(w *way) error {
+func (r *provisioned) leave(w *way) {
 	if r.Overlay {
 		w.backing = w.base.Path
 	}
@@ -119,7 +119,6 @@ func (r *provisioned) leave(w *way) error {
 		Created: created(w.Config, w.base.Created), Architecture: w.Config.Architecture, Title: w.Config.ImageName, Version: w.Config.ImageTag,
 		Inputs: w.imageInputs(), Built: r.Built, Guest: w.base.distribution(),
 	}
-	return nil
 }
 
 // How long a guest may take until ssh answers where BOOT_TIMEOUT is not set.
@@ -144,7 +143,7 @@ type sparsified struct{ disk.SparsifyResult }
 func (w *way) sparsify(ctx context.Context, out string, p progress.Reporter) (result, error) {
 	c := w.Config
 	if w.accel.Accelerator == "" && c.Sparsify != "none" && !w.known.Trimmed { // virt-sparsify boots an appliance
-		if err := w.accelerator(ctx, p); err != nil {
+		if _, err := w.accelerator(ctx, p); err != nil {
 			return nil, err
 		}
 	}
@@ -167,13 +166,7 @@ func (r *sparsified) report(to *report.Report) {
 	size(to, "sparsified", r.After.FileSize)
 }
 
-func (r *sparsified) leave(w *way) error {
-	w.known.Verified = "" // that was another file
-	return nil
-}
-
-// scanned is the result of the hygiene gate.
-type scanned struct{ hygiene.Result }
+func (r *sparsified) leave(w *way) { w.known.Verified = "" } // that was another file
 
 // scan looks at the disk at rest for what the build left in it.
 func (w *way) scan(ctx context.Context, path string, p progress.Reporter) (result, error) {
@@ -197,27 +190,22 @@ func (w *way) scan(ctx context.Context, path string, p progress.Reporter) (resul
 		Disk: path, Format: info.Format, Dir: scratch, BuildUser: builder, BakedUser: w.Config.BakeUser,
 		Secrets: secrets, Policy: w.policy, LibguestfsEnv: w.accel.LibguestfsEnv(),
 	}, p)
-	return &scanned{found}, err
-}
-
-func (r *scanned) String() string { return fmt.Sprintf("%d rules, %d files", len(r.Rules), r.Files) }
-
-func (r *scanned) report(to *report.Report) {
-	for _, rule := range r.Rules {
-		holds := true
-		for _, f := range r.Findings {
-			if f.Rule == rule.Name {
-				holds = false
-				to.Checks = append(to.Checks, report.Check{Group: "hygiene", Name: rule.Name, Detail: f.Path + ": " + f.Detail, Excused: f.Excused})
+	w.journal.note(func(to *report.Report) {
+		for _, rule := range found.Rules {
+			holds := true
+			for _, f := range found.Findings {
+				if f.Rule == rule.Name {
+					holds = false
+					to.Checks = append(to.Checks, report.Check{Group: "hygiene", Name: rule.Name, Detail: f.Path + ": " + f.Detail, Excused: f.Excused})
+				}
+			}
+			if holds {
+				to.Checks = append(to.Checks, report.Check{Group: "hygiene", Name: rule.Name, OK: true, Detail: rule.Demands})
 			}
 		}
-		if holds {
-			to.Checks = append(to.Checks, report.Check{Group: "hygiene", Name: rule.Name, OK: true, Detail: rule.Demands})
-		}
-	}
+	})
+	return line(fmt.Sprintf("%d rules, %d files", len(found.Rules), found.Files)), err
 }
-
-func (r *scanned) leave(*way) error { return nil }
 
 // verified is the result of a boot.
 type verified struct{ verify.Result }
@@ -258,18 +246,11 @@ func (r *verified) report(to *report.Report) {
 	}
 }
 
-func (r *verified) leave(w *way) error {
-	w.known.Verified = w.known.Digest
-	return nil
-}
-
-// packed is the result of packing.
-type packed struct {
-	oci.Result
-	layout string
-}
+func (r *verified) leave(w *way) { w.known.Verified = w.known.Digest }
 
 // pack writes the disk as an OCI layout, which is there when it was inspected.
+// Before a whole build sends it, the report is written: it is there where this
+// run is killed, and another sends the image.
 func (w *way) pack(ctx context.Context, path string, p progress.Reporter) (result, error) {
 	if err := os.MkdirAll(filepath.Dir(w.Layout), 0o755); err != nil {
 		return nil, err
@@ -283,7 +264,12 @@ func (w *way) pack(ctx context.Context, path string, p progress.Reporter) (resul
 	if err != nil {
 		return nil, err
 	}
-	return &packed{done, w.Layout}, nil
+	w.Reference = "oci:" + w.Layout + "@" + done.Digest
+	w.journal.note(func(to *report.Report) { to.Image.DiskDigest = done.DiskDigest })
+	if w.whole && w.pushes() {
+		_, err = w.outcome(report.Packed).Save(w.Config.OutputDir)
+	}
+	return line(fmt.Sprintf("%s, a layer of %s", w.Layout, text.Size(done.Layer.Size))), err
 }
 
 // metadata is what the image says about itself. The settings win over what is
@@ -342,23 +328,6 @@ func hint(c settings.Config, m *oci.Metadata, path, distribution string) error {
 	return nil
 }
 
-func (r *packed) String() string {
-	return fmt.Sprintf("%s, a layer of %s", r.layout, text.Size(r.Layer.Size))
-}
-
-func (r *packed) report(to *report.Report) { to.Image.DiskDigest = r.DiskDigest }
-
-// leave has the report of a whole build written before the image is sent: it is
-// there where this run is killed, and another sends the image.
-func (r *packed) leave(w *way) error {
-	w.Reference = "oci:" + r.layout + "@" + r.Digest
-	if !w.whole || !w.pushes() {
-		return nil
-	}
-	_, err := w.outcome(report.Packed).Save(w.Config.OutputDir)
-	return err
-}
-
 // inspect checks the packed image in dir, which is or will be the layout,
 // against the contract of containerdisks; what others' images may lack, ours
 // must have.
@@ -383,9 +352,6 @@ func (w *way) inspect(ctx context.Context, dir string) error {
 	})
 }
 
-// pushed is the reference of the image in the registry, with digest.
-type pushed string
-
 // push pushes the layout.
 func (w *way) push(ctx context.Context, _ string, p progress.Reporter) (result, error) {
 	login, err := w.login()
@@ -393,14 +359,9 @@ func (w *way) push(ctx context.Context, _ string, p progress.Reporter) (result, 
 		return nil, err
 	}
 	reference, err := w.rooms.push(ctx, w.Layout, w.address, login, p)
-	return pushed(reference), err
-}
-
-func (r pushed) String() string { return string(r) }
-
-func (r pushed) report(*report.Report) {}
-
-func (r pushed) leave(w *way) error {
-	w.Reference = string(r)
-	return nil
+	if err != nil {
+		return nil, err
+	}
+	w.Reference = reference
+	return line(reference), nil
 }

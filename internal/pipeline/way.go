@@ -83,8 +83,15 @@ type stage struct {
 type result interface {
 	String() string        // in a line
 	report(*report.Report) // what the report has of it
-	leave(*way) error      // what later stages have of it, where the stage ended well
+	leave(*way)            // what later stages have of it, where the stage ended well
 }
+
+// line is the result of a stage that noted everything itself.
+type line string
+
+func (l line) String() string      { return string(l) }
+func (line) report(*report.Report) {}
+func (line) leave(*way)            {}
 
 // run runs stages side by side. None stops another: one run finds everything
 // that has to be changed.
@@ -150,16 +157,17 @@ func (w *way) step(ctx context.Context, s stage) error {
 				return "", err
 			}
 		}
-		return r.String(), w.leave(s, out, digest, r)
+		w.leave(s, out, digest, r)
+		return r.String(), nil
 	})
 }
 
 // leave has the way go on with what a stage left.
-func (w *way) leave(s stage, out, digest string, r result) error {
+func (w *way) leave(s stage, out, digest string, r result) {
 	if s.file != "" {
 		w.disk, w.known.Digest = out, digest
 	}
-	return r.leave(w)
+	r.leave(w)
 }
 
 // reuse takes what an earlier run recorded of the stage, if it may.
@@ -174,7 +182,8 @@ func (w *way) reuse(ctx context.Context, s stage, out, inputs string, p progress
 	}
 	w.journal.reused(s.name)
 	w.journal.note(r.report)
-	return true, w.leave(s, out, record.Digest, r)
+	w.leave(s, out, record.Digest, r)
+	return true, nil
 }
 
 // record records what the stage left.

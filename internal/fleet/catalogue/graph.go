@@ -50,7 +50,7 @@ func (l *loader) order() (ordered []Image) {
 // otherwise itself: that is nearer to it than the defaults.
 func (i *image) inherit(parent image) {
 	for _, key := range []string{"desktop", "size"} {
-		name := variables[key]
+		name := variables()[key]
 		if value, ok := parent.Settings[name]; ok && !i.own.has(key) {
 			i.Settings[name] = value
 		}

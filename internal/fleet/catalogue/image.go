@@ -1,7 +1,6 @@
 package catalogue
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -9,44 +8,26 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
-// fromPackages goes with SUITE.
+// fromPackages goes with SUITE: the key base.packages sets both.
 const fromPackages = "BASE_FROM_PACKAGES"
 
 // variables are the settings that the keys stand for.
-var variables = func() map[string]string {
+var variables = sync.OnceValue(func() map[string]string {
 	all := map[string]string{}
-	for _, variable := range Variables() {
-		if variable != fromPackages {
-			all[Key(variable)] = variable
-		}
-	}
-	return all
-}()
-
-// Key is the catalogue's name of an image's setting, "ansible-dir" for
-// ANSIBLE_DIR, or the variable itself where the catalogue has none.
-func Key(variable string) string {
-	f, _ := settings.By(variable)
-	return cmp.Or(f.Key, variable)
-}
-
-// Variables are the names of all settings that an image can have, sorted.
-func Variables() []string {
-	var all []string
 	for _, f := range settings.Fields() {
-		if f.Key != "" {
-			all = append(all, f.Env)
+		if f.Key != "" && f.Env != fromPackages {
+			all[f.Key] = f.Env
 		}
 	}
-	slices.Sort(all)
 	return all
-}
+})
 
 // maxName bounds a name, in bytes: it becomes a part of a repository's name and
 // the name of a folder.
@@ -94,7 +75,7 @@ func (l *loader) image(line int, defaults, own entry, axes map[string]string) {
 		case "base.packages":
 			i.Settings[fromPackages] = "true"
 		}
-		i.Settings[variables[key]] = value
+		i.Settings[variables()[key]] = value
 	}
 	if len(e.vars) > 0 {
 		i.Settings["EXTRA_VARS"] = x.variables(e.vars)

@@ -14,7 +14,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/internal/fleet"
-	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
 // Kubernetes writes a stream of Jobs, the template (deploy.Job) filled in for
@@ -138,7 +138,7 @@ func writeJob(w io.Writer, template []byte, e *fleet.Entry, t Target, pullSecret
 	}
 	build.Env = slices.DeleteFunc(build.Env, func(v part) bool { // what the template says is of another image
 		_, ours := env[v.Name]
-		return !ours && slices.Contains(ofAnImage, v.Name)
+		return !ours && ofAnImage(v.Name)
 	})
 	build.set(env)
 	maps.Copy(address, t.reach())
@@ -160,11 +160,12 @@ func writeJob(w io.Writer, template []byte, e *fleet.Entry, t Target, pullSecret
 	return errors.Join(out.Encode(j), out.Close())
 }
 
-// ofAnImage are the settings that the template has for one image. The sizes
-// are not among them: the template has values which fit its pod.
-var ofAnImage = slices.DeleteFunc(catalogue.Variables(), func(name string) bool {
-	return name == "MEMORY" || name == "CPUS" || name == "DISK_SIZE"
-})
+// ofAnImage says whether the template has the setting for one image. The sizes
+// are not of that kind: the template has values which fit its pod.
+func ofAnImage(env string) bool {
+	f, _ := settings.By(env)
+	return f.Key != "" && env != "MEMORY" && env != "CPUS" && env != "DISK_SIZE"
+}
 
 // set sets variables in their place or at the end.
 func (c *container) set(env map[string]string) {
