@@ -32,9 +32,12 @@ var (
 		run: (*way).sparsify, empty: func() result { return new(sparsified) },
 	}
 	scanning  = stage{name: "hygiene", run: (*way).scan}
-	verifying = stage{name: "verify", inputs: (*way).verifyInputs, run: (*way).verify, empty: func() result { return new(verified) }}
-	packing   = stage{name: "pack", run: (*way).pack}
-	pushing   = stage{name: "push", when: (*way).pushes, run: (*way).push}
+	verifying = stage{
+		name: "verify", inputs: (*way).verifyInputs,
+		run: (*way).verify, empty: func() result { return new(verified) },
+	}
+	packing = stage{name: "pack", run: (*way).pack}
+	pushing = stage{name: "push", when: (*way).pushes, run: (*way).push}
 )
 
 // stages are all, in their order. The finished disk is looked at at rest and in
@@ -63,11 +66,14 @@ func (w *way) provision(ctx context.Context, out string, p progress.Reporter) (r
 		AptMirror: c.AptMirror, CAFile: c.CAFile, HTTPProxy: c.HTTPProxy, HTTPSProxy: c.HTTPSProxy, NoProxy: c.NoProxy,
 		Mask: w.mask(), PackerLog: c.PackerLog, KeepOnError: w.KeepOnError, SSHTimeout: bootTimeout(c, w.accel),
 	}, p)
-	r := &provisioned{Trimmed: ran.Trimmed, Overlay: overlay, Tasks: tasks(ran.Tasks), Built: time.Now().UTC().Truncate(time.Second)}
+	r := &provisioned{
+		Trimmed: ran.Trimmed, Overlay: overlay, Tasks: tasks(ran.Tasks), Built: time.Now().UTC().Truncate(time.Second),
+	}
+	t := ran.Timings
 	for _, part := range []struct {
 		name string
 		took time.Duration
-	}{{"boot", ran.Timings.Boot}, {"ansible", ran.Timings.Ansible}, {"clean", ran.Timings.Clean}, {"power off", ran.Timings.PowerOff}} {
+	}{{"boot", t.Boot}, {"ansible", t.Ansible}, {"clean", t.Clean}, {"power off", t.PowerOff}} {
 		if part.took > 0 {
 			w.journal.part(part.name, began, part.took)
 			began = began.Add(part.took)
@@ -116,7 +122,8 @@ func (r *provisioned) leave(w *way) {
 		Digest: w.known.Digest, Trimmed: r.Trimmed,
 		BaseName: w.base.Name, BaseDigest: cmp.Or(w.base.Manifest, w.base.Digest),
 		Source: publicSource(w.playbook.URL), Revision: w.playbook.Revision,
-		Created: created(w.Config, w.base.Created), Architecture: w.Config.Architecture, Title: w.Config.ImageName, Version: w.Config.ImageTag,
+		Created: created(w.Config, w.base.Created), Architecture: w.Config.Architecture,
+		Title: w.Config.ImageName, Version: w.Config.ImageTag,
 		Inputs: w.imageInputs(), Built: r.Built, Guest: w.base.distribution(),
 	}
 }
@@ -277,7 +284,8 @@ func (w *way) pack(ctx context.Context, path string, p progress.Reporter) (resul
 func (w *way) metadata() oci.Metadata {
 	c, k := w.Config, w.known
 	m := oci.Metadata{
-		Created: created(c, k.Created), Architecture: c.Architecture, Title: cmp.Or(c.ImageName, k.Title), Version: cmp.Or(c.ImageTag, k.Version),
+		Created: created(c, k.Created), Architecture: c.Architecture,
+		Title: cmp.Or(c.ImageName, k.Title), Version: cmp.Or(c.ImageTag, k.Version),
 		Source: k.Source, Revision: k.Revision, BaseName: k.BaseName, BaseDigest: k.BaseDigest,
 		Reference: c.Reference, Annotations: map[string]string{},
 	}

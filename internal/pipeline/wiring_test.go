@@ -74,7 +74,7 @@ func (g *given) fakes(dir string) *rooms {
 			g.toolsCache = cache
 			return provision.Tools{Goss: "/tools/goss", Packer: "/tools/packer", Versions: map[string]string{"packer": "1.15"}}, nil
 		},
-		playbook: func(_ context.Context, o playbook.Options, vars map[string]any, _ string, _ progress.Reporter) (playbook.Source, playbook.Inputs, error) {
+		playbook: func(_ context.Context, o playbook.Options, vars settings.Vars, _ string, _ progress.Reporter) (playbook.Source, playbook.Inputs, error) {
 			g.playbook, g.vars = o, vars
 			checks := filepath.Join(dir, "checks.yaml")
 			write(checks, "file: {}")

@@ -25,7 +25,7 @@ type form func(text string) (string, error)
 
 // forms are those that the table names.
 var forms = map[string]form{
-	"architecture": architecture, "certificates": certificates, "cpus": cpus, "memory": memory, "path": filepath.Abs, "size": size,
+	"architecture": architecture, "cpus": cpus, "memory": memory, "size": size, "path": filepath.Abs, "certificates": certificates,
 	"file": file, "file or pipe": fileOrPipe, "folder": folder, "vars": vars, "vaults": vaults,
 	"digest": func(v string) (string, error) {
 		return v, unless(host.ValidDigest(v), "%q is no digest: give sha256: and 64 hexadecimal digits", v)
@@ -113,7 +113,8 @@ func memory(v string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%q is no amount of memory: give a number of MiB, e.g. 2048", v)
 	}
-	return strconv.FormatInt(n/mib, 10), unless(n >= minMemoryMiB*mib && n <= maxMemoryMiB*mib, "%s is out of range: give %d to %d MiB", v, minMemoryMiB, maxMemoryMiB)
+	n /= mib
+	return strconv.FormatInt(n, 10), unless(n >= minMemoryMiB && n <= maxMemoryMiB, "%s is out of range: give %d to %d MiB", v, minMemoryMiB, maxMemoryMiB)
 }
 
 // size is a disk's, in bytes.

@@ -1,0 +1,144 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/base"
+	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/settings"
+)
+
+// origin is the base image.
+type origin struct {
+	Path, Format string
+	Name         string // as the image says it: no password, no path of this host
+	Digest       string // of the file, "sha256:…"
+	Manifest     string // digest of the image that the file came out of, or empty
+	Inputs       string // what is known of it before it is there: its checksum, its recipe, its parent's inputs
+	Created      time.Time
+	Guest        playbook.Guest
+	Known        bool // whether Guest is
+}
+
+// distribution is that of the base, in lower case, or empty.
+func (o origin) distribution() string {
+	if !o.Known {
+		return ""
+	}
+	family, _, _ := strings.Cut(o.Guest.Name, " ")
+	return strings.ToLower(family)
+}
+
+// getBase makes or fetches the base image, and returns its name.
+func (w *way) getBase(ctx context.Context, p progress.Reporter) (_ string, err error) {
+	if err := CheckCache(w.Config.CacheDir); err != nil {
+		return "", err
+	}
+	var o origin
+	var names []string // by which its guest is known
+	switch {
+	case w.Config.BaseFromPackages:
+		o, names, err = w.fromPackages(ctx, p)
+	case w.Config.BaseImage.IsSet():
+		o, names, err = w.fromImage(ctx, p)
+	default:
+		o, names, err = w.fromURL(ctx, p)
+	}
+	if err != nil {
+		return "", err
+	}
+	o.Guest, o.Known = playbook.GuessGuest(names...)
+	o.Path, err = filepath.Abs(o.Path)
+	w.base = o
+	return o.Name, err
+}
+
+func (w *way) fromPackages(ctx context.Context, p progress.Reporter) (origin, []string, error) {
+	options := baseOptions(w.Config, w.controller)
+	image, err := w.rooms.makeBase(ctx, options, p)
+	if err != nil {
+		return origin{}, nil, err
+	}
+	recipe, err := options.Recipe()
+	return origin{
+		Path: image.Path, Format: image.Format, Name: "debian-" + image.Suite + " from packages",
+		Digest: image.Digest, Inputs: recipe, Created: image.Created,
+	}, []string{image.Suite}, err
+}
+
+// fromImage takes the base out of a containerdisk, in a registry or a layout.
+func (w *way) fromImage(ctx context.Context, p progress.Reporter) (origin, []string, error) {
+	image := w.Config.BaseImage
+	want := oci.Want{Digest: image.Digest, Inputs: image.Inputs}
+	cache := cmp.Or(w.BaseDir, filepath.Join(w.Config.CacheDir, "images"))
+	var taken oci.Extracted
+	var name string
+	if image.Layout != "" {
+		var err error
+		if taken, err = oci.Extract(ctx, image.Layout, want, cache, p); err != nil {
+			return origin{}, nil, err
+		}
+		name = filepath.Base(image.Layout) + "@" + taken.Manifest
+	} else {
+		login, err := w.login()
+		if err != nil {
+			return origin{}, nil, err
+		}
+		fetched, err := w.rooms.fetch(ctx, image.Reference, registry.FetchOptions{Options: login, Want: want, Wait: w.Config.BaseTimeout, CacheDir: cache}, p)
+		if err != nil {
+			return origin{}, nil, err
+		}
+		taken, name = fetched.Extracted, fetched.Reference
+	}
+	return origin{
+		Path: taken.Path, Format: taken.Format, Name: name, Digest: taken.Digest, Manifest: taken.Manifest,
+		Inputs: cmp.Or(image.Inputs, image.Digest), Created: taken.Created,
+	}, append(taken.Hints, name), nil
+}
+
+func (w *way) fromURL(ctx context.Context, p progress.Reporter) (origin, []string, error) {
+	url := w.Config.ISOURL
+	sum, err := w.rooms.checksum(ctx, url, w.Config.ISOChecksum, Downloads(w.Config), p)
+	if err != nil {
+		return origin{}, nil, err
+	}
+	file, err := w.rooms.download(ctx, url, sum, Downloads(w.Config), p)
+	if err != nil {
+		return origin{}, nil, err
+	}
+	info, err := w.rooms.disk(ctx, file.Path)
+	return origin{
+		Path: file.Path, Format: info.Format, Name: publicName(url), Digest: file.Digest, Inputs: sum.String(), Created: file.Modified,
+	}, []string{url}, err
+}
+
+// Downloads says where base images are kept and who is trusted to send them.
+func Downloads(c settings.Config) base.DownloadOptions {
+	return base.DownloadOptions{CacheDir: filepath.Join(c.CacheDir, "images"), CAFile: c.CAFile}
+}
+
+// baseOptions ask for the newest release that this host's Ansible can manage
+// where the settings name none.
+func baseOptions(c settings.Config, controller string) base.Options {
+	return base.Options{
+		Suite: cmp.Or(c.Suite, base.NewestManageable(controller)), Architecture: c.Architecture, Mirror: c.AptMirror,
+		CacheDir: filepath.Join(c.CacheDir, "base"),
+	}
+}
+
+// publicName is what an image may say of where its base came from: a URL
+// without user, password and query, of a local file only its name.
+func publicName(raw string) string {
+	if strings.HasPrefix(raw, "http://") || strings.HasPrefix(raw, "https://") {
+		return publicURL(raw)
+	}
+	return path.Base(raw)
+}
