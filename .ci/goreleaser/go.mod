@@ -1,0 +1,3 @@
+module github.com/netgroup-polito/diskforge/ci-goreleaser
+
+go 1.26.1
