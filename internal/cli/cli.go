@@ -171,6 +171,8 @@ type app struct {
 	keep           bool              // likewise --keep-on-error
 }
 
+func init() { cobra.EnableCommandSorting = false } // the order of the stages
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "diskforge",
@@ -196,7 +198,6 @@ digest; progress and errors go to standard error.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	cobra.EnableCommandSorting = false // the order of the stages
 	root.SetOut(a.exact)
 	root.SetErr(a.stderr)
 	root.Version = versions()

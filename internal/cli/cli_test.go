@@ -18,7 +18,7 @@ import (
 // A line that cannot be understood ends with exit code 2 and says in one line
 // what was meant, or how to find out.
 func TestACommandLineThatCannotBeUnderstoodIsAUsageError(t *testing.T) {
-	withoutLogin(t)
+	t.Parallel()
 	layout, _ := layoutOf(t)
 	for line, words := range map[string]string{
 		"biuld":                                     `unknown command "biuld" for "diskforge": did you mean build?`,
@@ -50,6 +50,7 @@ func TestACommandLineThatCannotBeUnderstoodIsAUsageError(t *testing.T) {
 }
 
 func TestTheVersionIsACommandAndAFlag(t *testing.T) {
+	t.Parallel()
 	code, command, _ := run(t, "version")
 	require.Zero(t, code)
 	code, flag, _ := run(t, "--version")
@@ -59,6 +60,7 @@ func TestTheVersionIsACommandAndAFlag(t *testing.T) {
 }
 
 func TestASignalIsNamedAsPeopleKnowIt(t *testing.T) {
+	t.Parallel()
 	for signal, c := range map[syscall.Signal]struct {
 		code  int
 		words string

@@ -58,5 +58,20 @@ func TestMain(m *testing.M) {
 		lookAndPrint(dir)
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(withoutLogin(m.Run))
+}
+
+// withoutLogin runs tests in a home without a login at any registry.
+func withoutLogin(run func() int) int {
+	home, err := os.MkdirTemp("", "home")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(home)
+	for _, variable := range []string{"HOME", "DOCKER_CONFIG"} {
+		if err := os.Setenv(variable, home); err != nil {
+			panic(err)
+		}
+	}
+	return run()
 }

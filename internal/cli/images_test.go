@@ -70,11 +70,6 @@ func theirs(t *testing.T, ref string) {
 	require.NoError(t, remote.Write(tag, image))
 }
 
-func withoutLogin(t *testing.T) {
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	t.Setenv("HOME", t.TempDir())
-}
-
 // tagsOf lists the tags that a repository still has.
 func tagsOf(t *testing.T, repository string) []string {
 	repo, err := name.NewRepository(repository)
@@ -85,7 +80,7 @@ func tagsOf(t *testing.T, repository string) []string {
 }
 
 func TestPruneShowsWhatGoesAndDeletesItOnlyWithYes(t *testing.T) {
-	withoutLogin(t)
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	ubuntu := host + "/lab/ubuntu"
 	parent := publish(t, host+"/lab/base", 90, "", "v1")
@@ -140,7 +135,7 @@ func indexOf(t *testing.T, repository string, days int) {
 }
 
 func TestPruneDeletesAnIndexBeforeItsParts(t *testing.T) {
-	withoutLogin(t)
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	indexOf(t, host+"/lab/theirs", 60)
 	code, _, errs := run(t, "images", "prune", host+"/lab", "--keep-younger", "30d", "--all", "--yes")
@@ -150,7 +145,7 @@ func TestPruneDeletesAnIndexBeforeItsParts(t *testing.T) {
 }
 
 func TestPruneKeepsWhatGotATagSinceItDecided(t *testing.T) {
-	withoutLogin(t)
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	publish(t, host+"/lab/ubuntu", 50, "", "v2")
 	older := publish(t, host+"/lab/ubuntu", 60, "", "v1")
@@ -171,7 +166,7 @@ func TestPruneKeepsWhatGotATagSinceItDecided(t *testing.T) {
 }
 
 func TestPruneStopsAtARegistryThatDoesNotDelete(t *testing.T) {
-	withoutLogin(t)
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	publish(t, host+"/lab/ubuntu", 60, "", "v1")
 	publish(t, host+"/lab/ubuntu", 50, "", "v2")
@@ -182,6 +177,7 @@ func TestPruneStopsAtARegistryThatDoesNotDelete(t *testing.T) {
 }
 
 func TestPruneRefusesToKeepNothing(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{}, {"--keep", "-1"}, {"--keep", "0"}, {"--keep-younger", "soon"}, {"--keep-younger", "0d"}, {"--keep-younger", "6m"}, {"--keep-tag", "latest"}, {"--keep", "1", "--keep-tag", "[a"}} {
 		code, _, errs := run(t, append([]string{"images", "prune", "127.0.0.1:1/lab", "--yes"}, args...)...)
 		assert.Equal(t, 2, code, errs)
@@ -189,7 +185,6 @@ func TestPruneRefusesToKeepNothing(t *testing.T) {
 }
 
 func TestAListGoesOnWhereARepositoryCannotBeRead(t *testing.T) {
-	withoutLogin(t)
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	digest := publish(t, host+"/lab/ubuntu", 3, "", "v1", "latest")
 	publish(t, host+"/lab/secret", 3, "", "v1")
@@ -231,7 +226,7 @@ func TestAListGoesOnWhereARepositoryCannotBeRead(t *testing.T) {
 }
 
 func TestAPrefixWithNothingAtOrBelowItIsAMistake(t *testing.T) {
-	withoutLogin(t)
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	publish(t, host+"/labs/ubuntu", 3, "", "v1")
 	nothing := "no repository at or below " + host + "/lab\n"
@@ -249,7 +244,7 @@ func TestAPrefixWithNothingAtOrBelowItIsAMistake(t *testing.T) {
 }
 
 func TestDeleteGoesOnAfterWhatIsNotThere(t *testing.T) {
-	withoutLogin(t)
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	publish(t, host+"/lab/ubuntu", 3, "", "v1")
 	code, out, errs := run(t, "images", "delete", host+"/lab/ubuntu:v0", host+"/lab/ubuntu:v1")
@@ -264,7 +259,7 @@ func TestDeleteGoesOnAfterWhatIsNotThere(t *testing.T) {
 }
 
 func TestTagAddsTagsToAnImageNamedByDigest(t *testing.T) {
-	withoutLogin(t)
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	digest := publish(t, host+"/lab/ubuntu", 3, "", "v1")
 	code, out, errs := run(t, "images", "tag", host+"/lab/ubuntu@"+digest, "v2", "latest")
@@ -277,6 +272,7 @@ func TestTagAddsTagsToAnImageNamedByDigest(t *testing.T) {
 }
 
 func TestImagesWantsToKnowWhatToDo(t *testing.T) {
+	t.Parallel()
 	code, _, errs := run(t, "images", "polish")
 	assert.Equal(t, 2, code)
 	assert.Contains(t, errs, "list, tag, delete or prune")

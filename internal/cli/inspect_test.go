@@ -30,6 +30,7 @@ func layoutOf(t *testing.T) (dir string, made oci.Result) {
 }
 
 func TestInspectTellsOfALayoutAndOfARegistry(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	dir, made := layoutOf(t)
 	ref := host + "/lab/ubuntu:v1"
@@ -52,6 +53,7 @@ func TestInspectTellsOfALayoutAndOfARegistry(t *testing.T) {
 }
 
 func TestInspectFailsWhereThereIsNoContainerdisk(t *testing.T) {
+	t.Parallel()
 	code, stdout, stderr := run(t, "inspect", t.TempDir())
 	assert.Equal(t, 1, code)
 	assert.Empty(t, stdout)
@@ -69,6 +71,7 @@ func TestInspectFailsWhereThereIsNoContainerdisk(t *testing.T) {
 }
 
 func TestInspectAndPushSayWhereTheLayoutIs(t *testing.T) {
+	t.Parallel()
 	dir, _ := layoutOf(t)
 	for _, command := range [][]string{{"inspect"}, {"push", "--unverified"}} {
 		code, _, stderr := run(t, append(command, filepath.Dir(dir))...)
@@ -79,7 +82,7 @@ func TestInspectAndPushSayWhereTheLayoutIs(t *testing.T) {
 }
 
 func TestInspectSaysThatATagIsNotThere(t *testing.T) {
-	withoutLogin(t)
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	publish(t, host+"/lab/ubuntu", 3, "", "v1")
 	code, _, stderr := run(t, "inspect", host+"/lab/ubuntu:v9")
@@ -89,6 +92,7 @@ func TestInspectSaysThatATagIsNotThere(t *testing.T) {
 }
 
 func TestInspectTellsWhatTheImageWasMadeFromWhenAndWhatIsInIt(t *testing.T) {
+	t.Parallel()
 	disk, dir := filepath.Join(t.TempDir(), "disk.raw"), filepath.Join(t.TempDir(), "layout")
 	require.NoError(t, os.WriteFile(disk, append(make([]byte, 510), 0x55, 0xAA), 0o600))
 	base := "sha256:" + strings.Repeat("7", 64)
@@ -111,6 +115,7 @@ func TestInspectTellsWhatTheImageWasMadeFromWhenAndWhatIsInIt(t *testing.T) {
 
 // An image that is no containerdisk: the report is printed, the exit code is 1.
 func TestInspectReportsAnImageThatKubeVirtRefusesAndFails(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	image, err := random.Image(100, 2)
 	require.NoError(t, err)

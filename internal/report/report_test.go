@@ -45,6 +45,7 @@ func inOrder(t *testing.T, all string, texts ...string) {
 }
 
 func TestThePageTellsWhatWasMadeFromWhat(t *testing.T) {
+	t.Parallel()
 	inOrder(t, html.UnescapeString(written(t, demo(t).WriteHTML)),
 		"<title>Published: labs/debian-12:2026-11-23", "Published</span></h1>", "labs/debian-12:2026-11-23@"+demoDigest,
 		"30 of 31", "Made from", baseDigest, "playbooks/debian-base.yml", "QEMU", "ANSIBLE_PLAYBOOK",
@@ -56,6 +57,7 @@ func TestThePageTellsWhatWasMadeFromWhat(t *testing.T) {
 }
 
 func TestAFailureIsTheFirstThingThatIsSeen(t *testing.T) {
+	t.Parallel()
 	inOrder(t, written(t, failed(t).WriteHTML),
 		"<title>Failed in verify", "Failed in verify</span></h1>", "2 of 47 checks failed", "holds an OpenSSH private key",
 		"out/work/logs/verify/console.log", "<h2 id=\"checks\"", "✗ failed", "no private keys in homes", "! excused", "✓ passed", "Made from")
@@ -65,6 +67,7 @@ func TestAFailureIsTheFirstThingThatIsSeen(t *testing.T) {
 }
 
 func TestAnEmptyReportIsAReport(t *testing.T) {
+	t.Parallel()
 	r := &report.Report{}
 	page := written(t, r.WriteHTML)
 	assert.Contains(t, page, "Outcome unknown")
@@ -76,6 +79,7 @@ func TestAnEmptyReportIsAReport(t *testing.T) {
 }
 
 func TestNothingOfAGuestBecomesMarkup(t *testing.T) {
+	t.Parallel()
 	page := written(t, hostile(t).WriteHTML)
 	for _, forbidden := range []string{"\x1b", "\u202e", "\x00"} {
 		assert.NotContains(t, page, forbidden)
@@ -99,6 +103,7 @@ func TestNothingOfAGuestBecomesMarkup(t *testing.T) {
 }
 
 func TestTheParsersOfOtherToolsSeeTheSameElementsWithAnyText(t *testing.T) {
+	t.Parallel()
 	assert.Equal(t, elements(t, plain(t)), elements(t, quoted(t)))
 }
 
@@ -151,6 +156,7 @@ func starts(t *testing.T, page string) []xml.StartElement {
 }
 
 func TestAHostileSummaryStaysTextAndBelowGitHubsLimit(t *testing.T) {
+	t.Parallel()
 	r := hostile(t)
 	for range 100 {
 		r.Checks = append(r.Checks, r.Checks[len(r.Checks)-2:]...)
@@ -173,6 +179,7 @@ func TestAHostileSummaryStaysTextAndBelowGitHubsLimit(t *testing.T) {
 }
 
 func TestATerminalGetsFewLinesThatFitAndNothingOfTheGuests(t *testing.T) {
+	t.Parallel()
 	for name, r := range map[string]*report.Report{"demo": demo(t), "failed": failed(t), "hostile": hostile(t), "large": large(t), "empty": {}} {
 		for _, width := range []int{0, 40, 80, 200} {
 			text := written(t, terminal(r, width, false))
@@ -192,6 +199,7 @@ func TestATerminalGetsFewLinesThatFitAndNothingOfTheGuests(t *testing.T) {
 }
 
 func TestAReportThatIsReadAgainIsTheSameInEveryForm(t *testing.T) {
+	t.Parallel()
 	for name, r := range map[string]*report.Report{"demo": demo(t), "failed": failed(t), "hostile": hostile(t), "empty": {}} {
 		first := written(t, r.WriteJSON)
 		again, err := report.Read(strings.NewReader(first))
@@ -203,6 +211,7 @@ func TestAReportThatIsReadAgainIsTheSameInEveryForm(t *testing.T) {
 }
 
 func TestWhatIsNoReportIsRefused(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]string{
 		"":                                     "no report of diskforge",
 		"[]":                                   "no report of diskforge",
@@ -229,6 +238,7 @@ func (endless) Read(b []byte) (int, error) {
 }
 
 func TestAReportOfALargeBuildIsNotLarge(t *testing.T) {
+	t.Parallel()
 	r := large(t)
 	page := written(t, r.WriteHTML)
 	assert.Less(t, len(page), 2<<20)
@@ -238,6 +248,7 @@ func TestAReportOfALargeBuildIsNotLarge(t *testing.T) {
 }
 
 func TestWhatIsLeftOutIsTold(t *testing.T) {
+	t.Parallel()
 	r := demo(t)
 	for range 6000 {
 		r.Tasks = append(r.Tasks, report.Task{Name: "again", Status: report.OK})
@@ -250,6 +261,7 @@ func TestWhatIsLeftOutIsTold(t *testing.T) {
 }
 
 func TestALongTextIsCutWhereACharacterEnds(t *testing.T) {
+	t.Parallel()
 	r := &report.Report{Tasks: []report.Task{{Name: strings.Repeat("é", 1<<20)}}}
 	again, err := report.Read(strings.NewReader(written(t, r.WriteJSON)))
 	require.NoError(t, err)
@@ -257,6 +269,7 @@ func TestALongTextIsCutWhereACharacterEnds(t *testing.T) {
 }
 
 func TestOnlyPicturesAreShown(t *testing.T) {
+	t.Parallel()
 	r := demo(t)
 	r.Pictures = append(r.Pictures, report.Picture{Title: "no picture", PNG: []byte("<svg onload=alert(1)>")}, report.Picture{Title: "nothing"})
 	r.Pictures[0].Width = 1 << 30
@@ -267,6 +280,7 @@ func TestOnlyPicturesAreShown(t *testing.T) {
 }
 
 func TestTheReportIsSavedBesideTheImage(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	r := demo(t)
 	file, err := r.Save(dir)
@@ -308,6 +322,7 @@ func FuzzRead(f *testing.F) {
 // TestEveryKindOfReportIsSaved writes the reports below DISKFORGE_TEST_PAGES
 // where that is set, for the tests that look at the pages in a browser.
 func TestEveryKindOfReportIsSaved(t *testing.T) {
+	t.Parallel()
 	dir := cmp.Or(os.Getenv("DISKFORGE_TEST_PAGES"), t.TempDir())
 	for name, r := range map[string]*report.Report{
 		"published": demo(t), "failed": failed(t), "task": brokenTask(t), "hostile": hostile(t), "empty": {},
