@@ -1,3 +1,0 @@
-module github.com/netgroup-polito/diskforge/ci-goreleaser
-
-go 1.26.1
