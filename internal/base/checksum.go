@@ -75,7 +75,8 @@ func algorithm(digest string) string {
 
 func parseDigest(algorithm, value string) (Checksum, error) {
 	if len(value) != digits[algorithm] || !isHex(value) {
-		return Checksum{}, failure.New(fmt.Sprintf("a %s checksum has %d hexadecimal digits, this one has %d characters", algorithm, digits[algorithm], len(value)), checksumForms)
+		return Checksum{}, failure.New(fmt.Sprintf("a %s checksum has %d hexadecimal digits, this one has %d characters",
+			algorithm, digits[algorithm], len(value)), checksumForms)
 	}
 	return Checksum{Algorithm: algorithm, Hex: strings.ToLower(value)}, nil
 }

@@ -69,7 +69,8 @@ func parseList(list []byte, name string) (Checksum, error) {
 	case len(found) > 0:
 		return Checksum{}, failure.New("it has only an md5 or sha1 digest of "+name, checksumForms)
 	case len(others) == 0:
-		return Checksum{}, failure.New("it is no list of digests", "its lines must be DIGEST NAME or SHA256 (NAME) = DIGEST; or write the digest itself into ISO_CHECKSUM")
+		return Checksum{}, failure.New("it is no list of digests",
+			"its lines must be DIGEST NAME or SHA256 (NAME) = DIGEST; or write the digest itself into ISO_CHECKSUM")
 	}
 	few := strings.Join(others[:min(3, len(others))], ", ")
 	return Checksum{}, failure.New(fmt.Sprintf("it has no entry for %s (but for %s …)", name, few), "check the file's name in ISO_URL")

@@ -58,7 +58,8 @@ func checkSpace(dir string, need int64) error {
 	if err != nil || free >= need {
 		return err
 	}
-	return failure.New(fmt.Sprintf("making a base image needs %s in %s, which has %s left", text.Size(need), dir, text.Size(free)), "free some space or choose another directory")
+	return failure.New(fmt.Sprintf("making a base image needs %s in %s, which has %s left", text.Size(need), dir, text.Size(free)),
+		"free some space or choose another directory")
 }
 
 // asRoot returns a command that sees itself as root and may own files as any
@@ -185,7 +186,11 @@ func (b build) bootstrap(ctx context.Context) error {
 		}
 	}})
 	if err != nil && ctx.Err() == nil {
-		return &failure.Error{What: "Debian's packages could not be installed: " + err.Error(), Try: "look whether " + b.Mirror + " answers and this user may make namespaces", Lines: host.Tail(err), Err: err}
+		return &failure.Error{
+			What:  "Debian's packages could not be installed: " + err.Error(),
+			Try:   "look whether " + b.Mirror + " answers and this user may make namespaces",
+			Lines: host.Tail(err), Err: err,
+		}
 	}
 	return err
 }

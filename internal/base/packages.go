@@ -117,7 +117,9 @@ func (o Options) complete() (Options, error) {
 		o.Architecture = "amd64"
 	}
 	if o.Architecture != "amd64" {
-		return o, failure.New(fmt.Sprintf("no recipe for a base image of architecture %q: its boot loader is GRUB for PC BIOS, which only amd64 has", o.Architecture), "give ISO_URL with a cloud image for that architecture")
+		return o, failure.New(fmt.Sprintf("no recipe for a base image of architecture %q: "+
+			"its boot loader is GRUB for PC BIOS, which only amd64 has", o.Architecture),
+			"give ISO_URL with a cloud image for that architecture")
 	}
 	if o.Mirror == "" {
 		o.Mirror = defaultMirror

@@ -142,7 +142,8 @@ image, or the toolbox, that will build.`,
 		})
 	r.flags(c)
 	c.Flags().StringVar(&format, "format", "text", "text, json (what --json gives, too), github-matrix or kubernetes")
-	c.Flags().StringVar(&pullSecret, "pull-secret", "", "for kubernetes: secret with username and password by which children fetch their parents, in a container that runs no playbook")
+	c.Flags().StringVar(&pullSecret, "pull-secret", "",
+		"for kubernetes: secret with username and password by which children fetch their parents, in a container that runs no playbook")
 	return c
 }
 

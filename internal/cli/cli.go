@@ -206,12 +206,15 @@ digest; progress and errors go to standard error.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(a.build(), a.provision(), a.sparsify(), a.verify(), a.pack(), a.push(), a.report(), a.inspect(), a.plan(), a.buildAll(), a.catalogue(), a.images(), a.base(), a.tools(), a.stages(), a.doctor(), a.version())
+	root.AddCommand(a.build(), a.provision(), a.sparsify(), a.verify(), a.pack(), a.push(), a.report(), a.inspect(),
+		a.plan(), a.buildAll(), a.catalogue(), a.images(), a.base(), a.tools(), a.stages(), a.doctor(), a.version())
 	return root
 }
 
 // command makes a sub-command with a flag for each setting that it reads.
-func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs []settings.Need, run func(*cobra.Command, []string, *pipeline.Build) error) *cobra.Command {
+func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs []settings.Need,
+	run func(*cobra.Command, []string, *pipeline.Build) error,
+) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Long: long}
 	name, _, _ := strings.Cut(use, " ")
 	for _, f := range settings.Fields() {
@@ -277,7 +280,8 @@ func given(flags *pflag.FlagSet) (map[string]string, error) {
 			continue
 		}
 		if f.Secret {
-			return nil, usageError{fmt.Errorf("--%s: a password on the command line can be read by every user of this host: set %s or %s_FILE in the environment instead", f.Flag, f.Env, f.Env)}
+			return nil, usageError{fmt.Errorf("--%s: a password on the command line can be read by every user of this host: "+
+				"set %s or %s_FILE in the environment instead", f.Flag, f.Env, f.Env)}
 		}
 		set[f.Env] = flag.Value.String()
 	}

@@ -92,7 +92,8 @@ excuses findings of the gate.`,
 			b.Full = full
 			return b.VerifyDisk(c.Context(), args[0])
 		})
-	c.Flags().BoolVar(&full, "full", false, "boot twice more: with CrownLabs' own seed, whose machine-id and host keys have to differ, and with UEFI where the disk can")
+	c.Flags().BoolVar(&full, "full", false,
+		"boot twice more: with CrownLabs' own seed, whose machine-id and host keys have to differ, and with UEFI where the disk can")
 	return keepFlag(c, &a.keep)
 }
 

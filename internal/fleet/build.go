@@ -113,7 +113,7 @@ func (b *builder) send(ctx context.Context, one *pipeline.Build, e *Entry, paren
 	}
 	_, annotations, err := e.load(b.Config.OutputDir)
 	if err != nil || e.Parent != nil && annotations[baseDigest] != parent.Digest {
-		return result, false, nil // it is built
+		return result, false, nil //nolint:nilerr // it is built
 	}
 	result, err = one.Send(ctx)
 	if errors.Is(err, oci.ErrDamaged) {

@@ -141,11 +141,11 @@ func (l *learner) learn(ctx context.Context, e *Entry) error {
 // base is of, where its name tells that: a build would find out when the base
 // is there.
 func (l *learner) manageable(c settings.Config) error {
-	base := c.ISOURL
+	name := c.ISOURL
 	if c.BaseFromPackages {
-		base = c.Suite
+		name = c.Suite
 	}
-	if guest, known := playbook.GuessGuest(base); known {
+	if guest, known := playbook.GuessGuest(name); known {
 		return playbook.CheckVersions(l.controller, guest)
 	}
 	return nil
@@ -242,7 +242,7 @@ func (a *All) ask(ctx context.Context, session *registry.Session, entries []*Ent
 			default:
 				e.Found, e.Absent, e.Err = e.published(ctx, session)
 			}
-			return nil
+			return nil //nolint:nilerr // the entry has its error
 		})
 	}
 	_ = g.Wait()

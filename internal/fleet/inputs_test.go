@@ -183,10 +183,9 @@ func (s *site) repository() string {
 	return "file://" + s.dir
 }
 
-func (s *site) commit(message string) (commit string) {
+func (s *site) commit(message string) {
 	s.git("add", "-A")
 	s.git("commit", "-q", "--allow-empty", "-m", message)
-	return s.git("rev-parse", "HEAD")
 }
 
 func (s *site) git(args ...string) string {

@@ -10,7 +10,7 @@ import (
 func Reader(ctx context.Context, r io.Reader) io.Reader { return contextReader{ctx, r} }
 
 type contextReader struct {
-	ctx  context.Context
+	ctx  context.Context //nolint:containedctx // io.Reader's method takes none
 	from io.Reader
 }
 

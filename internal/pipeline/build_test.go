@@ -56,9 +56,9 @@ func whole(t *testing.T, b *Build) *way {
 // note is what a stage of a test tells.
 type note struct{ Text string }
 
-func (n *note) String() string      { return n.Text }
-func (*note) report(*report.Report) {}
-func (*note) leave(*way)            {}
+func (n *note) String() string    { return n.Text }
+func (*note) fill(*report.Report) {}
+func (*note) leave(*way)          {}
 
 // counted is a stage that writes its content and counts its runs.
 func counted(inputs, content string, runs *int) stage {
@@ -414,7 +414,7 @@ func TestNoSecretIsInWhatIsToldOfAFailure(t *testing.T) {
 	b, _ := newBuild(t)
 	b.Config.ExtraVars = map[string]any{"db_password": "hunter2222"}
 	w := b.way(nil)
-	w.journal.note((&provisioned{Tasks: []report.Task{{Name: "Fill it with hunter2222", Status: report.Failed, Detail: "mysql -phunter2222: denied"}}}).report)
+	w.journal.note((&provisioned{Tasks: []report.Task{{Name: "Fill it with hunter2222", Status: report.Failed, Detail: "mysql -phunter2222: denied"}}}).fill)
 	err := w.show(t.Context(), "provision", func(context.Context, progress.Reporter) (string, error) {
 		return "", dirty("mysql -phunter2222 failed", "Access denied: hunter2222")
 	})

@@ -178,17 +178,17 @@ func (b *Build) SparsifyTo(ctx context.Context, in, out string) error {
 
 // VerifyDisk looks into the disk, at rest and in an overlay that it boots, and,
 // where all is well, records that beside it.
-func (b *Build) VerifyDisk(ctx context.Context, disk string) error {
-	return b.inWorkOf(disk, func(w *way) error {
+func (b *Build) VerifyDisk(ctx context.Context, path string) error {
+	return b.inWorkOf(path, func(w *way) error {
 		if err := w.prepareVerify(ctx); err != nil {
 			return err
 		}
-		if err := w.takeUp(ctx, disk); err != nil {
+		if err := w.takeUp(ctx, path); err != nil {
 			return err
 		}
 		if w.known.Verified != "" { // by earlier checks: these may find more
 			w.known.Verified = ""
-			if err := WriteSidecar(disk, w.known); err != nil {
+			if err := WriteSidecar(path, w.known); err != nil {
 				return err
 			}
 		}
@@ -198,9 +198,9 @@ func (b *Build) VerifyDisk(ctx context.Context, disk string) error {
 
 // PackTo packs the disk into an OCI layout and returns its reference. The
 // settings win over what stands beside the disk.
-func (b *Build) PackTo(ctx context.Context, disk, layout string) (string, error) {
+func (b *Build) PackTo(ctx context.Context, path, layout string) (string, error) {
 	w := b.way(nil)
-	if err := w.takeUp(ctx, disk); err != nil {
+	if err := w.takeUp(ctx, path); err != nil {
 		return "", err
 	}
 	w.Layout = layout
@@ -236,7 +236,8 @@ func (w *way) pushLayout(ctx context.Context, reference string, unverified bool)
 	}
 	if !unverified {
 		if !loaded.Verified {
-			return failure.New("the image in "+w.Layout+" was not verified", "run diskforge verify on its disk and pack it again, or push it as it is with --unverified")
+			return failure.New("the image in "+w.Layout+" was not verified",
+				"run diskforge verify on its disk and pack it again, or push it as it is with --unverified")
 		}
 		if err := w.inspect(ctx, w.Layout); err != nil {
 			return err
@@ -272,20 +273,20 @@ func (b *Build) Tools(ctx context.Context) (string, error) {
 }
 
 // inWorkOf runs work with the work directory of a disk.
-func (b *Build) inWorkOf(disk string, work func(*way) error) error {
-	dir, err := OpenDir(disk + ".work")
+func (b *Build) inWorkOf(path string, work func(*way) error) error {
+	dir, err := OpenDir(path + ".work")
 	if err != nil {
 		return err
 	}
 	w := b.way(dir)
-	w.results = append(w.results, disk, disk+".work", disk+".json")
+	w.results = append(w.results, path, path+".work", path+".json")
 	return errors.Join(work(w), dir.Close())
 }
 
 // takeUp begins with a disk that an earlier stage left, and what is known of it.
-func (w *way) takeUp(ctx context.Context, disk string) (err error) {
-	w.disk = disk
-	if w.known, err = ReadSidecar(ctx, disk, warner{progress.Discard, w.UI}); err == nil {
+func (w *way) takeUp(ctx context.Context, path string) (err error) {
+	w.disk = path
+	if w.known, err = ReadSidecar(ctx, path, warner{progress.Discard, w.UI}); err == nil {
 		w.journal.takeUp(w.known.Report)
 	}
 	return err

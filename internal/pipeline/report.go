@@ -175,14 +175,14 @@ func publicSource(source string) string {
 }
 
 // size notes how large the disk is at one point of its way.
-func size(to *report.Report, name string, bytes int64) {
+func size(to *report.Report, name string, n int64) {
 	for i := range to.Sizes {
 		if to.Sizes[i].Name == name {
-			to.Sizes[i].Bytes = bytes
+			to.Sizes[i].Bytes = n
 			return
 		}
 	}
-	to.Sizes = append(to.Sizes, report.Size{Name: name, Bytes: bytes})
+	to.Sizes = append(to.Sizes, report.Size{Name: name, Bytes: n})
 }
 
 // outcome is the report of what came out so far.

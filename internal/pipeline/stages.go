@@ -105,7 +105,7 @@ func tasks(ran []provision.Task) []report.Task {
 
 func (r *provisioned) String() string { return fmt.Sprintf("%d Ansible tasks", len(r.Tasks)) }
 
-func (r *provisioned) report(to *report.Report) {
+func (r *provisioned) fill(to *report.Report) {
 	to.Tasks = r.Tasks
 	name := "provisioned"
 	if r.Overlay {
@@ -168,7 +168,7 @@ func (r *sparsified) String() string {
 	return fmt.Sprintf("%s, %s to %s", r.Method, text.Size(r.Before.FileSize), text.Size(r.After.FileSize))
 }
 
-func (r *sparsified) report(to *report.Report) {
+func (r *sparsified) fill(to *report.Report) {
 	to.Image.VirtualSize = r.After.VirtualSize
 	size(to, "sparsified", r.After.FileSize)
 }
@@ -238,7 +238,7 @@ func (r *verified) String() string {
 	return fmt.Sprintf("%d checks, ssh after %s, cloud-init done after %s", len(r.Checks), r.TimeToSSH.Round(time.Second), r.CloudInitDone.Round(time.Second))
 }
 
-func (r *verified) report(to *report.Report) {
+func (r *verified) fill(to *report.Report) {
 	for _, c := range r.Checks {
 		to.Checks = append(to.Checks, report.Check{Group: c.Group, Name: c.Name, OK: c.OK, Detail: c.Detail})
 	}

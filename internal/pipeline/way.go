@@ -81,17 +81,17 @@ type stage struct {
 
 // result is what came of a stage. One that is recorded is JSON.
 type result interface {
-	String() string        // in a line
-	report(*report.Report) // what the report has of it
-	leave(*way)            // what later stages have of it, where the stage ended well
+	String() string      // in a line
+	fill(*report.Report) // what the report has of it
+	leave(*way)          // what later stages have of it, where the stage ended well
 }
 
 // line is the result of a stage that noted everything itself.
 type line string
 
-func (l line) String() string      { return string(l) }
-func (line) report(*report.Report) {}
-func (line) leave(*way)            {}
+func (l line) String() string    { return string(l) }
+func (line) fill(*report.Report) {}
+func (line) leave(*way)          {}
 
 // run runs stages side by side. None stops another: one run finds everything
 // that has to be changed.
@@ -140,7 +140,7 @@ func (w *way) step(ctx context.Context, s stage) error {
 		}
 		r, err := s.run(w, ctx, out, p)
 		if r != nil {
-			w.journal.note(r.report)
+			w.journal.note(r.fill)
 		}
 		if err != nil {
 			return "", err
@@ -178,10 +178,10 @@ func (w *way) reuse(ctx context.Context, s stage, out, inputs string, p progress
 	}
 	r := s.empty()
 	if json.Unmarshal(record.Result, r) != nil {
-		return false, nil // of another version
+		return false, nil //nolint:nilerr // of another version
 	}
 	w.journal.reused(s.name)
-	w.journal.note(r.report)
+	w.journal.note(r.fill)
 	w.leave(s, out, record.Digest, r)
 	return true, nil
 }

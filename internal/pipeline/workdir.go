@@ -85,7 +85,8 @@ func claim(path string) error {
 		return failure.New(fmt.Sprintf("the work directory %s belongs to user %d, not to us (%d)", path, uid, os.Geteuid()), tryOther)
 	}
 	if st.Mode().Perm()&0o022 != 0 {
-		return failure.New(fmt.Sprintf("others may write to the work directory %s (%s), so its content proves nothing", path, st.Mode()), "remove it, or "+tryOther)
+		return failure.New(fmt.Sprintf("others may write to the work directory %s (%s), so its content proves nothing", path, st.Mode()),
+			"remove it, or "+tryOther)
 	}
 	return f.Chmod(0o700)
 }
@@ -100,7 +101,8 @@ func lock(name, dir string) (*os.File, error) {
 	if err := host.TryLock(f); err != nil {
 		defer f.Close()
 		pid, _ := io.ReadAll(io.LimitReader(f, 20))
-		return nil, failure.New(fmt.Sprintf("another diskforge build is using %s (process %s)", dir, strings.TrimSpace(string(pid))), "wait for its end, or "+tryOther)
+		return nil, failure.New(fmt.Sprintf("another diskforge build is using %s (process %s)", dir, strings.TrimSpace(string(pid))),
+			"wait for its end, or "+tryOther)
 	}
 	err = f.Truncate(0)
 	if err == nil {
@@ -277,7 +279,7 @@ func (d *Dir) open(name string) (*os.File, error) {
 func (d *Dir) checkOutput(ctx context.Context, r Record, to progress.Reporter) error {
 	f, err := d.open(r.Output)
 	if err != nil {
-		return fmt.Errorf("its output is not there any more: %v", err) // not %w: its absence is worth a warning
+		return fmt.Errorf("its output is not there any more: %v", err) //nolint:errorlint // not %w: its absence is worth a warning
 	}
 	defer f.Close()
 	st, err := f.Stat()

@@ -24,7 +24,7 @@ func (b BaseImage) IsSet() bool { return b.Reference != "" || b.Layout != "" }
 func (p *parser) baseImage(url, checksum string) BaseImage {
 	var b BaseImage
 	at, inRegistry := strings.CutPrefix(url, "oci://")
-	if host, _, _ := strings.Cut(at, "/"); inRegistry && strings.Contains(host, "@") {
+	if authority, _, _ := strings.Cut(at, "/"); inRegistry && strings.Contains(authority, "@") {
 		p.add("ISO_URL", "has a user in it: that is REGISTRY_USER") // not quoted: it may hold a password
 		return b
 	}

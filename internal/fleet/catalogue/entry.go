@@ -206,7 +206,8 @@ func (l *loader) fits(t text, name, def string) bool {
 	case !r.accepts(t.value):
 		l.add(t.line, "%s cannot be %q: %s", name, t.value, r.advice())
 	case password.MatchString(t.value):
-		l.add(t.line, "%s holds a password, and a catalogue is for everyone to read: remove it; git's and the registry's logins are found where they are kept", name)
+		l.add(t.line, "%s holds a password, and a catalogue is for everyone to read: remove it; "+
+			"git's and the registry's logins are found where they are kept", name)
 	default:
 		return true
 	}

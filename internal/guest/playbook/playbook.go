@@ -73,8 +73,10 @@ func (o Options) open(ctx context.Context, clone func(repository) (*Tree, error)
 		return t, nil
 	case o.GitURL != "" || o.GitBranch != "":
 		r := repository{url: cmp.Or(o.GitURL, DefaultGitURL), ref: cmp.Or(o.GitBranch, DefaultGitBranch), path: path.Clean(cmp.Or(o.GitPath, DefaultGitPath))}
-		if err := cmp.Or(ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)); err != nil {
-			return nil, err
+		for _, err := range []error{ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)} {
+			if err != nil {
+				return nil, err
+			}
 		}
 		return clone(r)
 	case o.Embedded != nil:

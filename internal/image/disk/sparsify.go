@@ -214,7 +214,8 @@ func virtSparsify(ctx context.Context, source image, scratch string, o SparsifyO
 		OnLine:  func(line string) { to.Activity("virt-sparsify: " + phase(line)) },
 	})
 	if err != nil && ctx.Err() == nil {
-		err = failure.Wrap(err, "virt-sparsify failed", "SPARSIFY=none does without it; libguestfs-test-tool says more (libguestfs needs a readable /boot/vmlinuz*)")
+		err = failure.Wrap(err, "virt-sparsify failed",
+			"SPARSIFY=none does without it; libguestfs-test-tool says more (libguestfs needs a readable /boot/vmlinuz*)")
 	}
 	return disk, explain(ctx, err, scratch)
 }
