@@ -27,6 +27,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/fleet/render"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
@@ -172,7 +173,7 @@ func TestAJobThatIsFilledInHasGoodSettings(t *testing.T) {
 	})
 	s, err := settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
 	require.NoError(t, err)
-	c, err := settings.Parse(s, settings.NeedBase, settings.NeedPlaybook, settings.NeedReference)
+	c, err := pipeline.Parse(s, pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedReference)
 	require.NoError(t, err)
 	assert.Equal(t, "harbor.example.org/labs/ubuntu:1", c.Reference)
 	assert.False(t, c.Push)
@@ -191,7 +192,7 @@ func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
 		env := init[len(init)-1].filled(nil)
 		s, err := settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
 		require.NoError(t, err)
-		c, err := settings.Parse(s, settings.NeedBase, settings.NeedPlaybook, settings.NeedReference)
+		c, err := pipeline.Parse(s, pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedReference)
 		require.NoError(t, err, entries[i].Name)
 		assert.Equal(t, "harbor.example.org/crownlabs-containerdisks/"+entries[i].Name+":2026-11-23", c.Reference)
 		assert.Zero(t, c.BaseTimeout)
@@ -201,7 +202,7 @@ func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
 			base := init[0].filled(nil)
 			s, err = settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := base[key]; return v, ok })
 			require.NoError(t, err)
-			fetches, err := settings.Parse(s, settings.NeedBase)
+			fetches, err := pipeline.Parse(s, pipeline.NeedBase)
 			require.NoError(t, err)
 			parent := "harbor.example.org/crownlabs-containerdisks/" + entries[i].From + ":2026-11-23"
 			assert.Equal(t, settings.BaseImage{Reference: parent, Inputs: "sha256:" + strings.Repeat("0", 64)}, c.BaseImage)

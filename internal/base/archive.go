@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"strings"
 	"time"
@@ -26,7 +25,8 @@ func (o Options) archives(ctx context.Context, p progress.Reporter) (lines []str
 	security := strings.TrimSuffix(o.Mirror, "/debian") + "/debian-security"
 	for _, a := range [][2]string{{o.Mirror, o.Suite}, {o.Mirror, o.Suite + "-updates"}, {security, o.Suite + "-security"}} {
 		date, err := indexDate(ctx, a[0]+"/dists/"+a[1]+"/InRelease")
-		if errors.Is(err, fs.ErrNotExist) && a[1] != o.Suite {
+		answer := (*answerError)(nil)
+		if errors.As(err, &answer) && answer.code == http.StatusNotFound && a[1] != o.Suite {
 			p.Warn(fmt.Sprintf("%s has no %s: the base image goes without those updates", a[0], a[1]))
 			continue
 		}
@@ -46,26 +46,13 @@ func (o Options) archives(ctx context.Context, p progress.Reporter) (lines []str
 
 // indexDate reads the date of a suite's index. Nothing but the date is taken
 // from it: apt reads the index again and checks its signature.
-func indexDate(ctx context.Context, index string) (time.Time, error) {
+func indexDate(ctx context.Context, index string) (date time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, index, nil)
-	if err != nil {
-		return time.Time{}, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return time.Time{}, err
-	}
-	defer resp.Body.Close()
-	var date time.Time
-	switch resp.StatusCode {
-	case http.StatusOK:
+	resp, err := get(ctx, http.DefaultClient, index, nil)
+	if err == nil {
+		defer resp.Body.Close()
 		date, err = parseDate(io.LimitReader(resp.Body, maxIndex))
-	case http.StatusNotFound:
-		err = fs.ErrNotExist
-	default:
-		err = errors.New(resp.Status)
 	}
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%s: %w", index, err)

@@ -28,108 +28,98 @@ const (
 	tryLater = "try again later"
 )
 
-// downloader asks servers for files, again where that may help.
-type downloader struct {
+// client asks servers for files, again where that may help.
+type client struct {
 	DownloadOptions
 	http *http.Client
 	to   progress.Reporter
 }
 
-// newDownloader makes one that takes its proxy from the environment and
-// trusts CAFile besides the host's authorities.
-func newDownloader(o DownloadOptions, to progress.Reporter) (*downloader, error) {
+// newClient makes one that takes its proxy from the environment and trusts
+// CAFile besides the host's authorities.
+func newClient(o DownloadOptions, to progress.Reporter) (*client, error) {
 	t, err := httpclient.New(httpclient.Options{CAFile: o.CAFile, Idle: o.Stall})
 	if err != nil {
 		return nil, err
 	}
 	// The transport counts redirects.
 	follow := func(*http.Request, []*http.Request) error { return nil }
-	return &downloader{o, &http.Client{Transport: t, CheckRedirect: follow}, to}, nil
+	return &client{o, &http.Client{Transport: t, CheckRedirect: follow}, to}, nil
 }
 
-// permanentError is an error that another attempt would not repair.
-type permanentError struct{ error }
-
-func (p permanentError) Unwrap() error { return p.error }
-
-// busyError is the answer of a server that wants to be asked later.
-type busyError struct {
+// answerError is an answer without what was asked for.
+type answerError struct {
+	code   int
 	status string
 	after  time.Duration // Retry-After, or zero
 }
 
-func (b busyError) Error() string { return "the server answers " + b.status }
+func (a *answerError) Error() string { return "the server answers " + a.status }
 
-// get asks for u and returns a successful answer (200 or 206), whose body the
-// caller closes.
-func get(ctx context.Context, client *http.Client, u *url.URL, header http.Header) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+// get asks for a URL and returns a successful answer (200 or 206), whose body
+// the caller closes. Errors do not repeat the URL: it may hold a secret.
+func get(ctx context.Context, c *http.Client, address string, header http.Header) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, permanentError{errors.New("the URL cannot be asked for")}
+		return nil, failure.New("the URL cannot be asked for", "check the URL")
 	}
-	req.Header = header
+	if header != nil {
+		req.Header = header
+	}
 	req.Header.Set("User-Agent", "diskforge")
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, classify(ctx, err)
+	resp, err := c.Do(req)
+	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
+		err = wrapped.Err
 	}
-	if err := checkStatus(resp); err != nil {
-		resp.Body.Close()
+	if err != nil {
 		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent {
+		resp.Body.Close()
+		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
+		return nil, &answerError{resp.StatusCode, resp.Status, min(time.Duration(max(seconds, 0))*time.Second, maxRetryAfter)}
 	}
 	return resp, nil
 }
 
-// classify finds out whether a failed request is worth repeating. It drops
-// the URL that net/http puts into its errors: it may hold a secret.
-func classify(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
-		err = wrapped.Err
-	}
+// lasting says whether another attempt would fail likewise, and then what is
+// wrong and what to do about it. What has been made ready for a person is final.
+func lasting(err error) (what, try string, lasts bool) {
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
 	var proxy *httpclient.ProxyError
+	var answer *answerError
+	f, final := failure.In(err)
 	switch {
+	case final:
+		return f.What, f.Try, true
+	case errors.As(err, &answer):
+		code := answer.code
+		if code == http.StatusUnauthorized || code == http.StatusForbidden {
+			return answer.Error(), "check the URL and its credentials", true
+		}
+		passes := code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500
+		return answer.Error(), "check the URL", !passes
 	case errors.As(err, &proxy):
-		return permanentError{&failure.Error{What: proxy.Error(), Try: proxy.Advice(), Err: err}}
+		return proxy.Error(), proxy.Advice(), true
 	case errors.As(err, &cert):
-		return permanentError{failure.Wrap(err, "its certificate is not trusted", "set CA_FILE to the authority's certificate")}
-	case errors.As(err, &dns) && dns.IsNotFound, errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, httpclient.ErrRedirects):
-		return permanentError{err}
+		return fmt.Sprintf("its certificate is not trusted: %v", err), "set CA_FILE to the authority's certificate", true
 	}
-	return err
-}
-
-func checkStatus(resp *http.Response) error {
-	switch code := resp.StatusCode; {
-	case code == http.StatusOK || code == http.StatusPartialContent:
-		return nil
-	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500:
-		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
-		return busyError{resp.Status, min(time.Duration(max(seconds, 0))*time.Second, maxRetryAfter)}
-	case code == http.StatusRequestedRangeNotSatisfiable:
-		return errChanged
-	case code == http.StatusUnauthorized || code == http.StatusForbidden:
-		return permanentError{failure.New("the server answers "+resp.Status, "check the URL and its credentials")}
-	default:
-		return permanentError{failure.New("the server answers "+resp.Status, "check the URL")}
-	}
+	lasts = errors.As(err, &dns) && dns.IsNotFound || errors.Is(err, http.ErrSchemeMismatch) || errors.Is(err, httpclient.ErrRedirects)
+	return err.Error(), "check the URL and the network", lasts
 }
 
 // retry repeats try, with growing pauses, until it succeeds or failed for
 // good. try returns how far it came; getting on starts the count anew.
-func (d *downloader) retry(ctx context.Context, name string, try func() (int64, error)) error {
+func (c *client) retry(ctx context.Context, name string, try func() (int64, error)) error {
 	var done, best int64
 	failed := 0
 	return host.Retry(ctx, func() (err error) {
 		done, err = try()
 		return err
 	}, func(_ int, err error) (time.Duration, error) {
-		if final := (permanentError{}); errors.As(err, &final) {
-			return 0, named(name, final.error)
+		if what, try, lasts := lasting(err); lasts {
+			return 0, &failure.Error{What: name + ": " + what, Try: try, Err: err}
 		}
 		if done >= best+minGain {
 			best, failed = done, 0
@@ -137,18 +127,11 @@ func (d *downloader) retry(ctx context.Context, name string, try func() (int64, 
 		if failed++; failed == maxTries {
 			return 0, failure.Wrap(err, fmt.Sprintf("%s: gave up after %d attempts", name, maxTries), tryLater)
 		}
-		var busy busyError
-		errors.As(err, &busy)
-		pause := max(host.Backoff(cmp.Or(d.Backoff, defaultBackoff), maxPause, failed), busy.after)
-		d.to.Warn(fmt.Sprintf("%s: %v; trying again in %s", name, err, pause))
+		pause := host.Backoff(cmp.Or(c.Backoff, defaultBackoff), maxPause, failed)
+		if answer := (*answerError)(nil); errors.As(err, &answer) {
+			pause = max(pause, answer.after)
+		}
+		c.to.Warn(fmt.Sprintf("%s: %v; trying again in %s", name, err, pause))
 		return pause, nil
 	})
-}
-
-// named puts the URL before a final error.
-func named(name string, err error) error {
-	if f, ok := failure.In(err); ok {
-		return &failure.Error{What: name + ": " + f.What, Try: f.Try, Err: err}
-	}
-	return failure.Wrap(err, name, "check the URL and the network")
 }

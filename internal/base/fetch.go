@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"net/url"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
-	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -49,47 +47,21 @@ type File struct {
 	Cached   bool      // it was in the cache already
 }
 
-// ResolveChecksum returns the digest that sum states for the file that rawURL
-// names: sum itself, or what stands in its list. Nothing but the list is
-// fetched.
-func ResolveChecksum(ctx context.Context, rawURL string, sum Checksum, o DownloadOptions, to progress.Reporter) (Checksum, error) {
-	if sum.File == "" {
-		return sum, nil
-	}
-	src, err := parseSource(rawURL)
-	if err != nil {
-		return Checksum{}, err
-	}
-	d, err := newDownloader(o, to)
-	if err != nil {
-		return Checksum{}, err
-	}
-	defer d.http.CloseIdleConnections()
-	return d.lookUp(ctx, sum.File, src.name)
-}
-
 // Fetch returns the file that rawURL names (http, https, file or a plain
-// path) after its checksum was found right. A local file is hashed where it
-// lies, never copied. Attempts are repeated where that may help; a wrong
-// checksum, or an answer like 404, is final at once. When ctx ends, what has
-// arrived stays in the cache and the next call goes on from there.
-func Fetch(ctx context.Context, rawURL string, sum Checksum, o DownloadOptions, to progress.Reporter) (File, error) {
-	if sum == (Checksum{}) {
+// path) after its checksum, in ParseChecksum's form, was found right. A local
+// file is hashed where it lies, never copied. Attempts are repeated where that
+// may help; a wrong checksum, or an answer like 404, is final at once. When ctx
+// ends, what has arrived stays in the cache and the next call goes on from there.
+func Fetch(ctx context.Context, rawURL, sum string, o DownloadOptions, to progress.Reporter) (File, error) {
+	if sum == "" {
 		return File{}, failure.New("a base image needs a checksum", checksumForms)
 	}
 	src, err := parseSource(rawURL)
 	if err != nil {
 		return File{}, err
 	}
-	d, err := newDownloader(o, to)
-	if err != nil {
+	if sum, err = ResolveChecksum(ctx, rawURL, sum, o, to); err != nil {
 		return File{}, err
-	}
-	defer d.http.CloseIdleConnections()
-	if sum.File != "" {
-		if sum, err = d.lookUp(ctx, sum.File, src.name); err != nil {
-			return File{}, err
-		}
 	}
 	if src.url == nil {
 		f, err := host.Open(src.path)
@@ -97,17 +69,14 @@ func Fetch(ctx context.Context, rawURL string, sum Checksum, o DownloadOptions, 
 			return File{}, &failure.Error{What: err.Error(), Try: "check ISO_URL", Err: err}
 		}
 		defer f.Close()
-		return check(ctx, f, sum, to)
+		return check(ctx, f, src.path, sum, to)
 	}
-	e, err := openEntry(ctx, o.CacheDir, sum, to)
+	c, err := newClient(o, to)
 	if err != nil {
 		return File{}, err
 	}
-	defer e.close()
-	if f, ok, err := e.cached(ctx, to); ok || err != nil {
-		return f, err
-	}
-	return d.download(ctx, src, e)
+	defer c.http.CloseIdleConnections()
+	return c.fetch(ctx, src, sum)
 }
 
 // source is what ISO_URL, or the name of a list, stands for.
@@ -145,85 +114,68 @@ func parseSource(raw string) (source, error) {
 	return source{path: name, name: filepath.Base(name)}, nil
 }
 
-// hashes are the digests of one file: SHA-256 always, and the checksum's.
-type hashes struct {
-	io.Writer
-	sha256, wanted hash.Hash
-	want           Checksum
-}
+// errWrong is the cause of the error of a file that has another checksum.
+var errWrong = errors.New("wrong checksum")
 
-func newHashes(want Checksum) *hashes {
-	h := &hashes{sha256: sha256.New(), want: want}
-	h.Writer, h.wanted = h.sha256, h.sha256
-	if want.Algorithm == SHA512 {
-		h.wanted = sha512.New()
-		h.Writer = io.MultiWriter(h.sha256, h.wanted)
-	}
-	return h
-}
-
-// digest is the file's digest in the form "sha256:…".
-func (h *hashes) digest() string { return SHA256 + ":" + hex.EncodeToString(h.sha256.Sum(nil)) }
-
-// checksumError is the error of a file that has another checksum.
-type checksumError struct {
-	name      string
-	got, want Checksum
-}
-
-// Error names both digests.
-func (e *checksumError) Error() string {
-	return fmt.Sprintf("wrong checksum of %s: it is %s, expected was %s", e.name, e.got, e.want)
-}
-
-// check compares with the checksum.
-func (h *hashes) check(name string) error {
-	got := Checksum{Algorithm: h.want.Algorithm, Hex: hex.EncodeToString(h.wanted.Sum(nil))}
-	if got == h.want {
-		return nil
-	}
-	err := &checksumError{name, got, h.want}
-	return &failure.Error{What: err.Error(), Try: "correct ISO_CHECKSUM if the publisher has a new image, else distrust the file", Err: err}
-}
-
-func isWrongSum(err error) bool { return errors.As(err, new(*checksumError)) }
-
-// check hashes a file where it lies.
-func check(ctx context.Context, f *os.File, sum Checksum, to progress.Reporter) (File, error) {
+// check hashes a file, called name, where it lies. With errWrong, it says the
+// digest, too.
+func check(ctx context.Context, f *os.File, name, want string, to progress.Reporter) (File, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return File{}, err
 	}
-	h := newHashes(sum)
-	if _, err := host.Copy(ctx, h, progress.Reader(f, st.Size(), to)); err != nil {
+	sha := sha256.New()
+	wanted, hashes := sha, io.Writer(sha)
+	algorithm, _, _ := strings.Cut(want, ":")
+	if algorithm == "sha512" {
+		wanted = sha512.New()
+		hashes = io.MultiWriter(sha, wanted)
+	}
+	if _, err := host.Copy(ctx, hashes, progress.Reader(f, st.Size(), to)); err != nil {
 		return File{}, err
 	}
-	return File{Path: f.Name(), Digest: h.digest(), Size: st.Size(), Modified: st.ModTime()}, h.check(f.Name())
+	file := File{Path: f.Name(), Digest: "sha256:" + hex.EncodeToString(sha.Sum(nil)), Size: st.Size(), Modified: st.ModTime()}
+	if got := algorithm + ":" + hex.EncodeToString(wanted.Sum(nil)); got != want {
+		return file, &failure.Error{
+			What: fmt.Sprintf("%v of %s: it is %s, expected was %s", errWrong, name, got, want),
+			Try:  "correct ISO_CHECKSUM if the publisher has a new image, else distrust the file", Err: errWrong,
+		}
+	}
+	return file, nil
 }
 
 const maxList = 4 << 20 // bytes of a list of checksums
 
-// lookUp finds the digest of the file called name in a list.
-func (d *downloader) lookUp(ctx context.Context, list, name string) (Checksum, error) {
-	content, err := d.readList(ctx, list)
-	if ctx.Err() != nil {
-		return Checksum{}, context.Cause(ctx)
+// ResolveChecksum returns the digest that sum states for the file that rawURL
+// names: sum itself, or what stands in its list. Nothing but the list is
+// fetched.
+func ResolveChecksum(ctx context.Context, rawURL, sum string, o DownloadOptions, to progress.Reporter) (string, error) {
+	at, isList := strings.CutPrefix(sum, list)
+	if !isList {
+		return sum, nil
 	}
-	var sum Checksum
+	file, err := parseSource(rawURL)
+	if err != nil {
+		return "", err
+	}
+	content, err := readList(ctx, at, o, to)
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
 	if err == nil {
-		sum, err = parseList(content, name)
+		sum, err = parseList(content, file.name)
 	}
 	if f, ok := failure.In(err); ok {
-		return Checksum{}, &failure.Error{What: fmt.Sprintf("checksum file %s: %s", text.URL(list), f.What), Try: f.Try, Err: err}
+		return "", &failure.Error{What: fmt.Sprintf("checksum file %s: %s", text.URL(at), f.What), Try: f.Try, Err: err}
 	}
 	if err != nil {
-		return Checksum{}, failure.Wrap(err, "checksum file "+text.URL(list), "check the file: form of ISO_CHECKSUM")
+		return "", failure.Wrap(err, "checksum file "+text.URL(at), "check the file: form of ISO_CHECKSUM")
 	}
 	return sum, nil
 }
 
-func (d *downloader) readList(ctx context.Context, list string) (content []byte, err error) {
-	src, err := parseSource(list)
+func readList(ctx context.Context, at string, o DownloadOptions, to progress.Reporter) (content []byte, err error) {
+	src, err := parseSource(at)
 	if err != nil {
 		return nil, err
 	}
@@ -235,22 +187,26 @@ func (d *downloader) readList(ctx context.Context, list string) (content []byte,
 		defer f.Close()
 		return host.ReadAll(f, maxList)
 	}
-	strict := *d.http
-	strict.CheckRedirect = func(req *http.Request, _ []*http.Request) error {
-		if req.URL.Scheme == "http" && !httpclient.Loopback(req.URL.Hostname()) {
-			return permanentError{errors.New("redirected to plain http, where a checksum file proves nothing")}
+	c, err := newClient(o, to)
+	if err != nil {
+		return nil, err
+	}
+	defer c.http.CloseIdleConnections()
+	c.http.CheckRedirect = func(req *http.Request, _ []*http.Request) error {
+		if provesNothing(req.URL) {
+			return failure.New("redirected to plain http, where a checksum file proves nothing", "use its https URL, or write the digest itself")
 		}
 		return nil
 	}
-	err = d.retry(ctx, src.String(), func() (int64, error) {
-		resp, err := get(ctx, &strict, src.url, http.Header{})
+	err = c.retry(ctx, src.String(), func() (int64, error) {
+		resp, err := get(ctx, c.http, src.url.String(), nil)
 		if err != nil {
 			return 0, err
 		}
 		defer resp.Body.Close()
 		content, err = host.ReadAll(resp.Body, maxList)
 		if tooLarge := (*host.TooLargeError)(nil); errors.As(err, &tooLarge) {
-			err = permanentError{failure.Wrap(err, "it is too long for a list of checksums", "check its URL")}
+			err = failure.Wrap(err, "it is too long for a list of checksums", "check its URL")
 		}
 		return 0, err
 	})

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/sha512"
-	"encoding/hex"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -30,15 +30,9 @@ var content = func() []byte {
 
 var published = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
-func sum256(b []byte) base.Checksum {
-	s := sha256.Sum256(b)
-	return base.Checksum{Algorithm: base.SHA256, Hex: hex.EncodeToString(s[:])}
-}
+func sum256(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b)) }
 
-func sum512(b []byte) base.Checksum {
-	s := sha512.Sum512(b)
-	return base.Checksum{Algorithm: base.SHA512, Hex: hex.EncodeToString(s[:])}
-}
+func sum512(b []byte) string { return fmt.Sprintf("sha512:%x", sha512.Sum512(b)) }
 
 // mirror is a server of content that can be made to fail.
 type mirror struct {

@@ -212,7 +212,7 @@ digest; progress and errors go to standard error.`,
 }
 
 // command makes a sub-command with a flag for each setting that it reads.
-func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs []settings.Need,
+func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs []pipeline.Need,
 	run func(*cobra.Command, []string, *pipeline.Build) error,
 ) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Long: long}
@@ -241,7 +241,7 @@ func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs 
 		if err != nil {
 			return err
 		}
-		cfg, err := settings.Parse(read, needs...)
+		cfg, err := pipeline.Parse(read, needs...)
 		if mistakes := settings.Mistakes(nil); errors.As(err, &mistakes) {
 			err = mistakes.For(name)
 		}

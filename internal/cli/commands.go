@@ -14,7 +14,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/engine"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
-	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
 func (a *app) build() *cobra.Command {
@@ -29,7 +28,7 @@ Dagger module: the one that _EXPERIMENTAL_DAGGER_RUNNER_HOST names, or Docker's.
 A registry is then reached from the engine, with REGISTRY_USER and its password
 only. DISKFORGE_BASE_IMAGE, DISKFORGE_GO_IMAGE and DISKFORGE_APT_MIRROR name
 other images and another mirror for the toolbox.`,
-		cobra.NoArgs, []settings.Need{settings.NeedBase, settings.NeedPlaybook, settings.NeedReference},
+		cobra.NoArgs, []pipeline.Need{pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedReference},
 		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
 			run, err := a.runner(where, b)
 			if err != nil {
@@ -60,7 +59,7 @@ func (a *app) provision() *cobra.Command {
 		`Boot a copy of the base image, run the playbook, remove the build's traces and
 write the disk, a qcow2 image. What later stages want to know of it stands in
 DISK.json; the logs are in DISK.work.`,
-		cobra.NoArgs, []settings.Need{settings.NeedBase, settings.NeedPlaybook},
+		cobra.NoArgs, []pipeline.Need{pipeline.NeedBase, pipeline.NeedPlaybook},
 		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
 			return a.printed(a.out, b.ProvisionTo(c.Context(), a.out))
 		})
@@ -112,7 +111,7 @@ func (a *app) pack() *cobra.Command {
 	c := a.command("pack DISK -o LAYOUT_DIR", "Wrap the disk as a containerdisk, in an OCI layout",
 		`Write DISK as a containerdisk into an OCI layout. The same disk and the same
 DISK.json give the same digest, everywhere.`,
-		cobra.ExactArgs(1), []settings.Need{settings.NeedReference},
+		cobra.ExactArgs(1), []pipeline.Need{pipeline.NeedReference},
 		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			return a.printed(b.PackTo(c.Context(), args[0], a.out))
 		})
@@ -124,7 +123,7 @@ func (a *app) push() *cobra.Command {
 	c := a.command("push LAYOUT_DIR [REF]", "Push an OCI layout to a registry",
 		`Push the image to REF, or to the address that the settings give, or to the one
 it was packed for. What the registry has already is not sent again.`,
-		cobra.RangeArgs(1, 2), []settings.Need{settings.NeedReference},
+		cobra.RangeArgs(1, 2), []pipeline.Need{pipeline.NeedReference},
 		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			reference := strings.Join(args[1:], "")
 			pushed, err := b.PushLayout(c.Context(), args[0], reference, unverified)

@@ -24,7 +24,7 @@ import (
 func (a *app) stages() *cobra.Command {
 	var file, command string
 	c := a.command("build [KEY=VALUE]…", "Print the arguments of a build's stages, as JSON", "", cobra.ArbitraryArgs,
-		[]settings.Need{settings.NeedBase, settings.NeedPlaybook}, nil)
+		[]pipeline.Need{pipeline.NeedBase, pipeline.NeedPlaybook}, nil)
 	c.Use, c.Hidden = "stages [KEY=VALUE]…", true
 	c.Flags().StringVar(&file, "settings", "", "file with further settings, a line KEY=VALUE each")
 	c.Flags().StringVar(&command, "for", "build", "command whose settings are given")
@@ -41,8 +41,8 @@ func (a *app) stages() *cobra.Command {
 			}
 			text = string(b)
 		}
-		needs, known := map[string][]settings.Need{
-			"build": {settings.NeedBase, settings.NeedPlaybook}, "pack": {settings.NeedReference}, "verify": nil, "plan": nil,
+		needs, known := map[string][]pipeline.Need{
+			"build": {pipeline.NeedBase, pipeline.NeedPlaybook}, "pack": {pipeline.NeedReference}, "verify": nil, "plan": nil,
 		}[command]
 		if !known {
 			return usageError{fmt.Errorf("--for %q is not known", command)}
@@ -52,7 +52,7 @@ func (a *app) stages() *cobra.Command {
 			return err
 		}
 		all := settings.Settings(given).With(flags)
-		cfg, err := settings.Parse(all, needs...)
+		cfg, err := pipeline.Parse(all, needs...)
 		if err != nil {
 			return err
 		}
@@ -130,12 +130,12 @@ func notText(f settings.Field, value string) string {
 // and a branch, by what it means now. It says where the playbook is missing.
 func pinned(c *cobra.Command, cfg settings.Config) (map[string]string, error) {
 	fixed := map[string]string{}
-	if cfg.ISOChecksum.File != "" {
-		sum, err := base.ResolveChecksum(c.Context(), cfg.ISOURL, cfg.ISOChecksum, pipeline.Downloads(cfg), progress.Discard)
+	if strings.HasPrefix(cfg.Checksum, "file:") {
+		sum, err := base.ResolveChecksum(c.Context(), cfg.ISOURL, cfg.Checksum, pipeline.Downloads(cfg), progress.Discard)
 		if err != nil {
 			return nil, err
 		}
-		fixed["ISO_CHECKSUM"] = sum.String()
+		fixed["ISO_CHECKSUM"] = sum
 	}
 	if cfg.Playbook == "" {
 		return fixed, nil

@@ -29,14 +29,14 @@ var floors = [][]string{
 	{"engine", "fleet"},
 	{"fleet/catalogue"},
 	{"pipeline"},
-	{"settings", "contract", "report"},
+	{"contract", "report"},
 	{"guest/provision", "guest/verify", "guest/hygiene"}, // stages know nothing of one another
 	{"guest/vm", "guest/playbook", "registry", "testkit"},
 	{"guest/accel", "image/oci", "base"},
-	{"image/disk", "httpclient", "ui"},
+	{"image/disk", "httpclient", "ui", "settings"},
 	{"host"},
 	{"text"},
-	{"failure", "progress", "yaml11"},
+	{"failure", "progress"},
 }
 
 type pkg struct {

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
@@ -26,7 +27,7 @@ func givenSettings(t *testing.T, environ map[string]string) *Build {
 	t.Helper()
 	s, err := settings.Read(t.Context(), nil, func(name string) (string, bool) { v, ok := environ[name]; return v, ok })
 	require.NoError(t, err)
-	c, err := settings.Parse(s, settings.NeedBase, settings.NeedPlaybook, settings.NeedReference)
+	c, err := pipeline.Parse(s, pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedReference)
 	require.NoError(t, err)
 	return &Build{Settings: s, Config: c}
 }

@@ -69,7 +69,8 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 // localBase has a base of this host travel as what it is: the engine sees
 // nothing of this host but what it is given.
 func (b *Build) localBase(ctx context.Context, in inputs) error {
-	url, list := b.Settings["ISO_URL"], b.Config.ISOChecksum.File
+	url := b.Settings["ISO_URL"]
+	list, isList := strings.CutPrefix(b.Config.Checksum, "file:")
 	switch image := b.Config.BaseImage; {
 	case image.Layout != "":
 		in.set["ISO_CHECKSUM"] = image.Digest
@@ -77,12 +78,12 @@ func (b *Build) localBase(ctx context.Context, in inputs) error {
 			in.set["ISO_CHECKSUM"] = "inputs:" + image.Inputs
 		}
 	case url != "" && !isRemote(url):
-		file, err := base.Fetch(ctx, url, b.Config.ISOChecksum, base.DownloadOptions{}, progress.Discard)
+		file, err := base.Fetch(ctx, url, b.Config.Checksum, base.DownloadOptions{}, progress.Discard)
 		if err != nil {
 			return err
 		}
 		in.files["base"], in.set["ISO_CHECKSUM"] = file.Path, file.Digest
-	case list != "" && !isRemote(list):
+	case isList && !isRemote(list):
 		return failure.New("ISO_CHECKSUM names a file of this host, which the engine does not see", "give the list's URL, or the checksum itself")
 	default:
 		return nil

@@ -119,7 +119,7 @@ func read(ctx context.Context, dir string, env map[string]string, shown *ui.UI) 
 		return nil, err
 	}
 	given = given.Only("build-all")
-	parsed, err := settings.Parse(given)
+	parsed, err := pipeline.Parse(given)
 	if err != nil {
 		return nil, err
 	}

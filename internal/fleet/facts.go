@@ -96,7 +96,7 @@ type learner struct {
 }
 
 type resolved struct {
-	sum base.Checksum
+	sum string
 	err error
 }
 
@@ -132,7 +132,7 @@ func (l *learner) learn(ctx context.Context, e *Entry) error {
 		return err
 	}
 	e.MemoryMiB, e.DiskSize = e.config.MemoryMiB, e.config.DiskSize
-	e.fix(c.ISOChecksum, tree)
+	e.fix(c.Checksum, tree)
 	e.address()
 	return nil
 }
@@ -153,12 +153,11 @@ func (l *learner) manageable(c settings.Config) error {
 
 // fix has the image built from what was planned, even if the list of checksums
 // or the branch of the playbooks says something else by then.
-func (e *Entry) fix(sum base.Checksum, tree *playbook.Tree) {
+func (e *Entry) fix(sum string, tree *playbook.Tree) {
 	fixed := map[string]string{"IMAGE_INPUTS": e.Inputs}
 	e.config.ImageInputs = e.Inputs
-	if e.config.ISOChecksum.File != "" {
-		e.config.ISOChecksum = sum
-		fixed["ISO_CHECKSUM"] = sum.String()
+	if e.config.Checksum != sum {
+		e.config.Checksum, fixed["ISO_CHECKSUM"] = sum, sum
 	}
 	if tree.Revision != "" {
 		e.config.GitURL, e.config.GitBranch = tree.URL, tree.Revision
@@ -174,16 +173,16 @@ func (e *Entry) fix(sum base.Checksum, tree *playbook.Tree) {
 
 // checksum looks the base's checksum up in its list, once for all images.
 func (l *learner) checksum(ctx context.Context, c *settings.Config) error {
-	if c.ISOChecksum.File == "" {
+	if !strings.HasPrefix(c.Checksum, "file:") {
 		return nil
 	}
-	key := c.ISOURL + "\n" + c.ISOChecksum.File
+	key := c.ISOURL + "\n" + c.Checksum
 	r, known := l.lists[key]
 	if !known {
-		r.sum, r.err = base.ResolveChecksum(ctx, c.ISOURL, c.ISOChecksum, pipeline.Downloads(*c), l.p)
+		r.sum, r.err = base.ResolveChecksum(ctx, c.ISOURL, c.Checksum, pipeline.Downloads(*c), l.p)
 		l.lists[key] = r
 	}
-	c.ISOChecksum = r.sum
+	c.Checksum = r.sum
 	return r.err
 }
 

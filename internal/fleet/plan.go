@@ -148,12 +148,12 @@ func (a *All) configure(entries []*Entry) error {
 		e.settings = a.Settings.With(e.image.Settings).With(map[string]string{
 			"TARGET_REGISTRY": host, "REGISTRY_PREFIX": prefix, "IMAGE_NAME": e.Name, "IMAGE_TAG": cmp.Or(append(slices.Clone(e.Tags), untagged)...),
 		})
-		needs := []settings.Need{settings.NeedPlaybook, settings.NeedReference}
+		needs := []pipeline.Need{pipeline.NeedPlaybook, pipeline.NeedReference}
 		if e.Parent == nil {
-			needs = append(needs, settings.NeedBase)
+			needs = append(needs, pipeline.NeedBase)
 		}
 		var err error
-		if e.config, err = settings.Parse(e.settings, needs...); err == nil {
+		if e.config, err = pipeline.Parse(e.settings, needs...); err == nil {
 			err = e.fits()
 		}
 		if err != nil {

@@ -16,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
@@ -338,7 +337,7 @@ func TestAnImageOfOtherInputsThanPlannedIsNotBuilt(t *testing.T) {
 
 func TestInputsAreTheSameBeforeAndAfterTheBaseIsThere(t *testing.T) {
 	for name, of := range map[string]settings.Config{
-		"a checksum": {ISOChecksum: base.Checksum{Algorithm: "sha256", Hex: "ba5e"}},
+		"a checksum": {Checksum: "sha256:ba5e"},
 		"an image":   {BaseImage: settings.BaseImage{Reference: "registry/base:1", Digest: "sha256:ba5e"}},
 	} {
 		planned, err := Inputs(of, "2.14.18", "sha256:playbook", "")
@@ -389,7 +388,7 @@ func TestTheSecretsOfABuildAreEverythingThatMayBeOne(t *testing.T) {
 	b, _ := newBuild(t)
 	b.Config.RegistryUser, b.Config.RegistryPass = "me", "registry-word"
 	b.Config.HTTPProxy, b.Config.GitURL = "http://me:proxy-word@proxy:3128", "https://me:git-word@example.org/x.git"
-	b.Config.ISOChecksum.File = "https://me:list-word@example.org/SHA256SUMS?sig=signed-word&x=1"
+	b.Config.Checksum = "file:https://me:list-word@example.org/SHA256SUMS?sig=signed-word&x=1"
 	b.Config.ExtraVars = map[string]any{
 		"course": "databases", "db_password": "course-word", "rootPassword": 12345678, "api": map[string]any{"token": "nested-word", "url": "https://example.org"},
 		"secrets": []any{map[string]any{"name": "listed-word"}}, "keyboard_layout": "italian", "bypass_proxy": "yes-please", "ssh_key": "ssh-ed25519 AAAA public",

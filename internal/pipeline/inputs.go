@@ -66,7 +66,7 @@ func Inputs(c settings.Config, controller, playbook, parent string) (string, err
 	case c.BaseImage.IsSet():
 		base = cmp.Or(c.BaseImage.Inputs, c.BaseImage.Digest)
 	default:
-		base = c.ISOChecksum.String()
+		base = c.Checksum
 	}
 	return imageInputs(c, base, playbook, controller), nil
 }

@@ -106,7 +106,7 @@ func (w *way) fromImage(ctx context.Context, p progress.Reporter) (origin, []str
 
 func (w *way) fromURL(ctx context.Context, p progress.Reporter) (origin, []string, error) {
 	url := w.Config.ISOURL
-	sum, err := w.rooms.checksum(ctx, url, w.Config.ISOChecksum, Downloads(w.Config), p)
+	sum, err := w.rooms.checksum(ctx, url, w.Config.Checksum, Downloads(w.Config), p)
 	if err != nil {
 		return origin{}, nil, err
 	}
@@ -116,7 +116,7 @@ func (w *way) fromURL(ctx context.Context, p progress.Reporter) (origin, []strin
 	}
 	info, err := w.rooms.disk(ctx, file.Path)
 	return origin{
-		Path: file.Path, Format: info.Format, Name: publicName(url), Digest: file.Digest, Inputs: sum.String(), Created: file.Modified,
+		Path: file.Path, Format: info.Format, Name: publicName(url), Digest: file.Digest, Inputs: sum, Created: file.Modified,
 	}, []string{url}, err
 }
 

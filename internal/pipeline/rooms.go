@@ -28,8 +28,8 @@ type rooms struct {
 	playbook   func(context.Context, playbook.Options, settings.Vars, string, progress.Reporter) (playbook.Source, playbook.Inputs, error)
 
 	makeBase func(context.Context, base.Options, progress.Reporter) (base.Image, error)
-	checksum func(context.Context, string, base.Checksum, base.DownloadOptions, progress.Reporter) (base.Checksum, error)
-	download func(context.Context, string, base.Checksum, base.DownloadOptions, progress.Reporter) (base.File, error)
+	checksum func(context.Context, string, string, base.DownloadOptions, progress.Reporter) (string, error)
+	download func(context.Context, string, string, base.DownloadOptions, progress.Reporter) (base.File, error)
 	fetch    func(context.Context, string, registry.FetchOptions, progress.Reporter) (registry.Fetched, error)
 	disk     func(ctx context.Context, path string) (disk.Info, error)
 

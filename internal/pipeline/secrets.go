@@ -19,7 +19,8 @@ import (
 func secrets(c settings.Config, password string) []hygiene.Secret {
 	found := map[string]string{"the registry's password": password}
 	for name, address := range map[string]string{
-		"ISO_URL": c.ISOURL, "ISO_CHECKSUM": c.ISOChecksum.File, "GIT_ANSIBLE_URL": c.GitURL, "HTTP_PROXY": c.HTTPProxy, "HTTPS_PROXY": c.HTTPSProxy,
+		"ISO_URL": c.ISOURL, "ISO_CHECKSUM": strings.TrimPrefix(c.Checksum, "file:"), "GIT_ANSIBLE_URL": c.GitURL,
+		"HTTP_PROXY": c.HTTPProxy, "HTTPS_PROXY": c.HTTPSProxy,
 	} {
 		addressSecrets(found, name, address)
 	}

@@ -37,7 +37,7 @@ type given struct {
 	playbook           playbook.Options
 	vars               map[string]any
 	packages           base.Options
-	checksum           base.Checksum
+	checksum           string
 	download           base.DownloadOptions
 	fetch              registry.FetchOptions
 	provision          provision.Options
@@ -84,12 +84,12 @@ func (g *given) fakes(dir string) *rooms {
 			g.packages = o
 			return base.Image{Path: cloud, Format: "qcow2", Digest: "sha256:base", Suite: "bookworm"}, nil
 		},
-		checksum: func(_ context.Context, _ string, sum base.Checksum, o base.DownloadOptions, _ progress.Reporter) (base.Checksum, error) {
+		checksum: func(_ context.Context, _ string, sum string, o base.DownloadOptions, _ progress.Reporter) (string, error) {
 			g.checksum, g.download = sum, o
 			return sum, nil
 		},
-		download: func(_ context.Context, _ string, sum base.Checksum, _ base.DownloadOptions, _ progress.Reporter) (base.File, error) {
-			return base.File{Path: cloud, Digest: sum.String(), Modified: time.Unix(1700000000, 0)}, nil
+		download: func(_ context.Context, _ string, sum string, _ base.DownloadOptions, _ progress.Reporter) (base.File, error) {
+			return base.File{Path: cloud, Digest: sum, Modified: time.Unix(1700000000, 0)}, nil
 		},
 		fetch: func(_ context.Context, ref string, o registry.FetchOptions, _ progress.Reporter) (registry.Fetched, error) {
 			g.fetch = o
@@ -167,7 +167,7 @@ func wired(t *testing.T, environ map[string]string) (*Build, *given, *bytes.Buff
 	t.Setenv("KUBERNETES_SERVICE_HOST", "") // or the test's folders' modes would not count
 	s, err := settings.Read(t.Context(), environ, func(string) (string, bool) { return "", false })
 	require.NoError(t, err)
-	c, err := settings.Parse(s, settings.NeedBase, settings.NeedPlaybook, settings.NeedReference)
+	c, err := Parse(s, NeedBase, NeedPlaybook, NeedReference)
 	require.NoError(t, err)
 	out, g := &bytes.Buffer{}, &given{}
 	u := ui.New(out, false)
@@ -190,7 +190,7 @@ func TestEachStageIsGivenTheSettingsThatAreItsOwn(t *testing.T) {
 	assert.Equal(t, []string{dir + "/out", cache}, p.Results)
 	assert.Equal(t, map[string]any{"db_password": "vars-word"}, g.vars)
 	assert.Equal(t, base.DownloadOptions{CacheDir: cache + "/images"}, g.download)
-	assert.Equal(t, strings.Repeat("a", 64), g.checksum.Hex)
+	assert.Equal(t, "sha256:"+strings.Repeat("a", 64), g.checksum)
 
 	o := g.provision
 	mask := o.Mask

@@ -16,14 +16,12 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
-const sum = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
-
 // from reads and parses settings that come from this environment alone.
-func from(t *testing.T, environment, flags map[string]string, needs ...settings.Need) (settings.Config, error) {
+func from(t *testing.T, environment, flags map[string]string) (settings.Config, error) {
 	t.Helper()
 	s, err := settings.Read(t.Context(), flags, func(key string) (string, bool) { v, ok := environment[key]; return v, ok })
 	require.NoError(t, err)
-	return settings.Parse(s, needs...)
+	return settings.Parse(s)
 }
 
 func TestTheDefaultsAreThoseOfTheOriginal(t *testing.T) {
@@ -37,34 +35,10 @@ func TestTheDefaultsAreThoseOfTheOriginal(t *testing.T) {
 	assert.Empty(t, c.GitURL, "git is not used unless asked for")
 }
 
-func TestEitherGitSettingBringsTheOthersDefault(t *testing.T) {
-	c, err := from(t, map[string]string{"GIT_ANSIBLE_BRANCH": "v2"}, nil)
-	require.NoError(t, err)
-	assert.Equal(t, "https://github.com/netgroup-polito/CrownLabs.git", c.GitURL)
-	assert.Equal(t, "v2", c.GitBranch)
-	assert.Equal(t, "provisioning/virtual-machines/ansible", c.GitPath)
-
-	c, err = from(t, map[string]string{"GIT_ANSIBLE_URL": "https://example.org/x.git", "GIT_ANSIBLE_BRANCH": ""}, nil)
-	require.NoError(t, err)
-	assert.Equal(t, "master", c.GitBranch, "an empty variable is one that is not set")
-}
-
 func TestAFlagWinsOverTheEnvironment(t *testing.T) {
 	c, err := from(t, map[string]string{"MEMORY": "4096"}, map[string]string{"MEMORY": "1024"})
 	require.NoError(t, err)
 	assert.Equal(t, 1024, c.MemoryMiB)
-}
-
-func TestAllMistakesAreReportedAtOnce(t *testing.T) {
-	_, err := from(t, map[string]string{
-		"MEMORY": "lots", "DISK_SIZE": "10X", "ACCELERATOR": "hvf", "INSTALL_DESKTOP_ENVIRONMENT": "maybe",
-		"ISO_URL": "https://example.org/x.qcow2", "TARGET_REGISTRY": "harbor.example.org", "IMAGE_NAME": "Bad Name", "IMAGE_TAG": "1",
-	}, nil, settings.NeedBase, settings.NeedPlaybook, settings.NeedReference)
-	require.Error(t, err)
-	for _, name := range []string{"MEMORY", "DISK_SIZE", "ACCELERATOR", "INSTALL_DESKTOP_ENVIRONMENT", "ISO_CHECKSUM", "ANSIBLE_PLAYBOOK", "IMAGE_NAME"} {
-		assert.Contains(t, err.Error(), name)
-	}
-	assert.Equal(t, 7, len(strings.Split(err.Error(), "\n")), "one line each:\n%v", err)
 }
 
 func TestBadValuesAreRefused(t *testing.T) {
@@ -103,9 +77,6 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{"HYGIENE_ALLOW", fifo(t), "is not a file"},
 		{"REGISTRY_USER", "me", "REGISTRY_PASS"},
 		{"REGISTRY_PASS", "x", "REGISTRY_USER"},
-		{"GIT_ANSIBLE_URL", "ext::sh -c id", "GIT_ANSIBLE_URL"},
-		{"GIT_ANSIBLE_URL", "https://u:secret@example.org/x", "GIT_ANSIBLE_URL"},
-		{"GIT_ANSIBLE_BRANCH", "--upload-pack=id", "GIT_ANSIBLE_BRANCH"},
 		{"PACKER_LOG", "2", "true nor false"},
 	} {
 		_, err := from(t, map[string]string{bad.name: bad.value}, nil)
@@ -123,14 +94,9 @@ func TestWhatTheFormerBuilderTookIsUnderstoodOrNamed(t *testing.T) {
 		require.NoError(t, err, size)
 		assert.Equal(t, bytes, c.DiskSize, size)
 	}
-	_, err := from(t, map[string]string{"IMAGE_NAME": "harbor.example.org:8443/labs/deep/base:1"}, nil, settings.NeedReference)
-	require.ErrorContains(t, err, "IMAGE_NAME: harbor.example.org:8443/labs/deep/base:1 is a whole address: set TARGET_REGISTRY=harbor.example.org:8443 REGISTRY_PREFIX=labs/deep IMAGE_NAME=base IMAGE_TAG=1")
-	_, err = from(t, map[string]string{"IMAGE_NAME": "localhost/base"}, nil, settings.NeedReference)
-	require.ErrorContains(t, err, "TARGET_REGISTRY=localhost REGISTRY_PREFIX= IMAGE_NAME=base IMAGE_TAG=TAG")
-
 	account := map[string]string{"USERNAME": "me", "PASSWORD": "planted", "TARGET_REGISTRY": "harbor.example.org"}
 	environ := func(name string) (string, bool) { v, ok := account[name]; return v, ok }
-	_, err = settings.Read(t.Context(), nil, environ)
+	_, err := settings.Read(t.Context(), nil, environ)
 	require.ErrorContains(t, err, "rename them to REGISTRY_USER and REGISTRY_PASS")
 	assert.NotContains(t, err.Error(), "planted")
 	delete(account, "TARGET_REGISTRY") // a desktop's USERNAME is nobody's business
@@ -164,54 +130,6 @@ func fifo(t *testing.T) string {
 	name := filepath.Join(t.TempDir(), "fifo")
 	require.NoError(t, syscall.Mkfifo(name, 0o600))
 	return name
-}
-
-func TestABuildWithoutABaseNamesTheWayOut(t *testing.T) {
-	_, err := from(t, nil, nil, settings.NeedBase)
-	require.ErrorContains(t, err, "--base-from-packages")
-	_, err = from(t, map[string]string{"BASE_FROM_PACKAGES": "true", "ISO_URL": "https://example.org/x"}, nil, settings.NeedBase)
-	require.ErrorContains(t, err, "choose one")
-	_, err = from(t, map[string]string{"ISO_URL": "https://example.org/x", "ISO_CHECKSUM": "none"}, nil, settings.NeedBase)
-	require.ErrorContains(t, err, "ISO_CHECKSUM")
-}
-
-func TestTheReferenceIsPutTogether(t *testing.T) {
-	c, err := from(t, map[string]string{
-		"TARGET_REGISTRY": "harbor.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "base", "IMAGE_TAG": "2026-11",
-		"REGISTRY_USER": "me", "REGISTRY_PASS": "planted", "ISO_URL": "https://example.org/x", "ISO_CHECKSUM": sum,
-	}, nil, settings.NeedBase, settings.NeedReference)
-	require.NoError(t, err)
-	assert.Equal(t, "harbor.example.org/labs/base:2026-11", c.Reference)
-	for _, form := range []string{"%v", "%+v", "%#v", "%s"} {
-		assert.NotContains(t, fmt.Sprintf(form, c), "planted", form)
-	}
-}
-
-func TestANameIsCheckedAndFoundWhereNothingIsPushed(t *testing.T) {
-	c, err := from(t, map[string]string{"ANSIBLE_PLAYBOOK": "playbooks/debian-base.yml"}, nil, settings.NeedReference)
-	require.NoError(t, err)
-	assert.Equal(t, "debian-base", c.ImageName)
-	assert.Empty(t, c.Reference)
-	_, err = from(t, map[string]string{"IMAGE_NAME": "../up"}, nil, settings.NeedReference)
-	require.ErrorContains(t, err, "IMAGE_NAME")
-	_, err = from(t, map[string]string{"REGISTRY_PREFIX": "labs"}, nil, settings.NeedReference)
-	require.ErrorContains(t, err, "TARGET_REGISTRY")
-}
-
-func TestABuildThatLeavesThePushToAnotherNeedsTheWholeAddress(t *testing.T) {
-	env := map[string]string{"PUSH": "false", "BASE_FROM_PACKAGES": "true"}
-	_, err := from(t, env, nil, settings.NeedBase, settings.NeedReference)
-	for _, name := range []string{"TARGET_REGISTRY: is not set", "IMAGE_NAME", "IMAGE_TAG"} {
-		require.ErrorContains(t, err, name)
-	}
-	_, err = from(t, env, nil, settings.NeedReference)
-	require.NoError(t, err, "push itself has the address from the layout")
-
-	env["TARGET_REGISTRY"], env["IMAGE_NAME"], env["IMAGE_TAG"] = "harbor.example.org", "base", "1"
-	c, err := from(t, env, nil, settings.NeedBase, settings.NeedReference)
-	require.NoError(t, err)
-	assert.Equal(t, "harbor.example.org/base:1", c.Reference)
-	assert.False(t, c.Push)
 }
 
 func TestProxiesAreFoundInTheirLowerCaseSpelling(t *testing.T) {

@@ -17,7 +17,7 @@ func ExampleParse() {
 		fmt.Println(err)
 		return
 	}
-	config, err := settings.Parse(given, settings.NeedBase, settings.NeedPlaybook)
+	config, err := settings.Parse(given)
 	fmt.Println(config.MemoryMiB, config.DiskSize, err)
 	fmt.Println(given.Arguments("sparsify"), given.Arguments("verify"))
 

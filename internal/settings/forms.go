@@ -15,8 +15,6 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/host"
-	"github.com/netgroup-polito/diskforge/internal/image/oci"
-	"github.com/netgroup-polito/diskforge/internal/yaml11"
 )
 
 // form checks the text of one setting and returns it as its Go type is read
@@ -26,7 +24,7 @@ type form func(text string) (string, error)
 // forms are those that the table names.
 var forms = map[string]form{
 	"architecture": architecture, "cpus": cpus, "memory": memory, "size": size, "path": filepath.Abs, "certificates": certificates,
-	"file": file, "file or pipe": fileOrPipe, "folder": folder, "vars": vars, "vaults": vaults,
+	"file": file, "file or pipe": fileOrPipe, "folder": Folder, "vars": vars, "vaults": vaults,
 	"digest": func(v string) (string, error) {
 		return v, unless(host.ValidDigest(v), "%q is no digest: give sha256: and 64 hexadecimal digits", v)
 	},
@@ -36,9 +34,6 @@ var forms = map[string]form{
 	},
 	"http": func(v string) (string, error) { // not quoted: proxies carry passwords
 		return v, unless(urlForm.MatchString(v), "is no http(s) URL: give e.g. http://host:3128")
-	},
-	"label": func(v string) (string, error) { // a hint becomes a label's value
-		return v, unless(oci.LabelValue(v), "%q is no name of Kubernetes: give e.g. u1.medium, ubuntu or none", v)
 	},
 	"user": func(v string) (string, error) {
 		return v, unless(userForm.MatchString(v) && v != "root", "%q cannot be a login name: give lower-case letters, digits, - and _, at most 32", v)
@@ -186,7 +181,8 @@ const maxFile = 16 << 20
 
 // Those that name what must be there return its absolute path.
 
-func folder(v string) (string, error) {
+// Folder is the absolute path of a folder that is there.
+func Folder(v string) (string, error) {
 	return existing(v, "a folder", func(info os.FileInfo) bool { return info.IsDir() })
 }
 
@@ -242,37 +238,4 @@ func vaults(v string) (string, error) {
 		all, wrong = append(all, strings.TrimPrefix(label+"@"+path, "@")), append(wrong, err)
 	}
 	return strings.Join(all, ","), errors.Join(wrong...)
-}
-
-// Vars are variables for Ansible.
-type Vars map[string]any
-
-// UnmarshalText reads a JSON or YAML mapping.
-func (v *Vars) UnmarshalText(text []byte) (err error) {
-	if len(text) > 0 {
-		*v, err = yaml11.Vars(text)
-	}
-	return err
-}
-
-// maxVars bounds EXTRA_VARS, in bytes: it is settings, not data.
-const maxVars = 1 << 20
-
-// vars is the mapping itself, or @ and the file that has it.
-func vars(v string) (string, error) {
-	if path, ok := strings.CutPrefix(v, "@"); ok {
-		text, err := host.ReadFile(path, maxVars)
-		if err != nil {
-			return "", err
-		}
-		v = string(text)
-	}
-	err := new(Vars).UnmarshalText([]byte(v))
-	if err == nil && len(v) > maxVars {
-		err = fmt.Errorf("is longer than %d KiB", maxVars>>10)
-	}
-	if err != nil {
-		return "", fmt.Errorf(`%w: give a JSON or YAML mapping, e.g. {"course": "databases"}, or @FILE`, err)
-	}
-	return v, nil
 }

@@ -14,8 +14,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/netgroup-polito/diskforge/internal/base"
 )
 
 // Config is what settings mean. The tags of a setting:
@@ -67,8 +65,8 @@ type Config struct {
 	ImageName        string `env:"IMAGE_NAME" in:"build pack push" engine:"address" help:"name of the image (default where nothing is pushed: the playbook's)"`
 	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" engine:"address" help:"tag of the image; use a new one for each build"`
 	SourceDateEpoch  string `env:"SOURCE_DATE_EPOCH" in:"build provision pack build-all" form:"epoch" engine:"none: there an image has its base's date" help:"when the image was made, in seconds since 1970 (reproducible-builds.org; default: the date of its base)"`
-	InstanceType     string `env:"INSTANCE_TYPE" in:"build pack" form:"label" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
-	Preference       string `env:"PREFERENCE" in:"build pack" form:"label" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
+	InstanceType     string `env:"INSTANCE_TYPE" in:"build pack" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
+	Preference       string `env:"PREFERENCE" in:"build pack" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
 	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" form:"digest" help:"input digest that the image must have, as diskforge plan says it; another is refused before anything is built"`
 	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect images build-all plan" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
 	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect images build-all plan" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
@@ -87,10 +85,21 @@ type Config struct {
 
 	// What several settings mean together.
 
-	ISOChecksum base.Checksum // of ISOURL
-	BaseImage   BaseImage     // in place of ISOURL and ISOChecksum
-	Reference   string        // REGISTRY/PREFIX/NAME:TAG; empty where nothing is pushed
+	BaseImage BaseImage // in place of ISOURL and Checksum
+	Reference string    // REGISTRY/PREFIX/NAME:TAG; empty where nothing is pushed
 }
+
+// BaseImage is a base that is a containerdisk: in a registry or in a layout.
+type BaseImage struct {
+	Reference string // REGISTRY/REPOSITORY with :TAG, @DIGEST or both; or empty
+	Layout    string // absolute path of an OCI layout; or empty
+	// Digest of the manifest ("sha256:…") and input digest that the image must
+	// have; at least one is set.
+	Digest, Inputs string
+}
+
+// IsSet says whether the base is a containerdisk.
+func (b BaseImage) IsSet() bool { return b.Reference != "" || b.Layout != "" }
 
 // Secret is text that no log, error or listing shows.
 type Secret string
@@ -243,23 +252,4 @@ func Read(_ context.Context, flags map[string]string, environ func(string) (stri
 		return nil, Mistakes{"REGISTRY_USER: is not set, but USERNAME and PASSWORD are: rename them to REGISTRY_USER and REGISTRY_PASS"}
 	}
 	return s, nil
-}
-
-// Mistakes are all that is wrong with the settings, one line each.
-type Mistakes []string
-
-// Error joins the lines.
-func (m Mistakes) Error() string { return strings.Join(m, "\n") }
-
-// For leaves out mistakes in settings that the command does not read.
-func (m Mistakes) For(command string) error {
-	left := slices.DeleteFunc(slices.Clone(m), func(mistake string) bool {
-		name, _, _ := strings.Cut(mistake, ":")
-		f, known := By(name)
-		return known && !f.In(command)
-	})
-	if len(left) == 0 {
-		return nil
-	}
-	return left
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
@@ -71,7 +72,7 @@ func TestGoodSettingsInACatalogueAreGoodSettings(t *testing.T) {
 			}
 			s, err := settings.Read(t.Context(), i.Settings, func(string) (string, bool) { return "", false })
 			require.NoError(t, err)
-			_, err = settings.Parse(s, settings.NeedPlaybook)
+			_, err = pipeline.Parse(s, pipeline.NeedPlaybook)
 			assert.NoError(t, err, name+": "+i.Name)
 		}
 	}

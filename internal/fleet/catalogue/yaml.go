@@ -10,7 +10,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
-	"github.com/netgroup-polito/diskforge/internal/yaml11"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
 // document parses the text, which must be one YAML document.
@@ -173,7 +173,7 @@ func (l *loader) value(n *yaml.Node, axes map[string]string, depth int) any {
 		}
 		return list
 	}
-	v, err := yaml11.Scalar(n)
+	v, err := settings.Scalar(n)
 	if s, ok := v.(string); ok && err == nil {
 		return fill(s, axes)
 	}

@@ -1,4 +1,4 @@
-package yaml11_test
+package settings_test
 
 import (
 	"encoding/json"
@@ -9,8 +9,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/netgroup-polito/diskforge/internal/yaml11"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
+
+func variables(text string) (vars settings.Vars, err error) {
+	err = vars.UnmarshalText([]byte(text))
+	return vars, err
+}
 
 // words are plain scalars on which YAML's versions differ, and some on which
 // they do not.
@@ -38,7 +43,7 @@ func TestVariablesMeanWhatTheyMeanToAnsible(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	require.Len(t, lines, len(texts))
 	for i, text := range texts {
-		vars, err := yaml11.Vars([]byte(text))
+		vars, err := variables(text)
 		require.NoError(t, err, text)
 		got, err := json.Marshal(vars)
 		require.NoError(t, err)
@@ -56,14 +61,14 @@ func TestVariablesAreAJSONOrYAMLMapping(t *testing.T) {
 		"yes: 1\n":   `{"yes": 1}`,
 		`{"a": 1e3}`: `{"a": 1000}`,
 	} {
-		vars, err := yaml11.Vars([]byte(text))
+		vars, err := variables(text)
 		require.NoError(t, err, text)
 		got, err := json.Marshal(vars)
 		require.NoError(t, err)
 		assert.JSONEq(t, want, string(got))
 	}
-	for _, text := range []string{"", "x", "[1]", "null", "{", "a: !vault x", "{[a]: 1}", "a: &a [*a]", "a: .inf", "a: all\n---\nb: nix", "a: !!float .inf", "80: 1"} {
-		_, err := yaml11.Vars([]byte(text))
+	for _, text := range []string{"x", "[1]", "null", "{", "a: !vault x", "{[a]: 1}", "a: &a [*a]", "a: .inf", "a: all\n---\nb: nix", "a: !!float .inf", "80: 1"} {
+		_, err := variables(text)
 		assert.Error(t, err, text)
 	}
 }
@@ -71,7 +76,7 @@ func TestVariablesAreAJSONOrYAMLMapping(t *testing.T) {
 func FuzzVars(f *testing.F) {
 	f.Add("a: &a {b: [*a, 1:30], <<: *a}")
 	f.Fuzz(func(t *testing.T, text string) {
-		if vars, err := yaml11.Vars([]byte(text)); err == nil {
+		if vars, err := variables(text); err == nil {
 			_, err := json.Marshal(vars)
 			require.NoError(t, err)
 		}

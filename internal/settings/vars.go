@@ -1,6 +1,4 @@
-// Package yaml11 reads YAML as Ansible does: in its version 1.1, where yes and
-// on are true, 0777 is octal and 1:30 is 90. Go's libraries read 1.2.
-package yaml11
+package settings
 
 import (
 	"bytes"
@@ -14,32 +12,60 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
-// Vars reads variables for Ansible, a JSON or YAML mapping, as Ansible reads
-// them: JSON first. Errors repeat no value: it may be a secret.
-func Vars(text []byte) (map[string]any, error) {
-	var m map[string]any
-	if json.Unmarshal(text, &m) == nil && m != nil {
-		return m, nil
+// Vars are variables for Ansible.
+type Vars map[string]any
+
+// UnmarshalText reads a JSON or YAML mapping as Ansible reads it: JSON first, and
+// YAML in its version 1.1, where yes and on are true, 0777 is octal and 1:30 is 90.
+// Go's libraries read 1.2. Errors repeat no value: it may be a secret.
+func (v *Vars) UnmarshalText(text []byte) error {
+	if len(text) == 0 || json.Unmarshal(text, (*map[string]any)(v)) == nil && *v != nil {
+		return nil
 	}
 	var n yaml.Node
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	if err := d.Decode(&n); err != nil {
-		return nil, errors.New("is neither JSON nor YAML")
+		return errors.New("is neither JSON nor YAML")
 	}
 	if d.Decode(new(yaml.Node)) != io.EOF {
-		return nil, errors.New("has more than one document, of which Ansible reads none")
+		return errors.New("has more than one document, of which Ansible reads none")
 	}
-	v, err := value(&n, 0)
+	read, err := value(&n, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	m, ok := v.(map[string]any)
+	m, ok := read.(map[string]any)
 	if !ok {
-		return nil, errors.New("is no mapping")
+		return errors.New("is no mapping")
 	}
-	return m, nil
+	*v = m
+	return nil
+}
+
+// maxVars bounds EXTRA_VARS, in bytes: it is settings, not data.
+const maxVars = 1 << 20
+
+// vars is the mapping itself, or @ and the file that has it.
+func vars(v string) (string, error) {
+	if path, ok := strings.CutPrefix(v, "@"); ok {
+		text, err := host.ReadFile(path, maxVars)
+		if err != nil {
+			return "", err
+		}
+		v = string(text)
+	}
+	err := new(Vars).UnmarshalText([]byte(v))
+	if err == nil && len(v) > maxVars {
+		err = fmt.Errorf("is longer than %d KiB", maxVars>>10)
+	}
+	if err != nil {
+		return "", fmt.Errorf(`%w: give a JSON or YAML mapping, e.g. {"course": "databases"}, or @FILE`, err)
+	}
+	return v, nil
 }
 
 // maxDepth bounds what is nested, aliases in aliases above all.
@@ -105,7 +131,7 @@ var (
 	floats   = regexp.MustCompile(`^[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+][0-9]+)?$`)
 )
 
-// Scalar is what a scalar means in YAML 1.1, in JSON's types. A date is text:
+// Scalar is what a scalar means to Ansible, in YAML 1.1, in JSON's types. A date is text:
 // it is what its author wrote.
 func Scalar(n *yaml.Node) (any, error) {
 	const quoted = yaml.SingleQuotedStyle | yaml.DoubleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle

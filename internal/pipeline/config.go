@@ -1,0 +1,165 @@
+package pipeline
+
+import (
+	"cmp"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/netgroup-polito/diskforge/internal/base"
+	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/settings"
+)
+
+// Need is something that a command cannot do without.
+type Need int
+
+// What commands need beyond settings that are well-formed.
+const (
+	NeedBase      Need = iota // ISO_URL with ISO_CHECKSUM, or BASE_FROM_PACKAGES
+	NeedPlaybook              // ANSIBLE_PLAYBOOK
+	NeedReference             // where TARGET_REGISTRY is set, the rest of the address
+)
+
+// Parse checks every setting, alone and by the rules of the rooms that it is for,
+// and returns what they mean, or all mistakes at once.
+func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
+	return settings.Parse(s, func(c *settings.Config, wrong *settings.Mistakes) {
+		needed := func(n Need) bool { return slices.Contains(needs, n) }
+		checkGit(c, wrong)
+		checkBase(c, wrong, needed(NeedBase))
+		if needed(NeedPlaybook) && c.Playbook == "" {
+			wrong.Add("ANSIBLE_PLAYBOOK", "is not set: name the playbook that provisions the image, e.g. debian-base")
+		}
+		for env, hint := range map[string]string{"INSTANCE_TYPE": c.InstanceType, "PREFERENCE": c.Preference} {
+			if hint != "" && !oci.LabelValue(hint) {
+				wrong.Add(env, "%q is no name of Kubernetes: give e.g. u1.medium, ubuntu or none", hint)
+			}
+		}
+		if needed(NeedReference) {
+			checkReference(c, wrong, needed(NeedBase) && !c.Push)
+		}
+	})
+}
+
+// checkGit has either of URL and branch bring the other's default.
+func checkGit(c *settings.Config, wrong *settings.Mistakes) {
+	if c.GitURL == "" && c.GitBranch == "" {
+		return
+	}
+	c.GitURL, c.GitBranch = cmp.Or(c.GitURL, playbook.DefaultGitURL), cmp.Or(c.GitBranch, playbook.DefaultGitBranch)
+	wrong.Check("GIT_ANSIBLE_URL", playbook.ValidateGitURL(c.GitURL))
+	wrong.Check("GIT_ANSIBLE_BRANCH", playbook.ValidateGitRef(c.GitBranch))
+	wrong.Check("GIT_ANSIBLE_PATH", playbook.ValidateGitPath(c.GitPath))
+}
+
+func checkBase(c *settings.Config, wrong *settings.Mistakes, needed bool) {
+	switch url, checksum := c.ISOURL, c.Checksum; {
+	case c.BaseFromPackages && url != "":
+		wrong.Add("ISO_URL", "is set, and so is BASE_FROM_PACKAGES: choose one")
+	case c.BaseFromPackages:
+		c.Checksum = ""
+	case url == "" && needed:
+		wrong.Add("ISO_URL", "is not set: give the URL of a cloud image, or --base-from-packages to make one from Debian packages")
+	case strings.HasPrefix(url, "oci:"):
+		c.ISOURL, c.Checksum = "", ""
+		c.BaseImage = baseImage(url, checksum, wrong)
+	case strings.HasPrefix(checksum, "inputs:"):
+		wrong.Add("ISO_CHECKSUM", "is of inputs, which only a containerdisk has (oci:// in ISO_URL): give sha256:HEX, sha512:HEX or file:")
+	case url != "" && checksum == "":
+		wrong.Add("ISO_CHECKSUM", "is not set: give sha256:HEX, sha512:HEX or file: with the path or URL of a SHA256SUMS file")
+	case checksum != "":
+		var err error
+		c.Checksum, err = base.ParseChecksum(checksum)
+		wrong.Check("ISO_CHECKSUM", err)
+	}
+}
+
+// baseImage reads oci://REGISTRY/REPOSITORY:TAG, …@sha256:DIGEST and
+// oci:DIR@sha256:DIGEST, with what ISO_CHECKSUM adds.
+func baseImage(url, checksum string, wrong *settings.Mistakes) (b settings.BaseImage) {
+	at, inRegistry := strings.CutPrefix(url, "oci://")
+	if authority, _, _ := strings.Cut(at, "/"); inRegistry && strings.Contains(authority, "@") {
+		wrong.Add("ISO_URL", "has a user in it: that is REGISTRY_USER") // not quoted: it may hold a password
+		return b
+	}
+	at = strings.TrimPrefix(at, "oci:")
+	if i := strings.LastIndex(at, "@sha256:"); i >= 0 {
+		b.Digest = at[i+1:]
+	}
+	if inRegistry {
+		b.Reference = at
+		wrong.Check("ISO_URL", registry.CheckStored(at))
+	} else {
+		var err error
+		if b.Layout = strings.TrimSuffix(at, "@"+b.Digest); b.Layout == "" {
+			wrong.Add("ISO_URL", "names no folder: give oci://REGISTRY/REPOSITORY:TAG, or oci:DIR@sha256:DIGEST as a build prints it")
+		} else if b.Layout, err = settings.Folder(b.Layout); err != nil {
+			wrong.Check("ISO_URL", err)
+		}
+		if b.Digest != "" && !host.ValidDigest(b.Digest) {
+			wrong.Add("ISO_URL", "ends in what is no digest: give sha256: and 64 hexadecimal digits behind @")
+		}
+	}
+	imageChecksum(&b, checksum, wrong)
+	return b
+}
+
+// imageChecksum reads ISO_CHECKSUM of a base that is a containerdisk.
+func imageChecksum(b *settings.BaseImage, checksum string, wrong *settings.Mistakes) {
+	const forms = "give sha256: with the digest of its manifest, or inputs:sha256: with its input digest"
+	inputs, ofInputs := strings.CutPrefix(checksum, "inputs:")
+	switch {
+	case checksum == "" && b.Digest == "":
+		wrong.Add("ISO_CHECKSUM", "is not set, and ISO_URL has no digest: %s, or write @sha256:DIGEST into ISO_URL", forms)
+	case checksum == "":
+	case ofInputs && host.ValidDigest(inputs):
+		b.Inputs = inputs
+	case !host.ValidDigest(checksum):
+		wrong.Add("ISO_CHECKSUM", "%q is none of a containerdisk: %s", checksum, forms)
+	case b.Digest != "" && b.Digest != checksum:
+		wrong.Add("ISO_CHECKSUM", "is another digest than that in ISO_URL: leave out one of them")
+	default:
+		b.Digest = checksum
+	}
+}
+
+// wholeAddress is registry, path, name and tag in one: the first part is a host
+// if it has a dot or a port, or is localhost (as Docker has it).
+var wholeAddress = regexp.MustCompile(`^([^/]*[.:][^/]*|localhost)((?:/[^/:]+)*)/([^/:]+)(?::([^/:]+))?$`)
+
+// checkReference puts the image's address together. Where nothing is pushed the
+// image still gets a name, the playbook's by default, that a registry takes. A
+// build that another command pushes (left) needs the address at its start:
+// diskforge push would miss it only when the image is made.
+func checkReference(c *settings.Config, wrong *settings.Mistakes, left bool) {
+	here := c.TargetRegistry == ""
+	switch {
+	case here && left:
+		wrong.Add("TARGET_REGISTRY", "is not set, but PUSH=false leaves the image to be pushed: name the registry, or leave out PUSH")
+	case here && c.RegistryPrefix != "":
+		wrong.Add("TARGET_REGISTRY", "is not set, but REGISTRY_PREFIX is: set TARGET_REGISTRY to push, or neither")
+	}
+	if m := wholeAddress.FindStringSubmatch(c.ImageName); m != nil && here {
+		wrong.Add("IMAGE_NAME", "%s is a whole address: set TARGET_REGISTRY=%s REGISTRY_PREFIX=%s IMAGE_NAME=%s IMAGE_TAG=%s",
+			c.ImageName, m[1], strings.Trim(m[2], "/"), m[3], cmp.Or(m[4], c.ImageTag, "TAG"))
+		return
+	}
+	tag := c.ImageTag
+	if here && !left {
+		if c.ImageName == "" && c.Playbook == "" {
+			return // a stage of its own, on a disk or layout that has no name
+		}
+		if c.ImageName == "" {
+			c.ImageName = strings.ToLower(strings.TrimSuffix(filepath.Base(c.Playbook), filepath.Ext(c.Playbook)))
+		}
+		tag = cmp.Or(tag, "latest") // only for the check
+	}
+	ref, err := registry.ParseReference(c.TargetRegistry, c.RegistryPrefix, c.ImageName, tag)
+	wrong.Check("", err)
+	c.Reference = ref
+}

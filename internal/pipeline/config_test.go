@@ -1,0 +1,174 @@
+package pipeline
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/settings"
+)
+
+const ofBase = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+// from reads and parses settings that come from this environment alone.
+func from(t *testing.T, environment map[string]string, needs ...Need) (settings.Config, error) {
+	t.Helper()
+	s, err := settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := environment[key]; return v, ok })
+	require.NoError(t, err)
+	return Parse(s, needs...)
+}
+
+var (
+	digestA = "sha256:" + strings.Repeat("a", 64)
+	digestB = "sha256:" + strings.Repeat("b", 64)
+)
+
+func TestABaseMayBeAContainerdisk(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		url, checksum string
+		want          settings.BaseImage
+	}{
+		{"oci://registry.example/lab/base:v1", digestA, settings.BaseImage{Reference: "registry.example/lab/base:v1", Digest: digestA}},
+		{"oci://registry.example/lab/base@" + digestA, "", settings.BaseImage{Reference: "registry.example/lab/base@" + digestA, Digest: digestA}},
+		{"oci://registry.example/lab/base:v1@" + digestA, digestA, settings.BaseImage{Reference: "registry.example/lab/base:v1@" + digestA, Digest: digestA}},
+		{"oci://localhost:5000/base:v1", "inputs:" + digestB, settings.BaseImage{Reference: "localhost:5000/base:v1", Inputs: digestB}},
+		{"oci://registry.example/base@" + digestA, "inputs:" + digestB, settings.BaseImage{Reference: "registry.example/base@" + digestA, Digest: digestA, Inputs: digestB}},
+		{"oci:" + dir + "@" + digestA, "", settings.BaseImage{Layout: dir, Digest: digestA}},
+		{"oci:" + dir, "inputs:" + digestB, settings.BaseImage{Layout: dir, Inputs: digestB}},
+	} {
+		got, err := from(t, map[string]string{"ISO_URL": c.url, "ISO_CHECKSUM": c.checksum, "BASE_TIMEOUT": "2h"}, NeedBase)
+		require.NoError(t, err, c.url)
+		assert.Equal(t, c.want, got.BaseImage)
+		assert.True(t, got.BaseImage.IsSet())
+		assert.Empty(t, got.ISOURL)
+		assert.Equal(t, 2*time.Hour, got.BaseTimeout)
+	}
+}
+
+func TestABaseImageIsNamedBeyondDoubt(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct{ url, checksum, says string }{
+		{"oci://registry.example/lab/base:v1", "", "ISO_CHECKSUM: is not set, and ISO_URL has no digest"},
+		{"oci:" + dir, "", "ISO_CHECKSUM: is not set"},
+		{"oci://registry.example/lab/base:v1", "file:SHA256SUMS", "none of a containerdisk"},
+		{"oci://registry.example/lab/base:v1", "sha512:" + strings.Repeat("a", 128), "none of a containerdisk"},
+		{"oci://registry.example/lab/base:v1", "inputs:" + strings.Repeat("a", 64), "none of a containerdisk"},
+		{"oci://registry.example/lab/base@" + digestA, digestB, "another digest"},
+		{"oci://registry.example/lab/base", digestA, "ISO_URL: "},
+		{"oci://base:v1", digestA, "ISO_URL: "},
+		{"oci://me:planted@registry.example/base:v1", digestA, "REGISTRY_USER"},
+		{"oci:" + filepath.Join(dir, "gone") + "@" + digestA, "", "no such file"},
+		{"oci:@" + digestA, "", "names no folder"},
+		{"oci:" + dir + "@sha256:abc", "", "no digest"},
+		{"https://example.org/x.qcow2", "inputs:" + digestA, "only a containerdisk has"},
+		{"oci://registry.example/base:v1", "inputs:" + digestA, "BASE_TIMEOUT"},
+	} {
+		given := map[string]string{"ISO_URL": c.url, "ISO_CHECKSUM": c.checksum}
+		if c.says == "BASE_TIMEOUT" {
+			given["BASE_TIMEOUT"] = "soon"
+		}
+		_, err := from(t, given, NeedBase)
+		require.ErrorContains(t, err, c.says, c.url)
+		assert.NotContains(t, err.Error(), "\n")
+		assert.NotContains(t, err.Error(), "planted")
+	}
+}
+
+func TestEitherGitSettingBringsTheOthersDefault(t *testing.T) {
+	c, err := from(t, map[string]string{"GIT_ANSIBLE_BRANCH": "v2"})
+	require.NoError(t, err)
+	assert.Equal(t, "https://github.com/netgroup-polito/CrownLabs.git", c.GitURL)
+	assert.Equal(t, "v2", c.GitBranch)
+	assert.Equal(t, "provisioning/virtual-machines/ansible", c.GitPath)
+
+	c, err = from(t, map[string]string{"GIT_ANSIBLE_URL": "https://example.org/x.git", "GIT_ANSIBLE_BRANCH": ""})
+	require.NoError(t, err)
+	assert.Equal(t, "master", c.GitBranch, "an empty variable is one that is not set")
+}
+
+func TestAllMistakesAreReportedAtOnce(t *testing.T) {
+	_, err := from(t, map[string]string{
+		"MEMORY": "lots", "DISK_SIZE": "10X", "ACCELERATOR": "hvf", "INSTALL_DESKTOP_ENVIRONMENT": "maybe",
+		"ISO_URL": "https://example.org/x.qcow2", "TARGET_REGISTRY": "harbor.example.org", "IMAGE_NAME": "Bad Name", "IMAGE_TAG": "1",
+	}, NeedBase, NeedPlaybook, NeedReference)
+	require.Error(t, err)
+	for _, name := range []string{"MEMORY", "DISK_SIZE", "ACCELERATOR", "INSTALL_DESKTOP_ENVIRONMENT", "ISO_CHECKSUM", "ANSIBLE_PLAYBOOK", "IMAGE_NAME"} {
+		assert.Contains(t, err.Error(), name)
+	}
+	assert.Equal(t, 7, len(strings.Split(err.Error(), "\n")), "one line each:\n%v", err)
+}
+
+func TestABuildWithoutABaseNamesTheWayOut(t *testing.T) {
+	_, err := from(t, nil, NeedBase)
+	require.ErrorContains(t, err, "--base-from-packages")
+	_, err = from(t, map[string]string{"BASE_FROM_PACKAGES": "true", "ISO_URL": "https://example.org/x"}, NeedBase)
+	require.ErrorContains(t, err, "choose one")
+	_, err = from(t, map[string]string{"ISO_URL": "https://example.org/x", "ISO_CHECKSUM": "none"}, NeedBase)
+	require.ErrorContains(t, err, "ISO_CHECKSUM")
+}
+
+func TestTheReferenceIsPutTogether(t *testing.T) {
+	c, err := from(t, map[string]string{
+		"TARGET_REGISTRY": "harbor.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "base", "IMAGE_TAG": "2026-11",
+		"REGISTRY_USER": "me", "REGISTRY_PASS": "planted", "ISO_URL": "https://example.org/x", "ISO_CHECKSUM": ofBase,
+	}, NeedBase, NeedReference)
+	require.NoError(t, err)
+	assert.Equal(t, "harbor.example.org/labs/base:2026-11", c.Reference)
+	for _, form := range []string{"%v", "%+v", "%#v", "%s"} {
+		assert.NotContains(t, fmt.Sprintf(form, c), "planted", form)
+	}
+}
+
+func TestANameIsCheckedAndFoundWhereNothingIsPushed(t *testing.T) {
+	c, err := from(t, map[string]string{"ANSIBLE_PLAYBOOK": "playbooks/debian-base.yml"}, NeedReference)
+	require.NoError(t, err)
+	assert.Equal(t, "debian-base", c.ImageName)
+	assert.Empty(t, c.Reference)
+	_, err = from(t, map[string]string{"IMAGE_NAME": "../up"}, NeedReference)
+	require.ErrorContains(t, err, "IMAGE_NAME")
+	_, err = from(t, map[string]string{"REGISTRY_PREFIX": "labs"}, NeedReference)
+	require.ErrorContains(t, err, "TARGET_REGISTRY")
+}
+
+func TestABuildThatLeavesThePushToAnotherNeedsTheWholeAddress(t *testing.T) {
+	env := map[string]string{"PUSH": "false", "BASE_FROM_PACKAGES": "true"}
+	_, err := from(t, env, NeedBase, NeedReference)
+	for _, name := range []string{"TARGET_REGISTRY: is not set", "IMAGE_NAME", "IMAGE_TAG"} {
+		require.ErrorContains(t, err, name)
+	}
+	_, err = from(t, env, NeedReference)
+	require.NoError(t, err, "push itself has the address from the layout")
+
+	env["TARGET_REGISTRY"], env["IMAGE_NAME"], env["IMAGE_TAG"] = "harbor.example.org", "base", "1"
+	c, err := from(t, env, NeedBase, NeedReference)
+	require.NoError(t, err)
+	assert.Equal(t, "harbor.example.org/base:1", c.Reference)
+	assert.False(t, c.Push)
+}
+
+func TestWhatTheRoomsRefuseIsRefused(t *testing.T) {
+	for _, bad := range []struct{ name, value, says string }{
+		{"GIT_ANSIBLE_URL", "ext::sh -c id", "GIT_ANSIBLE_URL"},
+		{"GIT_ANSIBLE_URL", "https://u:secret@example.org/x", "GIT_ANSIBLE_URL"},
+		{"GIT_ANSIBLE_BRANCH", "--upload-pack=id", "GIT_ANSIBLE_BRANCH"},
+		{"INSTANCE_TYPE", "two words", "no name of Kubernetes"},
+		{"PREFERENCE", "-x", "no name of Kubernetes"},
+	} {
+		_, err := from(t, map[string]string{bad.name: bad.value})
+		require.ErrorContains(t, err, bad.says, "%s=%s", bad.name, bad.value)
+		assert.NotContains(t, err.Error(), "secret")
+	}
+}
+
+func TestAnAddressInOneIsTakenApartForTheUser(t *testing.T) {
+	_, err := from(t, map[string]string{"IMAGE_NAME": "harbor.example.org:8443/labs/deep/base:1"}, NeedReference)
+	require.ErrorContains(t, err, "IMAGE_NAME: harbor.example.org:8443/labs/deep/base:1 is a whole address: set TARGET_REGISTRY=harbor.example.org:8443 REGISTRY_PREFIX=labs/deep IMAGE_NAME=base IMAGE_TAG=1")
+	_, err = from(t, map[string]string{"IMAGE_NAME": "localhost/base"}, NeedReference)
+	require.ErrorContains(t, err, "TARGET_REGISTRY=localhost REGISTRY_PREFIX= IMAGE_NAME=base IMAGE_TAG=TAG")
+}
