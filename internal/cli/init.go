@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/netgroup-polito/diskforge/internal/fleet/starter"
+)
+
+func (a *app) init() *cobra.Command {
+	var o starter.Options
+	c := &cobra.Command{
+		Use: "init [DIR]", Short: "Begin a repository with an image of your own",
+		Long: `Write what a course of your own begins with into DIR (here, if none is given): a
+catalogue with an image that starts from Debian with a desktop, its playbook, which
+installs a list of packages, its checks, a GitHub workflow, and a page about them.
+plan and build-all then work in it. What is there already is left, and named.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir := "."
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			w, err := starter.Write(dir, o)
+			if err != nil {
+				return err
+			}
+			for _, path := range w.New {
+				if err := a.print("wrote " + path); err != nil {
+					return err
+				}
+			}
+			for _, path := range w.Left {
+				if err := a.print("left " + path + ", which was there"); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&o.Name, "name", "", "name of the image; by default DIR's")
+	c.Flags().StringVar(&o.Release, "release", "bookworm", "Debian release of the image: bookworm or trixie")
+	return c
+}
