@@ -26,7 +26,7 @@ func TestBothSuitesAreMadeAndThenComeFromTheCache(t *testing.T) {
 			assert.Equal(t, made.Digest, again.Digest)
 			left, err := os.ReadDir(o.CacheDir)
 			require.NoError(t, err)
-			assert.Len(t, left, 4, "the image, its record, its kernel and the lock")
+			assert.Len(t, left, 3, "the image, its record and its kernel")
 		})
 	}
 }

@@ -169,7 +169,7 @@ func (b build) bootstrap(ctx context.Context) error {
 		mode = "unshare"
 	}
 	args := []string{
-		"--mode=" + mode, "--variant=minbase", "--format=tar", "--architectures=" + b.Architecture,
+		"--mode=" + mode, "--variant=minbase", "--format=tar", "--architectures=" + architecture,
 		"--keyring=" + keyring, `--aptopt=APT::Install-Recommends "false"`, `--aptopt=Acquire::Retries "3"`,
 		// Nobody keeps a half-made tree: dpkg need not wait for the disk.
 		"--dpkgopt=force-unsafe-io",
@@ -227,7 +227,7 @@ func (b build) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Truncate(b.Size), f.Close()); err != nil {
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
 		return err
 	}
 	table := fmt.Sprintf("label: dos\nlabel-id: 0x%s\nstart=%d, type=83, bootable\n", fsUUID[:8], partitionStart/sector)
@@ -236,7 +236,7 @@ func (b build) assemble(ctx context.Context) error {
 	}
 	if err := b.run(ctx, asRoot("mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", fsUUID,
 		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,lazy_itable_init=0,lazy_journal_init=0", partitionStart, fsUUID),
-		"-d", b.file("root"), disk, fmt.Sprintf("%dk", (b.Size-partitionStart)>>10))); err != nil {
+		"-d", b.file("root"), disk, fmt.Sprintf("%dk", (size-partitionStart)>>10))); err != nil {
 		return err
 	}
 	if err := writeBootLoader(disk, b.file("root/boot/grub/i386-pc")); err != nil {

@@ -15,17 +15,14 @@
 package base
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -36,17 +33,20 @@ import (
 
 const (
 	defaultMirror = "http://deb.debian.org/debian"
-	defaultSize   = 2 << 30
-	minSize       = 1 << 30
+	// architecture is what the recipe is for: its boot loader is GRUB for PC BIOS,
+	// which no other has.
+	architecture = "amd64"
+	size         = 2 << 30 // of the disk, in bytes
 )
+
+// Suites are the Debian releases that the recipe makes, oldest first.
+var Suites = []string{"bookworm", "trixie"}
 
 // Options say which image to make.
 type Options struct {
-	Suite        string // bookworm or trixie
-	Architecture string // amd64; empty means amd64
-	Mirror       string // Debian mirror; empty means http://deb.debian.org/debian
-	CacheDir     string // where images are kept under their recipe's digest
-	Size         int64  // virtual size in bytes; 0 means 2 GiB
+	Suite    string // one of Suites
+	Mirror   string // Debian mirror; empty means http://deb.debian.org/debian
+	CacheDir string // where images are kept under their recipe's digest
 }
 
 // Image is a finished base image.
@@ -59,29 +59,6 @@ type Image struct {
 	Cached  bool      `json:"cached"` // it was there already
 }
 
-// suites are the Debian releases that the recipe makes, oldest first.
-var suites = []string{"bookworm", "trixie"}
-
-var coreVersion = regexp.MustCompile(`\b(\d+)\.(\d+)(?:\.\d+)?`)
-
-// NewestManageable returns the newest suite that a host's Ansible can manage.
-// ansibleVersion is ansible-core's version ("2.14.18") or the first line of
-// `ansible --version`. Versions before 2.16 fail on a guest whose Python is
-// 3.12 or newer (its modules import six.moves), which rules out Debian 13; so
-// does a version that cannot be read.
-func NewestManageable(ansibleVersion string) string {
-	m := coreVersion.FindStringSubmatch(ansibleVersion)
-	if m == nil {
-		return suites[0]
-	}
-	major, _ := strconv.Atoi(m[1])
-	minor, _ := strconv.Atoi(m[2])
-	if major < 2 || major == 2 && minor < 16 {
-		return suites[0]
-	}
-	return suites[len(suites)-1]
-}
-
 // Make returns the base image that o describes, from the cache where it is
 // there and sound. Making one needs root or unprivileged user namespaces,
 // and Debian's packages mmdebstrap, e2fsprogs, fdisk, tar and qemu-utils.
@@ -91,14 +68,14 @@ func Make(ctx context.Context, o Options, p progress.Reporter) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	if err := os.MkdirAll(o.CacheDir, 0o755); err != nil {
+	lock, err := host.LockDir(ctx, o.CacheDir, "waiting for another base image to be made", p)
+	if ctx.Err() != nil {
+		return Image{}, context.Cause(ctx)
+	}
+	if err != nil {
 		return Image{}, failure.Wrap(err, "cannot use the cache for base images", "choose another directory")
 	}
-	unlock, err := host.LockFile(ctx, filepath.Join(o.CacheDir, ".base-"+o.Suite+".lock"), "waiting for another build of this base image", p)
-	if err != nil {
-		return Image{}, err
-	}
-	defer unlock()
+	defer lock.Close()
 	if image, ok := o.cached(ctx, p); ok {
 		return image, nil
 	}
@@ -110,37 +87,18 @@ func Make(ctx context.Context, o Options, p progress.Reporter) (Image, error) {
 
 // complete checks o and fills in the defaults.
 func (o Options) complete() (Options, error) {
-	if !slices.Contains(suites, o.Suite) {
-		return o, failure.New(fmt.Sprintf("no recipe for a base image of suite %q", o.Suite), "choose one of "+strings.Join(suites, ", "))
+	if !slices.Contains(Suites, o.Suite) {
+		return o, failure.New(fmt.Sprintf("no recipe for a base image of suite %q", o.Suite), "choose one of "+strings.Join(Suites, ", "))
 	}
-	if o.Architecture == "" {
-		o.Architecture = "amd64"
-	}
-	if o.Architecture != "amd64" {
-		return o, failure.New(fmt.Sprintf("no recipe for a base image of architecture %q: "+
-			"its boot loader is GRUB for PC BIOS, which only amd64 has", o.Architecture),
-			"give ISO_URL with a cloud image for that architecture")
-	}
-	if o.Mirror == "" {
-		o.Mirror = defaultMirror
-	}
-	o.Mirror = strings.TrimRight(o.Mirror, "/")
-	u, err := url.Parse(o.Mirror)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || strings.ContainsAny(o.Mirror, " \t\n[]") {
+	o.Mirror = strings.TrimRight(cmp.Or(o.Mirror, defaultMirror), "/")
+	u, isRemote := remote(o.Mirror)
+	if !isRemote || strings.ContainsAny(o.Mirror, " \t\n[]") {
 		return o, failure.New("APT_MIRROR is no http or https address of a Debian mirror", "for example "+defaultMirror)
 	}
 	if u.User != nil {
 		return o, failure.New("APT_MIRROR holds a user name or password, which would end in the image", "use a mirror that asks for none")
 	}
-	if o.Size == 0 {
-		o.Size = defaultSize
-	}
-	if o.Size < minSize || o.Size%(1<<20) != 0 {
-		return o, failure.New(fmt.Sprintf("a base image of %d bytes", o.Size), "the size is whole MiB, at least 1 GiB")
-	}
-	if o.CacheDir == "" {
-		return o, errors.New("base: no cache directory")
-	}
+	var err error
 	o.CacheDir, err = filepath.Abs(o.CacheDir)
 	return o, err
 }
@@ -148,7 +106,7 @@ func (o Options) complete() (Options, error) {
 // kept is one of the files of a finished image: the image, its record, without
 // which there is none, and its kernel.
 func (o Options) kept(extension string) string {
-	return filepath.Join(o.CacheDir, fmt.Sprintf("base-%s-%s-%.12s%s", o.Suite, o.Architecture, o.digest(), extension))
+	return filepath.Join(o.CacheDir, fmt.Sprintf("base-%s-%s-%.12s%s", o.Suite, architecture, o.digest(), extension))
 }
 
 func (o Options) path() string   { return o.kept(".qcow2") }

@@ -39,7 +39,7 @@ func (o Options) Recipe() (string, error) {
 // be used again.
 func (o Options) digest() string {
 	h := sha256.New()
-	fmt.Fprintln(h, recipeVersion, o.Suite, o.Architecture, o.Mirror, o.Size)
+	fmt.Fprintln(h, recipeVersion, o.Suite, architecture, o.Mirror, size)
 	// WalkDir goes in lexical order; an embedded file system has no other errors.
 	_ = fs.WalkDir(recipe, "recipe", func(name string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {

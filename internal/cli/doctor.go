@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
@@ -150,7 +149,7 @@ func ansible(ctx context.Context) finding {
 	if err != nil {
 		return broken("ansible", err, "apt-get install ansible-core")
 	}
-	if base.NewestManageable(version) == "bookworm" {
+	if newest, _ := playbook.GuessGuest("trixie"); playbook.CheckVersions(version, newest) != nil {
 		return finding{"ansible", warning, "ansible-core " + version + ": guests with Python 3.11 or older, such as Debian 12 and Ubuntu 22.04",
 			"for Debian 13 and Ubuntu 24.04 guests it takes ansible-core 2.16 or newer"}
 	}

@@ -7,7 +7,7 @@
 //   - Files: Open and OpenNoFollow take regular files alone, ReadFile what a user
 //     names, ReadAll no more than a bound. WriteFile, Create and Move give a file
 //     its name only when it is complete and on stable storage.
-//   - Locks: LockFile and LockDir wait, TryLock does not.
+//   - Locks: LockDir waits, TryLock does not.
 //   - Digests: DigestFile, Digest; Verify reads what must have a digest.
 //   - What ends with its context: Reader, Copy, Sleep, Retry with Backoff.
 package host

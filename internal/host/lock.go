@@ -28,41 +28,11 @@ func TryLock(f *os.File) error {
 	return nil
 }
 
-// lock waits for the lock on an open file or directory, which closing it gives
-// back. While it waits, p says what for. The error is the cause of ctx's end,
-// or the kernel's.
-func lock(ctx context.Context, f *os.File, waiting string, p progress.Reporter) error {
-	for said := false; ; said = true {
-		if err := TryLock(f); !errors.Is(err, unix.EWOULDBLOCK) {
-			return err
-		}
-		if !said {
-			p.Activity(waiting)
-		}
-		if err := Sleep(ctx, poll); err != nil {
-			return err
-		}
-	}
-}
-
-// LockFile waits for the lock on the file called name, which it makes if need
-// be, and returns what gives it back.
-func LockFile(ctx context.Context, name, waiting string, p progress.Reporter) (unlock func(), err error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("opening a lock: %w", err)
-	}
-	if err := lock(ctx, f, waiting, p); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return func() { f.Close() }, nil
-}
-
-// LockDir makes a directory where it is missing, and waits for its lock;
-// closing what it returns gives the lock back. No file is left over.
+// LockDir makes a directory where it is missing, and waits for its lock, of which
+// p is told; closing what it returns gives the lock back. No file is left over.
+// The error is the cause of ctx's end, or the kernel's.
 func LockDir(ctx context.Context, dir, waiting string, p progress.Reporter) (*os.File, error) {
-	for {
+	for said := false; ; {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("making a directory: %w", err)
 		}
@@ -73,11 +43,21 @@ func LockDir(ctx context.Context, dir, waiting string, p progress.Reporter) (*os
 		if err != nil {
 			return nil, fmt.Errorf("opening a lock: %w", err)
 		}
-		if err = lock(ctx, f, waiting, p); err == nil && stillNamed(f, dir) {
+		if err = TryLock(f); err == nil && stillNamed(f, dir) {
 			return f, nil
 		}
 		f.Close()
-		if err != nil {
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, err
+		}
+		if !said {
+			p.Activity(waiting)
+			said = true
+		}
+		if err := Sleep(ctx, poll); err != nil {
 			return nil, err
 		}
 	}

@@ -23,31 +23,31 @@ func (t told) Activity(what string) { t.what <- what }
 func TestTheSecondWaitsForTheFirstAndSaysSo(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "lock")
-	unlock, err := host.LockFile(t.Context(), name, "", progress.Discard)
+	held, err := host.LockDir(t.Context(), name, "", progress.Discard)
 	require.NoError(t, err)
 	says := told{what: make(chan string, 1)}
 	second := make(chan error)
 	go func() {
-		unlock, err := host.LockFile(t.Context(), name, "waiting for the first", says)
+		held, err := host.LockDir(t.Context(), name, "waiting for the first", says)
 		if err == nil {
-			unlock()
+			held.Close()
 		}
 		second <- err
 	}()
 	require.Equal(t, "waiting for the first", <-says.what)
-	unlock()
+	require.NoError(t, held.Close())
 	require.NoError(t, <-second)
 }
 
 func TestTheEndOfTheContextEndsTheWait(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "lock")
-	unlock, err := host.LockFile(t.Context(), name, "", progress.Discard)
+	held, err := host.LockDir(t.Context(), name, "", progress.Discard)
 	require.NoError(t, err)
-	defer unlock()
+	defer held.Close()
 	stop := errors.New("stopped by the test")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(stop)
-	_, err = host.LockFile(ctx, name, "waiting", progress.Discard)
+	_, err = host.LockDir(ctx, name, "waiting", progress.Discard)
 	require.ErrorIs(t, err, stop)
 }

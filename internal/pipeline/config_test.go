@@ -172,3 +172,13 @@ func TestAnAddressInOneIsTakenApartForTheUser(t *testing.T) {
 	_, err = from(t, map[string]string{"IMAGE_NAME": "localhost/base"}, NeedReference)
 	require.ErrorContains(t, err, "TARGET_REGISTRY=localhost REGISTRY_PREFIX= IMAGE_NAME=base IMAGE_TAG=TAG")
 }
+
+func TestTheNewestSuiteThatAnsibleCanManageIsChosen(t *testing.T) {
+	t.Parallel()
+	for version, want := range map[string]string{
+		"2.14.18": "bookworm", "2.15.0": "bookworm", "1.9.6": "bookworm", "": "bookworm", "unknown": "bookworm",
+		"2.16.0": "trixie", "2.19.4": "trixie", "2.16.0rc1": "trixie", "3.0.1": "trixie",
+	} {
+		assert.Equal(t, want, newestSuite(version), version)
+	}
+}

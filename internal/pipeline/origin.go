@@ -5,6 +5,7 @@ import (
 	"context"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -129,9 +130,20 @@ func Downloads(c settings.Config) base.DownloadOptions {
 // where the settings name none.
 func baseOptions(c settings.Config, controller string) base.Options {
 	return base.Options{
-		Suite: cmp.Or(c.Suite, base.NewestManageable(controller)), Architecture: c.Architecture, Mirror: c.AptMirror,
+		Suite: cmp.Or(c.Suite, newestSuite(controller)), Mirror: c.AptMirror,
 		CacheDir: filepath.Join(c.CacheDir, "base"),
 	}
+}
+
+// newestSuite is the newest release that there are packages of and that Ansible
+// can manage; the oldest, where nobody knows.
+func newestSuite(controller string) string {
+	for _, suite := range slices.Backward(base.Suites) {
+		if guest, _ := playbook.GuessGuest(suite); playbook.CheckVersions(controller, guest) == nil {
+			return suite
+		}
+	}
+	return base.Suites[0]
 }
 
 // publicName is what an image may say of where its base came from: a URL

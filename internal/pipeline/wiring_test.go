@@ -348,7 +348,7 @@ func TestABaseIsMadeOrFetchedAsItsSettingsSay(t *testing.T) {
 	b, g, _ := wired(t, environ)
 	_, err := b.Base(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, base.Options{Suite: "bookworm", Architecture: "amd64", Mirror: "http://mirror.example.org", CacheDir: b.Config.CacheDir + "/base"}, g.packages)
+	assert.Equal(t, base.Options{Suite: "bookworm", Mirror: "http://mirror.example.org", CacheDir: b.Config.CacheDir + "/base"}, g.packages)
 
 	environ = everything(t.TempDir())
 	environ["ISO_URL"], environ["ISO_CHECKSUM"], environ["BASE_TIMEOUT"] = "oci://registry.example.org/parent:1", "inputs:sha256:"+strings.Repeat("b", 64), "2h"

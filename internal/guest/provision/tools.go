@@ -104,14 +104,14 @@ func EnsureTools(ctx context.Context, cache string, report progress.Reporter) (T
 	if tools, ok := cached(cache); ok {
 		return tools, nil
 	}
-	if err := os.MkdirAll(cache, 0o700); err != nil {
-		return Tools{}, failure.Wrap(err, "making the tools' cache", "set another cache directory")
+	lock, err := host.LockDir(ctx, cache, "waiting for another diskforge that compiles the tools", report)
+	if ctx.Err() != nil {
+		return Tools{}, context.Cause(ctx)
 	}
-	unlock, err := host.LockFile(ctx, filepath.Join(cache, "tools.lock"), "waiting for another diskforge that compiles the tools", report)
 	if err != nil {
-		return Tools{}, err
+		return Tools{}, failure.Wrap(err, "locking the tools' cache", "set another cache directory")
 	}
-	defer unlock()
+	defer lock.Close()
 	if tools, ok := cached(cache); ok { // compiled while we waited
 		return tools, nil
 	}
