@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
@@ -131,7 +130,7 @@ func notText(f settings.Field, value string) string {
 func pinned(c *cobra.Command, cfg settings.Config) (map[string]string, error) {
 	fixed := map[string]string{}
 	if strings.HasPrefix(cfg.Checksum, "file:") {
-		sum, err := base.ResolveChecksum(c.Context(), cfg.ISOURL, cfg.Checksum, pipeline.Downloads(cfg), progress.Discard)
+		sum, err := pipeline.Checksum(c.Context(), cfg, progress.Discard)
 		if err != nil {
 			return nil, err
 		}

@@ -9,8 +9,8 @@ import (
 
 	"dagger.io/dagger"
 
-	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
@@ -78,7 +78,7 @@ func (b *Build) localBase(ctx context.Context, in inputs) error {
 			in.set["ISO_CHECKSUM"] = "inputs:" + image.Inputs
 		}
 	case url != "" && !isRemote(url):
-		file, err := base.Fetch(ctx, url, b.Config.Checksum, base.DownloadOptions{}, progress.Discard)
+		file, err := pipeline.BaseFile(ctx, b.Config, progress.Discard)
 		if err != nil {
 			return err
 		}

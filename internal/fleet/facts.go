@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
@@ -179,7 +178,7 @@ func (l *learner) checksum(ctx context.Context, c *settings.Config) error {
 	key := c.ISOURL + "\n" + c.Checksum
 	r, known := l.lists[key]
 	if !known {
-		r.sum, r.err = base.ResolveChecksum(ctx, c.ISOURL, c.Checksum, pipeline.Downloads(*c), l.p)
+		r.sum, r.err = pipeline.Checksum(ctx, *c, l.p)
 		l.lists[key] = r
 	}
 	c.Checksum = r.sum

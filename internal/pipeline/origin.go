@@ -107,11 +107,11 @@ func (w *way) fromImage(ctx context.Context, p progress.Reporter) (origin, []str
 
 func (w *way) fromURL(ctx context.Context, p progress.Reporter) (origin, []string, error) {
 	url := w.Config.ISOURL
-	sum, err := w.rooms.checksum(ctx, url, w.Config.Checksum, Downloads(w.Config), p)
+	sum, err := w.rooms.checksum(ctx, url, w.Config.Checksum, downloads(w.Config), p)
 	if err != nil {
 		return origin{}, nil, err
 	}
-	file, err := w.rooms.download(ctx, url, sum, Downloads(w.Config), p)
+	file, err := w.rooms.download(ctx, url, sum, downloads(w.Config), p)
 	if err != nil {
 		return origin{}, nil, err
 	}
@@ -121,8 +121,19 @@ func (w *way) fromURL(ctx context.Context, p progress.Reporter) (origin, []strin
 	}, []string{url}, err
 }
 
-// Downloads says where base images are kept and who is trusted to send them.
-func Downloads(c settings.Config) base.DownloadOptions {
+// Checksum is the base's by its URL: the digest itself, where the settings name a
+// list of them what stands in it now.
+func Checksum(ctx context.Context, c settings.Config, p progress.Reporter) (string, error) {
+	return base.ResolveChecksum(ctx, c.ISOURL, c.Checksum, downloads(c), p)
+}
+
+// BaseFile is the base by its URL, which has its checksum.
+func BaseFile(ctx context.Context, c settings.Config, p progress.Reporter) (base.File, error) {
+	return base.Fetch(ctx, c.ISOURL, c.Checksum, downloads(c), p)
+}
+
+// downloads says where base images are kept and who is trusted to send them.
+func downloads(c settings.Config) base.DownloadOptions {
 	return base.DownloadOptions{CacheDir: filepath.Join(c.CacheDir, "images"), CAFile: c.CAFile}
 }
 
