@@ -144,9 +144,11 @@ func pinned(c *cobra.Command, cfg settings.Config) (map[string]string, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	trees := playbook.Trees{Dir: dir}
+	options := pipeline.PlaybookOptions(cfg)
+	options.Cache = dir
+	var trees playbook.Trees
 	defer trees.Close()
-	tree, err := trees.Open(c.Context(), pipeline.PlaybookOptions(cfg), progress.Discard)
+	tree, err := trees.Open(c.Context(), options, progress.Discard)
 	if err != nil {
 		return nil, err
 	}

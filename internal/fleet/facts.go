@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -68,7 +67,7 @@ func (a *All) learnInputs(ctx context.Context, entries []*Entry, p progress.Repo
 	if err := pipeline.CheckCache(a.Config.CacheDir); err != nil {
 		return err
 	}
-	l := &learner{controller: controller, trees: playbook.Trees{Dir: filepath.Join(a.Config.CacheDir, "playbooks")}, lists: map[string]resolved{}, p: p}
+	l := &learner{controller: controller, lists: map[string]resolved{}, p: p}
 	defer l.trees.Close()
 	var mistakes catalogue.Mistakes
 	for _, e := range entries {

@@ -193,8 +193,9 @@ func (w *way) playbookOptions() playbook.Options {
 func PlaybookOptions(c settings.Config, results ...string) playbook.Options {
 	return playbook.Options{
 		AnsibleDir: c.AnsibleDir, GitURL: c.GitURL, GitBranch: c.GitBranch, GitPath: c.GitPath,
-		Embedded: ansible.FS, Playbook: c.Playbook, Results: append([]string{c.OutputDir, c.CacheDir}, results...),
-		Vault: playbook.Vault{PasswordFile: c.VaultPasswordFile, Identities: c.VaultIdentities},
+		Cache: filepath.Join(c.CacheDir, "playbooks"), Embedded: ansible.FS, Playbook: c.Playbook,
+		Results: append([]string{c.OutputDir, c.CacheDir}, results...),
+		Vault:   playbook.Vault{PasswordFile: c.VaultPasswordFile, Identities: c.VaultIdentities},
 	}
 }
 

@@ -87,23 +87,22 @@ func (s Source) refused(ctx context.Context, err error) error {
 // unresolved is what ansible-core says of a module that it does not find.
 var unresolved = regexp.MustCompile(`couldn't resolve module/action '([A-Za-z0-9_.]+)'`)
 
-// movedTo prints where a module of Ansible 2.9 moved to, by ansible-core's own list.
-const movedTo = `import os, sys, yaml, ansible.config
-with open(os.path.join(os.path.dirname(ansible.config.__file__), "ansible_builtin_runtime.yml")) as f:
-    routing = yaml.safe_load(f)["plugin_routing"]
-for kind in "modules", "action":
-    print(routing[kind].get(sys.argv[1], {}).get("redirect", ""))`
-
-// collectionOf is the collection that a module moved to, or is named as part of, or "".
+// collectionOf is the collection that a module is named as part of, or that a
+// module of Ansible 2.9 moved to by ansible-core's own list, or "".
 func collectionOf(ctx context.Context, module string) string {
-	names := module
 	if strings.Count(module, ".") < 2 {
-		names, _ = askPython(ctx, movedTo, module)
-	}
-	for name := range strings.FieldsSeq(names) {
-		if parts := strings.Split(name, "."); len(parts) > 2 {
-			return parts[0] + "." + parts[1]
+		var list struct {
+			Routing map[string]map[string]struct{ Redirect string } `yaml:"plugin_routing"`
 		}
+		said, _ := saysVersion(ctx) // without it, and without the list, nobody knows
+		if folder := coreFolder.FindStringSubmatch(said); folder != nil {
+			b, _ := os.ReadFile(filepath.Join(folder[1], "config", "ansible_builtin_runtime.yml"))
+			_ = yaml.Unmarshal(b, &list)
+		}
+		module = cmp.Or(list.Routing["modules"][module].Redirect, list.Routing["action"][module].Redirect)
+	}
+	if parts := strings.Split(module, "."); len(parts) > 2 {
+		return parts[0] + "." + parts[1]
 	}
 	return ""
 }
@@ -160,28 +159,9 @@ func (s Source) checkHosts(plays []listedPlay, in Inputs, local bool) error {
 	return nil
 }
 
-// play is what counts here of an item of a playbook.
-type play struct {
-	Hosts      yaml.Node
-	Import     yaml.Node `yaml:"import_playbook"`
-	FullImport yaml.Node `yaml:"ansible.builtin.import_playbook"`
-	Connection yaml.Node
-	Vars       yaml.Node
-}
-
-// playsIn are the items of a playbook; none where the document is none.
-func playsIn(document *yaml.Node) []play {
-	var plays []play
-	none := func(p play) bool { return p.Hosts.IsZero() && p.Import.IsZero() && p.FullImport.IsZero() }
-	if document.Decode(&plays) != nil || len(plays) == 0 || slices.ContainsFunc(plays, none) {
-		return nil
-	}
-	return plays
-}
-
-// local says which plays of a playbook connect to this host, with those that
-// it imports in their place.
-func (t *Tree) local(playbook string, within map[string]bool) []bool {
+// localPlays says which plays of a playbook connect to this host, with those
+// that it imports in their place.
+func (t *Tree) localPlays(playbook string, within map[string]bool) []bool {
 	f := t.files[playbook]
 	if f == nil || within[playbook] {
 		return nil
@@ -191,7 +171,7 @@ func (t *Tree) local(playbook string, within map[string]bool) []bool {
 	var all []bool
 	for _, p := range f.facts.plays {
 		if imported := p.Import.Value + p.FullImport.Value; imported != "" {
-			all = append(all, t.local(path.Join(path.Dir(playbook), imported), within)...)
+			all = append(all, t.localPlays(path.Join(path.Dir(playbook), imported), within)...)
 			continue
 		}
 		var vars map[string]any
@@ -224,8 +204,8 @@ func WriteExtraVars(file string, vars map[string]any) error {
 func (s Source) Env() []string {
 	config := cmp.Or(s.companion("ansible.cfg"), s.beside("ansible.cfg"))
 	// What the tree's own configuration names comes first, as it does without us.
-	roles := append(s.configured("roles_path"), filepath.Join(s.Root, "roles"), s.beside("galaxy", "roles"))
-	collections := append(s.configured("collections_path", "collections_paths"),
+	roles := append(s.folders("roles_path"), filepath.Join(s.Root, "roles"), s.beside("galaxy", "roles"))
+	collections := append(s.folders("collections_path", "collections_paths"),
 		filepath.Join(s.Root, "collections"), s.beside("galaxy", "collections"), "/usr/share/ansible/collections")
 	env := []string{
 		"ANSIBLE_CONFIG=" + config,
@@ -263,9 +243,9 @@ func (s Source) Env() []string {
 	return env
 }
 
-// configured are the folders that a setting of the tree's ansible.cfg names, by
-// one of its names. Relative ones are relative to that file.
-func (s Source) configured(names ...string) []string {
+// folders are those that a setting of the tree's ansible.cfg names, by one of
+// its names. Relative ones are relative to that file.
+func (s Source) folders(names ...string) []string {
 	b, _ := os.ReadFile(filepath.Join(s.Root, "ansible.cfg")) // it need not be there
 	var dirs []string
 	for dir := range strings.FieldsFuncSeq(configValue(b, names...), func(r rune) bool { return r == ':' }) {
@@ -298,9 +278,4 @@ func configValue(b []byte, names ...string) string {
 		}
 	}
 	return ""
-}
-
-// beside is a path in our directory, next to the tree.
-func (s Source) beside(elem ...string) string {
-	return filepath.Join(append([]string{filepath.Dir(s.Root)}, elem...)...)
 }

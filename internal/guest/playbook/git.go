@@ -1,7 +1,11 @@
 package playbook
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -78,110 +82,165 @@ func ValidateGitPath(p string) error {
 	return nil
 }
 
-// repository is a folder of a git repository at a branch, tag or commit. Of it
-// is made a shallow, sparse clone.
+// repository is a folder of a git repository at a branch, tag or commit.
 type repository struct{ url, ref, path string }
 
-// clone fetches the folder, without history, and its submodules at their
-// commits to dir, which is made. It returns the commit's full name.
-func (r repository) clone(ctx context.Context, dir string, report progress.Reporter) (commit string, err error) {
-	report.Activity("fetching the playbooks from " + r.url)
-	for _, args := range [][]string{
-		{"init", "--quiet", "--template=", dir},
-		// The remote's name is what a later checkout asks for missing files.
-		{"-C", dir, "remote", "add", "origin", r.url},
-	} {
-		if _, err := r.git(ctx, args...); err != nil {
-			return "", fmt.Errorf("making the clone: %w", err)
+// open opens the tree of the commit that the server names now: the one in the
+// cache, or it is fetched to there.
+func (r repository) open(ctx context.Context, cache string, report progress.Reporter) (*Tree, error) {
+	commit, err := r.commit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(r.place(cache, commit)); commit == "" || err != nil {
+		if commit, err = r.fetch(ctx, cache, report); err != nil {
+			return nil, err
 		}
 	}
-	// No file yet where the server can leave them out.
-	if _, err := r.git(ctx, "-C", dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--filter=blob:none", "origin", r.ref); err != nil {
-		return "", r.fetchFailed(ctx, err)
-	}
-	commit, err = r.git(ctx, "-C", dir, "rev-parse", "--verify", "FETCH_HEAD^{commit}")
-	if err != nil {
-		return "", fmt.Errorf("reading the commit of %s: %w", r.ref, err)
-	}
-	if err := r.checkout(ctx, dir); err != nil {
-		return "", err
-	}
-	return strings.TrimSpace(commit), r.submodules(ctx, dir)
-}
-
-// openTree opens the tree of a commit, which lies in dir.
-func (r repository) openTree(ctx context.Context, dir, commit string) (*Tree, error) {
-	t, err := OpenTree(ctx, dir)
+	t, err := OpenTree(ctx, r.place(cache, commit))
 	if err == nil {
 		t.URL, t.Revision = r.url, commit
 	}
 	return t, err
 }
 
+// place is where the tree of a commit is kept.
+func (r repository) place(cache, commit string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "with submodules %q %q %q", r.url, r.path, commit))
+	return filepath.Join(cache, hex.EncodeToString(sum[:16]))
+}
+
+var fullCommit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+// commit asks the server which commit the reference names now, by git's own
+// order (gitrevisions(7)). It is empty where the server lists no such name:
+// a fetch then says what is wrong.
+func (r repository) commit(ctx context.Context) (string, error) {
+	if fullCommit.MatchString(r.ref) {
+		return r.ref, nil
+	}
+	out, err := r.git(ctx, "ls-remote", "--", r.url, r.ref, r.ref+"^{}")
+	if err != nil {
+		return "", r.fetchFailed(ctx, err)
+	}
+	listed := map[string]string{}
+	for line := range strings.Lines(out) {
+		if commit, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok {
+			listed[name] = commit
+		}
+	}
+	for _, name := range []string{r.ref, "refs/" + r.ref, "refs/tags/" + r.ref, "refs/heads/" + r.ref} {
+		if commit := cmp.Or(listed[name+"^{}"], listed[name]); commit != "" { // of an annotated tag, the commit
+			return commit, nil
+		}
+	}
+	return "", nil
+}
+
+// fetch fetches the folder to its place in the cache, without history and with
+// its submodules, and returns the commit's full name.
+func (r repository) fetch(ctx context.Context, cache string, report progress.Reporter) (string, error) {
+	report.Activity("fetching the playbooks from " + r.url)
+	err := os.MkdirAll(cache, 0o700)
+	if err != nil {
+		return "", fmt.Errorf("making the playbooks' directory: %w", err)
+	}
+	dir, err := os.MkdirTemp(cache, ".fetch-")
+	if err != nil {
+		return "", fmt.Errorf("making the playbooks' directory: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	_, err = r.git(ctx, "init", "--quiet", "--template=", dir)
+	if err == nil { // the remote's name is what a later checkout asks for missing files
+		_, err = r.git(ctx, "-C", dir, "remote", "add", "origin", r.url)
+	}
+	if err != nil {
+		return "", fmt.Errorf("making the clone: %w", err)
+	}
+	// No file yet where the server can leave them out.
+	if _, err := r.git(ctx, "-C", dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--filter=blob:none", "origin", r.ref); err != nil {
+		return "", r.fetchFailed(ctx, err)
+	}
+	commit, err := r.git(ctx, "-C", dir, "rev-parse", "--verify", "FETCH_HEAD^{commit}")
+	if err != nil {
+		return "", fmt.Errorf("reading the commit of %s: %w", r.ref, err)
+	}
+	commit = strings.TrimSpace(commit)
+	if err := r.checkout(ctx, dir); err != nil {
+		return "", err
+	}
+	// What git needs is none of the tree, where that is the whole repository.
+	err = os.RemoveAll(filepath.Join(dir, ".git"))
+	if err == nil {
+		err = os.Rename(filepath.Join(dir, filepath.FromSlash(r.path)), r.place(cache, commit))
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return "", fmt.Errorf("keeping the playbooks: %w", err)
+	}
+	return commit, nil
+}
+
 // fetchFailed is the error of git as it talked to the server.
 func (r repository) fetchFailed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return err
 	}
 	lines := host.Tail(err)
+	f := &failure.Error{Lines: lines, Err: err}
 	if absent.MatchString(strings.Join(lines, "\n")) {
-		return &failure.Error{What: fmt.Sprintf("%s has no branch, tag or commit %q", r.url, r.ref), Lines: lines, Err: err,
-			Try: "set GIT_ANSIBLE_BRANCH to one that is there (a commit by its full name)"}
+		f.What = fmt.Sprintf("%s has no branch, tag or commit %q", r.url, r.ref)
+		f.Try = "set GIT_ANSIBLE_BRANCH to one that is there (a commit by its full name)"
+		return f
 	}
-	reason, try := gitReason(lines)
-	if reason != "" {
-		reason = ": " + reason
+	f.What = fmt.Sprintf("the playbooks' repository %s cannot be read", r.url)
+	f.Try = "is GIT_ANSIBLE_URL right, the host reachable, and may git's credential helpers read it?"
+	for _, known := range gitReasons { // the last lines never say why
+		for _, line := range lines {
+			line = strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(line), "fatal: "), "remote: ")
+			if known.says.MatchString(line) && !gitNoise.MatchString(line) {
+				f.What, f.Try = f.What+": "+line, known.try
+				return f
+			}
+		}
 	}
-	return &failure.Error{What: fmt.Sprintf("the playbooks' repository %s cannot be read%s", r.url, reason), Lines: lines, Err: err, Try: try}
+	return f
 }
 
 // absent is what git says of a reference that the server does not have.
 var absent = regexp.MustCompile(`couldn't find remote ref|not our ref|unadvertised object`)
 
 // gitReasons are lines of git and ssh that say what is wrong, wherever they
-// stand, with what to do about it.
-var gitReasons = []struct{ says, try string }{
-	{"dubious ownership", "if you trust it: git config --global --add safe.directory with the folder that git names"},
-	{"Host key verification failed", "put the host's key into known_hosts: ssh-keyscan shows it, compare it with what its owner says"},
-	{"Permission denied", "give ssh (its agent or ~/.ssh) a key that may read it"},
-	{"Authentication failed", "give git's credential helpers a login that may read it"},
-	{"could not read Username", "give git's credential helpers a login that may read it"},
+// stand, with what to do about it: those that are known, then any.
+var gitReasons = []struct {
+	says *regexp.Regexp
+	try  string
+}{
+	{regexp.MustCompile("dubious ownership"), "if you trust it: git config --global --add safe.directory with the folder that git names"},
+	{regexp.MustCompile("Host key verification failed"), "put the host's key into known_hosts: ssh-keyscan shows it, compare it with what its owner says"},
+	{regexp.MustCompile("Permission denied"), "give ssh (its agent or ~/.ssh) a key that may read it"},
+	{regexp.MustCompile("Authentication failed|could not read Username"), "give git's credential helpers a login that may read it"},
+	{regexp.MustCompile(`.`), "is GIT_ANSIBLE_URL right, and the host reachable?"},
 }
 
 // gitNoise stands behind the reason, or before it, and is none.
 var gitNoise = regexp.MustCompile(`^$|Could not read from remote repository|^Please make sure you have|^and the repository exists|^[Ww]arning: |^@|^hint: `)
 
-// gitReason finds the line that says why git failed: its last ones never do.
-func gitReason(lines []string) (reason, try string) {
-	bare := func(line string) string {
-		return strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(line), "fatal: "), "remote: ")
-	}
-	for _, known := range gitReasons {
-		for _, line := range lines {
-			if strings.Contains(line, known.says) {
-				return bare(line), known.try
-			}
-		}
-	}
-	for _, line := range lines {
-		if line = bare(line); !gitNoise.MatchString(line) {
-			return line, "is GIT_ANSIBLE_URL right, and the host reachable?"
-		}
-	}
-	return "", "is GIT_ANSIBLE_URL right, the host reachable, and may git's credential helpers read it?"
-}
-
-// checkout writes the files of the path, and of no other directory.
+// checkout writes the files of the path, and of no other directory, with its
+// submodules at the commits that the repository names.
 func (r repository) checkout(ctx context.Context, dir string) error {
-	object := "FETCH_HEAD:" + r.path
-	if r.path == "." {
-		object = "FETCH_HEAD^{tree}"
+	out, err := r.git(ctx, "-C", dir, "ls-tree", "-r", "-z", "--full-tree", "FETCH_HEAD", "--", r.path)
+	if err != nil {
+		return fmt.Errorf("reading the commit of %s: %w", r.ref, err)
 	}
-	kind, err := r.git(ctx, "-C", dir, "cat-file", "-t", object)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	there, submodules := r.path == ".", []string(nil)
+	for entry := range strings.SplitSeq(out, "\x00") {
+		about, name, _ := strings.Cut(entry, "\t")
+		there = there || strings.HasPrefix(name, r.path+"/")
+		if strings.HasPrefix(about, "160000 ") {
+			submodules = append(submodules, name)
+		}
 	}
-	if err != nil || strings.TrimSpace(kind) != "tree" {
+	if !there {
 		return failure.New(fmt.Sprintf("%s has no directory %q at %s", r.url, r.path, r.ref), "set GIT_ANSIBLE_PATH to the directory that holds the playbooks")
 	}
 	steps := [][]string{{"checkout", "--quiet", "--detach", "FETCH_HEAD"}}
@@ -193,36 +252,18 @@ func (r repository) checkout(ctx context.Context, dir string) error {
 			return r.fetchFailed(ctx, err)
 		}
 	}
-	return nil
-}
-
-// submodules fetches those of the path, at the commits that the repository names.
-func (r repository) submodules(ctx context.Context, dir string) error {
-	out, err := r.git(ctx, "-C", dir, "ls-tree", "-r", "-z", "--full-tree", "FETCH_HEAD", "--", r.path)
-	if err != nil {
-		return fmt.Errorf("reading the commit of %s: %w", r.ref, err)
-	}
-	var paths []string
-	for entry := range strings.SplitSeq(out, "\x00") {
-		if about, name, _ := strings.Cut(entry, "\t"); strings.HasPrefix(about, "160000 ") {
-			paths = append(paths, name)
-		}
-	}
-	if paths == nil {
+	if submodules == nil {
 		return nil
 	}
-	_, err = r.git(ctx, append([]string{"-C", dir, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--"}, paths...)...)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	_, err = r.git(ctx, append([]string{"-C", dir, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--"}, submodules...)...)
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
-	if err != nil {
-		return &failure.Error{
-			What:  fmt.Sprintf("the repository %s has submodules that cannot be fetched: %s", r.url, strings.Join(paths, ", ")),
-			Lines: host.Tail(err), Err: err,
-			Try: "are their addresses in .gitmodules right (https or ssh), and may git's credential helpers read them?",
-		}
+	return &failure.Error{
+		What:  fmt.Sprintf("the repository %s has submodules that cannot be fetched: %s", r.url, strings.Join(submodules, ", ")),
+		Lines: host.Tail(err), Err: err,
+		Try: "are their addresses in .gitmodules right (https or ssh), and may git's credential helpers read them?",
 	}
-	return nil
 }
 
 // git runs git so that it never asks, runs no hook and no helper protocol,
@@ -241,6 +282,9 @@ func (r repository) git(ctx context.Context, args ...string) (string, error) {
 		all = append(all, "-c", setting)
 	}
 	out, err := host.Output(ctx, host.Cmd{Program: "git", Args: append(all, args...), Env: host.Env(env...)})
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	return string(out), err
 }
 

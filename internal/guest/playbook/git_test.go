@@ -55,16 +55,18 @@ func repository(t *testing.T) (url, first, second string) {
 func TestAGitSourceIsABranchATagOrACommit(t *testing.T) {
 	t.Parallel()
 	url, first, second := repository(t)
+	cache := t.TempDir()
 	for ref, want := range map[string]string{"": first, "master": first, "v1.0": first, "feature/x": second, first: first, second: second} {
-		dir := t.TempDir()
-		s, err := resolve(t, playbook.Options{GitURL: url, GitBranch: ref, Playbook: "base", Dir: dir})
+		s, err := resolve(t, playbook.Options{GitURL: url, GitBranch: ref, Playbook: "base", Cache: cache})
 		require.NoError(t, err, ref)
 		assert.Equal(t, want, s.Revision, ref)
 		assert.Equal(t, url, s.URL)
 		assert.Equal(t, "playbooks/base.yml", s.File)
 		assert.NoFileExists(t, filepath.Join(s.Root, "README"))
-		assert.NoDirExists(t, filepath.Join(dir, "repository"))
 	}
+	kept, err := os.ReadDir(cache)
+	require.NoError(t, err)
+	assert.Len(t, kept, 2, "a tree a commit, and nothing temporary")
 	s, err := resolve(t, playbook.Options{GitURL: url, GitPath: ".", Playbook: "provisioning/virtual-machines/ansible/playbooks/base"})
 	require.NoError(t, err)
 	assert.FileExists(t, filepath.Join(s.Root, "README"))
@@ -176,9 +178,12 @@ func TestTheEndOfTheContextEndsTheFetchAndLeavesNoClone(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(stop)
 	dir := t.TempDir()
-	_, err := playbook.Resolve(ctx, playbook.Options{GitURL: url, Playbook: "base", Dir: dir}, progress.Discard)
+	cache := filepath.Join(dir, "cache")
+	_, err := playbook.Resolve(ctx, playbook.Options{GitURL: url, Playbook: "base", Dir: filepath.Join(dir, "copy"), Cache: cache}, progress.Discard)
 	require.ErrorIs(t, err, stop)
-	assert.NoDirExists(t, filepath.Join(dir, "repository"))
+	left, err := filepath.Glob(filepath.Join(cache, ".*"))
+	require.NoError(t, err)
+	assert.Empty(t, left)
 }
 
 var gitURLs = map[string]bool{
@@ -291,7 +296,7 @@ func TestASubmoduleIsFetchedAtItsCommitOrRefused(t *testing.T) {
 	git(t, repo, "clone", "-q", repo, clone)
 	_, err := resolve(t, playbook.Options{AnsibleDir: filepath.Join(clone, "deep"), Playbook: "lab"})
 	actionable(t, err, "playbooks/roles/tool is a git submodule", "git submodule update --init")
-	trees := playbook.Trees{Dir: t.TempDir()}
+	var trees playbook.Trees
 	defer trees.Close()
 	_, err = trees.Open(t.Context(), playbook.Options{AnsibleDir: filepath.Join(clone, "deep")}, progress.Discard)
 	actionable(t, err, "playbooks/roles/tool is a git submodule")
@@ -308,7 +313,7 @@ func TestAPointerOfGitLFSIsNoFile(t *testing.T) {
 	require.NoError(t, err)
 	_, err = s.Inputs(t.Context(), nil)
 	actionable(t, err, "files/tool.deb", "pointer of Git LFS", "git lfs pull")
-	trees := playbook.Trees{Dir: t.TempDir()}
+	var trees playbook.Trees
 	defer trees.Close()
 	planned, err := trees.Open(t.Context(), playbook.Options{AnsibleDir: dir}, progress.Discard)
 	require.NoError(t, err)

@@ -2,20 +2,17 @@ package playbook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
-
-	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 )
@@ -32,9 +29,9 @@ type Inputs struct {
 	// and the roles that they alone use are left out.
 	Whole string
 
-	removed []removed // see CheckForms
-	groups  bool      // whether groups of hosts are made as the playbook runs
-	local   []bool    // for each play, whether it connects to this host
+	removed map[string][]string // see CheckForms
+	groups  bool                // whether groups of hosts are made as the playbook runs
+	local   []bool              // for each play, whether it connects to this host
 }
 
 // String says in a few words what the digest is of.
@@ -67,7 +64,7 @@ func (t *Tree) Inputs(ctx context.Context, name string, extraVars map[string]any
 	if err := t.split(); err != nil {
 		return Inputs{}, err
 	}
-	u := usage{tree: t, used: map[string]bool{playbook: true}, looked: map[string]bool{}}
+	u := usage{tree: t, used: map[string]bool{playbook: true}, looked: map[string]bool{}, in: Inputs{removed: map[string][]string{}}}
 	u.apply("the extra variables", factsIn("vars.json", vars))
 	key := fmt.Sprintf("%q %q %q", playbook, slices.Sorted(maps.Keys(u.used)), u.in.Whole)
 	if in, known := t.inputs[key]; known {
@@ -83,7 +80,7 @@ func (t *Tree) Inputs(ctx context.Context, name string, extraVars map[string]any
 	in := u.in
 	in.Files = slices.DeleteFunc(slices.Clone(t.names), u.leavesOut)
 	in.Digest = t.digest(playbook, in.Files)
-	in.local = t.local(playbook, map[string]bool{})
+	in.local = t.localPlays(playbook, map[string]bool{})
 	t.inputs[key] = in
 	return in, nil
 }
@@ -228,21 +225,17 @@ func (u *usage) apply(name string, f facts) {
 			u.used[word] = true
 		}
 	}
-	if f.encrypted && u.encrypted == "" {
-		u.encrypted = name
+	if f.encrypted {
+		u.encrypted = cmp.Or(u.encrypted, name)
 	}
 	u.in.groups = u.in.groups || bytes.Contains(f.text, []byte("group_by")) || bytes.Contains(f.text, []byte("add_host"))
-	for _, r := range f.removed {
-		u.in.removed = append(u.in.removed, removed{form: r.form, line: r.line, file: name})
+	for form, places := range f.removed {
+		u.in.removed[form] = append(u.in.removed[form], places...)
 	}
 }
 
 // whole notes the first reason why nothing is left out.
-func (u *usage) whole(why string) {
-	if u.in.Whole == "" {
-		u.in.Whole = why
-	}
-}
+func (u *usage) whole(why string) { u.in.Whole = cmp.Or(u.in.Whole, why) }
 
 // follow uses what a link leads to.
 func (u *usage) follow(name string, f *file) {
@@ -259,160 +252,4 @@ func (u *usage) follow(name string, f *file) {
 			}
 		}
 	}
-}
-
-// facts are what the text of one file says of parts.
-type facts struct {
-	text      []byte   // empty where it is none, or says nothing: what lies in files is copied, not run
-	roles     []string // that it names
-	whole     string   // why it may mean any file
-	plays     []play   // where it is a playbook
-	encrypted bool     // by ansible-vault, as a whole or a value in it
-	removed   []removed
-}
-
-// factsIn looks into the text of a file.
-func factsIn(name string, b []byte) facts {
-	f := facts{encrypted: bytes.HasPrefix(b, []byte("$ANSIBLE_VAULT;"))}
-	if f.encrypted || len(b) > maxScan || bytes.IndexByte(b, 0) >= 0 || slices.Contains(strings.Split(path.Dir(name), "/"), "files") {
-		return f
-	}
-	f.text = b
-	switch ext := path.Ext(name); {
-	case ext == ".py", path.Base(name) == "ansible.cfg": // runs on the guest, or is Ansible's own part
-	case ext == ".yml", ext == ".yaml", ext == ".json", ext == "":
-		f.documents()
-	case bytes.Contains(b, []byte("{{")), bytes.Contains(b, []byte("{%")):
-		f.reach(string(b))
-	}
-	return f
-}
-
-// reaching is what a path needs to get at files that it does not name: out of
-// its role, or by a program on the controller.
-var reaching = regexp.MustCompile(`\.\.(?:[/'"\s}]|$)|/\.\.|\broles/` +
-	`|\b(?:playbook_dir|inventory_dir|inventory_file|ansible_config_file)\b` +
-	`|\b(?:ansible_(?:play_)?role_names|ansible_parent_role_(?:names|paths))\b` +
-	`|['"](?:ansible\.builtin\.)?(?:pipe|lines)['"]`)
-
-func (f *facts) reach(text string) {
-	if m := reaching.FindString(text); m != "" {
-		f.mayBeAny("says %q, which may lead to any file", strings.TrimSpace(m))
-	}
-}
-
-// mayBeAny notes the first reason why the file may mean any other.
-func (f *facts) mayBeAny(format string, a ...any) {
-	if f.whole == "" {
-		f.whole = fmt.Sprintf(format, a...)
-	}
-}
-
-// documents reads YAML, which a file without an extension need not be.
-func (f *facts) documents() {
-	d := yaml.NewDecoder(bytes.NewReader(f.text))
-	for first := true; ; first = false {
-		var n yaml.Node
-		switch err := d.Decode(&n); {
-		case errors.Is(err, io.EOF):
-			return
-		case err != nil:
-			f.mayBeAny("is no YAML that can be read")
-			return
-		}
-		if first {
-			f.plays = playsIn(&n)
-		}
-		f.walk(&n, map[*yaml.Node]bool{})
-	}
-}
-
-// walk finds the roles that a document names, in plays, blocks, tasks and
-// dependencies, and what may lead to any file.
-func (f *facts) walk(n *yaml.Node, seen map[*yaml.Node]bool) {
-	if n == nil || seen[n] {
-		return
-	}
-	seen[n] = true
-	f.encrypted = f.encrypted || n.Tag == "!vault"
-	if n.Kind == yaml.ScalarNode {
-		f.reach(n.Value)
-	}
-	f.walk(n.Alias, seen)
-	for i, c := range n.Content {
-		if n.Kind == yaml.SequenceNode {
-			f.task(c)
-		}
-		if n.Kind == yaml.MappingNode && i%2 == 0 {
-			f.pair(c.Value, resolve(n.Content[i+1]), seen)
-		}
-		f.walk(c, seen)
-	}
-}
-
-// resolve is the node that an alias stands for.
-func resolve(n *yaml.Node) *yaml.Node {
-	if n.Kind == yaml.AliasNode {
-		return n.Alias
-	}
-	return n
-}
-
-// pair looks at a key and its value. Where a key only looks like Ansible's, a
-// role too many counts.
-func (f *facts) pair(key string, v *yaml.Node, seen map[*yaml.Node]bool) {
-	switch key[strings.LastIndexByte(key, '.')+1:] {
-	case "roles", "dependencies":
-		if v.Kind == yaml.ScalarNode && v.Tag != "!!null" {
-			f.role(v, seen)
-		}
-		if v.Kind == yaml.SequenceNode {
-			for _, c := range v.Content {
-				f.role(resolve(c), seen)
-			}
-		}
-	case "include_role", "import_role":
-		f.role(v, seen)
-	case "action", "args":
-		if strings.Contains(v.Value, "_role") {
-			f.mayBeAny("uses a role in the form %s: %s", key, v.Value)
-		}
-	case "import_playbook":
-		if strings.Contains(v.Value, "{{") {
-			f.mayBeAny("imports the playbook %s", v.Value)
-		}
-	case "local_action", "delegate_to", "connection", "with_pipe", "with_lines": // programs on the controller
-		f.mayBeAny("says %q, which may lead to any file", key)
-	}
-}
-
-var (
-	// roleName is a role by its name, or by its path, which CrownLabs' playbooks write.
-	roleName = regexp.MustCompile(`^(?:(?:\.\.?/)*roles/)?([^./{%$][^/{%$]*)$`)
-	// nameEquals is the old form of a task's arguments.
-	nameEquals = regexp.MustCompile(`(?:^|\s)name=['"]?([^\s'"]+)`)
-)
-
-// role uses the role that a value names: by itself, or by its role or name.
-func (f *facts) role(v *yaml.Node, seen map[*yaml.Node]bool) {
-	name := v
-	for i := 0; v.Kind == yaml.MappingNode && i+1 < len(v.Content); i += 2 {
-		switch v.Content[i].Value {
-		case "role", "name":
-			name = resolve(v.Content[i+1])
-		case "src": // a role of requirements.yml
-			return
-		}
-	}
-	value := name.Value
-	if m := nameEquals.FindStringSubmatch(value); m != nil {
-		value = m[1]
-	}
-	m := roleName.FindStringSubmatch(value)
-	if m == nil {
-		f.mayBeAny("uses the role %s, whose folder only a run knows", value)
-		return
-	}
-	f.roles = append(f.roles, m[1])
-	seen[name] = true // its path reaches nothing else
 }

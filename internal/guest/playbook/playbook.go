@@ -45,44 +45,87 @@ type Options struct {
 	// Playbook is a path in the tree, or the name of a playbook in its
 	// playbooks folder; .yml or .yaml may be left out.
 	Playbook string
-	// Dir is a directory of ours for the copy of the tree; it is created.
-	// What a former call left there is replaced.
+	// Dir is a directory of ours for the copy of the tree and what Ansible needs
+	// beside it. It is made anew.
 	Dir string
+	// Cache is a directory of ours for trees from git, by commit: one that is
+	// there is not fetched again. It is created.
+	Cache string
 	// Results are folders and files of builds: no part of the tree where they
 	// are in AnsibleDir.
 	Results []string
 	Vault   Vault
 }
 
-// open opens the tree that the options name; clone gets one that is in git.
-func (o Options) open(ctx context.Context, clone func(repository) (*Tree, error)) (*Tree, error) {
+// open opens the tree that the options name.
+func (o Options) open(ctx context.Context, report progress.Reporter) (t *Tree, err error) {
 	switch {
 	case o.AnsibleDir != "":
-		dir, err := filepath.Abs(o.AnsibleDir)
-		if err != nil {
-			return nil, err
+		var dir string
+		if dir, err = filepath.Abs(o.AnsibleDir); err == nil {
+			err = missingSubmodule(dir)
 		}
-		if err := missingSubmodule(dir); err != nil {
-			return nil, err
+		if err == nil {
+			t, err = OpenTree(ctx, dir, o.Results...)
 		}
-		t, err := OpenTree(ctx, dir, o.Results...)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			t.URL = dir
 		}
-		t.URL = dir
-		return t, nil
 	case o.GitURL != "" || o.GitBranch != "":
 		r := repository{url: cmp.Or(o.GitURL, DefaultGitURL), ref: cmp.Or(o.GitBranch, DefaultGitBranch), path: path.Clean(cmp.Or(o.GitPath, DefaultGitPath))}
-		for _, err := range []error{ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)} {
-			if err != nil {
-				return nil, err
-			}
+		if err = cmp.Or(ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)); err == nil {
+			t, err = r.open(ctx, o.Cache, report)
 		}
-		return clone(r)
 	case o.Embedded != nil:
-		return NewTree(ctx, o.Embedded)
+		t, err = NewTree(ctx, o.Embedded)
+	default:
+		err = failure.New("there is no playbook to run", "set ANSIBLE_DIR to a directory of playbooks, or GIT_ANSIBLE_URL to a repository")
 	}
-	return nil, failure.New("there is no playbook to run", "set ANSIBLE_DIR to a directory of playbooks, or GIT_ANSIBLE_URL to a repository")
+	if err != nil {
+		return nil, err
+	}
+	t.Vault = o.Vault
+	return t, nil
+}
+
+// Trees opens playbook trees to look into, each once however many images
+// share it; one that cannot be opened is not tried again. Nothing is copied but
+// what comes from git. The zero value is ready. It is for one goroutine.
+type Trees struct{ opened map[string]opened }
+
+type opened struct {
+	tree *Tree
+	err  error
+}
+
+// Open returns the tree that opts name, of which Playbook and Dir do not
+// matter. It is Trees that closes it.
+func (t *Trees) Open(ctx context.Context, opts Options, report progress.Reporter) (*Tree, error) {
+	// There is only one tree that the program carries.
+	key := fmt.Sprintf("%q %q %q %q %t %q", opts.AnsibleDir, opts.GitURL, opts.GitBranch, opts.GitPath, opts.Embedded != nil, opts.Vault)
+	if known, ok := t.opened[key]; ok {
+		return known.tree, known.err
+	}
+	tree, err := opts.open(ctx, report)
+	if ctx.Err() == nil || err == nil { // whoever comes next may have more time
+		if t.opened == nil {
+			t.opened = map[string]opened{}
+		}
+		t.opened[key] = opened{tree, err}
+	}
+	return tree, err
+}
+
+// Close gives the directories back.
+func (t *Trees) Close() error {
+	var all error
+	for _, o := range t.opened {
+		if o.tree != nil {
+			all = errors.Join(all, o.tree.Close())
+		}
+	}
+	t.opened = nil
+	return all
 }
 
 // Source is a playbook and the tree it belongs to, copied to this disk: what
@@ -92,8 +135,8 @@ type Source struct {
 	File         string   // the playbook, relative to Root
 	URL          string   // where the tree came from: a git URL, a directory, or "" for the program's own
 	Revision     string   // full commit, or "sha256:…" of the tree's content
-	Checks       string   // absolute path of tests/<playbook>.yaml, or ""
-	Allow        string   // absolute path of tests/<playbook>.allow.yaml, what the hygiene gate excuses, or ""
+	Checks       string   // absolute path of a copy of tests/<playbook>.yaml, beside the tree, or ""
+	Allow        string   // likewise of tests/<playbook>.allow.yaml, what the hygiene gate excuses
 	Requirements []string // absolute paths of files with roles and collections to install
 	Vault        Vault
 }
@@ -126,64 +169,51 @@ func (v Vault) Passwords() []string {
 
 // Resolve copies the tree to opts.Dir and finds the playbook in it. Errors
 // that a person must act on are a *failure.Error.
-func Resolve(ctx context.Context, opts Options, report progress.Reporter) (Source, error) {
-	if err := ValidateName(opts.Playbook); err != nil {
+func Resolve(ctx context.Context, opts Options, report progress.Reporter) (s Source, err error) {
+	if err := validateName(opts.Playbook); err != nil {
 		return Source{}, err
 	}
 	dir, err := filepath.Abs(opts.Dir)
 	if err != nil {
 		return Source{}, err
 	}
-	s := Source{Root: filepath.Join(dir, "tree"), Vault: opts.Vault}
-	clone := filepath.Join(dir, "repository")
-	if err := errors.Join(os.MkdirAll(dir, 0o700), os.RemoveAll(s.Root), os.RemoveAll(clone)); err != nil {
+	// Roles that a former run installed might be of another version.
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return Source{}, fmt.Errorf("clearing the playbooks' directory: %w", err)
 	}
-	defer os.RemoveAll(clone)
 	opts.Results = append(slices.Clone(opts.Results), dir)
-	tree, err := opts.open(ctx, func(r repository) (*Tree, error) {
-		commit, err := r.clone(ctx, clone, report)
-		if err != nil {
-			return nil, err
-		}
-		return r.openTree(ctx, filepath.Join(clone, filepath.FromSlash(r.path)), commit)
-	})
+	tree, err := opts.open(ctx, report)
 	if err != nil {
 		return Source{}, err
 	}
 	defer tree.Close()
-	if s.File, err = tree.Find(opts.Playbook); err != nil {
-		return Source{}, err
-	}
 	for _, why := range tree.leftOut {
 		report.Warn("the playbooks' tree: " + why)
+	}
+	s = Source{Root: filepath.Join(dir, "tree"), URL: tree.URL, Vault: opts.Vault}
+	if s.File, err = tree.Find(opts.Playbook); err != nil {
+		return Source{}, err
 	}
 	content, err := tree.copy(ctx, s.Root)
 	if err != nil {
 		return Source{}, err
 	}
-	s.URL, s.Revision = tree.URL, cmp.Or(tree.Revision, content)
+	s.Revision = cmp.Or(tree.Revision, content)
 	checks := path.Join("tests", strings.TrimSuffix(path.Base(s.File), path.Ext(s.File)))
-	s.Checks = s.companion(checks + ".yaml")
-	s.Allow = s.companion(checks + ".allow.yaml")
-	s.Requirements = s.requirements()
-	return s, nil
-}
-
-// requirements are the files that AWX and Semaphore look for, too: beside the
-// playbook or at the tree's top, by themselves or in a folder for their kind.
-func (s Source) requirements() []string {
-	var files []string
-	for _, folder := range []string{"", "roles", "collections"} {
-		for _, beside := range []string{path.Dir(s.File), "."} {
-			found := cmp.Or(s.companion(beside, folder, "requirements.yml"), s.companion(beside, folder, "requirements.yaml"))
-			if found != "" && !slices.Contains(files, found) {
-				files = append(files, found)
-				break
-			}
+	for file, name := range map[*string]string{&s.Checks: checks + ".yaml", &s.Allow: checks + ".allow.yaml"} {
+		if *file, err = s.aside(name); err != nil {
+			return Source{}, fmt.Errorf("keeping the playbook's checks: %w", err)
 		}
 	}
-	return files
+	for _, folder := range []string{"", "roles", "collections"} { // where AWX and Semaphore look, too
+		beside := path.Join(path.Dir(s.File), folder)
+		file := cmp.Or(s.companion(beside, "requirements.yml"), s.companion(beside, "requirements.yaml"),
+			s.companion(folder, "requirements.yml"), s.companion(folder, "requirements.yaml"))
+		if file != "" && !slices.Contains(s.Requirements, file) {
+			s.Requirements = append(s.Requirements, file)
+		}
+	}
+	return s, nil
 }
 
 // companion is the absolute path of a regular file of the tree, or "".
@@ -193,6 +223,22 @@ func (s Source) companion(elem ...string) string {
 		return ""
 	}
 	return file
+}
+
+// aside copies a file of the tree, if it is there, to beside it, and returns
+// its path: what reads it is no part of the build.
+func (s Source) aside(name string) (string, error) {
+	b, err := os.ReadFile(s.companion(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	to := s.beside(name)
+	return to, errors.Join(err, os.MkdirAll(filepath.Dir(to), 0o700), os.WriteFile(to, b, 0o600))
+}
+
+// beside is a path in our directory, next to the tree.
+func (s Source) beside(elem ...string) string {
+	return filepath.Join(append([]string{filepath.Dir(s.Root)}, elem...)...)
 }
 
 // Inputs returns what of the tree can change the disk; see Tree.Inputs.
@@ -206,108 +252,17 @@ func (s Source) Inputs(ctx context.Context, extraVars map[string]any) (Inputs, e
 	return tree.Inputs(ctx, s.File, extraVars)
 }
 
-// Keep takes what is not among the inputs out of the copy of the tree, with the
-// folders that are empty then, so that nothing can change the disk without
-// changing their digest. What verify and the hygiene gate read is kept beside
-// the tree.
-func (s *Source) Keep(in Inputs) error {
-	if err := os.MkdirAll(s.beside("tests"), 0o700); err != nil {
-		return fmt.Errorf("keeping the playbook's checks: %w", err)
-	}
-	for _, file := range []*string{&s.Checks, &s.Allow} {
-		if *file == "" {
-			continue
-		}
-		b, err := os.ReadFile(*file)
-		if err == nil {
-			*file = s.beside("tests", filepath.Base(*file))
-			err = os.WriteFile(*file, b, 0o600)
-		}
-		if err != nil {
-			return fmt.Errorf("keeping the playbook's checks: %w", err)
-		}
-	}
-	kept := make(map[string]bool, len(in.Files))
+// Keep takes what is not among the inputs out of the copy of the tree, so that
+// nothing can change the disk without changing their digest.
+func (s Source) Keep(in Inputs) error {
+	all := s.beside("all")
+	err := os.Rename(s.Root, all)
 	for _, name := range in.Files {
-		kept[filepath.Join(s.Root, filepath.FromSlash(name))] = true
+		from, to := filepath.Join(all, filepath.FromSlash(name)), filepath.Join(s.Root, filepath.FromSlash(name))
+		err = cmp.Or(err, os.MkdirAll(filepath.Dir(to), 0o700), os.Rename(from, to))
 	}
-	var folders []string
-	err := filepath.WalkDir(s.Root, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || kept[file] {
-			return err
-		}
-		if d.IsDir() {
-			folders = append(folders, file)
-			return nil
-		}
-		return os.Remove(file) //nolint:gosec // our own copy, which no one else writes to
-	})
-	if err != nil {
+	if err = cmp.Or(err, os.RemoveAll(all)); err != nil {
 		return fmt.Errorf("taking out what the playbook does not use: %w", err)
 	}
-	for _, folder := range slices.Backward(folders) {
-		_ = os.Remove(folder) // where it is empty now
-	}
 	return nil
-}
-
-// ErrUnknown is the cause of errors about a playbook's name: the tree has none
-// of that name, or none can have.
-var ErrUnknown = errors.New("unknown playbook")
-
-func unknown(what, try string) error { return &failure.Error{What: what, Try: try, Err: ErrUnknown} }
-
-// ValidateName says whether name can be the path of a playbook within a tree.
-// It touches no file.
-func ValidateName(name string) error {
-	const try = "give a path within the tree, or the name of a playbook in its playbooks folder"
-	switch {
-	case name == "":
-		return unknown("no playbook is named", try)
-	case strings.HasPrefix(name, "-"):
-		return unknown(fmt.Sprintf("the playbook %q looks like an option", name), try)
-	case !filepath.IsLocal(name) || strings.ContainsAny(name, "\x00\n\r\\"):
-		return unknown(fmt.Sprintf("the playbook %q is outside the tree of playbooks", name), try)
-	}
-	return nil
-}
-
-// Find returns the path, within the tree, of the playbook called name.
-func (t *Tree) Find(name string) (string, error) {
-	if err := ValidateName(name); err != nil {
-		return "", err
-	}
-	places := []string{path.Clean(name), path.Join("playbooks", name)}
-	for _, tree := range []string{"ansible/", DefaultGitPath + "/"} { // the path that it has in its repository
-		if within, found := strings.CutPrefix(path.Clean(name), tree); found {
-			places = append(places, within)
-		}
-	}
-	for _, base := range places {
-		for _, ext := range []string{"", ".yml", ".yaml"} {
-			if t.isFile(base + ext) {
-				return base + ext, nil
-			}
-		}
-	}
-	known := t.playbooks()
-	if len(known) == 0 {
-		return "", unknown(fmt.Sprintf("there is no playbook %q, nor any other", name), "is this the directory that holds the playbooks?")
-	}
-	return "", unknown(fmt.Sprintf("there is no playbook %q", name), "there are "+strings.Join(known, ", "))
-}
-
-// playbooks names the playbooks at the tree's top and in its playbooks folder.
-func (t *Tree) playbooks() []string {
-	var names []string
-	for _, name := range t.names {
-		dir, ext := path.Dir(name), path.Ext(name)
-		if (dir == "." || dir == "playbooks") && (ext == ".yml" || ext == ".yaml") && t.isFile(name) {
-			if f, err := t.read(name); err == nil && f.facts.plays != nil {
-				names = append(names, strings.TrimSuffix(path.Base(name), ext))
-			}
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
 }

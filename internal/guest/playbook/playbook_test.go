@@ -36,6 +36,9 @@ func resolve(t *testing.T, opts playbook.Options) (playbook.Source, error) {
 	if opts.Dir == "" {
 		opts.Dir = t.TempDir()
 	}
+	if opts.Cache == "" {
+		opts.Cache = t.TempDir()
+	}
 	return playbook.Resolve(t.Context(), opts, progress.Discard)
 }
 
@@ -133,7 +136,7 @@ func TestChecksAndRequirementsAreFoundBesideThePlaybook(t *testing.T) {
 	dir := tree(t, map[string]string{"playbooks/a.yml": play, "playbooks/b.yml": play, "tests/a.yaml": "file: {}\n", "requirements.yml": "roles: []\n", "playbooks/requirements.yml": "roles: []\n"})
 	a, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "a"})
 	require.NoError(t, err)
-	assert.Equal(t, filepath.Join(a.Root, "tests/a.yaml"), a.Checks)
+	assert.Equal(t, filepath.Join(filepath.Dir(a.Root), "tests/a.yaml"), a.Checks)
 	assert.Equal(t, []string{filepath.Join(a.Root, "playbooks/requirements.yml")}, a.Requirements)
 	require.NoError(t, os.Remove(filepath.Join(dir, "playbooks/requirements.yml")))
 	b, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "b"})

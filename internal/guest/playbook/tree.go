@@ -41,10 +41,11 @@ type Tree struct {
 
 // file is a regular file or a symbolic link.
 type file struct {
-	link  string // the link's target as it is written, or empty
-	leads string // what the link leads to, relative to the tree; empty where another link is in between
-	exec  bool
-	parts []part // see Tree.split
+	link    string // the link's target as it is written, or empty
+	leads   string // what the link leads to, relative to the tree; empty where another link is in between
+	regular bool   // whether it is a regular file, or leads to one
+	exec    bool
+	parts   []part // see Tree.split
 
 	// Known once it was read:
 	digest string // of the content, or of a link's target
@@ -84,13 +85,8 @@ func NewTree(ctx context.Context, fsys fs.FS, no ...fs.FileInfo) (*Tree, error) 
 			return context.Cause(ctx)
 		case !utf8.ValidString(name):
 			return failure.New(fmt.Sprintf("the playbook tree has a file whose name is not UTF-8: %q", name), "rename it, e.g. with convmv")
-		case name != "." && t.isNone(name, d, no):
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
 		}
-		return t.add(name, d)
+		return t.add(name, d, no)
 	})
 	if _, actionable := failure.In(err); actionable || ctx.Err() != nil {
 		return nil, err
@@ -110,60 +106,42 @@ func NewTree(ctx context.Context, fsys fs.FS, no ...fs.FileInfo) (*Tree, error) 
 // Close gives the directory back.
 func (t *Tree) Close() error { return t.close() }
 
-// isNone says whether something is no part of the tree: version control's, an
-// OCI layout or among what the caller names.
-func (t *Tree) isNone(name string, d fs.DirEntry, no []fs.FileInfo) bool {
-	if d.Name() == ".git" {
-		return true
-	}
-	if d.IsDir() {
-		if _, err := fs.Stat(t.fsys, path.Join(name, "oci-layout")); err == nil {
-			return true
-		}
-	}
+// add lists a file or a folder, unless it is no part of the tree: version
+// control's, an OCI layout or among what the caller names.
+func (t *Tree) add(name string, d fs.DirEntry, no []fs.FileInfo) error {
 	info, err := d.Info()
-	return err == nil && slices.ContainsFunc(no, func(other fs.FileInfo) bool { return os.SameFile(info, other) })
-}
-
-func (t *Tree) add(name string, d fs.DirEntry) error {
-	f := &file{}
-	switch d.Type() {
-	case fs.ModeDir:
+	if err != nil {
+		return err
+	}
+	leaveOut := func(why string) { t.leftOut = append(t.leftOut, name+" is left out, it is "+why) }
+	var layout fs.FileInfo
+	if d.IsDir() {
+		layout, _ = fs.Stat(t.fsys, path.Join(name, "oci-layout"))
+	}
+	switch {
+	case name != "." && (d.Name() == ".git" || layout != nil || slices.ContainsFunc(no, func(other fs.FileInfo) bool { return os.SameFile(info, other) })):
+		if d.IsDir() {
+			return fs.SkipDir
+		}
+	case d.IsDir():
 		t.dirs[name] = true
-		return nil
-	case fs.ModeSymlink:
+	case d.Type().IsRegular():
+		t.files[name] = &file{regular: true, exec: info.Mode()&0o100 != 0}
+	case d.Type() == fs.ModeSymlink:
 		target, err := fs.ReadLink(t.fsys, name)
 		if err != nil {
 			return err
 		}
 		// The file system of an os.Root resolves nothing outside it.
-		if _, err := fs.Stat(t.fsys, name); err != nil {
-			t.leftOut = append(t.leftOut, fmt.Sprintf("%s is left out, it is a link to %s, outside the tree or not there", name, target))
+		if info, err = fs.Stat(t.fsys, name); err != nil {
+			leaveOut(fmt.Sprintf("a link to %s, outside the tree or not there", target))
 			return nil //nolint:nilerr // it is left out
 		}
-		f.link = target
-	case 0:
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		f.exec = info.Mode()&0o100 != 0
+		t.files[name] = &file{link: target, regular: info.Mode().IsRegular()}
 	default:
-		t.leftOut = append(t.leftOut, name+" is left out, it is neither a file nor a directory")
-		return nil
+		leaveOut("neither a file nor a directory")
 	}
-	t.files[name] = f
 	return nil
-}
-
-// isFile says whether name is a regular file or leads to one.
-func (t *Tree) isFile(name string) bool {
-	f := t.files[name]
-	if f == nil || f.link == "" {
-		return f != nil
-	}
-	info, err := fs.Stat(t.fsys, name)
-	return err == nil && info.Mode().IsRegular()
 }
 
 // maxScan bounds the size of the files that are looked into, in bytes: no
@@ -222,9 +200,10 @@ func (t *Tree) scan(name string, f *file) error {
 }
 
 // copy writes the tree to a new directory and returns the digest of what it
-// wrote: each path with its kind and its bytes, folder by folder. Folders
+// wrote: each path with its kind and its bytes, folder by folder. Links are not
+// followed; what Ansible's script module runs keeps its executable bit. Folders
 // without files, which no digest covers, are left out.
-func (t *Tree) copy(ctx context.Context, to string) (digest string, err error) {
+func (t *Tree) copy(ctx context.Context, dir string) (digest string, err error) {
 	byFolder := slices.SortedFunc(slices.Values(t.names), func(a, b string) int {
 		return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
 	})
@@ -233,7 +212,21 @@ func (t *Tree) copy(ctx context.Context, to string) (digest string, err error) {
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}
-		kind, content, err := t.copyFile(name, filepath.Join(to, filepath.FromSlash(name)))
+		f, to := t.files[name], filepath.Join(dir, filepath.FromSlash(name))
+		kind, mode, content := fs.FileMode(0), fs.FileMode(0o600), []byte(f.link)
+		err := os.MkdirAll(filepath.Dir(to), 0o700)
+		switch {
+		case err != nil:
+		case f.link != "":
+			kind, err = fs.ModeSymlink, os.Symlink(f.link, to)
+		default:
+			if f.exec {
+				mode = 0o700
+			}
+			if content, err = fs.ReadFile(t.fsys, name); err == nil {
+				err = os.WriteFile(to, content, mode)
+			}
+		}
 		if err != nil {
 			return "", fmt.Errorf("copying the playbooks: %w", err)
 		}
@@ -243,25 +236,65 @@ func (t *Tree) copy(ctx context.Context, to string) (digest string, err error) {
 	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// copyFile copies a file, or a link, which it does not follow. What Ansible's
-// script module runs keeps its executable bit.
-func (t *Tree) copyFile(name, to string) (fs.FileMode, []byte, error) {
-	f := t.files[name]
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-		return 0, nil, err
+// ErrUnknown is the cause of errors about a playbook's name: the tree has none
+// of that name, or none can have.
+var ErrUnknown = errors.New("unknown playbook")
+
+func unknown(what, try string) error { return &failure.Error{What: what, Try: try, Err: ErrUnknown} }
+
+// validateName says whether name can be the path of a playbook within a tree.
+// It touches no file.
+func validateName(name string) error {
+	const try = "give a path within the tree, or the name of a playbook in its playbooks folder"
+	switch {
+	case name == "":
+		return unknown("no playbook is named", try)
+	case strings.HasPrefix(name, "-"):
+		return unknown(fmt.Sprintf("the playbook %q looks like an option", name), try)
+	case !filepath.IsLocal(name) || strings.ContainsAny(name, "\x00\n\r\\"):
+		return unknown(fmt.Sprintf("the playbook %q is outside the tree of playbooks", name), try)
 	}
-	if f.link != "" {
-		return fs.ModeSymlink, []byte(f.link), os.Symlink(f.link, to)
+	return nil
+}
+
+// Find returns the path, within the tree, of the playbook called name.
+func (t *Tree) Find(name string) (string, error) {
+	if err := validateName(name); err != nil {
+		return "", err
 	}
-	content, err := fs.ReadFile(t.fsys, name)
-	if err != nil {
-		return 0, nil, err
+	places := []string{path.Clean(name), path.Join("playbooks", name)}
+	for _, tree := range []string{"ansible/", DefaultGitPath + "/"} { // the path that it has in its repository
+		if within, found := strings.CutPrefix(path.Clean(name), tree); found {
+			places = append(places, within)
+		}
 	}
-	mode := fs.FileMode(0o600)
-	if f.exec {
-		mode = 0o700
+	for _, base := range places {
+		for _, ext := range []string{"", ".yml", ".yaml"} {
+			if f := t.files[base+ext]; f != nil && f.regular {
+				return base + ext, nil
+			}
+		}
 	}
-	return 0, content, os.WriteFile(to, content, mode)
+	known := t.playbooks()
+	if len(known) == 0 {
+		return "", unknown(fmt.Sprintf("there is no playbook %q, nor any other", name), "is this the directory that holds the playbooks?")
+	}
+	return "", unknown(fmt.Sprintf("there is no playbook %q", name), "there are "+strings.Join(known, ", "))
+}
+
+// playbooks names the playbooks at the tree's top and in its playbooks folder.
+func (t *Tree) playbooks() []string {
+	var names []string
+	for _, name := range t.names {
+		dir, ext := path.Dir(name), path.Ext(name)
+		if (dir == "." || dir == "playbooks") && (ext == ".yml" || ext == ".yaml") && t.files[name].regular {
+			if f, err := t.read(name); err == nil && f.facts.plays != nil {
+				names = append(names, strings.TrimSuffix(path.Base(name), ext))
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // submodulePath is a submodule's folder in .gitmodules (gitmodules(5)).

@@ -20,11 +20,11 @@ func TestATreeFromGitIsFetchedOnceForEachCommit(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "trees")
 	open := func(ref string) (*playbook.Tree, string) {
 		var w activities
-		trees := playbook.Trees{Dir: dir}
+		var trees playbook.Trees
 		t.Cleanup(func() { assert.NoError(t, trees.Close()) })
-		one, err := trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: ref}, &w)
+		one, err := trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: ref, Cache: dir}, &w)
 		require.NoError(t, err)
-		two, err := trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: ref}, &w)
+		two, err := trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: ref, Cache: dir}, &w)
 		require.NoError(t, err)
 		assert.Same(t, one, two)
 		return one, strings.Join(w, "\n")
@@ -51,10 +51,10 @@ func TestATreeFromGitIsFetchedOnceForEachCommit(t *testing.T) {
 
 func TestTreesAreReadWhereTheyLie(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	trees := playbook.Trees{Dir: filepath.Join(dir, "none")}
+	cache := filepath.Join(t.TempDir(), "none")
+	var trees playbook.Trees
 	defer trees.Close()
-	own, err := trees.Open(t.Context(), playbook.Options{Embedded: ansible.FS}, progress.Discard)
+	own, err := trees.Open(t.Context(), playbook.Options{Embedded: ansible.FS, Cache: cache}, progress.Discard)
 	require.NoError(t, err)
 	_, err = own.Find("debian-base")
 	require.NoError(t, err)
@@ -66,19 +66,19 @@ func TestTreesAreReadWhereTheyLie(t *testing.T) {
 	require.ErrorIs(t, err, playbook.ErrUnknown)
 
 	users := tree(t, lab())
-	theirs, err := trees.Open(t.Context(), playbook.Options{AnsibleDir: users}, progress.Discard)
+	theirs, err := trees.Open(t.Context(), playbook.Options{AnsibleDir: users, Cache: cache}, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, users, theirs.URL)
-	assert.NoDirExists(t, trees.Dir)
+	assert.NoDirExists(t, cache)
 
 	_, err = trees.Open(t.Context(), playbook.Options{}, progress.Discard)
 	actionable(t, err, "ANSIBLE_DIR")
 	url, _, _ := repository(t)
-	_, err = trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: "gone"}, progress.Discard)
+	_, err = trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: "gone", Cache: cache}, progress.Discard)
 	actionable(t, err, `"gone"`)
 	assert.NotErrorIs(t, err, playbook.ErrUnknown)
 	require.NoError(t, os.RemoveAll(url))
-	_, again := trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: "gone"}, progress.Discard)
+	_, again := trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: "gone", Cache: cache}, progress.Discard)
 	assert.Equal(t, err, again, "nobody is asked twice")
 }
 
@@ -94,7 +94,7 @@ func TestANameThatIsNotUTF8IsNamed(t *testing.T) {
 	dir := tree(t, map[string]string{"base.yml": play, "\xdcbung\n.txt": "x"})
 	_, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "base"})
 	actionable(t, err, `"\xdcbung\n.txt"`, "rename it")
-	trees := playbook.Trees{Dir: t.TempDir()}
+	var trees playbook.Trees
 	defer trees.Close()
 	_, err = trees.Open(t.Context(), playbook.Options{AnsibleDir: dir}, progress.Discard)
 	actionable(t, err, "not UTF-8")
@@ -118,7 +118,7 @@ func TestResultsAreNoPartOfTheTree(t *testing.T) {
 	assert.Equal(t, want, in.Files)
 	assert.NoDirExists(t, filepath.Join(s.Root, "out"))
 
-	trees := playbook.Trees{Dir: t.TempDir()}
+	var trees playbook.Trees
 	defer trees.Close()
 	planned, err := trees.Open(t.Context(), options, progress.Discard)
 	require.NoError(t, err)

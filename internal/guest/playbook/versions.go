@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
-
-	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -26,17 +22,20 @@ type Guest struct {
 
 // guests are the releases that the name of a cloud image may say, by the words
 // that the distributions use in such names.
-var guests = map[*regexp.Regexp]Guest{
-	word(`bullseye|debian[- ]?11`):     {"Debian 11", "3.9"},
-	word(`bookworm|debian[- ]?12`):     {"Debian 12", "3.11"},
-	word(`trixie|debian[- ]?13`):       {"Debian 13", "3.13"},
-	word(`bionic|ubuntu[- ]?18\.04`):   {"Ubuntu 18.04", "3.6"},
-	word(`focal|ubuntu[- ]?20\.04`):    {"Ubuntu 20.04", "3.8"},
-	word(`jammy|ubuntu[- ]?22\.04`):    {"Ubuntu 22.04", "3.10"},
-	word(`noble|ubuntu[- ]?24\.04`):    {"Ubuntu 24.04", "3.12"},
-	word(`plucky|ubuntu[- ]?25\.04`):   {"Ubuntu 25.04", "3.13"},
-	word(`questing|ubuntu[- ]?25\.10`): {"Ubuntu 25.10", "3.13"},
-	word(`resolute|ubuntu[- ]?26\.04`): {"Ubuntu 26.04", "3.14"},
+var guests = []struct {
+	Guest
+	words *regexp.Regexp
+}{
+	{Guest{"Debian 11", "3.9"}, word(`bullseye|debian[- ]?11`)},
+	{Guest{"Debian 12", "3.11"}, word(`bookworm|debian[- ]?12`)},
+	{Guest{"Debian 13", "3.13"}, word(`trixie|debian[- ]?13`)},
+	{Guest{"Ubuntu 18.04", "3.6"}, word(`bionic|ubuntu[- ]?18\.04`)},
+	{Guest{"Ubuntu 20.04", "3.8"}, word(`focal|ubuntu[- ]?20\.04`)},
+	{Guest{"Ubuntu 22.04", "3.10"}, word(`jammy|ubuntu[- ]?22\.04`)},
+	{Guest{"Ubuntu 24.04", "3.12"}, word(`noble|ubuntu[- ]?24\.04`)},
+	{Guest{"Ubuntu 25.04", "3.13"}, word(`plucky|ubuntu[- ]?25\.04`)},
+	{Guest{"Ubuntu 25.10", "3.13"}, word(`questing|ubuntu[- ]?25\.10`)},
+	{Guest{"Ubuntu 26.04", "3.14"}, word(`resolute|ubuntu[- ]?26\.04`)},
 }
 
 func word(alternatives string) *regexp.Regexp {
@@ -51,9 +50,9 @@ func GuessGuest(names ...string) (found Guest, ok bool) {
 	for _, name := range names {
 		for _, part := range []string{path.Base(name), path.Dir(name)} {
 			said := 0
-			for words, guest := range guests {
-				if words.MatchString(part) {
-					found = guest
+			for _, guest := range guests {
+				if guest.words.MatchString(part) {
+					found = guest.Guest
 					said++
 				}
 			}
@@ -68,60 +67,71 @@ func GuessGuest(names ...string) (found Guest, ok bool) {
 	return Guest{}, false
 }
 
-// coreVersion finds ansible-core's version in the first line of --version.
-var coreVersion = regexp.MustCompile(`(?:\[core |^ansible-playbook )(\d+\.\d+\.\d+)`)
+// Parts of what ansible-playbook --version says.
+var (
+	coreVersion = regexp.MustCompile(`(?:\[core |^ansible-playbook )(\d+\.\d+\.\d+)`)
+	coreFolder  = regexp.MustCompile(`(?m)^ *ansible python module location = (.*)$`)
+)
 
-// ControllerVersion is the version of this host's ansible-core. It asks the
-// Python that ansible-playbook runs with, which takes a tenth of the time of
-// ansible-playbook --version, and that where there is no such Python.
+func saysVersion(ctx context.Context) (string, error) {
+	said, err := host.Output(ctx, host.Cmd{Program: "ansible-playbook", Args: []string{"--version"}, Env: host.Env("LC_ALL=C.UTF-8")})
+	return string(said), err
+}
+
+// ControllerVersion is the version of this host's ansible-core.
 func ControllerVersion(ctx context.Context) (string, error) {
-	out, err := askPython(ctx, "import ansible.release; print(ansible.release.__version__)")
-	if version := plainVersion.FindString(out); err == nil && version != "" {
+	if version, err := pythonSays(ctx); err == nil {
 		return version, nil
 	}
-	said, err := host.Output(ctx, host.Cmd{Program: "ansible-playbook", Args: []string{"--version"}, Env: host.Env("LC_ALL=C.UTF-8")})
+	said, err := saysVersion(ctx)
 	if errors.Is(err, exec.ErrNotFound) {
 		return "", err
 	}
 	if err != nil {
 		return "", failure.Wrap(err, "asking Ansible for its version", "does ansible-playbook --version work?")
 	}
-	m := coreVersion.FindSubmatch(said)
-	if m == nil {
-		first, _, _ := strings.Cut(string(said), "\n")
-		return "", failure.New(fmt.Sprintf("ansible-playbook --version says %q", first), "install ansible-core 2.14 or newer")
+	if m := coreVersion.FindStringSubmatch(said); m != nil {
+		return m[1], nil
 	}
-	return string(m[1]), nil
+	first, _, _ := strings.Cut(said, "\n")
+	return "", failure.New(fmt.Sprintf("ansible-playbook --version says %q", first), "install ansible-core 2.14 or newer")
 }
 
-// plainVersion is a release's version, the beginning of that of a candidate.
-var plainVersion = regexp.MustCompile(`^\d+\.\d+\.\d+`)
+var (
+	// shebang is the first line of what pip and Debian install: an interpreter by
+	// its path. Others, such as env or a wrapper, say nothing of the Python behind.
+	shebang = regexp.MustCompile(`^#! ?(/[^\s]*/python[0-9.]*)\n`)
+	// plainVersion is a release's version, the beginning of that of a candidate.
+	plainVersion = regexp.MustCompile(`^\d+\.\d+\.\d+`)
+)
 
-// shebang is the first line of what pip and Debian install: an interpreter by
-// its path. Others, such as env or a wrapper, say nothing of the Python behind.
-var shebang = regexp.MustCompile(`^#! ?(/[^\s]*/python[0-9.]*)\n`)
-
-// askPython runs code in the Python that ansible-playbook runs with and
-// returns what it prints.
-func askPython(ctx context.Context, code string, args ...string) (string, error) {
+// pythonSays asks the Python that ansible-playbook runs with for ansible-core's
+// version, which takes a tenth of the time of ansible-playbook --version.
+func pythonSays(ctx context.Context) (string, error) {
 	file, err := host.Look("ansible-playbook")
 	if err != nil {
 		return "", err
 	}
-	f, err := os.Open(file)
+	script, err := host.ReadFile(file, 1<<20)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	head := make([]byte, 256)
-	n, _ := io.ReadFull(f, head)
-	m := shebang.FindSubmatch(head[:n])
+	m := shebang.FindSubmatch(script)
 	if m == nil {
 		return "", fmt.Errorf("%s names no Python", file)
 	}
 	// In a folder where no module of the user's is in the way.
-	out, err := host.Output(ctx, host.Cmd{Program: string(m[1]), Args: append([]string{"-c", code}, args...), Dir: "/", Env: host.Env("LC_ALL=C.UTF-8")})
-	return string(out), err
+	out, err := host.Output(ctx, host.Cmd{
+		Program: string(m[1]), Args: []string{"-c", "import ansible.release; print(ansible.release.__version__)"},
+		Dir: "/", Env: host.Env("LC_ALL=C.UTF-8"),
+	})
+	if err != nil {
+		return "", err
+	}
+	if version := plainVersion.Find(out); version != nil {
+		return string(version), nil
+	}
+	return "", fmt.Errorf("%s says that ansible-core's version is %q", m[1], out)
 }
 
 // release is the first two numbers of a version.
@@ -187,59 +197,12 @@ var forms = []struct {
 	{"warn", release{2, 14}, "leave it out"},                           // of command and shell, porting guide 2.14
 }
 
-// removed is a place where a playbook uses one of the forms.
-type removed struct {
-	form string
-	file string
-	line int
-}
-
-// task notes the forms that an item of a list uses, if it is a task.
-func (f *facts) task(n *yaml.Node) {
-	note := func(form string, key *yaml.Node) {
-		if key != nil {
-			f.removed = append(f.removed, removed{form: form, line: key.Line})
-		}
-	}
-	for _, module := range []string{"include", "command", "shell"} {
-		for _, name := range []string{module, "ansible.builtin." + module} {
-			key, value := child(n, name)
-			switch {
-			case module == "include":
-				note("include", key)
-			case key != nil:
-				warn, _ := child(value, "warn")
-				note("warn", warn)
-				_, args := child(n, "args")
-				warn, _ = child(args, "warn")
-				note("warn", warn)
-			}
-		}
-	}
-}
-
-// child is the key of that name in a mapping, and its value, or nil.
-func child(n *yaml.Node, name string) (key, value *yaml.Node) {
-	for i := 0; n != nil && n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == name {
-			return n.Content[i], n.Content[i+1]
-		}
-	}
-	return nil, nil
-}
-
 // CheckForms says whether the controller's ansible-core still has the forms
 // that a playbook uses.
 func CheckForms(controller string, in Inputs) error {
 	core, _ := releaseOf(controller) // CheckVersions refuses what is none
 	for _, form := range forms {
-		var places []string
-		for _, r := range in.removed {
-			if r.form == form.name && !core.before(form.core) {
-				places = append(places, fmt.Sprintf("%s:%d", r.file, r.line))
-			}
-		}
-		if places != nil {
+		if places := in.removed[form.name]; places != nil && !core.before(form.core) {
 			return failure.New(fmt.Sprintf("ansible-core %s has no %s any more (%s)", controller, form.name, strings.Join(places, ", ")),
 				fmt.Sprintf("%s, or build with ansible-core %d.%d or older, as Debian 12 has for guests up to Python 3.11",
 					form.try, form.core[0], form.core[1]-1))
