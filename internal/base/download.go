@@ -3,7 +3,6 @@ package base
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -207,7 +206,7 @@ func (d *download) accept(resp *http.Response) error {
 		return err
 	}
 	d.from = now
-	return d.writing(host.WriteFile(d.source(), 0o600, func(w io.Writer) error { return json.NewEncoder(w).Encode(now) }))
+	return d.writing(host.WriteJSON(d.source(), 0o600, now))
 }
 
 // reserve takes the whole file's space now, so that a disk that is too small
@@ -260,21 +259,9 @@ type origin struct {
 	LastModified string `json:"lastModified,omitempty"`
 }
 
-const maxOrigin = 64 << 10 // bytes
-
 // origin returns what source.json says; nothing if it is unreadable.
-func (d *download) origin() origin {
-	f, err := host.OpenNoFollow(d.source())
-	if err != nil {
-		return origin{}
-	}
-	defer f.Close()
-	return readOrigin(f)
-}
-
-func readOrigin(r io.Reader) (o origin) {
-	b, err := host.ReadAll(r, maxOrigin)
-	if err != nil || json.Unmarshal(b, &o) != nil {
+func (d *download) origin() (o origin) {
+	if host.ReadJSON(d.source(), &o) != nil {
 		return origin{}
 	}
 	return o

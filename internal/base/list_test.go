@@ -1,7 +1,7 @@
 package base
 
 import (
-	"bytes"
+	"os"
 	"strings"
 	"testing"
 
@@ -87,8 +87,10 @@ func FuzzParseList(f *testing.F) {
 
 func FuzzReadOrigin(f *testing.F) {
 	f.Add([]byte(`{"url":"https://h/x","etag":"\"a\"","lastModified":"Wed, 04 Mar 2026 05:06:07 GMT"}`))
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		o := readOrigin(bytes.NewReader(b))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d := &download{dir: t.TempDir()}
+		require.NoError(t, os.WriteFile(d.source(), b, 0o600))
+		o := d.origin()
 		_, _ = o.modified(), o.validator()
 	})
 }

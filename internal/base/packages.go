@@ -17,10 +17,7 @@ package base
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -115,8 +112,7 @@ func (o Options) record() string { return o.kept(".json") }
 // cached returns the image of the cache, if its bytes are those that were
 // recorded when it was made.
 func (o Options) cached(ctx context.Context, p progress.Reporter) (image Image, ok bool) {
-	b, err := os.ReadFile(o.record())
-	if err != nil || json.Unmarshal(b, &image) != nil {
+	if host.ReadJSON(o.record(), &image) != nil {
 		return Image{}, false
 	}
 	got, err := host.DigestFile(ctx, o.path(), p)
@@ -137,9 +133,5 @@ func (o Options) publish(ctx context.Context, file string, created time.Time) (I
 	if err := host.Move(file, o.path()); err != nil {
 		return Image{}, err
 	}
-	return image, host.WriteFile(o.record(), 0o644, func(w io.Writer) error {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(image)
-	})
+	return image, host.WriteJSON(o.record(), 0o644, image)
 }

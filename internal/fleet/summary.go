@@ -2,10 +2,8 @@ package fleet
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"strings"
 	"time"
@@ -68,11 +66,7 @@ const summaryName = "build-all."
 func summaryFile(outputDir string) string { return filepath.Join(outputDir, summaryName+"json") }
 
 func (s Summary) write(outputDir string) error {
-	return host.WriteFile(summaryFile(outputDir), 0o644, func(w io.Writer) error {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(s)
-	})
+	return host.WriteJSON(summaryFile(outputDir), 0o644, s)
 }
 
 // failed is the error of a run in which images failed. Its message has a line

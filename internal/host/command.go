@@ -6,7 +6,8 @@
 //     its context, nor this process. Confined ones run others' code.
 //   - Files: Open and OpenNoFollow take regular files alone, ReadFile what a user
 //     names, ReadAll no more than a bound. WriteFile, Create and Move give a file
-//     its name only when it is complete and on stable storage.
+//     its name only when it is complete and on stable storage; ReadJSON and
+//     WriteJSON are for records.
 //   - Locks: LockDir waits, TryLock does not.
 //   - Digests: DigestFile, Digest; Verify reads what must have a digest.
 //   - What ends with its context: Reader, Copy, Sleep, Retry with Backoff.

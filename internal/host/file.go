@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -126,6 +127,33 @@ func WriteFile(name string, mode os.FileMode, write func(io.Writer) error) error
 		return err
 	}
 	return o.Commit()
+}
+
+// WriteJSON writes a value as WriteFile does.
+func WriteJSON(name string, mode os.FileMode, v any) error {
+	return WriteFile(name, mode, func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(v)
+	})
+}
+
+// maxJSON bounds a record of ours, in bytes: pictures of screens are in some.
+const maxJSON = 32 << 20
+
+// ReadJSON reads what WriteJSON wrote to a file of ours. Fields that v does not
+// know are those of a later version.
+func ReadJSON(name string, v any) error {
+	f, err := OpenNoFollow(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := ReadAll(f, maxJSON)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, v)
 }
 
 // Move brings a file to stable storage and gives it the name to, in place of

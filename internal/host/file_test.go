@@ -81,3 +81,14 @@ func TestASymbolicLinkInThePlaceOfTheTemporaryFileIsNotFollowed(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "mine", string(got))
 }
+
+func TestARecordIsReadAsItWasWrittenAndNotThroughALink(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "record.json")
+	require.NoError(t, host.WriteJSON(name, 0o600, map[string]int{"a": 1}))
+	var got map[string]int
+	require.NoError(t, host.ReadJSON(name, &got))
+	assert.Equal(t, map[string]int{"a": 1}, got)
+	require.NoError(t, os.Symlink(name, name+".link"))
+	require.Error(t, host.ReadJSON(name+".link", &got))
+}

@@ -62,13 +62,8 @@ func ReadSidecar(ctx context.Context, disk string, to progress.Reporter) (Sideca
 }
 
 func readSidecar(name string) (Sidecar, error) {
-	f, err := host.OpenNoFollow(name)
-	if err != nil {
-		return Sidecar{}, err
-	}
-	defer f.Close()
 	var s Sidecar
-	if err := readJSON(f, &s); err != nil {
+	if err := host.ReadJSON(name, &s); err != nil {
 		return Sidecar{}, err
 	}
 	if !host.ValidDigest(s.Digest) {
@@ -83,5 +78,5 @@ func WriteSidecar(disk string, s Sidecar) error {
 	if !host.ValidDigest(s.Digest) {
 		return fmt.Errorf("writing %s: its digest %q is none", sidecarFile(disk), s.Digest)
 	}
-	return writeJSON(sidecarFile(disk), 0o644, s)
+	return host.WriteJSON(sidecarFile(disk), 0o644, s)
 }

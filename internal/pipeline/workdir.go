@@ -195,7 +195,7 @@ func (d *Dir) Save(stage string, r Record) error {
 	if err := d.root.Mkdir("records", 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return writeJSON(d.Path(recordFile(stage)), 0o600, r)
+	return host.WriteJSON(d.Path(recordFile(stage)), 0o600, r)
 }
 
 func recordFile(stage string) string { return filepath.Join("records", stage+".json") }
@@ -242,13 +242,11 @@ func (d *Dir) Forget(stage string) error {
 }
 
 func (d *Dir) read(stage string) (Record, error) {
-	f, err := d.open(recordFile(stage))
-	if err != nil {
-		return Record{}, err
-	}
-	defer f.Close()
 	var r Record
-	if err := readJSON(f, &r); err != nil {
+	switch err := host.ReadJSON(d.Path(recordFile(stage)), &r); {
+	case errors.Is(err, os.ErrNotExist):
+		return Record{}, err
+	case err != nil:
 		return Record{}, fmt.Errorf("its record is unreadable: %w", err)
 	}
 	if err := r.check(stage); err != nil {
@@ -297,25 +295,4 @@ func (d *Dir) checkOutput(ctx context.Context, r Record, to progress.Reporter) e
 		return fmt.Errorf("%s was changed: it is %s, not %s", r.Output, got, r.Digest)
 	}
 	return nil
-}
-
-const maxJSON = 32 << 20 // bytes: pictures of screens are in it
-
-// readJSON decodes one small file. Fields that v does not know are those of a
-// later version.
-func readJSON(f *os.File, v any) error {
-	text, err := host.ReadAll(f, maxJSON)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(text, v)
-}
-
-// writeJSON writes v to the file called name, in one piece or not at all.
-func writeJSON(name string, mode os.FileMode, v any) error {
-	return host.WriteFile(name, mode, func(w io.Writer) error {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(v)
-	})
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -195,9 +194,7 @@ func (i *Image) keep(ctx context.Context, from, dir string, p progress.Reporter)
 	held, err := host.LockDir(ctx, dir, "waiting for another process that takes out the same disk", p)
 	if err == nil {
 		defer held.Close()
-		err = host.WriteFile(filepath.Join(dir, keptFile), 0o600, func(w io.Writer) error {
-			return json.NewEncoder(w).Encode(keptImage{from, i.Manifest, i.Config})
-		})
+		err = host.WriteJSON(filepath.Join(dir, keptFile), 0o600, keptImage{from, i.Manifest, i.Config})
 	}
 	if err != nil && ctx.Err() == nil {
 		return failure.Wrap(err, "cannot write down which image the base's disk came out of", "check CACHE_DIR")
@@ -238,11 +235,7 @@ func lastFirst(pattern string) []string {
 
 // readKept reads what keep has written.
 func readKept(file string) (k keptImage, s oci.Stored, err error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return k, s, err
-	}
-	if err = json.Unmarshal(text, &k); err != nil {
+	if err = host.ReadJSON(file, &k); err != nil {
 		return k, s, err
 	}
 	digest, _, err := v1.SHA256(bytes.NewReader(k.Manifest))

@@ -1,8 +1,6 @@
 package accel
 
 import (
-	"encoding/json"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -19,9 +17,8 @@ func proofFile(dir string) string { return filepath.Join(dir, "accelerator.json"
 
 // load returns the verdict that dir keeps for the key.
 func load(dir, key string) (Verdict, bool) {
-	b, err := os.ReadFile(proofFile(dir))
 	var p proof
-	if err != nil || json.Unmarshal(b, &p) != nil || p.Key != key || p.Verdict.Accelerator != KVM && p.Verdict.Accelerator != TCG {
+	if host.ReadJSON(proofFile(dir), &p) != nil || p.Key != key || p.Verdict.Accelerator != KVM && p.Verdict.Accelerator != TCG {
 		return Verdict{}, false
 	}
 	p.Verdict.Cached = true
@@ -32,5 +29,5 @@ func save(dir, key string, v Verdict) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return host.WriteFile(proofFile(dir), 0o600, func(w io.Writer) error { return json.NewEncoder(w).Encode(proof{key, v}) })
+	return host.WriteJSON(proofFile(dir), 0o600, proof{key, v})
 }

@@ -168,8 +168,7 @@ func (s Stored) read() (*extraction, error) {
 // cached says whether the disk is there and is what it was.
 func (x *extraction) cached(ctx context.Context, p progress.Reporter) bool {
 	var r recorded
-	text, err := os.ReadFile(x.record)
-	if err != nil || json.Unmarshal(text, &r) != nil || x.annotated != "" && r.Digest != x.annotated {
+	if host.ReadJSON(x.record, &r) != nil || x.annotated != "" && r.Digest != x.annotated {
 		return false
 	}
 	f, err := host.OpenNoFollow(x.Path)
@@ -214,10 +213,7 @@ func (x *extraction) run(ctx context.Context, p progress.Reporter) error {
 	}
 	x.Format, x.Size = info.Format, info.FileSize
 	// The record goes first: a disk without one, or with another's, is not used.
-	err = host.WriteFile(x.record, 0o600, func(w io.Writer) error {
-		return json.NewEncoder(w).Encode(recorded{x.Digest, x.Format})
-	})
-	if err == nil {
+	if err = host.WriteJSON(x.record, 0o600, recorded{x.Digest, x.Format}); err == nil {
 		err = out.Commit()
 	}
 	if err != nil {
