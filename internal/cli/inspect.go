@@ -11,6 +11,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -50,7 +51,13 @@ func (a *app) examine(c *cobra.Command, what string, b *pipeline.Build) (r *cont
 	if err != nil {
 		return nil, err
 	}
-	return contract.Remote(c.Context(), what, options, stage)
+	stage.Activity("reading " + what)
+	image, err := registry.Open(c.Context(), what, options)
+	if err != nil {
+		return nil, err
+	}
+	defer image.Close()
+	return contract.Image(c.Context(), image.Image, stage)
 }
 
 // namesRegistry says whether what comes before the first slash can be a

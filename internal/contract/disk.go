@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"path"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -25,7 +27,7 @@ type looked struct {
 const maxDiskFile = 2<<40 + 1<<30
 
 // lookAtDisk looks at the disk that KubeVirt would start.
-func (s *subject) lookAtDisk(ctx context.Context) error {
+func (s *subject) lookAtDisk(ctx context.Context) (err error) {
 	if len(s.tree.disks) == 0 {
 		return nil
 	}
@@ -34,20 +36,21 @@ func (s *subject) lookAtDisk(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	s.content = s.layers[on.layer].contents[path.Dir(name)]
-	if s.content.ReaderAt == nil || s.content.name != name {
+	c := s.layers[on.layer].contents[path.Dir(name)]
+	if c == nil || c.name != name {
 		return nil // it is no file, or not the only one
 	}
-	copied, err := s.create()
-	if err != nil {
-		return err
+	if c.copied == nil {
+		if c.copied, err = s.create(); err != nil {
+			return err
+		}
 	}
-	if err := s.look(ctx, source{ReaderAt: &recorder{s.content, copied}, s: s}, copied); err != nil {
+	if err := s.look(ctx, c); err != nil {
 		return err
 	}
 	i := s.looked.Image
 	s.Disk = &Disk{
-		Name: name, Format: cmp.Or(i.Format, i.Other), VirtualSize: i.VirtualSize, FileSize: s.content.size, ClusterSize: i.ClusterSize,
+		Name: name, Format: cmp.Or(i.Format, i.Other), VirtualSize: i.VirtualSize, FileSize: c.size, ClusterSize: i.ClusterSize,
 		BackingFile: i.BackingFile, ExternalData: i.ExternalData, Encrypted: i.Encrypted, Snapshots: i.Snapshots,
 		Compression: string(s.looked.tables.Compression), TablesRead: s.looked.tables.Read, Tables: s.looked.tables.All,
 	}
@@ -57,17 +60,17 @@ func (s *subject) lookAtDisk(ctx context.Context) error {
 	return nil
 }
 
-// look reads the disk's header and tables and asks qemu-img about a copy of
+// look reads the disk's header and tables and asks qemu-img about the copy of
 // what was read of it.
-func (s *subject) look(ctx context.Context, seen io.ReaderAt, copied temporary) error {
-	s.looked.Image = disk.Look(seen, s.content.size)
-	i := s.looked.Image
-	usable := i.Damage == nil && !i.OutOfRange() && s.content.size <= maxDiskFile
+func (s *subject) look(ctx context.Context, c *content) error {
+	i := disk.Look(c, c.size)
+	s.looked.Image = i
+	usable := i.Damage == nil && !i.OutOfRange() && c.size <= maxDiskFile
 	if usable && i.Format == disk.FormatQCOW2 {
-		s.looked.tables, s.looked.tablesErr = i.Tables(ctx, seen, s.limits.tables)
+		s.looked.tables, s.looked.tablesErr = i.Tables(ctx, c, s.limits.tables)
 	}
 	if usable {
-		if f, err := i.Firmware(seen); err == nil {
+		if f, err := i.Firmware(c); err == nil {
 			s.looked.firmware = &f
 		}
 	}
@@ -83,34 +86,60 @@ func (s *subject) look(ctx context.Context, seen io.ReaderAt, copied temporary) 
 		s.looked.notAsked = "the disk is encrypted"
 	case i.Snapshots > 0 || i.Bitmaps:
 		s.looked.notAsked = "it would read tables that were not read here"
-	case copied.file.Truncate(s.content.size) != nil:
+	case c.copied.Truncate(c.size) != nil:
 		s.looked.notAsked = "a file of its size cannot be made here"
 	default:
-		_, err := disk.Ask(ctx, copied.file.Name(), cmp.Or(i.Format, disk.FormatRaw))
-		if f, ok := failure.In(err); !ok || f.Err == nil {
+		_, err := disk.Ask(ctx, c.copied.Name(), cmp.Or(i.Format, disk.FormatRaw))
+		f, ok := failure.In(err)
+		if !ok || f.Err == nil {
 			return err
 		}
-		f, _ := failure.In(err)
 		s.looked.qemu = f.What
 	}
 	return nil
 }
 
-// recorder writes what is read of a disk to the same place of a file.
-type recorder struct {
-	from io.ReaderAt
-	to   io.WriterAt
+// content is that of a file in a layer: what is read of it goes into a copy, too,
+// about which qemu-img is asked. Of a file that comes in a stream only the
+// beginning is kept, in that copy.
+type content struct {
+	s      *subject
+	name   string
+	size   int64
+	from   io.ReaderAt // nil for one that came in a stream
+	kept   int64       // bytes of that one
+	copied *os.File
 }
 
-func (r *recorder) ReadAt(p []byte, offset int64) (int, error) {
-	n, err := r.from.ReadAt(p, offset)
-	if errors.Is(err, disk.ErrNotRead) {
+// ReadAt implements io.ReaderAt.
+func (c *content) ReadAt(p []byte, offset int64) (int, error) {
+	switch {
+	case c.from != nil:
+		n, err := c.from.ReadAt(p, offset)
+		if _, failed := c.copied.WriteAt(p[:n], offset); failed != nil {
+			return 0, c.s.noRoom(failed)
+		}
+		return n, err
+	case offset < 0:
+		return 0, io.EOF
+	case min(offset+int64(len(p)), c.size) > c.kept:
 		return 0, disk.ErrNotRead
 	}
-	if n > 0 {
-		if _, err := r.to.WriteAt(p[:n], offset); err != nil {
-			return 0, err
-		}
+	n, err := c.copied.ReadAt(p, offset)
+	return n, c.s.blame(err)
+}
+
+// keep writes the beginning of a disk that comes in a stream.
+func (c *content) keep(in io.Reader) (err error) {
+	if len(c.s.copies) == maxKept {
+		return fmt.Errorf("more than %d files may be the disk", maxKept)
 	}
-	return n, err
+	if c.copied, err = c.s.create(); err != nil {
+		return err
+	}
+	c.kept, err = io.Copy(c.copied, io.LimitReader(in, c.s.limits.kept))
+	if broken := (*os.PathError)(nil); errors.As(err, &broken) {
+		return c.s.noRoom(err)
+	}
+	return err
 }

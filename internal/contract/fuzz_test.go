@@ -43,7 +43,9 @@ func FuzzLayer(f *testing.F) {
 		at := bytes.NewReader(b)
 		s := &subject{
 			Report: &Report{}, limits: limits{unpacked: 1 << 20, entries: 100, names: 1 << 16, parts: 10, kept: 4096, tables: 1 << 20}, temp: t.TempDir(),
-			blob: func(v1.Descriptor) (blob, error) { return &memory{at}, nil },
+			image: oci.Image{Blob: func(v1.Descriptor) (oci.Blob, error) {
+				return oci.Blob{ReaderAt: at, Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }}, nil
+			}},
 		}
 		defer s.close()
 		sum := sha256.Sum256(b)
@@ -52,14 +54,19 @@ func FuzzLayer(f *testing.F) {
 		if err != nil {
 			t.Fatalf("the source is sound, but: %v", err)
 		}
-		if len(l.entries) > 100 || len(s.opened) > maxKept {
-			t.Fatalf("%d entries, %d temporary files", len(l.entries), len(s.opened))
+		if len(l.entries) > 100 || len(s.copies) > maxKept {
+			t.Fatalf("%d entries, %d temporary files", len(l.entries), len(s.copies))
 		}
 		s.layers = []*layer{l}
 		s.tree = overlay(s.layers)
-		if c := l.contents[diskDir]; c.ReaderAt != nil {
+		if c := l.contents[diskDir]; c != nil {
+			if c.copied == nil {
+				if c.copied, err = s.create(); err != nil {
+					t.Fatal(err)
+				}
+			}
 			s.looked.Image = disk.Look(c, c.size)
-			s.content, s.Disk = c, &Disk{Name: c.name}
+			s.Disk = &Disk{Name: c.name}
 		}
 		s.Report.Layers = []Layer{l.Layer}
 		s.judge()
@@ -70,14 +77,6 @@ func FuzzLayer(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
-}
-
-// memory is a blob in memory.
-type memory struct{ *bytes.Reader }
-
-// Open implements blob.
-func (m *memory) Open() (io.ReadCloser, error) {
-	return io.NopCloser(io.NewSectionReader(m.Reader, 0, m.Size())), nil
 }
 
 // Nothing that an archived layout says makes reading it fail otherwise than
@@ -101,7 +100,7 @@ func FuzzArchive(f *testing.F) {
 			t.Fatal(err)
 		}
 		if files, err := oci.OpenFiles(path); err == nil {
-			_ = (&subject{Report: &Report{}}).readLayout(files)
+			_, _ = files.Image()
 			files.Close()
 		}
 	})

@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
@@ -26,7 +25,7 @@ func BenchmarkRemote(b *testing.B) {
 	made := written(b, host, disk, registry.Options{})
 	var read int64
 	for b.Loop() {
-		r, err := contract.Remote(b.Context(), host+"/lab/ubuntu:v1", registry.Options{}, progress.Discard)
+		r, err := inspectRemote(b, host, registry.Options{})
 		require.NoError(b, err)
 		require.NoError(b, r.Err(contract.Error))
 		read = max(read, r.BytesRead)

@@ -15,10 +15,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/netgroup-polito/diskforge/internal/host"
-	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
-	"github.com/netgroup-polito/diskforge/internal/registry"
 )
 
 const (
@@ -38,18 +36,11 @@ type archive struct {
 	entries []Entry
 	// contents are those of the first regular file in disk/ and, in an image
 	// of one layer, at the root, by their folders.
-	contents map[string]content
+	contents map[string]*content
 	// diffID is the digest of the unpacked layer, where all of it was read.
 	diffID string
 	// err is why the archive cannot be read to its end.
 	err error
-}
-
-// content is that of a file in a layer.
-type content struct {
-	name string
-	size int64
-	io.ReaderAt
 }
 
 // readLayer reads what is in a layer: in parts where that is possible, else
@@ -57,15 +48,15 @@ type content struct {
 // with the layer itself becomes part of it.
 func (s *subject) readLayer(ctx context.Context, d v1.Descriptor, p progress.Reporter) (*layer, error) {
 	l := &layer{Layer: Layer{Digest: d.Digest.String(), MediaType: string(d.MediaType), Size: d.Size}}
-	b, err := s.blob(d)
+	b, err := s.image.Blob(d)
 	if err != nil {
 		return nil, fmt.Errorf("its layer: %w", err)
 	}
 	head := make([]byte, min(d.Size, 4))
 	_, err = b.ReadAt(head, 0)
 	switch l.Compression = oci.Compression(head); {
-	case errors.Is(err, registry.ErrNoRanges):
-		l.WholeRead = registry.ErrNoRanges.Error()
+	case errors.Is(err, oci.ErrNoRanges):
+		l.WholeRead = oci.ErrNoRanges.Error()
 	case err != nil && err != io.EOF:
 		return nil, err
 	case l.Compression != oci.Plain:
@@ -85,11 +76,11 @@ func (s *subject) readLayer(ctx context.Context, d v1.Descriptor, p progress.Rep
 
 // readParts reads the headers of a plain layer's archive. One in a layout is
 // read whole besides, for its digest: that costs no transfer.
-func (s *subject) readParts(ctx context.Context, l *layer, b blob) archive {
+func (s *subject) readParts(ctx context.Context, l *layer, b oci.Blob) archive {
 	whole := io.NewSectionReader(&blocks{source{ReaderAt: b, s: s}, map[int64][]byte{}}, 0, l.Size)
 	a := s.walk(ctx, l, whole, s.limits.parts)
 	a.diffID = l.Digest // as nothing is packed
-	if s.remote == nil {
+	if !s.remote() {
 		rc, err := b.Open()
 		if err == nil {
 			_, err = io.Copy(io.Discard, host.Reader(ctx, rc))
@@ -101,7 +92,7 @@ func (s *subject) readParts(ctx context.Context, l *layer, b blob) archive {
 }
 
 // stream unpacks a layer, keeping the beginning of a disk.
-func (s *subject) stream(ctx context.Context, l *layer, b blob, p progress.Reporter) archive {
+func (s *subject) stream(ctx context.Context, l *layer, b oci.Blob, p progress.Reporter) archive {
 	rc, err := b.Open()
 	if err != nil {
 		return archive{err: s.blame(err)}
@@ -130,7 +121,7 @@ func (s *subject) stream(ctx context.Context, l *layer, b blob, p progress.Repor
 // walk lists the entries of an archive. Where it can be read in parts the content
 // of a disk is read there later, else its beginning is kept as it passes.
 func (s *subject) walk(ctx context.Context, l *layer, from io.Reader, most int) archive {
-	a, in := archive{contents: map[string]content{}}, tar.NewReader(from)
+	a, in := archive{contents: map[string]*content{}}, tar.NewReader(from)
 	whole, inParts := from.(*io.SectionReader)
 	for h, err := range oci.Entries(in, l.Size, min(most, s.limits.entries)) {
 		if err == nil {
@@ -143,15 +134,15 @@ func (s *subject) walk(ctx context.Context, l *layer, from io.Reader, most int) 
 			a.entries = append(a.entries, entry(h))
 		}
 		if err == nil && s.mayBeDisk(h) {
-			c := content{name: clean(h.Name), size: h.Size}
-			if _, taken := a.contents[path.Dir(c.name)]; taken {
+			c := &content{s: s, name: clean(h.Name), size: h.Size}
+			if a.contents[path.Dir(c.name)] != nil {
 				continue
 			}
 			if inParts && !oci.Sparse(h) {
 				at, _ := whole.Seek(0, io.SeekCurrent) // that cannot fail
-				c.ReaderAt = io.NewSectionReader(whole, at, h.Size)
+				c.from = io.NewSectionReader(whole, at, h.Size)
 			} else {
-				c.ReaderAt, err = s.keep(in, h.Size)
+				err = c.keep(in)
 			}
 			a.contents[path.Dir(c.name)] = c
 		}
@@ -183,32 +174,6 @@ func (s *subject) admit(h *tar.Header, inParts bool) error {
 func (s *subject) mayBeDisk(h *tar.Header) bool {
 	dir := path.Dir(clean(h.Name))
 	return h.Typeflag == tar.TypeReg && (dir == diskDir || dir == "." && len(s.manifest.Layers) == 1)
-}
-
-// keep writes the beginning of a disk into a temporary file.
-func (s *subject) keep(in io.Reader, size int64) (io.ReaderAt, error) {
-	if s.kept++; s.kept > maxKept {
-		return nil, fmt.Errorf("more than %d files may be the disk", maxKept)
-	}
-	t, err := s.create()
-	if err != nil {
-		return nil, err
-	}
-	n, err := io.Copy(io.NewOffsetWriter(t, 0), io.LimitReader(in, s.limits.kept))
-	return &kept{t.file, n, size}, err
-}
-
-// kept is a file of size bytes of which only the first n were kept.
-type kept struct {
-	io.ReaderAt
-	n, size int64
-}
-
-func (k *kept) ReadAt(p []byte, offset int64) (int, error) {
-	if end := offset + int64(len(p)); offset >= 0 && min(end, k.size) > k.n {
-		return 0, disk.ErrNotRead
-	}
-	return k.ReaderAt.ReadAt(p, offset)
 }
 
 const diskDir = "disk" // where KubeVirt and CDI look

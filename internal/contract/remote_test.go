@@ -69,9 +69,20 @@ func front(t testing.TB, host string, change func(w http.ResponseWriter, r *http
 	return s.Listener.Addr().String()
 }
 
+// inspectRemote inspects an image in a registry.
+func inspectRemote(t testing.TB, host string, o registry.Options) (*contract.Report, error) {
+	t.Helper()
+	i, err := registry.Open(t.Context(), host+"/lab/ubuntu:v1", o)
+	if err != nil {
+		return nil, err
+	}
+	defer i.Close()
+	return contract.Image(t.Context(), i.Image, progress.Discard)
+}
+
 func remote(t testing.TB, host string) *contract.Report {
 	t.Helper()
-	r, err := contract.Remote(t.Context(), host+"/lab/ubuntu:v1", registry.Options{}, progress.Discard)
+	r, err := inspectRemote(t, host, registry.Options{})
 	require.NoError(t, err)
 	return r
 }
@@ -148,11 +159,11 @@ func TestALoginIsGivenToTheRegistry(t *testing.T) {
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Htpasswd: users})
 	o := registry.Options{Username: "alice", Password: "pässword"}
 	put(t, host, keepsRules(good(t, qcow2Disk(t, "-c"))), o)
-	r, err := contract.Remote(t.Context(), host+"/lab/ubuntu:v1", o, progress.Discard)
+	r, err := inspectRemote(t, host, o)
 	require.NoError(t, err)
 	assert.Empty(t, worse(r))
 	o.Password = "wrong"
-	_, err = contract.Remote(t.Context(), host+"/lab/ubuntu:v1", o, progress.Discard)
+	_, err = inspectRemote(t, host, o)
 	require.ErrorContains(t, err, `refuses user "alice"`)
 }
 
@@ -229,7 +240,7 @@ func TestADamagedLayerOfARegistryIsRefused(t *testing.T) {
 		_, _ = w.Write(append(layer[:len(layer)-8:len(layer)-8], 0, 0, 0, 0, 0, 0, 0, 0))
 		return true
 	})
-	_, err := contract.Remote(t.Context(), lying+"/lab/ubuntu:v1", registry.Options{}, progress.Discard)
+	_, err := inspectRemote(t, lying, registry.Options{})
 	require.ErrorContains(t, err, "gives another blob")
 }
 

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 )
 
 // Report is what is known of an image.
@@ -14,7 +14,7 @@ type Report struct {
 	Reference   string            `json:"reference"` // as it was given
 	Digest      string            `json:"digest"`    // of the manifest
 	MediaType   string            `json:"mediaType"` // of the manifest
-	Index       *registry.Index   `json:"index,omitempty"`
+	Index       *oci.Index        `json:"index,omitempty"`
 	Config      Config            `json:"config"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Inputs      string            `json:"inputs,omitempty"` // diskforge's digest of what it was made from

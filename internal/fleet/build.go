@@ -41,7 +41,7 @@ func (a *All) prepare(e *Entry) {
 	}
 	e.Known.Reference = e.config.Reference + "@" + e.Found.Digest
 	if e.Fetch { // not where OUTPUT_DIR has it
-		if here, _, err := e.load(dir); err == nil && here.Digest == e.Found.Digest {
+		if here, err := e.load(dir); err == nil && here.Digest == e.Found.Digest {
 			e.Known.Layout = e.layout(dir)
 		}
 	}
@@ -111,8 +111,8 @@ func (b *builder) send(ctx context.Context, one *pipeline.Build, e *Entry, paren
 	if e.config.Reference == "" || !e.NotBefore.IsZero() {
 		return result, false, nil
 	}
-	_, annotations, err := e.load(b.Config.OutputDir)
-	if err != nil || e.Parent != nil && annotations[baseDigest] != parent.Digest {
+	layout, err := e.load(b.Config.OutputDir)
+	if err != nil || e.Parent != nil && layout.Annotations[baseDigest] != parent.Digest {
 		return result, false, nil //nolint:nilerr // it is built
 	}
 	result, err = one.Send(ctx)

@@ -279,7 +279,7 @@ func (e *Entry) repository() string {
 // made is the image of these inputs in OUTPUT_DIR, or why there is none. What
 // else may be wrong there, the build will say.
 func (e *Entry) made(outputDir string) (found *Found, absent string) {
-	layout, annotations, err := e.load(outputDir)
+	layout, err := e.load(outputDir)
 	switch {
 	case errors.Is(err, errOther):
 		return nil, changed
@@ -287,28 +287,24 @@ func (e *Entry) made(outputDir string) (found *Found, absent string) {
 		return nil, ""
 	}
 	found = &Found{Digest: layout.Digest}
-	found.Built, _ = time.Parse(time.RFC3339, annotations[oci.AnnotationBuilt])
+	found.Built, _ = time.Parse(time.RFC3339, layout.Annotations[oci.AnnotationBuilt])
 	return found, ""
 }
 
 var errOther = errors.New("holds another image, or one that was not verified")
 
-// load reads the image's layout in OUTPUT_DIR and its manifest's annotations,
-// if it is of these inputs and was verified.
-func (e *Entry) load(outputDir string) (*oci.Layout, map[string]string, error) {
+// load reads the image's layout in OUTPUT_DIR, if it is of these inputs and was
+// verified.
+func (e *Entry) load(outputDir string) (*oci.Layout, error) {
 	dir := e.layout(outputDir)
 	layout, err := oci.Load(dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	manifest, err := layout.Image.Manifest()
-	if err != nil {
-		return nil, nil, err
+	if layout.Annotations[oci.AnnotationInputs] != e.Inputs || !layout.Verified {
+		return nil, fmt.Errorf("%s %w", dir, errOther)
 	}
-	if manifest.Annotations[oci.AnnotationInputs] != e.Inputs || !layout.Verified {
-		return nil, nil, fmt.Errorf("%s %w", dir, errOther)
-	}
-	return layout, manifest.Annotations, nil
+	return layout, nil
 }
 
 // layout is the directory of the image's OCI layout.

@@ -45,7 +45,7 @@ const (
 )
 
 // Fetch takes the disk out of the image that ref names, REGISTRY/REPOSITORY
-// with :TAG, @DIGEST or both; see oci.Stored. A layer is read as it comes and
+// with :TAG, @DIGEST or both; see oci.Image.Extract. A layer is read as it comes and
 // kept nowhere, and read again from its start, at most five times in all, where
 // the connection breaks. Where inputs are wanted, the image is pinned by its
 // digest as soon as the tag has them. Nobody is asked for an image with a known
@@ -115,11 +115,13 @@ func (i *Image) extract(ctx context.Context, from string, o FetchOptions, p prog
 		want.Digest = i.Digest // of the image that was taken from that index
 	}
 	var transfer error // of which unpacking may tell only that there was one
-	stored := oci.Stored{Name: from, Digest: i.Digest, Manifest: i.Manifest, Config: i.Config}
-	stored.Open = func(d v1.Descriptor) (io.ReadCloser, error) {
-		rc, err := i.access.open(ctx, d)
-		transfer = err
-		return watched{rc, func(err error) error { transfer = err; return err }}, err
+	stored := i.Image
+	stored.Name, stored.Blob = from, func(d v1.Descriptor) (oci.Blob, error) {
+		return oci.Blob{Open: func() (io.ReadCloser, error) {
+			rc, err := i.access.open(ctx, d)
+			transfer = err
+			return watched{rc, func(err error) error { transfer = err; return err }}, err
+		}}, nil
 	}
 	err = i.access.try(ctx, p, func() error {
 		transfer = nil
@@ -234,12 +236,12 @@ func lastFirst(pattern string) []string {
 }
 
 // readKept reads what keep has written.
-func readKept(file string) (k keptImage, s oci.Stored, err error) {
+func readKept(file string) (k keptImage, s oci.Image, err error) {
 	if err = host.ReadJSON(file, &k); err != nil {
 		return k, s, err
 	}
 	digest, _, err := v1.SHA256(bytes.NewReader(k.Manifest))
-	s = oci.Stored{Digest: digest.String(), Manifest: k.Manifest, Config: k.Config}
-	s.Open = func(v1.Descriptor) (io.ReadCloser, error) { return nil, os.ErrNotExist } // only the disk is kept
+	s = oci.Image{Digest: digest.String(), Manifest: k.Manifest, Config: k.Config}
+	s.Blob = func(v1.Descriptor) (oci.Blob, error) { return oci.Blob{}, os.ErrNotExist } // only the disk is kept
 	return k, s, err
 }

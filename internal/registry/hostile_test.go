@@ -134,7 +134,7 @@ func TestATokenThatDiesDuringALayerIsFetchedAgain(t *testing.T) {
 	assert.Equal(t, int32(2), tokens.Load())
 	s.options.Username, s.options.Password = "", ""
 	i, layer := opened(t, remoteRef, s.options)
-	assert.Len(t, whole(t, i.Blob(layer)), int(made.Layer.Size), "its digest is checked at its end")
+	assert.Len(t, whole(t, blob(t, i, layer)), int(made.Layer.Size), "its digest is checked at its end")
 	assert.Equal(t, made.Digest, i.Digest)
 }
 

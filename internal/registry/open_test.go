@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/testkit"
@@ -37,8 +38,16 @@ func opened(t *testing.T, ref string, o registry.Options) (*registry.Image, v1.D
 	return i, m.Layers[0]
 }
 
+// blob is one of an image's.
+func blob(t *testing.T, i *registry.Image, d v1.Descriptor) oci.Blob {
+	t.Helper()
+	b, err := i.Blob(d)
+	require.NoError(t, err)
+	return b
+}
+
 // whole reads a blob to its end.
-func whole(t *testing.T, b *registry.Blob) []byte {
+func whole(t *testing.T, b oci.Blob) []byte {
 	t.Helper()
 	rc, err := b.Open()
 	require.NoError(t, err)
@@ -64,7 +73,7 @@ func TestPartsOfALayerAreReadAndCounted(t *testing.T) {
 			before := i.BytesRead()
 			assert.Less(t, before, int64(8<<10), "manifest and config are small")
 			assert.Positive(t, before)
-			b := i.Blob(layer)
+			b := blob(t, i, layer)
 			part := make([]byte, 1000)
 			n, err := b.ReadAt(part, 4321)
 			require.NoError(t, err)
@@ -120,9 +129,9 @@ func TestPartsAreReadFromTheStorageThatARegistryRedirectsTo(t *testing.T) {
 	s, moved := storage(t, "https://other.example", http.StatusTemporaryRedirect)
 	i, layer := opened(t, remoteRef, s.options)
 	part := make([]byte, 100)
-	_, err := i.Blob(layer).ReadAt(part, 700)
+	_, err := blob(t, i, layer).ReadAt(part, 700)
 	require.NoError(t, err)
-	assert.Equal(t, whole(t, i.Blob(layer))[700:800], part)
+	assert.Equal(t, whole(t, blob(t, i, layer))[700:800], part)
 	assert.Equal(t, 3, *moved, "the config, a part and the whole")
 }
 
@@ -159,9 +168,9 @@ func TestARegistryWithoutRangesSaysSo(t *testing.T) {
 	s.mu.Lock()
 	s.handle = func(_ http.ResponseWriter, r *http.Request) bool { r.Header.Del("Range"); return false }
 	s.mu.Unlock()
-	_, err := i.Blob(layer).ReadAt(make([]byte, 100), 5)
-	require.ErrorIs(t, err, registry.ErrNoRanges)
-	assert.Len(t, whole(t, i.Blob(layer)), int(layer.Size))
+	_, err := blob(t, i, layer).ReadAt(make([]byte, 100), 5)
+	require.ErrorIs(t, err, oci.ErrNoRanges)
+	assert.Len(t, whole(t, blob(t, i, layer)), int(layer.Size))
 }
 
 func TestARegistryThatLiesAboutALayerIsCaught(t *testing.T) {
@@ -205,7 +214,7 @@ func TestARegistryThatLiesAboutALayerIsCaught(t *testing.T) {
 				return true
 			}
 			s.mu.Unlock()
-			_, err := i.Blob(layer).ReadAt(make([]byte, 10), 5)
+			_, err := blob(t, i, layer).ReadAt(make([]byte, 10), 5)
 			require.ErrorContains(t, err, c.words)
 			_, ok := failure.In(err)
 			assert.True(t, ok)
@@ -232,7 +241,7 @@ func TestABlobWithAnotherDigestOrSizeIsNotGivenOut(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
 	i, layer := opened(t, s.ref(), alice)
-	content := whole(t, i.Blob(layer))
+	content := whole(t, blob(t, i, layer))
 	damaged := bytes.Clone(content)
 	damaged[4000]++
 	for name, body := range map[string][]byte{
@@ -248,7 +257,7 @@ func TestABlobWithAnotherDigestOrSizeIsNotGivenOut(t *testing.T) {
 				return true
 			}
 			s.mu.Unlock()
-			rc, err := i.Blob(layer).Open()
+			rc, err := blob(t, i, layer).Open()
 			require.NoError(t, err)
 			defer rc.Close()
 			got, err := io.ReadAll(rc)
@@ -301,46 +310,8 @@ func TestAReadEndsWithItsContext(t *testing.T) {
 	s.mu.Lock()
 	s.handle = func(_ http.ResponseWriter, r *http.Request) bool { cancel(); <-r.Context().Done(); return true }
 	s.mu.Unlock()
-	_, err = i.Blob(m.Layers[0]).ReadAt(make([]byte, 10), 0)
+	_, err = blob(t, i, m.Layers[0]).ReadAt(make([]byte, 10), 0)
 	require.ErrorIs(t, err, context.Canceled)
-}
-
-func TestOfAnIndexTheImageForAmd64IsTaken(t *testing.T) {
-	t.Parallel()
-	entry := func(digit, platform string) string {
-		if platform != "" {
-			os, arch, _ := strings.Cut(platform, "/")
-			platform = fmt.Sprintf(`,"platform":{"os":%q,"architecture":%q}`, os, arch)
-		}
-		return fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":1,"digest":"sha256:%s"%s}`, strings.Repeat(digit, 64), platform)
-	}
-	attestation := `{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":1,"digest":"sha256:` + strings.Repeat("f", 64) +
-		`","annotations":{"vnd.docker.reference.type":"attestation-manifest"},"platform":{"os":"unknown","architecture":"unknown"}}`
-	for _, c := range []struct {
-		entries []string
-		want    string
-	}{
-		{[]string{entry("1", "linux/arm64"), entry("2", "linux/amd64"), entry("3", "linux/amd64")}, "2"},
-		{[]string{attestation, entry("1", "linux/arm64"), entry("2", "linux/s390x")}, "1"},
-		{[]string{entry("1", "")}, "1"},
-	} {
-		d, index, err := registry.Choose([]byte(`{"manifests":[` + strings.Join(c.entries, ",") + `]}`))
-		require.NoError(t, err)
-		assert.Equal(t, strings.Repeat(c.want, 64), d.Digest.Hex)
-		assert.NotContains(t, index.Platforms, "unknown/unknown")
-	}
-	_, _, err := registry.Choose([]byte(`{"manifests":[` + attestation + `]}`))
-	require.ErrorContains(t, err, "lists no image")
-}
-
-func FuzzChoose(f *testing.F) {
-	f.Add([]byte(`{"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":1,"digest":"sha256:00"}]}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		_, index, err := registry.Choose(b)
-		if (index == nil) == (err == nil) {
-			t.Fatal("neither an image nor an error")
-		}
-	})
 }
 
 func TestWhereNobodyListensAQuestionIsGivenUpSoonAndATransferIsNot(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -67,23 +66,17 @@ func (a *access) write(ctx context.Context, tag name.Tag, layout *oci.Layout, p 
 	if err != nil {
 		return err
 	}
-	blobs, err := layout.Image.Layers()
+	blobs, err := layout.Blobs()
 	if err != nil {
 		return err
 	}
-	for i := range blobs {
-		blobs[i] = observed{blobs[i], layout.Layer.Size, p}
-	}
-	config, err := partial.ConfigLayer(layout.Image)
-	if err != nil {
-		return err
-	}
-	for _, blob := range append(blobs, config) {
+	blobs[0] = observed{blobs[0], layout.Layer.Size, p}
+	for _, blob := range blobs {
 		if err := pusher.Upload(ctx, tag.Context(), blob); err != nil {
 			return err
 		}
 	}
-	return pusher.Push(ctx, tag, layout.Image)
+	return pusher.Push(ctx, tag, layout)
 }
 
 // observed is a layer that reports how much of it has been sent.

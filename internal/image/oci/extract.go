@@ -59,16 +59,6 @@ func (w Want) Check(name, digest, inputs string) error {
 	return nil
 }
 
-// Stored is an image in a layout or in a registry.
-type Stored struct {
-	Name             string // for errors
-	Digest           string // of the manifest, "sha256:…"
-	Manifest, Config []byte // checked
-	// Open opens the layer. Reading it to its end must fail where it has
-	// another size or digest than the manifest says.
-	Open func(layer v1.Descriptor) (io.ReadCloser, error)
-}
-
 const (
 	maxDisk    = 2 << 40  // bytes of a disk, those of the largest virtual size
 	maxEntries = 16       // of a layer; a containerdisk has two
@@ -81,7 +71,7 @@ func Extract(ctx context.Context, dir string, want Want, cacheDir string, p prog
 	if err != nil {
 		return Extracted{}, err
 	}
-	return l.stored.Extract(ctx, want, cacheDir, p)
+	return l.Image.Extract(ctx, want, cacheDir, p)
 }
 
 // Extract takes the disk out of an image's layer, into a folder of cacheDir
@@ -91,12 +81,12 @@ func Extract(ctx context.Context, dir string, want Want, cacheDir string, p prog
 // must be one that disk.Inspect accepts, with the digest of AnnotationDisk
 // where the image has that. What fails or is stopped leaves nothing. Errors
 // that a person must act on are *failure.Error.
-func (s Stored) Extract(ctx context.Context, want Want, cacheDir string, p progress.Reporter) (Extracted, error) {
-	x, err := s.read()
+func (i Image) Extract(ctx context.Context, want Want, cacheDir string, p progress.Reporter) (Extracted, error) {
+	x, err := i.read()
 	if err != nil {
-		return Extracted{}, failure.Wrap(err, s.Name+" is no containerdisk", "")
+		return Extracted{}, failure.Wrap(err, i.Name+" is no containerdisk", "")
 	}
-	if err := want.Check(s.Name, s.Digest, x.Inputs); err != nil {
+	if err := want.Check(i.Name, i.Digest, x.Inputs); err != nil {
 		return Extracted{}, err
 	}
 	dir := filepath.Join(cacheDir, "sha256-"+x.layer.Digest.Hex)
@@ -119,7 +109,7 @@ func (s Stored) Extract(ctx context.Context, want Want, cacheDir string, p progr
 // extraction takes one disk out of its layer.
 type extraction struct {
 	Extracted
-	image     Stored
+	image     Image
 	layer     v1.Descriptor
 	annotated string // digest that the disk must have, or empty
 	record    string // the file that says what the disk beside it is
@@ -132,19 +122,19 @@ type recorded struct {
 }
 
 // read reads what the image says of itself.
-func (s Stored) read() (*extraction, error) {
+func (i Image) read() (*extraction, error) {
 	var m v1.Manifest
 	var c v1.ConfigFile
-	if err := json.Unmarshal(s.Manifest, &m); err != nil {
+	if err := json.Unmarshal(i.Manifest, &m); err != nil {
 		return nil, fmt.Errorf("its manifest: %w", err)
 	}
-	if err := json.Unmarshal(s.Config, &c); err != nil {
+	if err := json.Unmarshal(i.Config, &c); err != nil {
 		return nil, fmt.Errorf("its config: %w", err)
 	}
 	if len(m.Layers) != 1 {
 		return nil, fmt.Errorf("it has %d layers, not one", len(m.Layers))
 	}
-	x := &extraction{image: s, layer: m.Layers[0], annotated: m.Annotations[AnnotationDisk]}
+	x := &extraction{image: i, layer: m.Layers[0], annotated: m.Annotations[AnnotationDisk]}
 	switch {
 	case !host.ValidDigest(x.layer.Digest.String()):
 		return nil, fmt.Errorf("its layer's digest is %q, not a sha256", x.layer.Digest)
@@ -153,7 +143,7 @@ func (s Stored) read() (*extraction, error) {
 	case x.annotated != "" && !host.ValidDigest(x.annotated):
 		return nil, fmt.Errorf("its annotation %s is no digest", AnnotationDisk)
 	}
-	x.Manifest, x.Inputs, x.Created = s.Digest, m.Annotations[AnnotationInputs], c.Created.UTC()
+	x.Manifest, x.Inputs, x.Created = i.Digest, m.Annotations[AnnotationInputs], c.Created.UTC()
 	if t, err := time.Parse(time.RFC3339, m.Annotations[AnnotationCreated]); err == nil {
 		x.Created = t.UTC()
 	}
@@ -223,30 +213,24 @@ func (x *extraction) run(ctx context.Context, p progress.Reporter) error {
 }
 
 // copy writes the disk in the layer to a file and returns its digest.
-func (x *extraction) copy(ctx context.Context, out *os.File, p progress.Reporter) (string, error) {
-	raw, err := x.image.Open(x.layer)
+func (x *extraction) copy(ctx context.Context, out *os.File, p progress.Reporter) (digest string, err error) {
+	blob, err := x.image.Blob(x.layer)
+	if err != nil {
+		return "", err
+	}
+	raw, err := blob.Open()
 	if err != nil {
 		return "", err
 	}
 	defer raw.Close()
 	in := host.Reader(ctx, progress.Reader(raw, x.layer.Size, p))
-	digest, err := takeDisk(ctx, in, x.layer.Size, out)
-	if err == nil {
-		// To the end of the layer, where its digest is checked.
-		_, err = io.Copy(io.Discard, in)
-	}
-	return digest, err
-}
-
-// takeDisk unpacks a layer of a size and writes the disk in it.
-func takeDisk(ctx context.Context, layer io.Reader, size int64, out *os.File) (digest string, err error) {
-	unpacked, _, err := Unpack(layer)
+	unpacked, _, err := Unpack(in)
 	if err != nil {
 		return "", err
 	}
 	defer unpacked.Close()
 	archive := tar.NewReader(unpacked)
-	for h, err := range Entries(archive, size, maxEntries) {
+	for h, err := range Entries(archive, x.layer.Size, maxEntries) {
 		if err != nil {
 			return "", fmt.Errorf("unpacking its layer: %w", err)
 		}
@@ -265,7 +249,8 @@ func takeDisk(ctx context.Context, layer io.Reader, size int64, out *os.File) (d
 	if digest == "" {
 		return "", errors.New("there is no file in its disk/")
 	}
-	return digest, nil
+	_, err = io.Copy(io.Discard, in) // to the layer's end, where its digest is checked
+	return digest, err
 }
 
 // classify says whether an entry is the disk. Anything that is neither that

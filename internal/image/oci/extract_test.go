@@ -164,12 +164,14 @@ func tarOf(t testing.TB, files ...file) []byte {
 }
 
 // stored is an image with this layer.
-func stored(layer []byte, annotations string) oci.Stored {
+func stored(layer []byte, annotations string) oci.Image {
 	sum := fmt.Sprintf("sha256:%x", sha256.Sum256(layer))
-	return oci.Stored{
+	return oci.Image{
 		Name: "registry.example/x:1", Digest: "sha256:" + strings.Repeat("e", 64), Config: []byte(`{}`),
 		Manifest: fmt.Appendf(nil, `{"layers":[{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","size":%d,"digest":%q}],"annotations":{%s}}`, len(layer), sum, annotations),
-		Open:     func(v1.Descriptor) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer)), nil },
+		Blob: func(v1.Descriptor) (oci.Blob, error) {
+			return oci.Blob{Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer)), nil }}, nil
+		},
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
@@ -26,9 +27,6 @@ const (
 	indexFile     = "index.json"
 	layoutVersion = "1.0.0"
 
-	// maxJSON bounds what is read into memory of a layout that others made, in
-	// bytes. Registries refuse manifests above 4 MiB.
-	maxJSON = 4 << 20
 	// maxArchived bounds the entries of an archived layout.
 	maxArchived = 10_000
 )
@@ -43,6 +41,7 @@ type Files struct {
 	dir     string // where it is no archive
 	archive *os.File
 	stored  map[string]*io.SectionReader // in the archive
+	opened  []io.Closer
 }
 
 // OpenFiles opens the files of the layout at a path. The caller must call Close.
@@ -58,16 +57,20 @@ func OpenFiles(at string) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Files{archive: archive, stored: map[string]*io.SectionReader{}}
+	f := &Files{archive: archive, stored: map[string]*io.SectionReader{}, opened: []io.Closer{archive}}
 	if err := f.scan(io.NewSectionReader(archive, 0, info.Size())); err != nil {
-		archive.Close()
+		f.Close()
 		return nil, err
 	}
 	return f, nil
 }
 
-// Close closes the archive, if it is one.
-func (f *Files) Close() { f.archive.Close() }
+// Close closes the archive, if it is one, and the blobs.
+func (f *Files) Close() {
+	for _, c := range f.opened {
+		c.Close()
+	}
+}
 
 // scan lists the files of an archive, which are read where they lie. Of two with
 // one name the first counts.
@@ -148,8 +151,8 @@ func (f *Files) read(name string) ([]byte, error) {
 	return b, nil
 }
 
-// Index reads index.json, where the files say that they are a layout.
-func (f *Files) Index() ([]byte, error) {
+// index reads index.json, where the files say that they are a layout.
+func (f *Files) index() ([]byte, error) {
 	marker, err := f.read(layoutFile)
 	if err != nil {
 		return nil, fmt.Errorf("it is no OCI image layout: %w", err)
@@ -167,60 +170,74 @@ func (f *Files) Index() ([]byte, error) {
 	return index, nil
 }
 
-// Blob is a blob of a layout, of the size that its descriptor says. It must be
-// closed.
-type Blob struct {
-	file
-	digest v1.Hash
+// Image is the one in the layout that nodes and CDI would take, whose blobs can
+// be read until the files are closed.
+func (f *Files) Image() (i Image, err error) {
+	index, err := f.index()
+	if err != nil {
+		return i, err
+	}
+	i, err = Resolve(v1.Descriptor{MediaType: types.OCIImageIndex}, index, f.small("manifest"), f.small("config"))
+	i.Blob = func(d v1.Descriptor) (Blob, error) {
+		opened, err := f.blob(d)
+		if err != nil {
+			return Blob{}, err
+		}
+		f.opened = append(f.opened, opened)
+		return Blob{opened, func() (io.ReadCloser, error) { return io.NopCloser(verified(opened, d)), nil }}, nil
+	}
+	return i, err
 }
 
-// Blob opens a blob.
-func (f *Files) Blob(d v1.Descriptor) (Blob, error) {
+// blob opens a blob, of the size that its descriptor says.
+func (f *Files) blob(d v1.Descriptor) (file, error) {
 	if d.Digest.Algorithm != "sha256" {
-		return Blob{}, fmt.Errorf("its digest is %q, not a sha256", d.Digest)
+		return file{}, fmt.Errorf("its digest is %q, not a sha256", d.Digest)
 	}
 	opened, err := f.open("blobs/sha256/" + d.Digest.Hex)
 	if err == nil && opened.Size() != d.Size {
 		opened.Close()
 		err = fmt.Errorf("blob %s has %d bytes, not %d", d.Digest, opened.Size(), d.Size)
 	}
-	return Blob{opened, d.Digest}, err
+	return opened, err
 }
 
-// Open reads all of the blob. That fails with ErrDamaged, before its last bytes
-// are given out, where it has another digest than its name says. Closing it does
-// not close the blob.
-func (b Blob) Open() (io.ReadCloser, error) {
-	return io.NopCloser(host.Verify(io.NewSectionReader(b, 0, b.Size()), b.Size(), b.digest.String(), func(got string) error {
-		return fmt.Errorf("%w: blob %s has the digest %s", ErrDamaged, b.digest, got)
-	})), nil
+// verified reads all of a blob. That fails with ErrDamaged, before its last bytes
+// are given out, where it has another digest than its name says.
+func verified(blob file, d v1.Descriptor) io.Reader {
+	return host.Verify(io.NewSectionReader(blob, 0, d.Size), d.Size, d.Digest.String(), func(got string) error {
+		return fmt.Errorf("%w: blob %s has the digest %s", ErrDamaged, d.Digest, got)
+	})
 }
 
-// ReadBlob reads a small blob and checks it.
-func (f *Files) ReadBlob(d v1.Descriptor) ([]byte, error) {
-	if d.Size > maxJSON {
-		return nil, fmt.Errorf("%d bytes are too many", d.Size)
+// small reads small blobs, which are the image's so-called.
+func (f *Files) small(what string) func(v1.Descriptor) ([]byte, error) {
+	return func(d v1.Descriptor) (all []byte, err error) {
+		if d.Size > maxJSON {
+			return nil, fmt.Errorf("its %s: %d bytes are too many", what, d.Size)
+		}
+		opened, err := f.blob(d)
+		if err == nil {
+			defer opened.Close()
+			all, err = io.ReadAll(verified(opened, d))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("its %s: %w", what, err)
+		}
+		return all, nil
 	}
-	rc, err := layer{f, d}.Compressed()
-	if err != nil {
-		return nil, err
-	}
-	defer rc.Close()
-	return io.ReadAll(rc)
 }
 
 // Layout is an OCI image layout with one containerdisk in it.
 type Layout struct {
-	// Image is the containerdisk. Its layer checks itself while it is read:
-	// the last bytes of a blob with another digest are never given out.
-	Image      v1.Image
-	Digest     string // of the manifest, "sha256:…"
-	Layer      Layer
-	DiskDigest string // of the disk in the layer, or empty where Pack did not make it
-	Reference  string // where it was meant to go when it was packed, or empty
-	Verified   bool   // the disk in it has been booted
+	Image
+	Layer       Layer
+	Annotations map[string]string // of the manifest
+	DiskDigest  string            // of the disk in the layer, or empty where Pack did not make it
+	Reference   string            // where it was meant to go when it was packed, or empty
+	Verified    bool              // the disk in it has been booted
 
-	stored Stored
+	layer layer
 }
 
 // Load reads the layout in dir and checks all of it but the content of the
@@ -265,40 +282,32 @@ func load(dir string) (*Layout, error) {
 		return nil, fmt.Errorf("the layout has %d images, not one", n)
 	}
 	described := index.Manifests[0]
-	raw, err := files.ReadBlob(described)
+	raw, err := files.small("manifest")(described)
 	if err != nil {
-		return nil, fmt.Errorf("its manifest: %w", err)
+		return nil, err
 	}
 	m, err := parseManifest(raw)
 	if err != nil {
 		return nil, err
 	}
-	config, err := files.ReadBlob(m.Config)
-	if err != nil {
-		return nil, fmt.Errorf("its config: %w", err)
+	l := &Layout{
+		Layer:       Layer{m.Layers[0].Digest.String(), m.Layers[0].Size, string(m.Layers[0].MediaType)},
+		Annotations: m.Annotations,
+		DiskDigest:  m.Annotations[AnnotationDisk],
+		Reference:   reference(described.Annotations),
+		layer:       layer{files, m.Layers[0]},
 	}
-	layer := layer{files, m.Layers[0]}
-	b, err := files.Blob(layer.desc)
+	l.Verified = l.DiskDigest != "" && described.Annotations[AnnotationVerified] == l.DiskDigest
+	if l.Image, err = Resolve(described, raw, nil, files.small("config")); err != nil {
+		return nil, err
+	}
+	b, err := files.blob(l.layer.desc)
 	if err != nil {
 		return nil, fmt.Errorf("its layer: %w", err)
 	}
 	b.Close()
-	stored := Stored{Name: dir, Digest: described.Digest.String(), Manifest: raw, Config: config}
-	stored.Open = func(v1.Descriptor) (io.ReadCloser, error) { return layer.Compressed() }
-	image, err := partial.CompressedToImage(image{stored, layer})
-	if err != nil {
-		return nil, err
-	}
-	disk := m.Annotations[AnnotationDisk]
-	return &Layout{
-		Image:      image,
-		Digest:     stored.Digest,
-		Layer:      Layer{layer.desc.Digest.String(), layer.desc.Size, string(layer.desc.MediaType)},
-		DiskDigest: disk,
-		Reference:  reference(described.Annotations),
-		Verified:   disk != "" && described.Annotations[AnnotationVerified] == disk,
-		stored:     stored,
-	}, nil
+	l.Name, l.Image.Blob = dir, func(v1.Descriptor) (Blob, error) { return Blob{Open: l.layer.Compressed}, nil }
+	return l, nil
 }
 
 // reference is where an image was meant to go: layouts of earlier releases have
@@ -318,7 +327,7 @@ func readIndex(dir string) (*v1.IndexManifest, error) {
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		return nil, errors.New("there is no such directory")
 	}
-	raw, err := (&Files{dir: dir}).Index()
+	raw, err := (&Files{dir: dir}).index()
 	if err != nil {
 		return nil, err
 	}
@@ -359,21 +368,16 @@ func parseManifest(raw []byte) (*v1.Manifest, error) {
 	}
 }
 
-// image implements partial.CompressedImageCore with bytes that were checked.
-type image struct {
-	stored Stored
-	layer  layer
-}
+// RawManifest and MediaType make a layout what a registry's client pushes.
+func (l *Layout) RawManifest() ([]byte, error) { return l.Manifest, nil }
 
-func (i image) RawManifest() ([]byte, error)        { return i.stored.Manifest, nil }
-func (i image) RawConfigFile() ([]byte, error)      { return i.stored.Config, nil }
-func (i image) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
+// MediaType implements what RawManifest says.
+func (l *Layout) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
 
-func (i image) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
-	if h != i.layer.desc.Digest {
-		return nil, fmt.Errorf("the image has no layer %s", h)
-	}
-	return i.layer, nil
+// Blobs are the layer, which checks itself while it is read, and the config.
+func (l *Layout) Blobs() ([]v1.Layer, error) {
+	disk, err := partial.CompressedToLayer(l.layer)
+	return []v1.Layer{disk, static.NewLayer(l.Config, types.OCIConfigJSON)}, err
 }
 
 // layer implements partial.CompressedLayer with a blob that is opened each time.
@@ -388,13 +392,12 @@ func (l layer) MediaType() (types.MediaType, error) { return l.desc.MediaType, n
 func (l layer) Descriptor() (*v1.Descriptor, error) { return &l.desc, nil }
 
 func (l layer) Compressed() (io.ReadCloser, error) {
-	b, err := l.files.Blob(l.desc)
+	b, err := l.files.blob(l.desc)
 	if err != nil {
 		return nil, err
 	}
-	all, err := b.Open()
 	return struct {
 		io.Reader
 		io.Closer
-	}{all, b}, err
+	}{verified(b, l.desc), b}, nil
 }

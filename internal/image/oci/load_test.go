@@ -125,9 +125,9 @@ func TestADamagedLayerFailsBeforeItsLastBytesAreGivenOut(t *testing.T) {
 
 	layout, err := oci.Load(dir)
 	require.NoError(t, err)
-	layers, err := layout.Image.Layers()
+	blobs, err := layout.Blobs()
 	require.NoError(t, err)
-	rc, err := layers[0].Compressed()
+	rc, err := blobs[0].Compressed()
 	require.NoError(t, err)
 	defer rc.Close()
 	n, err := io.Copy(io.Discard, rc)

@@ -2,9 +2,9 @@
 // VM's disk in its one layer that KubeVirt and CDI take. Pack makes one as an
 // OCI image layout, deterministically: the same disk and the same metadata have
 // the same digest. Load reads a layout of ours back and Files one that others
-// made; Stored.Extract takes the disk out of an image, wherever it lies. What is
-// read is not trusted: digests are checked while it is read, and memory, time
-// and names are bounded.
+// made; Resolve finds the image that a name leads to, wherever it lies, and
+// Image.Extract takes the disk out of it. What is read is not trusted: digests
+// are checked while it is read, and memory, time and names are bounded.
 package oci
 
 import (
