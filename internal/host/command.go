@@ -101,7 +101,6 @@ type CommandError struct {
 	Program string
 	Err     error
 	Tail    []string // last lines of output, oldest first
-	Log     string
 }
 
 // Error names the program, how it ended and its last line of output.
@@ -143,7 +142,6 @@ func Output(ctx context.Context, c Cmd) ([]byte, error) {
 type Process struct {
 	cmd    *exec.Cmd
 	name   string
-	logTo  string
 	lines  *lines
 	close  func()
 	cancel context.CancelFunc
@@ -205,7 +203,7 @@ func Start(ctx context.Context, c Cmd) (*Process, error) {
 	if cmd.WaitDelay == 0 {
 		cmd.WaitDelay = defaultGrace
 	}
-	p := &Process{cmd: cmd, name: name, logTo: c.Log, lines: kept, close: closeLog, cancel: cancel, done: make(chan struct{})}
+	p := &Process{cmd: cmd, name: name, lines: kept, close: closeLog, cancel: cancel, done: make(chan struct{})}
 	if err := cmd.Start(); err != nil {
 		cancel()
 		closeLog()
@@ -225,7 +223,7 @@ func (p *Process) wait(ctx context.Context) {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		p.err = &CommandError{Program: p.name, Err: err, Tail: p.lines.last, Log: p.logTo}
+		p.err = &CommandError{Program: p.name, Err: err, Tail: p.lines.last}
 	}
 	p.cancel()
 	close(p.done)

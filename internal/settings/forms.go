@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -46,23 +47,23 @@ var (
 	userForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 )
 
-// formOf is the form of a field of the table, and the values of a closed set.
-func formOf(sf reflect.StructField) (form, []string) {
+// formOf is the form of a field of the table.
+func formOf(sf reflect.StructField) form {
 	name := sf.Tag.Get("form")
 	switch named, known := forms[name]; {
 	case known:
-		return named, nil
+		return named
 	case name != "":
 		values := strings.Split(name, "|")
 		return func(v string) (string, error) {
 			return v, unless(slices.Contains(values, v), "%q is not known: give %s", v, strings.Join(values, ", "))
-		}, values
+		}
 	case sf.Type.Kind() == reflect.Bool:
-		return boolean, nil
+		return boolean
 	case sf.Type == reflect.TypeFor[time.Duration]():
-		return duration, nil
+		return duration
 	}
-	return func(v string) (string, error) { return v, nil }, nil
+	return func(v string) (string, error) { return v, nil }
 }
 
 // unless is an error where the condition does not hold.
@@ -181,28 +182,20 @@ const maxFile = 16 << 20
 
 // Those that name what must be there return its absolute path.
 
-// Folder is the absolute path of a folder that is there.
-func Folder(v string) (string, error) {
-	return existing(v, "a folder", func(info os.FileInfo) bool { return info.IsDir() })
-}
+// Folder is the form of a folder.
+func Folder(v string) (string, error) { return existing(v, "a folder", fs.ModeDir) }
 
 // file is one that may be read more than once, so a pipe is none.
-func file(v string) (string, error) {
-	return existing(v, "a file", func(info os.FileInfo) bool { return info.Mode().IsRegular() })
-}
+func file(v string) (string, error) { return existing(v, "a file", 0) }
 
-func fileOrPipe(v string) (string, error) {
-	return existing(v, "a file", func(info os.FileInfo) bool {
-		return info.Mode().IsRegular() || info.Mode()&os.ModeNamedPipe != 0
-	})
-}
+func fileOrPipe(v string) (string, error) { return existing(v, "a file", 0, fs.ModeNamedPipe) }
 
-func existing(v, what string, is func(os.FileInfo) bool) (string, error) {
+func existing(v, what string, kinds ...fs.FileMode) (string, error) {
 	info, err := os.Stat(v)
 	switch {
 	case err != nil:
 		return v, err
-	case !is(info):
+	case !slices.Contains(kinds, info.Mode().Type()):
 		return v, fmt.Errorf("%s is not %s", v, what)
 	case !info.IsDir() && info.Size() > maxFile:
 		return v, fmt.Errorf("%s has more than %d MiB", v, maxFile>>20)

@@ -121,9 +121,8 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // Field describes one setting.
 type Field struct {
 	Env, Flag, Default, Help string
-	Key                      string   // in a catalogue, or empty
-	Engine                   string   // how it gets to a Dagger engine; empty: as its text
-	Values                   []string // all that there are; none: others say what it may be
+	Key                      string // in a catalogue, or empty
+	Engine                   string // how it gets to a Dagger engine; empty: as its text
 	Bool, Secret             bool
 	Carried                  bool // by a plan, to whatever host builds its images
 	commands                 []string
@@ -168,7 +167,7 @@ var table = sync.OnceValue(func() []Field {
 			Carried: sf.Tag.Get("plan") == "carried", Bool: sf.Type.Kind() == reflect.Bool, Secret: sf.Type == reflect.TypeFor[Secret](),
 			commands: strings.Fields(sf.Tag.Get("in")), text: sf.Type.Kind() == reflect.String,
 		}
-		f.form, f.Values = formOf(sf)
+		f.form = formOf(sf)
 		all = append(all, f)
 	}
 	return all

@@ -57,8 +57,6 @@ type SparsifyOptions struct {
 	// TmpDir is where virt-sparsify's copy of the disk lies; empty means the
 	// output's directory.
 	TmpDir string
-	// Log is a file that gets the programs' output, or empty.
-	Log string
 }
 
 // SparsifyResult says what was done.
@@ -100,7 +98,7 @@ func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progres
 			return SparsifyResult{}, err
 		}
 	}
-	if err := convert(ctx, source, target.Name(), o.Compression, before.DataSize, o.Log, to); err != nil {
+	if err := convert(ctx, source, target.Name(), o.Compression, before.DataSize, to); err != nil {
 		return SparsifyResult{}, err
 	}
 	after, err := Inspect(ctx, target.Name())
@@ -170,7 +168,7 @@ type image struct{ path, format string }
 // convert writes the image source to the existing file target as qcow2,
 // compressed as asked for. There is one coroutine that writes, in order (no
 // -W): the bytes must be the same each time.
-func convert(ctx context.Context, source image, target string, c Compression, size int64, log string, to progress.Reporter) error {
+func convert(ctx context.Context, source image, target string, c Compression, size int64, to progress.Reporter) error {
 	options := "compat=1.1"
 	args := []string{"convert", "-p", "-f", source.format, "-O", FormatQCOW2}
 	switch c {
@@ -191,7 +189,7 @@ func convert(ctx context.Context, source image, target string, c Compression, si
 		}
 		args = append(args, abs)
 	}
-	err := host.Run(ctx, host.Cmd{Program: "qemu-img", Args: args, Stdout: &percent{size: size, to: to}, Log: log})
+	err := host.Run(ctx, host.Cmd{Program: "qemu-img", Args: args, Stdout: &percent{size: size, to: to}})
 	return explain(ctx, err, filepath.Dir(target))
 }
 
@@ -202,7 +200,7 @@ func convert(ctx context.Context, source image, target string, c Compression, si
 func virtSparsify(ctx context.Context, source image, scratch string, o SparsifyOptions, to progress.Reporter) (image, error) {
 	disk := image{filepath.Join(scratch, "disk.qcow2"), FormatQCOW2}
 	to.Activity("copying the disk for virt-sparsify")
-	if err := convert(ctx, source, disk.path, NoCompression, 0, o.Log, progress.Discard); err != nil {
+	if err := convert(ctx, source, disk.path, NoCompression, 0, progress.Discard); err != nil {
 		return image{}, err
 	}
 	to.Activity("starting virt-sparsify")
@@ -210,7 +208,6 @@ func virtSparsify(ctx context.Context, source image, scratch string, o SparsifyO
 		Program: "virt-sparsify",
 		Args:    []string{"--in-place", "--format", FormatQCOW2, disk.path},
 		Env:     append(host.Env("LIBGUESTFS_TMPDIR="+scratch), o.LibguestfsEnv...),
-		Log:     o.Log,
 		OnLine:  func(line string) { to.Activity("virt-sparsify: " + phase(line)) },
 	})
 	if err != nil && ctx.Err() == nil {
