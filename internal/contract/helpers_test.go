@@ -3,7 +3,6 @@ package contract_test
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -14,11 +13,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
 
@@ -45,15 +46,22 @@ func rawDisk() []byte {
 	return b
 }
 
+// converted are the disks of qcow2Disk by their arguments, each made once.
+var converted sync.Map
+
 // qcow2Disk converts rawDisk.
 func qcow2Disk(t testing.TB, args ...string) []byte {
 	t.Helper()
+	if b, ok := converted.Load(strings.Join(args, " ")); ok {
+		return bytes.Clone(b.([]byte))
+	}
 	dir := t.TempDir()
 	raw, out := filepath.Join(dir, "raw"), filepath.Join(dir, "disk.qcow2")
 	require.NoError(t, os.WriteFile(raw, rawDisk(), 0o600))
 	qemuImg(t, append(append([]string{"convert", "-f", "raw", "-O", "qcow2"}, args...), raw, out)...)
 	b, err := os.ReadFile(out)
 	require.NoError(t, err)
+	converted.Store(strings.Join(args, " "), bytes.Clone(b))
 	return b
 }
 
@@ -95,8 +103,9 @@ func plainLayer(raw []byte) stored { return stored{raw, raw, types.OCIUncompress
 func gzipLayer(t testing.TB, raw []byte) stored {
 	t.Helper()
 	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
-	_, err := w.Write(raw)
+	w, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	require.NoError(t, err)
+	_, err = w.Write(raw)
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	return stored{raw, b.Bytes(), types.OCILayer}

@@ -25,7 +25,8 @@ func run(t *testing.T, stdin, name string, args ...string) {
 }
 
 // withESP is a raw disk with an EFI system partition of so many MiB, made by
-// mkfs.fat with a table of so many bits and put into by mcopy.
+// mkfs.fat with a table of so many bits and put into by mcopy. The files are in
+// one folder, in this order.
 func withESP(t *testing.T, label, size, bits string, files ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -35,14 +36,16 @@ func withESP(t *testing.T, label, size, bits string, files ...string) string {
 	run(t, "label: "+label+"\nstart=2048, size="+size+"M, type="+kind+"\n", "sfdisk", "-q", raw)
 	run(t, "", "qemu-img", "create", "-q", "-f", "raw", esp, size+"M")
 	run(t, "", "mkfs.fat", "-F", bits, "-s", "1", esp)
-	for _, file := range files {
-		parent := ""
-		for elem := range strings.SplitSeq(filepath.Dir(file), "/") {
-			if parent += "/" + elem; exec.Command("mdir", "-i", esp, "::"+parent).Run() != nil {
-				run(t, "", "mmd", "-i", esp, "::"+parent)
-			}
+	if len(files) > 0 {
+		folder := filepath.Dir(files[0])
+		run(t, "", "mmd", "-i", esp, "::"+filepath.Dir(folder), "::"+folder)
+		args := []string{"-i", esp}
+		for _, file := range files {
+			from := filepath.Join(dir, filepath.Base(file))
+			require.NoError(t, os.WriteFile(from, []byte("a loader"), 0o600))
+			args = append(args, from)
 		}
-		run(t, "", "mcopy", "-i", esp, "/etc/hostname", "::"+file)
+		run(t, "", "mcopy", append(args, "::"+folder)...)
 	}
 	run(t, "", "dd", "if="+esp, "of="+raw, "bs=1M", "seek=1", "conv=notrunc", "status=none")
 	return raw
@@ -55,28 +58,31 @@ func TestTheFirmwareIsReadOffTheDisk(t *testing.T) {
 		many = append(many, "EFI/BOOT/a-long-name-for-"+name+".efi")
 	}
 	for what, c := range map[string]struct {
-		disk string
-		uefi bool
+		label, size, bits string
+		files             []string
+		uefi              bool
 	}{
-		"GPT, FAT16":                {withESP(t, "gpt", "20", "16", "EFI/BOOT/BOOTX64.EFI"), true},
-		"GPT, FAT32":                {withESP(t, "gpt", "40", "32", "EFI/BOOT/BOOTX64.EFI"), true},
-		"DOS, FAT12":                {withESP(t, "dos", "2", "12", append(many, "EFI/BOOT/BOOTX64.EFI")...), true},
-		"an EFI/debian alone":       {withESP(t, "gpt", "20", "16", "EFI/debian/grubx64.efi"), false},
-		"an empty system partition": {withESP(t, "gpt", "20", "16"), false},
+		"GPT, FAT16":                {"gpt", "20", "16", []string{"EFI/BOOT/BOOTX64.EFI"}, true},
+		"GPT, FAT32":                {"gpt", "40", "32", []string{"EFI/BOOT/BOOTX64.EFI"}, true},
+		"DOS, FAT12":                {"dos", "2", "12", append(many, "EFI/BOOT/BOOTX64.EFI"), true},
+		"an EFI/debian alone":       {"gpt", "20", "16", []string{"EFI/debian/grubx64.efi"}, false},
+		"an empty system partition": {"gpt", "20", "16", nil, false},
 	} {
 		t.Run(what, func(t *testing.T) {
-			f, err := disk.FirmwareOf(c.disk)
+			t.Parallel()
+			raw := withESP(t, c.label, c.size, c.bits, c.files...)
+			f, err := disk.FirmwareOf(raw)
 			require.NoError(t, err)
 			assert.Equal(t, disk.Firmware{UEFI: c.uefi}, f)
 			// Boot code in the first sector, as GRUB's boot.img is.
-			content, err := os.OpenFile(c.disk, os.O_WRONLY, 0)
+			content, err := os.OpenFile(raw, os.O_WRONLY, 0)
 			require.NoError(t, err)
 			_, err = content.WriteAt([]byte{0xeb, 0x63, 0x90}, 0)
 			require.NoError(t, err)
 			require.NoError(t, content.Close())
 			for _, options := range [][]string{{"-O", "qcow2"}, {"-O", "qcow2", "-c", "-o", "compression_type=zlib"}, {"-O", "qcow2", "-c", "-o", "compression_type=zstd"}} {
 				image := filepath.Join(t.TempDir(), "disk.qcow2")
-				run(t, "", "qemu-img", append(append([]string{"convert", "-f", "raw"}, options...), c.disk, image)...)
+				run(t, "", "qemu-img", append(append([]string{"convert", "-f", "raw"}, options...), raw, image)...)
 				f, err := disk.FirmwareOf(image)
 				require.NoError(t, err, options)
 				assert.Equal(t, disk.Firmware{BIOS: true, UEFI: c.uefi}, f, options)

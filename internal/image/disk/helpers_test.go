@@ -53,11 +53,21 @@ func rawDisk(t testing.TB, size int64) string {
 	return path
 }
 
+// converted are the images of qcow2Disk by their arguments, each made once.
+var converted sync.Map
+
 // qcow2Disk makes a qcow2 image of rawDisk's content.
 func qcow2Disk(t testing.TB, args ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.qcow2")
+	if b, ok := converted.Load(strings.Join(args, " ")); ok {
+		require.NoError(t, os.WriteFile(path, b.([]byte), 0o644))
+		return path
+	}
 	qemuImg(t, append(append([]string{"convert", "-f", "raw", "-O", "qcow2"}, args...), rawDisk(t, 64*mib), path)...)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	converted.Store(strings.Join(args, " "), b)
 	return path
 }
 

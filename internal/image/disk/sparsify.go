@@ -1,18 +1,18 @@
 package disk
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Method is how the space of deleted files is given back (SPARSIFY).
@@ -189,7 +189,7 @@ func convert(ctx context.Context, source image, target string, c Compression, si
 		}
 		args = append(args, abs)
 	}
-	err := host.Run(ctx, host.Cmd{Program: "qemu-img", Args: args, Stdout: &percent{size: size, to: to}})
+	err := host.Run(ctx, host.Cmd{Program: "qemu-img", Args: args, Stdout: percent(size, to)})
 	return explain(ctx, err, filepath.Dir(target))
 }
 
@@ -245,28 +245,13 @@ func explain(ctx context.Context, err error, dir string) error {
 	return err
 }
 
-// percent reads the progress meter of qemu-img, "    (12.34/100%)\r".
-type percent struct {
-	size int64 // bytes that are 100 %
-	to   progress.Reporter
-	part []byte
-}
-
-func (p *percent) Write(b []byte) (int, error) {
-	p.part = append(p.part, b...)
-	for {
-		meter, rest, ok := bytes.Cut(p.part, []byte("/100%)"))
-		if !ok {
-			break
+// percent reads the progress meter of qemu-img, "    (12.34/100%)\r", and tells
+// how many of size bytes that is.
+func percent(size int64, to progress.Reporter) io.Writer {
+	return &text.Splitter{Most: 64, Ends: "\r\n", Line: func(meter string) {
+		var done float64
+		if _, err := fmt.Sscanf(meter, " (%f/", &done); err == nil {
+			to.Bytes(int64(done/100*float64(size)), size)
 		}
-		number := meter[bytes.LastIndexByte(meter, '(')+1:]
-		if done, err := strconv.ParseFloat(string(number), 64); err == nil {
-			p.to.Bytes(int64(done/100*float64(p.size)), p.size)
-		}
-		p.part = rest
-	}
-	if len(p.part) > 64 { // no meter is that long
-		p.part = nil
-	}
-	return len(b), nil
+	}}
 }

@@ -64,19 +64,23 @@ func TestTheSameDataGivesTheSameBytesWhateverHeldIt(t *testing.T) {
 	sparse := rawDisk(t, 64*mib)
 	full := filepath.Join(t.TempDir(), "full.raw")
 	qemuImg(t, "convert", "-f", "raw", "-O", "raw", "-S", "0", sparse, full)
+	inputs := []string{sparse, sparse, full, qcow2Disk(t), qcow2Disk(t, "-c"), qcow2Disk(t, "-o", "cluster_size=2M")}
 	for _, c := range []disk.Compression{disk.Zstd, disk.Zlib, disk.NoCompression} {
-		var first []byte
-		for _, in := range []string{sparse, sparse, full, qcow2Disk(t), qcow2Disk(t, "-c"), qcow2Disk(t, "-o", "cluster_size=2M")} {
-			out := filepath.Join(t.TempDir(), "out.qcow2")
-			_, err := disk.Sparsify(t.Context(), in, out, trimmed(c), progress.Discard)
-			require.NoError(t, err)
-			b, err := os.ReadFile(out)
-			require.NoError(t, err)
-			if first == nil {
-				first = b
+		t.Run(string(c), func(t *testing.T) {
+			t.Parallel()
+			var first []byte
+			for _, in := range inputs {
+				out := filepath.Join(t.TempDir(), "out.qcow2")
+				_, err := disk.Sparsify(t.Context(), in, out, trimmed(c), progress.Discard)
+				require.NoError(t, err)
+				b, err := os.ReadFile(out)
+				require.NoError(t, err)
+				if first == nil {
+					first = b
+				}
+				assert.True(t, slices.Equal(first, b), "%s from %s", c, in)
 			}
-			assert.True(t, slices.Equal(first, b), "%s from %s", c, in)
-		}
+		})
 	}
 }
 
