@@ -182,12 +182,15 @@ func TestTheCopyStaysAsItWasWhenTheOriginalChanges(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(s.Root, "a.yml"))
 	require.NoError(t, err)
 	assert.Equal(t, play, string(b))
-	// A second call replaces the copy.
+	// A second call replaces the copy, and what was installed for the first:
+	// ansible-galaxy keeps a role that is there, whatever its version.
+	require.NoError(t, os.MkdirAll(filepath.Join(into, "galaxy/roles/old"), 0o700))
 	s, err = resolve(t, playbook.Options{AnsibleDir: dir, Playbook: "a", Dir: into})
 	require.NoError(t, err)
 	b, err = os.ReadFile(filepath.Join(s.Root, "a.yml"))
 	require.NoError(t, err)
 	assert.Equal(t, "changed", string(b))
+	assert.NoDirExists(t, filepath.Join(into, "galaxy"))
 }
 
 func TestWithoutAnySourceAndWithADirectoryThatIsNotThereTheErrorSaysSo(t *testing.T) {

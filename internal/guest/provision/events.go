@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,11 +35,11 @@ type Task struct {
 // It is the Writer of Packer's standard output; line is also called with what
 // Packer writes to standard error.
 type events struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // held for each line
 	now     func() time.Time
 	report  progress.Reporter
 	keptUp  func(port string)
-	secrets *strings.Replacer // what the logs must not hold, or nil
+	secrets *strings.Replacer // what the logs must not hold; nil before start
 	log     io.WriteCloser    // all lines
 	ansible io.WriteCloser    // Ansible's lines
 	split   text.Splitter
@@ -82,7 +81,7 @@ const maxEvent = 1 << 20
 // open creates the logs.
 func (e *events) open(packerLog, ansibleLog string) error {
 	for path, to := range map[string]*io.WriteCloser{packerLog: &e.log, ansibleLog: &e.ansible} {
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		f, err := newLog(path)
 		if err != nil {
 			return err
 		}
@@ -101,6 +100,7 @@ func (e *events) close() {
 
 // start begins the clock.
 func (e *events) start(report progress.Reporter, keptUp func(port string)) {
+	e.secrets = cmp.Or(e.secrets, strings.NewReplacer())
 	e.report, e.keptUp, e.split = report, keptUp, text.Splitter{Most: maxEvent, Line: e.line}
 	if e.now == nil {
 		e.now = time.Now
@@ -118,10 +118,7 @@ var prefix = regexp.MustCompile(`^(?:==>|-->|   ) qemu\.image: ?`)
 func (e *events) line(said string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.secrets != nil {
-		said = e.secrets.Replace(said)
-	}
-	said = text.Lines(said)
+	said = text.Lines(e.secrets.Replace(said))
 	fmt.Fprintln(e.log, said)
 	said = prefix.ReplaceAllString(said, "")
 	if e.phaseLine(said) {
@@ -379,8 +376,6 @@ func lastLines(lines []string) []string { return lines[max(0, len(lines)-10):] }
 
 // failedTask is the task that ended the playbook, or nil.
 func (e *events) failedTask() *Task {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	for i := range slices.Backward(e.tasks) {
 		if e.tasks[i].Failed {
 			return &e.tasks[i]
@@ -390,8 +385,6 @@ func (e *events) failedTask() *Task {
 }
 
 func (e *events) result() Result {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	return Result{Trimmed: e.trimmed, Tasks: e.tasks, Timings: Timings{
 		Boot: e.took[booting].Round(time.Millisecond), Ansible: e.took[configuring], Clean: e.took[cleaning], PowerOff: e.took[halting],
 	}}

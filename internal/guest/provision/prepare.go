@@ -34,7 +34,7 @@ func (b *build) path(elem ...string) string {
 
 // prepare writes everything that Packer reads.
 func (b *build) prepare() error {
-	for _, step := range []func() error{b.clear, b.links, b.template, b.seed, b.variables} {
+	for _, step := range []func() error{b.clear, b.template, b.seed, b.variables} {
 		if err := step(); err != nil {
 			return fmt.Errorf("preparing the build: %w", err)
 		}
@@ -42,37 +42,34 @@ func (b *build) prepare() error {
 	return nil
 }
 
-// clear makes the directories of this run, and removes what a former one that
-// was killed may have left.
+// clear removes what a former run left, makes the directories and the logs of
+// this one, and gives plain names to files that may have any: the base, whose
+// name also says its format to Packer, and the console's log.
 func (b *build) clear() error {
-	if err := os.RemoveAll(b.out); err != nil {
-		return err
-	}
-	for _, name := range []string{"run", "packer.log", "packer-debug.log", "console.log", "ansible.log"} {
-		if err := os.RemoveAll(b.log(name)); err != nil {
+	for _, old := range []string{b.out, b.log("packer.log"), b.log("packer-debug.log"), b.log("console.log"), b.log("ansible.log")} {
+		if err := os.RemoveAll(old); err != nil {
 			return err
 		}
 	}
 	for _, dir := range []string{"tmp", "cache", "config", "control", "seed"} {
-		if err := os.MkdirAll(b.path(dir), 0o700); err != nil {
+		if err := os.Mkdir(b.path(dir), 0o700); err != nil {
 			return err
 		}
 	}
-	return b.events.open(b.log("packer.log"), b.log("ansible.log"))
-}
-
-// links gives plain names to files that may have any: the base, whose name
-// also says its format to Packer, and the console's log.
-func (b *build) links() error {
-	if err := os.Symlink(b.opts.Base, b.path("base."+b.opts.BaseFormat)); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(b.log("console.log"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	console, err := newLog(b.log("console.log"))
 	if err != nil {
 		return err
 	}
-	f.Close()
-	return os.Symlink(b.log("console.log"), b.path("console.log"))
+	return errors.Join(
+		console.Close(),
+		os.Symlink(b.log("console.log"), b.path("console.log")),
+		os.Symlink(b.opts.Base, b.path("base."+b.opts.BaseFormat)),
+		b.events.open(b.log("packer.log"), b.log("ansible.log")),
+	)
+}
+
+func newLog(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 }
 
 // template copies the embedded template.
@@ -172,27 +169,25 @@ func (b *build) settingsScript() (string, error) {
 
 // proxyEnvironment is the part of /etc/environment for the build.
 func (b *build) proxyEnvironment() string {
-	var lines []string
-	for _, v := range []struct{ name, value string }{{"http_proxy", b.opts.HTTPProxy}, {"https_proxy", b.opts.HTTPSProxy}, {"no_proxy", b.opts.NoProxy}} {
-		if v.value != "" {
-			lines = append(lines, v.name+"="+v.value, strings.ToUpper(v.name)+"="+v.value)
+	var lines strings.Builder
+	for _, v := range [][2]string{{"http_proxy", b.opts.HTTPProxy}, {"https_proxy", b.opts.HTTPSProxy}, {"no_proxy", b.opts.NoProxy}} {
+		if v[1] != "" {
+			fmt.Fprintf(&lines, "%s=%s\n%s=%s\n", v[0], v[1], strings.ToUpper(v[0]), v[1])
 		}
 	}
-	if lines == nil {
+	if lines.Len() == 0 {
 		return ""
 	}
-	return "# diskforge build begin\n" + strings.Join(lines, "\n") + "\n# diskforge build end\n"
+	return "# diskforge build begin\n" + lines.String() + "# diskforge build end\n"
 }
 
-func (b *build) aptProxies() string {
-	var conf strings.Builder
-	if b.opts.HTTPProxy != "" {
-		fmt.Fprintf(&conf, "Acquire::http::Proxy %q;\n", b.opts.HTTPProxy)
+func (b *build) aptProxies() (conf string) {
+	for _, v := range [][2]string{{"http", b.opts.HTTPProxy}, {"https", b.opts.HTTPSProxy}} {
+		if v[1] != "" {
+			conf += fmt.Sprintf("Acquire::%s::Proxy %q;\n", v[0], v[1])
+		}
 	}
-	if b.opts.HTTPSProxy != "" {
-		fmt.Fprintf(&conf, "Acquire::https::Proxy %q;\n", b.opts.HTTPSProxy)
-	}
-	return conf.String()
+	return conf
 }
 
 // variables writes the template's variables and Ansible's extra variables.

@@ -216,26 +216,27 @@ func TestWhatAKilledRunLeftInTheTemporaryDirectoryIsRemovedByTheNext(t *testing.
 	short, err := os.MkdirTemp("", "t") // t.TempDir is too long for sockets
 	require.NoError(t, err)
 	defer os.RemoveAll(short)
-	opts, elsewhere := good(t), t.TempDir()
+	opts := good(t)
 	opts.WorkDir = filepath.Join(opts.WorkDir, "with, odd characters")
 	t.Setenv("TMPDIR", short)
 	killed, err := newBuild(opts) // and never closed
 	require.NoError(t, err)
 	require.NoError(t, killed.prepare())
 	require.True(t, strings.HasPrefix(killed.run, os.TempDir()), "%s", killed.run)
-	require.FileExists(t, filepath.Join(killed.run, "key"))
+	require.NoError(t, os.WriteFile(killed.path("left"), nil, 0o600))
 
 	next := prepared(t, opts)
-	assert.NoDirExists(t, killed.run)
-	assert.DirExists(t, next.run)
+	assert.Equal(t, killed.run, next.run)
+	assert.NoFileExists(t, next.path("left"))
 	next.close()
 	left, err := os.ReadDir(os.TempDir())
 	require.NoError(t, err)
 	assert.Empty(t, left)
 
-	require.NoError(t, os.WriteFile(filepath.Join(opts.WorkDir, runNote), []byte(elsewhere), 0o600))
-	prepared(t, opts)
-	assert.DirExists(t, elsewhere, "nothing else is removed")
+	require.NoError(t, os.Mkdir(killed.run, 0o755))
+	next = prepared(t, opts)
+	assert.NotEqual(t, killed.run, next.run)
+	assert.DirExists(t, killed.run, "what may be somebody else's is left alone")
 }
 
 func TestALongTMPDIRIsLeftForAShorterFolder(t *testing.T) {
@@ -252,7 +253,7 @@ func TestALongTMPDIRIsLeftForAShorterFolder(t *testing.T) {
 		require.NoError(t, err, socket)
 		l.Close()
 	}
-	_, err = shortTemp(long, filepath.Join(long, "gone"))
+	_, err = runDir(filepath.Join(long, "run"), "/proc/none")
 	require.ErrorContains(t, err, "is too long for the name of a socket")
 	require.ErrorContains(t, err, "set TMPDIR to a short path")
 	left, err := os.ReadDir(long)

@@ -9,6 +9,8 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -158,10 +160,8 @@ type build struct {
 	events events
 }
 
-// plainPath are paths that QEMU's options, ssh's arguments and a shell take as
-// they are, and that leave room for a socket's name in them (108 bytes in all).
-var plainPath = regexp.MustCompile(`^[A-Za-z0-9/_.+@~-]{1,64}$`)
-
+// newBuild makes the directories of a run, without what a former one that was
+// killed left in them.
 func newBuild(opts Options) (*build, error) {
 	for _, file := range []*string{&opts.WorkDir, &opts.Output, &opts.Base} {
 		var err error
@@ -169,42 +169,38 @@ func newBuild(opts Options) (*build, error) {
 			return nil, err
 		}
 	}
-	b := &build{opts: opts, id: rand.Text(), run: filepath.Join(opts.WorkDir, "run"), out: opts.Output + ".partial"}
+	opts.Mask = cmp.Or(opts.Mask, strings.NewReplacer())
+	b := &build{opts: opts, id: rand.Text(), out: opts.Output + ".partial"}
 	if err := os.MkdirAll(opts.WorkDir, 0o700); err != nil {
 		return nil, failure.Wrap(err, "making the work directory", "")
 	}
-	b.clearKilled()
-	if !plainPath.MatchString(b.run) {
-		var err error
-		if b.run, err = shortTemp(os.TempDir(), "/tmp", "/var/tmp"); err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(b.log(runNote), []byte(b.run), 0o600); err != nil {
-			return nil, failure.Wrap(err, "making a temporary directory", "")
-		}
-	}
-	return b, nil
+	sum := sha256.Sum256([]byte(opts.WorkDir)) // always the same, so that the next run finds what is left
+	name := "diskforge-" + hex.EncodeToString(sum[:6])
+	var err error
+	b.run, err = runDir(b.log("run"), filepath.Join(os.TempDir(), name), filepath.Join("/tmp", name), filepath.Join("/var/tmp", name))
+	return b, err
 }
 
-const (
-	tempPrefix = "diskforge-"
-	runNote    = "run.path" // where the run directory is, if not in the work directory
-)
+// plainPath are paths that QEMU's options, ssh's arguments and a shell take as
+// they are, and that leave room for a socket's name in them (108 bytes in all).
+var plainPath = regexp.MustCompile(`^[A-Za-z0-9/_.+@~-]{1,64}$`)
 
-// shortTemp makes a directory in the first of the parents in which its path is
-// plain, so that Packer's plugins and ssh can make their sockets there.
-func shortTemp(parents ...string) (string, error) {
+// runDir makes the first of the directories whose path is plain, so that
+// Packer's plugins and ssh can make their sockets there. What is there is
+// removed, if it is a directory of ours: it holds a build's key and variables.
+func runDir(dirs ...string) (string, error) {
 	var why []string
-	for _, parent := range parents {
-		dir, err := os.MkdirTemp(parent, tempPrefix)
-		switch {
-		case err != nil:
-			why = append(why, err.Error())
-		case plainPath.MatchString(dir):
-			return dir, nil
-		default:
-			_ = os.Remove(dir)
+	for _, dir := range dirs {
+		info, err := os.Lstat(dir)
+		if err == nil && info.Mode() == os.ModeDir|0o700 && info.Sys().(*syscall.Stat_t).Uid == uint32(os.Geteuid()) {
+			_ = os.RemoveAll(dir)
+		}
+		if !plainPath.MatchString(dir) {
 			why = append(why, dir+" is too long for the name of a socket, or not plain")
+		} else if err := os.Mkdir(dir, 0o700); err != nil {
+			why = append(why, err.Error())
+		} else {
+			return dir, nil
 		}
 	}
 	return "", failure.New("there is no folder for Packer's and ssh's sockets: "+strings.Join(why, "; "), "set TMPDIR to a short path")
@@ -226,28 +222,10 @@ func CheckSSH(ctx context.Context) error {
 	return failure.Wrap(err, "ssh does not run", "apt-get install --reinstall "+host.Package("ssh"))
 }
 
-// clearKilled removes the temporary directory of a run that was killed: it holds
-// the build's key and its variables. The note is in a directory of ours, and
-// all the same nothing is deleted that could not be such a directory.
-func (b *build) clearKilled() {
-	note, err := os.ReadFile(b.log(runNote))
-	if err != nil {
-		return
-	}
-	dir := string(note)
-	info, err := os.Lstat(dir)
-	ours := err == nil && info.Mode() == os.ModeDir|0o700 && info.Sys().(*syscall.Stat_t).Uid == uint32(os.Geteuid())
-	if ours && strings.HasPrefix(filepath.Base(dir), tempPrefix) {
-		_ = os.RemoveAll(dir)
-	}
-	_ = os.Remove(b.log(runNote))
-}
-
 // close removes what only this run needed and ends what it left running.
 func (b *build) close() {
 	b.killLeftovers()
 	_ = os.RemoveAll(b.run)
-	_ = os.Remove(b.log(runNote))
 	_ = os.RemoveAll(b.out)
 	b.events.close()
 }
@@ -311,11 +289,7 @@ func (b *build) maskLog(name string) error {
 		lines := bufio.NewScanner(from)
 		lines.Buffer(nil, 16*maxEvent)
 		for lines.Scan() {
-			line := lines.Text()
-			if b.opts.Mask != nil {
-				line = b.opts.Mask.Replace(line)
-			}
-			if _, err := fmt.Fprintln(to, text.Lines(line)); err != nil {
+			if _, err := fmt.Fprintln(to, text.Lines(b.opts.Mask.Replace(lines.Text()))); err != nil {
 				return err
 			}
 		}

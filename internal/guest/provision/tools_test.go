@@ -43,31 +43,18 @@ func TestTheVersionsAreThosePinnedAndThoseOfTheTemplate(t *testing.T) {
 }
 
 // fakeGo puts a go command on the PATH that counts its builds in a file and
-// "compiles" shell scripts; the one called packer installs plugins.
+// "compiles" empty shell scripts.
 func fakeGo(t *testing.T, build string) (builds string) {
 	t.Helper()
 	dir := t.TempDir()
 	builds = filepath.Join(dir, "builds")
 	script := `#!/bin/sh
-case $1 in
-env) echo go9.9.9 ;;
-list) echo a; echo b ;;
-build)
-  ` + build + `
-  echo one >>` + builds + `
-  while [ "$1" != -o ]; do shift; done
-  mkdir -p "$(dirname "$2")"
-  cat >"$2" <<'END'
-#!/bin/sh
-# plugins install --path BINARY ADDRESS
-d="$PACKER_PLUGIN_PATH/$5"
-mkdir -p "$d"
-n=$(basename "$4")
-case $n in *qemu) v=1.0.9 ;; *) v=1.0.3 ;; esac
-cp "$4" "$d/${n}_v${v}_x5.0_linux_amd64"
-END
-  chmod 755 "$2" ;;
-esac
+` + build + `
+echo one >>` + builds + `
+while [ "$1" != -o ]; do shift; done
+mkdir -p "$(dirname "$2")"
+echo '#!/bin/sh' >"$2"
+chmod 755 "$2"
 `
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "go"), []byte(script), 0o700))
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
