@@ -37,6 +37,7 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	},
 	"size":     text.Size,
 	"duration": text.Span,
+	"count":    text.Count,
 	"result":   Check.result,
 	"span":     func(start, took, whole time.Duration) span { return spanOf(start, start+took, whole) },
 	"table":    func(label string, rows any) table { return table{Label: label, Rows: rows} },
