@@ -84,6 +84,11 @@ func TestAFailureStopsOnlyWhatStartsFromItAndTheErrorNamesItInALine(t *testing.T
 	assert.Equal(t, "blocked by desktop", o.whys["kiosk"])
 	assert.Equal(t, map[fleet.State]int{fleet.Done: 2, fleet.Failed: 2, fleet.Blocked: 1}, s.Counts)
 	assert.FileExists(t, filepath.Join(dir, "build-all.json"))
+	page, err := os.ReadFile(filepath.Join(dir, "index.html"))
+	require.NoError(t, err)
+	for _, part := range []string{"<h2 id=\"image-4\">other</h2>", "task failed: mend it", "blocked by desktop"} {
+		assert.Contains(t, string(page), part)
+	}
 }
 
 func TestWhatAnImageWasMadeWithStaysUntilNobodyStartsFromIt(t *testing.T) {

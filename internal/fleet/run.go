@@ -9,6 +9,7 @@
 //	OUTPUT_DIR/work/           locked while a fleet, or a single build, runs
 //	OUTPUT_DIR/IMAGE/          one image's, the Builder's to fill
 //	OUTPUT_DIR/build-all.json  how the last run ended
+//	OUTPUT_DIR/index.html      the same for people, with the images' reports
 //
 // A run that was killed at any point goes on when it is planned and started
 // again: what is complete, in the registry or without one in OUTPUT_DIR, the

@@ -65,8 +65,10 @@ const summaryName = "build-all."
 
 func summaryFile(outputDir string) string { return filepath.Join(outputDir, summaryName+"json") }
 
+// write leaves build-all.json, and index.html, which shows the same to people.
 func (s Summary) write(outputDir string) error {
-	return host.WriteJSON(summaryFile(outputDir), 0o644, s)
+	_, err := s.site(outputDir).Save(outputDir)
+	return errors.Join(host.WriteJSON(summaryFile(outputDir), 0o644, s), err)
 }
 
 // failed is the error of a run in which images failed. Its message has a line

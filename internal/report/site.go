@@ -88,6 +88,9 @@ func newCard(id int, i Listed, parent *Report) card {
 	}
 	if i.Report == nil {
 		c.view = &view{Report: &Report{}, Mood: "open", Head: cleanText(i.State, defaultText)}
+		if i.Reference != "" {
+			c.Mood = "good"
+		}
 		return c
 	}
 	c.view = i.Report.view()

@@ -52,7 +52,7 @@ func TestASiteShowsEachImageAndNothingOfAnothersMarkup(t *testing.T) {
 
 // siteDir is where the browser of .ci/tools/page looks for the site, else a folder of the test.
 func siteDir(t *testing.T) string {
-	if dir := os.Getenv("DISKFORGE_TEST_SITE"); dir != "" {
+	if dir := os.Getenv("DISKFORGE_TEST_PAGES"); dir != "" {
 		return dir
 	}
 	return t.TempDir()

@@ -35,11 +35,15 @@ import (
 // at.
 func TestThePageIsReadableInARealBrowser(t *testing.T) {
 	b, dir := newBrowser(t), pages(t)
-	for _, name := range []string{"published", "failed", "task", "hostile", "empty"} {
-		b.open(filepath.Join(dir, name, "report.html"))
+	for _, name := range []string{"published", "failed", "task", "hostile", "empty", "site"} {
+		if name == "site" {
+			b.open(filepath.Join(dir, "index.html"))
+		} else {
+			b.open(filepath.Join(dir, name, "report.html"))
+		}
 		b.check(name, "light", 1280)
 		b.check(name, "dark", 360)
-		if name == "published" || name == "failed" {
+		if name == "published" || name == "failed" || name == "site" {
 			b.check(name, "dark", 1280)
 			b.check(name, "light", 360)
 		}
@@ -74,7 +78,7 @@ func TestTheWholeReportIsPrinted(t *testing.T) {
 func pages(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	c := exec.Command("go", "test", "-count=1", "-run", "^TestEveryKindOfReportIsSaved$", "./internal/report")
+	c := exec.Command("go", "test", "-count=1", "-run", "^(TestEveryKindOfReportIsSaved|TestASiteShowsEachImageAndNothingOfAnothersMarkup)$", "./internal/report")
 	c.Dir, c.Env = "../../..", append(os.Environ(), "DISKFORGE_TEST_PAGES="+dir)
 	out, err := c.CombinedOutput()
 	require.NoError(t, err, "%s", out)
@@ -140,7 +144,7 @@ func (b *browser) hear(event any) {
 	var what string
 	switch e := event.(type) {
 	case *network.EventRequestWillBeSent:
-		if strings.HasPrefix(e.Request.URL, "file://") && strings.HasSuffix(e.Request.URL, "/report.html") || strings.HasPrefix(e.Request.URL, "data:") {
+		if strings.HasPrefix(e.Request.URL, "file://") && (strings.HasSuffix(e.Request.URL, "/report.html") || strings.HasSuffix(e.Request.URL, "/index.html")) || strings.HasPrefix(e.Request.URL, "data:") {
 			return
 		}
 		what = "request of " + e.Request.URL
