@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -85,7 +84,6 @@ func get(ctx context.Context, c *http.Client, address string, header http.Header
 // lasting says whether another attempt would fail likewise, and then what is
 // wrong and what to do about it. What has been made ready for a person is final.
 func lasting(err error) (what, try string, lasts bool) {
-	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
 	var proxy *httpclient.ProxyError
 	var answer *answerError
@@ -105,8 +103,7 @@ func lasting(err error) (what, try string, lasts bool) {
 	case errors.As(err, &cert):
 		return fmt.Sprintf("its certificate is not trusted: %v", err), "set CA_FILE to the authority's certificate", true
 	}
-	lasts = errors.As(err, &dns) && dns.IsNotFound || errors.Is(err, http.ErrSchemeMismatch) || errors.Is(err, httpclient.ErrRedirects)
-	return err.Error(), "check the URL and the network", lasts
+	return err.Error(), "check the URL and the network", httpclient.Lasting(err)
 }
 
 // retry repeats try, with growing pauses, until it succeeds or failed for

@@ -202,6 +202,18 @@ func refusal(answer *http.Response) error {
 	return nil
 }
 
+// Lasting says whether the request whose error this is would fail likewise again:
+// its certificate, its proxy, its name, where it is sent, or what is spoken there
+// stands in its way.
+func Lasting(err error) bool {
+	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
+	_, alert := errors.AsType[tls.AlertError](err)
+	_, proxy := errors.AsType[*ProxyError](err)
+	dns, named := errors.AsType[*net.DNSError](err)
+	return certificate || alert || proxy || named && dns.IsNotFound || errors.Is(err, http.ErrSchemeMismatch) ||
+		errors.Is(err, ErrRedirects) || errors.Is(err, ErrPrivate)
+}
+
 // Loopback says whether a host is this machine: 127.0.0.0/8, ::1 or localhost.
 func Loopback(host string) bool {
 	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))

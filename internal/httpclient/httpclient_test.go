@@ -2,13 +2,17 @@ package httpclient_test
 
 import (
 	"bytes"
+	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -211,4 +215,17 @@ func TestANameForAPrivateAddressIsNotConnectedToWhereItMustBePublic(t *testing.T
 	_ = l.(*net.TCPListener).SetDeadline(time.Now())
 	_, err = l.Accept()
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded, "somebody connected")
+}
+
+func TestWhatAnotherAttemptDoesNotChangeLasts(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{
+		&tls.CertificateVerificationError{Err: errors.New("expired")}, tls.AlertError(40), &httpclient.ProxyError{Status: "407 x"},
+		&net.DNSError{IsNotFound: true}, http.ErrSchemeMismatch, httpclient.ErrRedirects, httpclient.ErrPrivate,
+	} {
+		assert.True(t, httpclient.Lasting(&url.Error{Op: "Get", Err: err}), "%v", err)
+	}
+	for _, err := range []error{io.ErrUnexpectedEOF, &net.DNSError{IsTimeout: true}, &httpclient.IdleError{}, syscall.ECONNREFUSED} {
+		assert.False(t, httpclient.Lasting(&url.Error{Op: "Get", Err: err}), "%v", err)
+	}
 }

@@ -115,21 +115,19 @@ func (a *access) meaning(err error) (what, try string, again bool) {
 	}
 	said := a.guard.clean(broken.Err.Error())
 	proxy, proxied := errors.AsType[*httpclient.ProxyError](broken)
-	dns, _ := errors.AsType[*net.DNSError](broken)
 	dial, _ := errors.AsType[*net.OpError](broken)
-	_, alert := errors.AsType[tls.AlertError](broken)
+	again = !httpclient.Lasting(broken)
 	switch {
 	case errors.Is(broken, httpclient.ErrPrivate):
-		return fmt.Sprintf("registry %s sends us to %s: %v", registry, hostOf(broken.URL), httpclient.ErrPrivate), "", false
+		return fmt.Sprintf("registry %s sends us to %s: %v", registry, hostOf(broken.URL), httpclient.ErrPrivate), "", again
 	case proxied:
-		return fmt.Sprintf("registry %s cannot be reached: %v", registry, proxy), proxy.Advice(), false
+		return fmt.Sprintf("registry %s cannot be reached: %v", registry, proxy), proxy.Advice(), again
 	case errors.Is(broken, http.ErrSchemeMismatch):
 		return "registry " + registry + " speaks plain HTTP, not https",
-			"switch its TLS on, or allow that with REGISTRY_INSECURE=true", false
+			"switch its TLS on, or allow that with REGISTRY_INSECURE=true", again
 	case dial != nil && dial.Op == "dial":
-		again = dns == nil || !dns.IsNotFound
 		return "registry " + registry + " cannot be reached: " + said, a.purpose.where + " and the network", again
-	case alert, errors.Is(broken, httpclient.ErrRedirects):
+	case !again:
 		return cannot + said, a.purpose.where, false
 	}
 	return "the connection to registry " + registry + " broke: " + said, a.later, true
