@@ -192,7 +192,7 @@ func space(setting, dir string, need int64) finding {
 	if err := writable(dir); err != nil {
 		return finding{setting, missing, err.Error(), "set " + setting + " to a folder that this user may write to"}
 	}
-	if err := disk.CheckNeeds([]disk.Need{{Dir: dir, Bytes: need, What: "a build", Setting: setting}}); err != nil {
+	if err := disk.CheckSpace(dir, setting, disk.Need{Bytes: need, What: "a build"}); err != nil {
 		return broken(setting, err, "")
 	}
 	return finding{setting, ok, dir, ""}

@@ -65,7 +65,7 @@ func (e *Entry) resources(dir string) Resources {
 	r := Resources{CPUs: (accel.Verdict{}.CPUs(c.CPUs) + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB}
 	for _, need := range disk.BuildNeeds(disk.BuildPlan{
 		Base: disk.Info{DataSize: baseData}, DiskSize: c.DiskSize,
-		Method: disk.Method(c.Sparsify), Compression: disk.Compression(c.Compression), WorkDir: dir, TmpDir: dir, LayoutDir: dir,
+		Method: disk.Method(c.Sparsify), Compression: disk.Compression(c.Compression),
 		Left: pipeline.Left(Dir(dir, e.Name)),
 	}) {
 		r.Disk += need.Bytes

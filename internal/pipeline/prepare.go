@@ -53,12 +53,11 @@ func (w *way) start(ctx context.Context, out string) error {
 		return failure.New(fmt.Sprintf("DISK_SIZE: %s is less than the base image's virtual size", text.Size(w.Config.DiskSize)),
 			"give "+text.Size(info.VirtualSize)+" or more")
 	}
-	work := w.dir.Path()
-	return disk.CheckNeeds(disk.BuildNeeds(disk.BuildPlan{
+	return disk.CheckSpace(out, "OUTPUT_DIR", disk.BuildNeeds(disk.BuildPlan{
 		Base: info, DiskSize: w.Config.DiskSize,
 		Method: disk.Method(w.Config.Sparsify), Compression: disk.Compression(w.Config.Compression),
-		WorkDir: work, TmpDir: work, LayoutDir: out, Left: left(work),
-	}))
+		Left: left(w.dir.Path()),
+	})...)
 }
 
 // prepare gets everything that takes time, side by side: which accelerator

@@ -13,15 +13,14 @@ import (
 
 const gib = 1 << 30
 
-func TestNeedsOnOneFilesystemAddUp(t *testing.T) {
+func TestNeedsAddUp(t *testing.T) {
 	t.Parallel()
 	small := testkit.MountTmpfs(t, "8m")
-	need := func(dir string, n int64) disk.Need {
-		return disk.Need{Dir: dir, Bytes: n, What: "the " + filepath.Base(dir), Setting: "OUTPUT_DIR"}
+	check := func(a, b int64) error {
+		return disk.CheckSpace(small, "OUTPUT_DIR", disk.Need{Bytes: a, What: "the work"}, disk.Need{Bytes: b, What: "the layout"})
 	}
-	a, b := filepath.Join(small, "work"), filepath.Join(small, "deep", "layout")
-	require.NoError(t, disk.CheckNeeds([]disk.Need{need(a, 4*mib), need(b, 3*mib), need(t.TempDir(), 2*mib)}))
-	err := disk.CheckNeeds([]disk.Need{need(a, 5*mib), need(b, 4*mib), need(t.TempDir(), 2*mib)})
+	require.NoError(t, check(4*mib, 3*mib))
+	err := check(5*mib, 4*mib)
 	require.EqualError(t, err, small+" has 8 MiB free, but about 9 MiB are needed (the work 5 MiB, the layout 4 MiB): "+
 		"free some there, or set OUTPUT_DIR to a directory on a larger disk")
 }
@@ -29,8 +28,8 @@ func TestNeedsOnOneFilesystemAddUp(t *testing.T) {
 func TestTooLittleSpaceIsToldWithNumbersAndTheSetting(t *testing.T) {
 	t.Parallel()
 	dir := testkit.MountTmpfs(t, "1g")
-	require.NoError(t, disk.CheckNeeds([]disk.Need{{Dir: dir, Bytes: gib, What: "the disk", Setting: "OUTPUT_DIR"}}))
-	err := disk.CheckNeeds([]disk.Need{{Dir: filepath.Join(dir, "not", "there", "yet"), Bytes: 3 * gib / 2, What: "the disk", Setting: "OUTPUT_DIR"}})
+	require.NoError(t, disk.CheckSpace(dir, "OUTPUT_DIR", disk.Need{Bytes: gib, What: "the disk"}))
+	err := disk.CheckSpace(filepath.Join(dir, "not", "there", "yet"), "OUTPUT_DIR", disk.Need{Bytes: 3 * gib / 2, What: "the disk"})
 	require.EqualError(t, err, dir+" has 1.0 GiB free, but about 1.5 GiB are needed (the disk 1.5 GiB): "+
 		"free some there, or set OUTPUT_DIR to a directory on a larger disk")
 }
@@ -39,7 +38,6 @@ func TestTheEstimateFollowsTheBaseAndNeverExceedsTheDisk(t *testing.T) {
 	t.Parallel()
 	plan := disk.BuildPlan{
 		Base: disk.Info{DataSize: gib / 2}, DiskSize: 10 * gib, Method: disk.Trim, Compression: disk.Zstd,
-		WorkDir: "/w", TmpDir: "/t", LayoutDir: "/l",
 	}
 	assert.Equal(t, []int64{2 * gib, gib, gib, gib}, bytes(disk.BuildNeeds(plan)))
 	resumed := plan

@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -54,9 +53,6 @@ type SparsifyOptions struct {
 	Trimmed bool
 	// LibguestfsEnv is added to virt-sparsify's environment.
 	LibguestfsEnv []string
-	// TmpDir is where virt-sparsify's copy of the disk lies; empty means the
-	// output's directory.
-	TmpDir string
 }
 
 // SparsifyResult says what was done.
@@ -89,7 +85,7 @@ func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progres
 	defer target.Discard()
 	source := image{in, before.Format}
 	if method == VirtSparsify {
-		scratch, err := os.MkdirTemp(cmp.Or(o.TmpDir, filepath.Dir(out)), "virt-sparsify-*")
+		scratch, err := os.MkdirTemp(filepath.Dir(out), "virt-sparsify-*")
 		if err != nil {
 			return SparsifyResult{}, err
 		}

@@ -47,15 +47,15 @@ func tool(t *testing.T, program string, args ...string) string {
 var forceTCG = []string{"LIBGUESTFS_BACKEND=direct", "LIBGUESTFS_BACKEND_SETTINGS=force_tcg"}
 
 func TestVirtSparsifyFreesWhatADeletedFileHeld(t *testing.T) {
-	in, tmp, out := ext4Disk(t), t.TempDir(), filepath.Join(t.TempDir(), "out")
+	in, out := ext4Disk(t), filepath.Join(t.TempDir(), "out")
 	kept, err := disk.Sparsify(t.Context(), in, out, disk.SparsifyOptions{Method: disk.None, Compression: disk.Zstd}, progress.Discard)
 	require.NoError(t, err)
 	assert.Greater(t, kept.After.FileSize, int64(20*mib))
-	r, err := disk.Sparsify(t.Context(), in, out, disk.SparsifyOptions{Method: disk.Auto, Compression: disk.Zstd, TmpDir: tmp, LibguestfsEnv: forceTCG}, progress.Discard)
+	r, err := disk.Sparsify(t.Context(), in, out, disk.SparsifyOptions{Method: disk.Auto, Compression: disk.Zstd, LibguestfsEnv: forceTCG}, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, disk.VirtSparsify, r.Method)
 	assert.Less(t, r.After.FileSize, int64(4*mib))
-	assert.Empty(t, names(t, tmp))
+	assert.Equal(t, []string{"out"}, names(t, filepath.Dir(out)))
 	raw := filepath.Join(t.TempDir(), "raw")
 	qemuImg(t, "convert", "-f", "qcow2", "-O", "raw", out, raw)
 	assert.Contains(t, tool(t, "debugfs", "-R", "cat kept", raw+"?offset=1048576"), "kept\n")
@@ -63,7 +63,7 @@ func TestVirtSparsifyFreesWhatADeletedFileHeld(t *testing.T) {
 
 func TestACancelledApplianceLeavesNeitherFilesNorProcesses(t *testing.T) {
 	for _, after := range []time.Duration{500 * time.Millisecond, 5 * time.Second} { // it is made ready; it boots
-		in, tmp, dir := ext4Disk(t), t.TempDir(), t.TempDir()
+		in, dir := ext4Disk(t), t.TempDir()
 		before, err := filepath.Glob("/tmp/libguestfs*")
 		require.NoError(t, err)
 		stop := errors.New("stopped by the test")
@@ -73,11 +73,10 @@ func TestACancelledApplianceLeavesNeitherFilesNorProcesses(t *testing.T) {
 				time.AfterFunc(after, func() { cancel(stop) })
 			}
 		}}
-		_, err = disk.Sparsify(ctx, in, filepath.Join(dir, "out"), disk.SparsifyOptions{Method: disk.VirtSparsify, Compression: disk.Zstd, TmpDir: tmp, LibguestfsEnv: forceTCG}, seen)
+		_, err = disk.Sparsify(ctx, in, filepath.Join(dir, "out"), disk.SparsifyOptions{Method: disk.VirtSparsify, Compression: disk.Zstd, LibguestfsEnv: forceTCG}, seen)
 		require.ErrorIs(t, err, stop)
-		assert.Empty(t, names(t, tmp))
 		assert.Empty(t, names(t, dir))
-		assert.Empty(t, running(t, tmp))
+		assert.Empty(t, running(t, dir))
 		left, err := filepath.Glob("/tmp/libguestfs*")
 		require.NoError(t, err)
 		assert.Equal(t, before, left)
