@@ -20,15 +20,29 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// check is one rule of the contract. Its function says what breaks the rule and
-// returns what is right where nothing does, or nothing where it does not apply.
+// check is one rule of the contract.
 type check struct {
 	name string
+	// applies says of which images it is asked; nil is of all.
+	applies func(*subject) bool
+	// find says what breaks the rule, and returns what is right where nothing
+	// does.
 	find func(*subject, *findings) (right string)
 }
 
+func (s *subject) indexed() bool { return s.Index != nil }
+
+func (s *subject) hasDisk() bool { return s.Disk != nil }
+
+func (s *subject) isQCOW2() bool {
+	return s.looked.Format == disk.FormatQCOW2 && s.looked.Damage == nil
+}
+
 // findings are what one check found.
-type findings struct{ results []Result }
+type findings struct {
+	check   string
+	results []Result
+}
 
 func (f *findings) note(format string, args ...any) { f.add(Note, format, args...) }
 func (f *findings) warn(format string, args ...any) { f.add(Warning, format, args...) }
@@ -37,21 +51,21 @@ func (f *findings) fail(format string, args ...any) { f.add(Error, format, args.
 const maxLine = 400 // characters of a result, which may repeat words of the image
 
 func (f *findings) add(l Level, format string, args ...any) {
-	f.results = append(f.results, Result{Level: l, Detail: text.Cut(text.Line(fmt.Sprintf(format, args...)), maxLine)})
+	f.results = append(f.results, Result{Check: f.check, Level: l, Detail: text.Cut(text.Line(fmt.Sprintf(format, args...)), maxLine)})
 }
 
 // judge runs the checks.
 func (s *subject) judge() {
 	s.Checks = []Result{}
 	for _, c := range checks {
-		var f findings
+		f := findings{check: c.name}
+		if c.applies != nil && !c.applies(s) {
+			continue
+		}
 		if right := c.find(s, &f); right != "" && len(f.results) == 0 {
 			f.add(OK, "%s", right)
 		}
-		for _, r := range f.results {
-			r.Check = c.name
-			s.Checks = append(s.Checks, r)
-		}
+		s.Checks = append(s.Checks, f.results...)
 	}
 }
 
@@ -69,7 +83,7 @@ const (
 var checks = []check{
 	// The manifest, the config and the layers as they are stored.
 
-	{"manifest", func(s *subject, f *findings) string {
+	{"manifest", nil, func(s *subject, f *findings) string {
 		switch types.MediaType(s.MediaType) {
 		case types.OCIManifestSchema1:
 		case types.DockerManifestSchema2:
@@ -79,10 +93,7 @@ var checks = []check{
 		}
 		return "an OCI image"
 	}},
-	{"index", func(s *subject, f *findings) string {
-		if s.Index == nil {
-			return ""
-		}
+	{"index", (*subject).indexed, func(s *subject, f *findings) string {
 		f.note("the reference names %d images (%s); this is the one for %s, no other was inspected",
 			len(s.Index.Platforms), strings.Join(s.Index.Platforms, ", "), s.Index.Taken)
 		platform := strings.Split(s.Index.Taken, "/") // or "unknown"
@@ -92,7 +103,7 @@ var checks = []check{
 		}
 		return ""
 	}},
-	{"config", func(s *subject, f *findings) string {
+	{"config", nil, func(s *subject, f *findings) string {
 		switch t := types.MediaType(s.Config.MediaType); {
 		case t != types.OCIConfigJSON && t != types.DockerConfigJSON:
 			f.fail("CDI takes no image with a config of type %q", t)
@@ -105,7 +116,7 @@ var checks = []check{
 		}
 		return "an OCI config"
 	}},
-	{"platform", func(s *subject, f *findings) string {
+	{"platform", nil, func(s *subject, f *findings) string {
 		os, architecture := s.Config.OS, s.Config.Architecture
 		switch os {
 		case "linux":
@@ -124,7 +135,7 @@ var checks = []check{
 		}
 		return os + "/" + architecture
 	}},
-	{"layers", func(s *subject, f *findings) string {
+	{"layers", nil, func(s *subject, f *findings) string {
 		switch n := len(s.layers); {
 		case n == 0:
 			f.fail("there is none")
@@ -149,7 +160,7 @@ var checks = []check{
 		}
 		return "one, of type " + s.layers[0].MediaType
 	}},
-	{"layer content", func(s *subject, f *findings) string {
+	{"layer content", nil, func(s *subject, f *findings) string {
 		right := "digests are right"
 		for n, l := range s.layers {
 			if l.err != nil {
@@ -173,7 +184,7 @@ var checks = []check{
 
 	// The files in the image.
 
-	{"names", func(s *subject, f *findings) string {
+	{"names", nil, func(s *subject, f *findings) string {
 		for _, l := range s.layers {
 			for _, e := range l.entries {
 				relative := strings.TrimPrefix(e.Name, "./")
@@ -192,7 +203,7 @@ var checks = []check{
 		}
 		return "as CDI expects them"
 	}},
-	{"one disk", func(s *subject, f *findings) string {
+	{"one disk", nil, func(s *subject, f *findings) string {
 		switch disks := s.tree.disks; {
 		case len(disks) == 0:
 			f.fail("there is nothing in %s/, where KubeVirt and CDI look for the disk", diskDir)
@@ -218,13 +229,13 @@ var checks = []check{
 		}
 		return name
 	}},
-	{"nothing else", func(s *subject, f *findings) string {
+	{"nothing else", nil, func(s *subject, f *findings) string {
 		if n := len(s.tree.others); n > 0 {
 			f.warn("%d other paths are in the image: %s", n, some(s.tree.others))
 		}
 		return "in the image"
 	}},
-	{"readable", func(s *subject, f *findings) string {
+	{"readable", nil, func(s *subject, f *findings) string {
 		if dir, ok := s.tree.paths[diskDir]; ok && dir.Type == "directory" && !(dir.may(4) && dir.may(1)) {
 			f.fail("%s/ (%s, %d:%d) cannot be entered by user %d, as whom QEMU runs", diskDir, dir.Mode, dir.UID, dir.GID, qemu)
 		}
@@ -235,7 +246,7 @@ var checks = []check{
 		}
 		return fmt.Sprintf("by user %d", qemu)
 	}},
-	{"owner and modes", func(s *subject, f *findings) string {
+	{"owner and modes", nil, func(s *subject, f *findings) string {
 		usual := func(name string, mode string) {
 			if e, ok := s.tree.paths[name]; ok && len(f.results) < 3 && (e.UID != qemu || e.GID != qemu || e.Mode != mode) {
 				f.warn("%q is %s, %d:%d; %s, %d:%d is usual", name, e.Mode, e.UID, e.GID, mode, qemu, qemu)
@@ -251,7 +262,7 @@ var checks = []check{
 		return "107:107, 0555 and 0444"
 	}},
 	// Fixed times are the Unix epoch and the date of the image.
-	{"times", func(s *subject, f *findings) string {
+	{"times", nil, func(s *subject, f *findings) string {
 		created, _ := time.Parse(time.RFC3339, s.Annotations[oci.AnnotationCreated])
 		for _, name := range append([]string{diskDir}, s.tree.disks...) {
 			e, ok := s.tree.paths[name]
@@ -266,11 +277,9 @@ var checks = []check{
 
 	// The disk that KubeVirt would start.
 
-	{"format", func(s *subject, f *findings) string {
+	{"format", (*subject).hasDisk, func(s *subject, f *findings) string {
 		i := s.looked.Image
 		switch {
-		case s.Disk == nil:
-			return ""
 		case s.Disk.FileSize == 0:
 			f.fail("the disk is empty")
 		case i.Unpartitioned:
@@ -286,34 +295,34 @@ var checks = []check{
 		}
 		return i.Format
 	}},
-	{"no other files", func(s *subject, f *findings) string {
+	{"no other files", (*subject).isQCOW2, func(s *subject, f *findings) string {
 		if s.looked.BackingFile != "" {
 			f.fail("the disk has a backing file, %q, which would be looked for where it is started", s.looked.BackingFile)
 		}
 		if s.looked.ExternalData {
 			f.fail("the disk keeps its data in another file, which would be looked for where it is started")
 		}
-		return s.onlyQCOW2("neither a backing file nor external data")
+		return "neither a backing file nor external data"
 	}},
-	{"encryption", func(s *subject, f *findings) string {
+	{"encryption", (*subject).isQCOW2, func(s *subject, f *findings) string {
 		if s.looked.Encrypted {
 			f.fail("the disk is encrypted: nobody gives KubeVirt the key")
 		}
-		return s.onlyQCOW2("none")
+		return "none"
 	}},
-	{"snapshots", func(s *subject, f *findings) string {
+	{"snapshots", (*subject).isQCOW2, func(s *subject, f *findings) string {
 		switch {
 		case s.looked.Snapshots > 0:
 			f.fail("the disk holds %d internal snapshots: earlier states that anybody can read", s.looked.Snapshots)
 		case s.looked.Bitmaps:
 			f.warn("the disk holds bitmaps of a backup program")
 		}
-		return s.onlyQCOW2("none")
+		return "none"
 	}},
-	{"virtual size", func(s *subject, f *findings) string {
+	{"virtual size", (*subject).hasDisk, func(s *subject, f *findings) string {
 		i := s.looked.Image
 		switch {
-		case s.Disk == nil || i.Damage != nil || s.Disk.FileSize == 0:
+		case i.Damage != nil || s.Disk.FileSize == 0:
 			return ""
 		case i.OutOfRange():
 			f.fail("%d bytes are out of range: above 0 and at most 2 TiB is usual", i.VirtualSize)
@@ -323,10 +332,10 @@ var checks = []check{
 		gib := float64(i.VirtualSize) / (1 << 30)
 		return fmt.Sprintf("%.2f GiB; a volume that CDI imports it into needs %.2f GiB", gib, math.Ceil(gib/(1-overhead)*100)/100)
 	}},
-	{"tables", func(s *subject, f *findings) string {
+	{"tables", (*subject).isQCOW2, func(s *subject, f *findings) string {
 		t := s.looked.tables
 		switch {
-		case s.onlyQCOW2("is") == "" || s.looked.OutOfRange():
+		case s.looked.OutOfRange():
 			return ""
 		case errors.Is(s.looked.tablesErr, disk.ErrNotRead):
 			f.note("none was read: they lie too far from the disk's beginning, or are too large")
@@ -337,10 +346,8 @@ var checks = []check{
 		}
 		return fmt.Sprintf("all %d lie within the file", t.All)
 	}},
-	{"qemu-img", func(s *subject, f *findings) string {
+	{"qemu-img", (*subject).hasDisk, func(s *subject, f *findings) string {
 		switch {
-		case s.Disk == nil:
-			return ""
 		case s.looked.qemu != "":
 			f.fail("%s", s.looked.qemu)
 		case s.looked.notAsked != "":
@@ -348,10 +355,7 @@ var checks = []check{
 		}
 		return "opens it within KubeVirt's limits"
 	}},
-	{"compression", func(s *subject, f *findings) string {
-		if s.Disk == nil || len(s.layers) == 0 {
-			return ""
-		}
+	{"compression", (*subject).hasDisk, func(s *subject, f *findings) string {
 		on, inside := s.layers[s.tree.paths[s.Disk.Name].layer].Compression, s.looked.tables.Compression
 		packed := inside == disk.Zstd || inside == disk.Zlib
 		level := Warning
@@ -372,7 +376,7 @@ var checks = []check{
 
 	// What the image says of itself, and its tag.
 
-	{"instance type hints", func(s *subject, f *findings) string {
+	{"instance type hints", nil, func(s *subject, f *findings) string {
 		hints := s.Config.Hints
 		if len(hints) == 0 {
 			return "none"
@@ -399,7 +403,7 @@ var checks = []check{
 		}
 		return strings.Join(slices.Sorted(maps.Values(hints)), ", ")
 	}},
-	{"annotations", func(s *subject, f *findings) string {
+	{"annotations", nil, func(s *subject, f *findings) string {
 		for _, key := range []string{"containers.bootc", "ostree.bootable"} {
 			switch {
 			case s.config.Config.Labels[key] == "1":
@@ -416,10 +420,7 @@ var checks = []check{
 		}
 		return "created " + created
 	}},
-	{"tags", func(s *subject, f *findings) string {
-		if !s.remote() {
-			return ""
-		}
+	{"tags", (*subject).remote, func(s *subject, f *findings) string {
 		if tag, err := name.NewTag(s.Reference); err == nil && tag.TagStr() == "latest" {
 			f.warn("latest is a tag that moves: CrownLabs takes other tags for versions")
 		}
@@ -469,14 +470,6 @@ func (e Entry) may(right uint64) bool {
 		mode >>= 3
 	}
 	return mode&right != 0
-}
-
-// onlyQCOW2 is what is right with a qcow2 disk, and nothing for others.
-func (s *subject) onlyQCOW2(right string) string {
-	if s.looked.Format != disk.FormatQCOW2 || s.looked.Damage != nil {
-		return ""
-	}
-	return right
 }
 
 // hints are the variables that CDI makes labels of.
