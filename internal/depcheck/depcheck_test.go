@@ -29,11 +29,10 @@ var floors = [][]string{
 	{"engine", "fleet"},
 	{"fleet/catalogue"},
 	{"pipeline"},
-	{"report"},
 	{"contract", "guest/provision", "guest/verify", "guest/hygiene"}, // stages know nothing of one another
 	{"guest/vm", "guest/playbook", "registry", "testkit"},
 	{"guest/accel", "image/oci", "base"},
-	{"image/disk", "httpclient", "ui", "settings"},
+	{"image/disk", "httpclient", "ui", "settings", "report"},
 	{"host"},
 	{"text"},
 	{"failure", "progress"},

@@ -239,18 +239,9 @@ func (r *verified) String() string {
 }
 
 func (r *verified) fill(to *report.Report) {
-	for _, c := range r.Checks {
-		to.Checks = append(to.Checks, report.Check{Group: c.Group, Name: c.Name, OK: c.OK, Detail: c.Detail})
-	}
-	for _, m := range r.Boot {
-		to.Boot = append(to.Boot, report.Moment(m))
-	}
-	for _, p := range r.Packages {
-		to.Packages = append(to.Packages, report.Package(p))
-	}
-	for _, p := range r.Pictures {
-		to.Pictures = append(to.Pictures, report.Picture(p))
-	}
+	to.Checks = append(to.Checks, r.Checks...)
+	to.Boot, to.Packages = append(to.Boot, r.Boot...), append(to.Packages, r.Packages...)
+	to.Pictures = append(to.Pictures, r.Pictures...)
 }
 
 func (r *verified) leave(w *way) { w.known.Verified = w.known.Digest }

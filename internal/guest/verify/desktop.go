@@ -93,7 +93,7 @@ func (m *machine) desktop(ctx context.Context) found {
 	if err != nil && early == nil { // it never opened
 		return f
 	}
-	f.moments = []Moment{{"desktop", opened}}
+	f.moments = []Moment{{Name: "desktop", At: opened}}
 	served := m.servedDesktop(ctx, address, usual)
 	f.checks, f.pictures = append(f.checks, served.checks...), served.pictures
 	return f

@@ -183,7 +183,7 @@ func parsePackages(out string) []Package {
 		if len(fields) != 3 || strings.TrimSpace(fields[0]) != "ii" {
 			continue
 		}
-		p := Package{text.Line(fields[1]), text.Line(fields[2])}
+		p := Package{Name: text.Line(fields[1]), Version: text.Line(fields[2])}
 		if p.Name != "" && len(p.Name) <= maxField && len(p.Version) <= maxField {
 			all = append(all, p)
 		}

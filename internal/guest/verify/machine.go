@@ -167,7 +167,7 @@ func (m *machine) look(ctx context.Context) error {
 }
 
 func (m *machine) happened(what string, at time.Duration) {
-	m.result.Boot = append(m.result.Boot, Moment{what, max(0, at)})
+	m.result.Boot = append(m.result.Boot, Moment{Name: what, At: max(0, at)})
 }
 
 // check is the outcome of one check.

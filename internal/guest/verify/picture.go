@@ -59,7 +59,7 @@ func encode(title string, screen image.Image) (Picture, error) {
 			return Picture{}, fmt.Errorf("writing the picture %q: %w", title, err)
 		}
 		if b.Len() <= maxPicture {
-			return Picture{title, b.Bytes(), screen.Bounds().Dx(), screen.Bounds().Dy()}, nil
+			return Picture{Title: title, PNG: b.Bytes(), Width: screen.Bounds().Dx(), Height: screen.Bounds().Dy()}, nil
 		}
 		screen = halved(screen)
 	}

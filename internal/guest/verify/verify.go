@@ -18,6 +18,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -65,33 +66,14 @@ const (
 	GroupPlaybook = "playbook" // goss, what the playbook promises
 )
 
-// Check is one thing that was looked at.
-type Check struct {
-	Group  string `json:"group"`
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail,omitempty"` // what was found, in one line
-}
-
-// Moment is something that happened while the machine started.
-type Moment struct {
-	Name string        `json:"name"`
-	At   time.Duration `json:"at"` // from power on
-}
-
-// Package is a package that is installed in the image.
-type Package struct {
-	Name    string `json:"name"`
-	Version string `json:"version"`
-}
-
-// Picture is what a screen showed.
-type Picture struct {
-	Title  string `json:"title"`
-	PNG    []byte `json:"png"` // at most 1 MiB; for that, a large screen is shown smaller
-	Width  int    `json:"width"`
-	Height int    `json:"height"`
-}
+// What verify finds has the report's words. Moments count from power on; a picture
+// has at most 1 MiB: for that, a large screen is shown smaller.
+type (
+	Check   = report.Check
+	Moment  = report.Moment
+	Package = report.Package
+	Picture = report.Picture
+)
 
 // Result is what the machine showed, and with Options.Full the further ones.
 // All but the checks and the pictures is of the first.

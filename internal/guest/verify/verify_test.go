@@ -79,9 +79,9 @@ func TestEachGossCheckBecomesALine(t *testing.T) {
 	checks, err := parseGoss([]byte(gossReport))
 	require.NoError(t, err)
 	assert.Equal(t, []Check{
-		{GroupPlaybook, "package chrony installed", true, "Package: chrony: installed: matches expectation: true"},
-		{GroupPlaybook, "file /etc/no such exists", false, "needed: File: /etc/no such: exists: Expected false to equal true"},
-		{GroupPlaybook, "file /etc/no such mode", true, "skipped"},
+		{Group: GroupPlaybook, Name: "package chrony installed", OK: true, Detail: "Package: chrony: installed: matches expectation: true"},
+		{Group: GroupPlaybook, Name: "file /etc/no such exists", OK: false, Detail: "needed: File: /etc/no such: exists: Expected false to equal true"},
+		{Group: GroupPlaybook, Name: "file /etc/no such mode", OK: true, Detail: "skipped"},
 	}, checks)
 }
 
@@ -326,7 +326,7 @@ func TestUnitsAreJudgedByWhatSystemdSays(t *testing.T) {
 }
 
 func TestPackagesAreThoseThatAreInstalled(t *testing.T) {
-	assert.Equal(t, []Package{{"bash", "5.2"}, {"zstd", "1:1.5~rc1"}},
+	assert.Equal(t, []Package{{Name: "bash", Version: "5.2"}, {Name: "zstd", Version: "1:1.5~rc1"}},
 		parsePackages("ii \tzstd\t1:1.5~rc1\nrc \tgone\t1\nii \tbash\t5.2\nii \tbash\t5.2\nnoise\nii \t\t1\nii \t"+strings.Repeat("x", 201)+"\t1"))
 	assert.Empty(t, parsePackages(""))
 }
