@@ -57,7 +57,7 @@ func (s Source) Check(ctx context.Context, in Inputs, extraVars map[string]any, 
 	case err != nil:
 		return s.refused(ctx, err)
 	}
-	return s.checkHosts(listed(string(out)), in, extraVars["ansible_connection"] == "local")
+	return s.checkHosts(string(out), in, extraVars["ansible_connection"] == "local")
 }
 
 // refused is the error of a playbook that ansible-playbook does not take.
@@ -107,54 +107,32 @@ func collectionOf(ctx context.Context, module string) string {
 	return ""
 }
 
-// listedPlay is what ansible-playbook --list-hosts says of a play.
-type listedPlay struct {
-	name  string   // as Ansible shows it
-	hosts []string // those of the inventory, and localhost
-}
+// listedPlay is a play, its name and hosts (those of the inventory, and
+// localhost), as ansible-playbook --list-hosts lists them.
+var listedPlay = regexp.MustCompile(`(?m)^  play #\d+ \((.*)\):.*\n(?:    .*\n)*?    hosts \(\d+\):\n((?:      .*\n)*)`)
 
-var (
-	playLine  = regexp.MustCompile(`^  play #\d+ \((.*)\):`)
-	hostsLine = regexp.MustCompile(`^    hosts \(\d+\):`)
-)
-
-// listed reads the list of plays and their hosts.
-func listed(list string) []listedPlay {
-	var all []listedPlay
-	hosts := false
-	for line := range strings.Lines(list) {
-		line = strings.TrimRight(line, "\r\n")
-		if m := playLine.FindStringSubmatch(line); m != nil {
-			all, hosts = append(all, listedPlay{name: m[1]}), false
-		} else if hostsLine.MatchString(line) {
-			hosts = true
-		} else if name := strings.TrimSpace(line); hosts && name != "" && len(all) > 0 {
-			all[len(all)-1].hosts = append(all[len(all)-1].hosts, name)
-		}
-	}
-	return all
-}
-
-// checkHosts refuses a playbook that would not touch the guest, by what
-// Ansible says of its plays' hosts: one that is for localhost changes this
+// checkHosts refuses a playbook that would not touch the guest, by Ansible's
+// list of its plays and their hosts: one that is for localhost changes this
 // host, and one for a group that is not there does nothing.
-func (s Source) checkHosts(plays []listedPlay, in Inputs, local bool) error {
+func (s Source) checkHosts(list string, in Inputs, local bool) error {
 	const try = "write hosts: all, which is the guest"
 	guest, elsewhere := false, false
+	plays := listedPlay.FindAllStringSubmatch(list, -1)
 	for i, p := range plays {
 		// Which play is which cannot be told where Ansible counts others than we do.
 		local := local || len(in.local) == len(plays) && in.local[i]
-		switch {
-		case len(p.hosts) == 0 && !in.groups:
-			return failure.New(fmt.Sprintf("the play %q of %s matches no host: there is one, the guest", p.name, s.File), try)
-		case slices.Contains(p.hosts, GuestAlias) && !local:
+		switch name, hosts := p[1], strings.Fields(p[2]); {
+		case len(hosts) == 0 && !in.groups:
+			return failure.New(fmt.Sprintf("the play %q of %s matches no host: there is one, the guest", name, s.File), try)
+		case slices.Contains(hosts, GuestAlias) && !local:
 			guest = true
-		case len(p.hosts) > 0:
+		case len(hosts) > 0:
 			elsewhere = true
 		}
 	}
 	if elsewhere && !guest {
-		return failure.New(fmt.Sprintf("no play of %s is for the guest: they are for localhost or connect locally, and would change this host", s.File), try)
+		return failure.New(fmt.Sprintf("no play of %s is for the guest: "+
+			"they are for localhost or connect locally, and would change this host", s.File), try)
 	}
 	return nil
 }

@@ -309,7 +309,11 @@ func TestEveryByteThatABuildReadsIsInTheDigest(t *testing.T) {
 				original := filepath.Join(dir, name)
 				content, err := os.ReadFile(original)
 				require.NoError(t, err)
-				for _, i := range []int{0, len(content) / 2, len(content) - 1} {
+				at := []int{len(content) / 2, 0, len(content) - 1}
+				if testing.Short() {
+					at = at[:1]
+				}
+				for _, i := range at {
 					if len(content) == 0 {
 						break
 					}

@@ -20,12 +20,14 @@ type Guest struct {
 	Python string // the version its python3 has: "3.11"
 }
 
-// guests are the releases that the name of a cloud image may say, by the words
-// that the distributions use in such names.
-var guests = []struct {
+// namedGuest is a release with the words that the distributions use in the
+// names of its cloud images.
+type namedGuest struct {
 	Guest
 	words *regexp.Regexp
-}{
+}
+
+var guests = []namedGuest{
 	{Guest{"Debian 11", "3.9"}, word(`bullseye|debian[- ]?11`)},
 	{Guest{"Debian 12", "3.11"}, word(`bookworm|debian[- ]?12`)},
 	{Guest{"Debian 13", "3.13"}, word(`trixie|debian[- ]?13`)},
@@ -46,20 +48,15 @@ func word(alternatives string) *regexp.Regexp {
 // first that says anything counts: addresses, file names (before the folders'),
 // what an image says about itself. It reports false where none says anything,
 // or one says two things.
-func GuessGuest(names ...string) (found Guest, ok bool) {
+func GuessGuest(names ...string) (guest Guest, known bool) {
 	for _, name := range names {
 		for _, part := range []string{path.Base(name), path.Dir(name)} {
-			said := 0
-			for _, guest := range guests {
-				if guest.words.MatchString(part) {
-					found = guest.Guest
-					said++
-				}
-			}
-			switch {
-			case said == 1:
-				return found, true
-			case said > 1:
+			said := slices.DeleteFunc(slices.Clone(guests), func(g namedGuest) bool { return !g.words.MatchString(part) })
+			switch len(said) {
+			case 0:
+			case 1:
+				return said[0].Guest, true
+			default:
 				return Guest{}, false
 			}
 		}
@@ -80,7 +77,7 @@ func saysVersion(ctx context.Context) (string, error) {
 
 // ControllerVersion is the version of this host's ansible-core.
 func ControllerVersion(ctx context.Context) (string, error) {
-	if version, err := pythonSays(ctx); err == nil {
+	if version := pythonSays(ctx); version != "" {
 		return version, nil
 	}
 	said, err := saysVersion(ctx)
@@ -106,32 +103,21 @@ var (
 )
 
 // pythonSays asks the Python that ansible-playbook runs with for ansible-core's
-// version, which takes a tenth of the time of ansible-playbook --version.
-func pythonSays(ctx context.Context) (string, error) {
-	file, err := host.Look("ansible-playbook")
-	if err != nil {
-		return "", err
-	}
-	script, err := host.ReadFile(file, 1<<20)
-	if err != nil {
-		return "", err
-	}
-	m := shebang.FindSubmatch(script)
-	if m == nil {
-		return "", fmt.Errorf("%s names no Python", file)
+// version, which takes a tenth of the time of ansible-playbook --version. It is
+// empty where that cannot be told.
+func pythonSays(ctx context.Context) string {
+	file, _ := host.Look("ansible-playbook")
+	script, _ := host.ReadFile(file, 1<<20)
+	python := shebang.FindSubmatch(script)
+	if python == nil {
+		return ""
 	}
 	// In a folder where no module of the user's is in the way.
-	out, err := host.Output(ctx, host.Cmd{
-		Program: string(m[1]), Args: []string{"-c", "import ansible.release; print(ansible.release.__version__)"},
+	out, _ := host.Output(ctx, host.Cmd{
+		Program: string(python[1]), Args: []string{"-c", "import ansible.release; print(ansible.release.__version__)"},
 		Dir: "/", Env: host.Env("LC_ALL=C.UTF-8"),
 	})
-	if err != nil {
-		return "", err
-	}
-	if version := plainVersion.Find(out); version != nil {
-		return string(version), nil
-	}
-	return "", fmt.Errorf("%s says that ansible-core's version is %q", m[1], out)
+	return string(plainVersion.Find(out))
 }
 
 // release is the first two numbers of a version.
@@ -148,40 +134,38 @@ func (r release) before(other release) bool { return slices.Compare(r[:], other[
 
 func (r release) String() string { return fmt.Sprintf("%d.%d", r[0], r[1]) }
 
-// oldestPython is, by ansible-core's minor release, the oldest Python that its
-// modules run with on a guest (docs.ansible.com, "ansible-core support
-// matrix"), newest first; newer releases than those are taken to be like them.
-var oldestPython = []struct{ core, python release }{
-	{release{2, 20}, release{3, 9}},
-	{release{2, 18}, release{3, 8}},
-	{release{2, 17}, release{3, 7}},
-	{release{2, 16}, release{3, 6}},
-	{release{2, 14}, release{3, 5}},
+type supported struct{ core, oldest, newest release }
+
+// pythons are, by ansible-core's minor release, the oldest and the newest Python
+// that its modules run with on a guest (docs.ansible.com, "ansible-core support
+// matrix"), newest first. Newer releases than those are taken to be like them,
+// and no Python too new but for releases up to 2.15, whose modules import six in
+// a way that Python 3.12 removed.
+var pythons = []supported{
+	{release{2, 20}, release{3, 9}, release{9}},
+	{release{2, 18}, release{3, 8}, release{9}},
+	{release{2, 17}, release{3, 7}, release{9}},
+	{release{2, 16}, release{3, 6}, release{9}},
+	{release{}, release{3, 5}, release{3, 11}},
 }
 
 // CheckVersions says whether the controller's ansible-core (2.14.18) can
 // manage the guest, so that a mismatch is named before anything is booted and
-// not by a stack trace after it. Up to 2.15 the modules import six in a way
-// that Python 3.12 removed; each release also has an oldest Python.
+// not by a stack trace after it.
 func CheckVersions(controller string, guest Guest) error {
 	core, err := releaseOf(controller)
 	python, errPython := releaseOf(guest.Python)
 	if err := errors.Join(err, errPython); err != nil {
 		return fmt.Errorf("comparing ansible-core with the guest's Python: %w", err)
 	}
+	row := pythons[slices.IndexFunc(pythons, func(row supported) bool { return !core.before(row.core) })]
 	what := fmt.Sprintf("this host's ansible-core %s cannot manage %s (Python %s)", controller, guest.Name, guest.Python)
-	if !python.before(release{3, 12}) && core.before(release{2, 16}) {
+	switch {
+	case row.newest.before(python):
 		return failure.New(what, "it takes ansible-core 2.16 or newer: "+
 			"build on Debian 13, in the toolbox, or from an older guest such as Debian 12 or Ubuntu 22.04")
-	}
-	for _, row := range oldestPython {
-		if core.before(row.core) {
-			continue
-		}
-		if python.before(row.python) {
-			return failure.New(what, fmt.Sprintf("it takes an older ansible-core, or a guest with Python %s or newer", row.python))
-		}
-		break
+	case python.before(row.oldest):
+		return failure.New(what, fmt.Sprintf("it takes an older ansible-core, or a guest with Python %s or newer", row.oldest))
 	}
 	return nil
 }
