@@ -32,10 +32,8 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// defaultBuildUser is who a build works as in the guest.
-const defaultBuildUser = "packer"
-
-// Options say what is built from what.
+// Options say what is built from what. All are set, and checked as settings,
+// unless it says otherwise.
 type Options struct {
 	Base       string // the base image, a local file whose checksum was verified
 	BaseFormat string // qcow2 or raw; stated, never probed
@@ -53,7 +51,7 @@ type Options struct {
 	CPUs      int   // 0: as many as suit the accelerator
 	DiskSize  int64 // virtual size in bytes, not less than the base's
 
-	BuildUser string // defaultBuildUser if empty
+	BuildUser string // deleted at the end, unless BakeUser
 	VMUser    string // who logs in where the VM runs
 	BakeUser  bool   // build as VMUser and keep that account, its password locked
 	Desktop   bool
@@ -68,7 +66,7 @@ type Options struct {
 
 	PackerLog   bool          // keep Packer's debug log
 	KeepOnError bool          // after a failed task the guest stays up until ctx ends
-	SSHTimeout  time.Duration // from QEMU's start; 15 minutes if 0
+	SSHTimeout  time.Duration // from QEMU's start
 }
 
 // Timings are how long the parts of a build took.
@@ -95,17 +93,13 @@ func (o Options) user() string {
 	if o.BakeUser {
 		return o.VMUser
 	}
-	return cmp.Or(o.BuildUser, defaultBuildUser)
+	return o.BuildUser
 }
 
 // Run builds opts.Output. An error that a person must act on is a
 // *failure.Error; when ctx ends, Packer, QEMU and Ansible are gone before Run
 // returns. The Result is filled as far as the build came.
 func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, error) {
-	opts.SSHTimeout = cmp.Or(opts.SSHTimeout, 15*time.Minute)
-	if err := check(opts); err != nil {
-		return Result{}, err
-	}
 	b, err := newBuild(opts)
 	if err != nil {
 		return Result{}, err
@@ -131,24 +125,6 @@ func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, e
 		return result, b.explain(errors.New("the guest did not say that its cleaning ended well"))
 	}
 	return result, b.keep(ctx)
-}
-
-// userName is what useradd accepts on every distribution.
-var userName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
-
-func check(opts Options) error {
-	switch {
-	case !userName.MatchString(opts.user()):
-		return failure.New(fmt.Sprintf("%q is no user name", opts.user()), "set BUILD_USER (or VM_USER) to lower-case letters, digits, - and _")
-	case opts.user() == "root" || !opts.BakeUser && opts.user() == opts.VMUser:
-		return failure.New(fmt.Sprintf("the build user %q would be deleted at the end", opts.user()),
-			"set BUILD_USER to another name, or BAKE_USER=true to build as VM_USER")
-	case opts.BaseFormat != "qcow2" && opts.BaseFormat != "raw":
-		return failure.New(fmt.Sprintf("the base's format %q is not supported", opts.BaseFormat), "convert it to qcow2 or raw")
-	case opts.BackingFile && opts.BaseFormat != "qcow2":
-		return errors.New("provision: only a qcow2 base can be a backing file")
-	}
-	return nil
 }
 
 // build is one run of Packer.

@@ -73,7 +73,7 @@ func options(t *testing.T, base, play string) provision.Options {
 	return provision.Options{
 		Base: base, BaseFormat: "qcow2", Output: filepath.Join(dir, "disk.qcow2"), WorkDir: filepath.Join(dir, "work"),
 		Playbook: source, Tools: set, Accel: accel.Verdict{Accelerator: "tcg"},
-		MemoryMiB: 2048, CPUs: 2, DiskSize: 10 << 30, VMUser: "crownlabs",
+		MemoryMiB: 2048, CPUs: 2, DiskSize: 10 << 30, VMUser: "crownlabs", BuildUser: "packer", SSHTimeout: 15 * time.Minute,
 		ExtraVars: map[string]any{"token": "planted-extra-var"}, PackerLog: true,
 	}
 }

@@ -105,16 +105,8 @@ func source(name string) []byte {
 // that go.sum pins to the byte; that takes minutes, once, and the go command.
 // Two callers at the same time compile once. The error is a *failure.Error.
 func EnsureTools(ctx context.Context, cache string, report progress.Reporter) (Tools, error) {
-	if dir := os.Getenv(ToolsDirVariable); dir != "" {
-		tools, err := load(dir)
-		if err != nil {
-			return Tools{}, failure.Wrap(err, fmt.Sprintf("%s=%s has not all the tools", ToolsDirVariable, dir),
-				"it needs packer, goss and plugins/ with the qemu and ansible plugins; or unset it")
-		}
-		return tools, nil
-	}
-	if tools, ok := cached(cache); ok {
-		return tools, nil
+	if tools, err := ready(cache); !errors.Is(err, errNotCompiled) {
+		return tools, err
 	}
 	lock, err := host.LockDir(ctx, cache, "waiting for another diskforge that compiles the tools", report)
 	if ctx.Err() != nil {
@@ -124,8 +116,8 @@ func EnsureTools(ctx context.Context, cache string, report progress.Reporter) (T
 		return Tools{}, failure.Wrap(err, "locking the tools' cache", "set another cache directory")
 	}
 	defer lock.Close()
-	if tools, ok := cached(cache); ok { // compiled while we waited
-		return tools, nil
+	if tools, err := ready(cache); !errors.Is(err, errNotCompiled) { // compiled while we waited
+		return tools, err
 	}
 	dir := filepath.Join(cache, toolsKey())
 	if err := compileTo(ctx, cache, dir, report); err != nil {
@@ -136,12 +128,30 @@ func EnsureTools(ctx context.Context, cache string, report progress.Reporter) (T
 
 // ToolsReady says whether EnsureTools would return at once, without compiling.
 func ToolsReady(cache string) bool {
+	_, err := ready(cache)
+	return err == nil
+}
+
+var errNotCompiled = errors.New("the tools are not compiled yet")
+
+// ready are the programs that are there, or errNotCompiled. Former versions of
+// diskforge put that of their Go behind the name of a set's directory.
+func ready(cache string) (Tools, error) {
 	if dir := os.Getenv(ToolsDirVariable); dir != "" {
-		_, err := load(dir)
-		return err == nil
+		tools, err := load(dir)
+		if err != nil {
+			return Tools{}, failure.Wrap(err, fmt.Sprintf("%s=%s has not all the tools", ToolsDirVariable, dir),
+				"it needs packer, goss and plugins/ with the qemu and ansible plugins; or unset it")
+		}
+		return tools, nil
 	}
-	_, ok := cached(cache)
-	return ok
+	dirs, _ := filepath.Glob(filepath.Join(cache, toolsKey()+"*"))
+	for _, dir := range dirs {
+		if tools, err := load(dir); err == nil {
+			return tools, nil
+		}
+	}
+	return Tools{}, errNotCompiled
 }
 
 // toolsKey identifies the programs: it changes when a pinned version does.
@@ -156,18 +166,6 @@ func toolsKey() string {
 		fmt.Fprintf(h, "%s %s\n", p.module+p.pkg, p.ldflags)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
-}
-
-// cached are the programs in the cache, where a complete set is there. Former
-// versions of diskforge put that of their Go behind the directory's name.
-func cached(cache string) (Tools, bool) {
-	dirs, _ := filepath.Glob(filepath.Join(cache, toolsKey()+"*"))
-	for _, dir := range dirs {
-		if tools, err := load(dir); err == nil {
-			return tools, true
-		}
-	}
-	return Tools{}, false
 }
 
 // load is the set in dir, complete or an error.
