@@ -66,12 +66,16 @@ const (
 	GroupPlaybook = "playbook" // goss, what the playbook promises
 )
 
-// What verify finds has the report's words. Moments count from power on; a picture
-// has at most 1 MiB: for that, a large screen is shown smaller.
+// What is found has the report's words.
 type (
-	Check   = report.Check
-	Moment  = report.Moment
+	// Check is one thing that was looked at.
+	Check = report.Check
+	// Moment is something that happened while the machine started.
+	Moment = report.Moment
+	// Package is a package that is installed in the image.
 	Package = report.Package
+	// Picture is what a screen showed, of at most 1 MiB: for that, a large one is
+	// shown smaller.
 	Picture = report.Picture
 )
 
