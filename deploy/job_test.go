@@ -171,7 +171,7 @@ func TestAJobThatIsFilledInHasGoodSettings(t *testing.T) {
 		"ISO_URL": "https://example.org/x.qcow2", "ISO_CHECKSUM": "sha256:" + strings.Repeat("0", 64), "ANSIBLE_PLAYBOOK": "ubuntu-base.yml",
 		"TARGET_REGISTRY": "harbor.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "ubuntu", "IMAGE_TAG": "1",
 	})
-	s, err := settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
+	s, err := settings.Read(nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
 	require.NoError(t, err)
 	c, err := pipeline.Parse(s, pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedReference)
 	require.NoError(t, err)
@@ -190,7 +190,7 @@ func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
 	for i, j := range jobs {
 		init := j.Spec.Template.Spec.InitContainers
 		env := init[len(init)-1].filled(nil)
-		s, err := settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
+		s, err := settings.Read(nil, func(key string) (string, bool) { v, ok := env[key]; return v, ok })
 		require.NoError(t, err)
 		c, err := pipeline.Parse(s, pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedReference)
 		require.NoError(t, err, entries[i].Name)
@@ -200,7 +200,7 @@ func TestTheCataloguesImagesAreJobsWithGoodSettings(t *testing.T) {
 			parents++
 		} else {
 			base := init[0].filled(nil)
-			s, err = settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := base[key]; return v, ok })
+			s, err = settings.Read(nil, func(key string) (string, bool) { v, ok := base[key]; return v, ok })
 			require.NoError(t, err)
 			fetches, err := pipeline.Parse(s, pipeline.NeedBase)
 			require.NoError(t, err)

@@ -237,7 +237,7 @@ func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs 
 		if err != nil {
 			return err
 		}
-		read, err := settings.Read(c.Context(), flags, nil)
+		read, err := settings.Read(flags, nil)
 		if err != nil {
 			return err
 		}

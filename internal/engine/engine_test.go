@@ -25,7 +25,7 @@ import (
 // settings are those of the environment, checked.
 func givenSettings(t *testing.T, environ map[string]string) *Build {
 	t.Helper()
-	s, err := settings.Read(t.Context(), nil, func(name string) (string, bool) { v, ok := environ[name]; return v, ok })
+	s, err := settings.Read(nil, func(name string) (string, bool) { v, ok := environ[name]; return v, ok })
 	require.NoError(t, err)
 	c, err := pipeline.Parse(s, pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedReference)
 	require.NoError(t, err)

@@ -114,7 +114,7 @@ func (s *site) read() (*fleet.All, error) {
 
 // read puts a command together as the program does.
 func read(ctx context.Context, dir string, env map[string]string, shown *ui.UI) (*fleet.All, error) {
-	given, err := settings.Read(ctx, env, func(string) (string, bool) { return "", false })
+	given, err := settings.Read(env, func(string) (string, bool) { return "", false })
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ const ofBase = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef012345678
 // from reads and parses settings that come from this environment alone.
 func from(t *testing.T, environment map[string]string, needs ...Need) (settings.Config, error) {
 	t.Helper()
-	s, err := settings.Read(t.Context(), nil, func(key string) (string, bool) { v, ok := environment[key]; return v, ok })
+	s, err := settings.Read(nil, func(key string) (string, bool) { v, ok := environment[key]; return v, ok })
 	require.NoError(t, err)
 	return Parse(s, needs...)
 }

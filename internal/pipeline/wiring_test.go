@@ -165,7 +165,7 @@ func everything(dir string) map[string]string {
 func wired(t *testing.T, environ map[string]string) (*Build, *given, *bytes.Buffer) {
 	t.Helper()
 	t.Setenv("KUBERNETES_SERVICE_HOST", "") // or the test's folders' modes would not count
-	s, err := settings.Read(t.Context(), environ, func(string) (string, bool) { return "", false })
+	s, err := settings.Read(environ, func(string) (string, bool) { return "", false })
 	require.NoError(t, err)
 	c, err := Parse(s, NeedBase, NeedPlaybook, NeedReference)
 	require.NoError(t, err)

@@ -19,7 +19,7 @@ import (
 // from reads and parses settings that come from this environment alone.
 func from(t *testing.T, environment, flags map[string]string) (settings.Config, error) {
 	t.Helper()
-	s, err := settings.Read(t.Context(), flags, func(key string) (string, bool) { v, ok := environment[key]; return v, ok })
+	s, err := settings.Read(flags, func(key string) (string, bool) { v, ok := environment[key]; return v, ok })
 	require.NoError(t, err)
 	return settings.Parse(s)
 }
@@ -96,11 +96,11 @@ func TestWhatTheFormerBuilderTookIsUnderstoodOrNamed(t *testing.T) {
 	}
 	account := map[string]string{"USERNAME": "me", "PASSWORD": "planted", "TARGET_REGISTRY": "harbor.example.org"}
 	environ := func(name string) (string, bool) { v, ok := account[name]; return v, ok }
-	_, err := settings.Read(t.Context(), nil, environ)
+	_, err := settings.Read(nil, environ)
 	require.ErrorContains(t, err, "rename them to REGISTRY_USER and REGISTRY_PASS")
 	assert.NotContains(t, err.Error(), "planted")
 	delete(account, "TARGET_REGISTRY") // a desktop's USERNAME is nobody's business
-	_, err = settings.Read(t.Context(), nil, environ)
+	_, err = settings.Read(nil, environ)
 	require.NoError(t, err)
 }
 
@@ -149,8 +149,8 @@ func TestExtraVariablesComeFromTextOrAFile(t *testing.T) {
 }
 
 func TestSizesAreInPowersOf1024(t *testing.T) {
-	for text, want := range map[string]int64{"10G": 10 << 30, "10Gi": 10 << 30, "10GiB": 10 << 30, "10240M": 10 << 30, "512": 512, "1T": 1 << 40} {
-		got, err := settings.ParseSize(text, 1)
+	for text, want := range map[string]int64{"10G": 10 << 30, "10Gi": 10 << 30, "10GiB": 10 << 30, "10240M": 10 << 30, "512": 512 << 20, "1T": 1 << 40} {
+		got, err := settings.ParseSize(text)
 		require.NoError(t, err)
 		assert.Equal(t, want, got, text)
 	}
@@ -179,10 +179,8 @@ func FuzzSizesNeverOverflow(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		for _, bare := range []int64{1, 1 << 20} {
-			if n, err := settings.ParseSize(s, bare); err == nil && n < 0 {
-				t.Errorf("%q is %d", s, n)
-			}
+		if n, err := settings.ParseSize(s); err == nil && n < 0 {
+			t.Errorf("%q is %d", s, n)
 		}
 	})
 }

@@ -1,7 +1,6 @@
 package settings_test
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -9,7 +8,7 @@ import (
 
 func ExampleParse() {
 	environ := map[string]string{"BASE_FROM_PACKAGES": "true", "ANSIBLE_PLAYBOOK": "debian-base", "DISK_SIZE": "20G"}
-	given, err := settings.Read(context.Background(), map[string]string{"MEMORY": "4096"}, func(name string) (string, bool) {
+	given, err := settings.Read(map[string]string{"MEMORY": "4096"}, func(name string) (string, bool) {
 		text, ok := environ[name]
 		return text, ok
 	})

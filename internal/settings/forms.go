@@ -105,7 +105,7 @@ const (
 
 // memory is a number of MiB.
 func memory(v string) (string, error) {
-	n, err := ParseSize(v, mib)
+	n, err := ParseSize(v)
 	if err != nil {
 		return "", fmt.Errorf("%q is no amount of memory: give a number of MiB, e.g. 2048", v)
 	}
@@ -115,7 +115,7 @@ func memory(v string) (string, error) {
 
 // size is a disk's, in bytes.
 func size(v string) (string, error) {
-	n, err := ParseSize(v, mib) // as Packer reads its disk_size
+	n, err := ParseSize(v) // as Packer reads its disk_size
 	if bytes, _ := strconv.ParseInt(v, 10, 64); bytes >= minDiskSize {
 		n = bytes // no disk has so many MiB
 	}
@@ -130,10 +130,9 @@ func size(v string) (string, error) {
 
 var sizeForm = regexp.MustCompile(`(?i)^([0-9]{1,12})(Ki?|Mi?|Gi?|Ti?|)B?$`)
 
-// ParseSize reads a size in bytes: 10G, 10g and 10Gi are GiB, 10240M is MiB, a
-// bare number is in units of bare bytes. Letters mean powers of 1024, as
-// qemu-img's do.
-func ParseSize(v string, bare int64) (int64, error) {
+// ParseSize reads a size in bytes: 10G, 10g and 10Gi are GiB, 10240M and a bare
+// number are MiB. Letters mean powers of 1024, as qemu-img's do.
+func ParseSize(v string) (int64, error) {
 	m := sizeForm.FindStringSubmatch(v)
 	if m == nil {
 		return 0, fmt.Errorf("%q is no size: give e.g. 10G, 10Gi or 10240M", v)
@@ -142,7 +141,7 @@ func ParseSize(v string, bare int64) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%q is no size: %w", v, err)
 	}
-	unit := bare
+	unit := int64(mib)
 	if m[2] != "" {
 		unit = 1 << (10 * (1 + strings.IndexByte("KMGT", strings.ToUpper(m[2])[0])))
 	}

@@ -6,7 +6,6 @@
 package settings
 
 import (
-	"context"
 	"maps"
 	"os"
 	"reflect"
@@ -225,7 +224,7 @@ func (s Settings) With(values map[string]string) Settings {
 // Read reads the settings: flags (by variable) win over the environment, and an
 // empty variable counts as one that is not set, as Kubernetes and GitHub Actions
 // leave many.
-func Read(_ context.Context, flags map[string]string, environ func(string) (string, bool)) (Settings, error) {
+func Read(flags map[string]string, environ func(string) (string, bool)) (Settings, error) {
 	if environ == nil {
 		environ = os.LookupEnv
 	}

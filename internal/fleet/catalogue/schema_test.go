@@ -70,7 +70,7 @@ func TestGoodSettingsInACatalogueAreGoodSettings(t *testing.T) {
 			if strings.HasPrefix(i.Settings["ISO_CHECKSUM"], "sha256:") {
 				i.Settings["ISO_CHECKSUM"] = "sha256:" + strings.Repeat("0", 64)
 			}
-			s, err := settings.Read(t.Context(), i.Settings, func(string) (string, bool) { return "", false })
+			s, err := settings.Read(i.Settings, func(string) (string, bool) { return "", false })
 			require.NoError(t, err)
 			_, err = pipeline.Parse(s, pipeline.NeedPlaybook)
 			assert.NoError(t, err, name+": "+i.Name)
