@@ -16,7 +16,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/host"
-	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -192,7 +191,7 @@ func space(setting, dir string, need int64) finding {
 	if err := writable(dir); err != nil {
 		return finding{setting, missing, err.Error(), "set " + setting + " to a folder that this user may write to"}
 	}
-	if err := disk.CheckSpace(dir, setting, disk.Need{Bytes: need, What: "a build"}); err != nil {
+	if err := host.CheckSpace(dir, setting, host.Need{Bytes: need, What: "a build"}); err != nil {
 		return broken(setting, err, "")
 	}
 	return finding{setting, ok, dir, ""}

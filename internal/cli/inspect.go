@@ -9,7 +9,6 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/text"
@@ -97,9 +96,9 @@ func reportText(r *contract.Report) string {
 	if d := r.Disk; d != nil {
 		fact("disk", "%s, %s in a file of %s, compression: %s", d.Format, text.Size(int64(d.VirtualSize)), text.Size(d.FileSize), d.Compression)
 	}
-	fact("base", "%s %s", oci.BaseName(r.Annotations), r.Annotations["org.opencontainers.image.base.digest"])
-	fact("built", "%s", r.Annotations[oci.AnnotationBuilt])
-	fact("guest", "%s", r.Annotations[oci.AnnotationGuest])
+	fact("base", "%s", r.Base())
+	fact("built", "%s", r.Built())
+	fact("guest", "%s", r.Guest())
 	fact("inputs", "%s", r.Inputs)
 	fact("read", "%s", readText(r))
 	b.WriteByte('\n')

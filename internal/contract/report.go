@@ -3,6 +3,7 @@ package contract
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -78,6 +79,18 @@ type Disk struct {
 	TablesRead int `json:"tablesRead"`
 	Tables     int `json:"tables"`
 }
+
+// Base is the name and the digest of what the image was built on, as far as it
+// says so.
+func (r *Report) Base() string {
+	return strings.TrimSpace(oci.BaseName(r.Annotations) + " " + r.Annotations[oci.AnnotationBaseDigest])
+}
+
+// Built is when diskforge's playbook had run, or empty.
+func (r *Report) Built() string { return r.Annotations[oci.AnnotationBuilt] }
+
+// Guest is the guest's release ("Debian 12"), or empty.
+func (r *Report) Guest() string { return r.Annotations[oci.AnnotationGuest] }
 
 // Level is how a check ended.
 type Level string

@@ -16,7 +16,6 @@ import (
 	"github.com/dagger/querybuilder"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -111,7 +110,7 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 	if err := exportLayout(ctx, image, result.Layout); err != nil {
 		return result, err
 	}
-	packed, err := oci.Load(result.Layout)
+	packed, err := pipeline.Load(result.Layout)
 	if err != nil {
 		return result, err
 	}

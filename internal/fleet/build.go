@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/guest/accel"
-	"github.com/netgroup-polito/diskforge/internal/image/disk"
-	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -41,7 +39,7 @@ func (a *All) prepare(e *Entry) {
 	}
 	e.Known.Reference = e.config.Reference + "@" + e.Found.Digest
 	if e.Fetch { // not where OUTPUT_DIR has it
-		if here, err := e.load(dir); err == nil && here.Digest == e.Found.Digest {
+		if here, err := e.packed(dir); err == nil && here.Digest == e.Found.Digest {
 			e.Known.Layout = e.layout(dir)
 		}
 	}
@@ -63,16 +61,7 @@ const (
 func (e *Entry) resources(dir string) Resources {
 	c := e.config
 	r := Resources{CPUs: (accel.Verdict{}.CPUs(c.CPUs) + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB}
-	for _, need := range disk.BuildNeeds(disk.BuildPlan{
-		Base: disk.Info{DataSize: baseData}, DiskSize: c.DiskSize,
-		Method: disk.Method(c.Sparsify), Compression: disk.Compression(c.Compression),
-		Left: pipeline.Left(Dir(dir, e.Name)),
-	}) {
-		r.Disk += need.Bytes
-		if need.What == disk.LayoutSpace {
-			r.Keep += need.Bytes
-		}
-	}
+	r.Disk, r.Keep = pipeline.Space(c, Dir(dir, e.Name), baseData)
 	return r
 }
 
@@ -111,21 +100,17 @@ func (b *builder) send(ctx context.Context, one *pipeline.Build, e *Entry, paren
 	if e.config.Reference == "" || !e.NotBefore.IsZero() {
 		return result, false, nil
 	}
-	layout, err := e.load(b.Config.OutputDir)
-	if err != nil || e.Parent != nil && layout.Annotations[baseDigest] != parent.Digest {
+	packed, err := e.packed(b.Config.OutputDir)
+	if err != nil || e.Parent != nil && packed.Base != parent.Digest {
 		return result, false, nil //nolint:nilerr // it is built
 	}
 	result, err = one.Send(ctx)
-	if errors.Is(err, oci.ErrDamaged) {
+	if errors.Is(err, pipeline.ErrDamaged) {
 		b.table.Warn(e.Name, "what was made earlier is damaged: it is built again")
 		return pipeline.Result{}, false, nil
 	}
 	return result, true, err
 }
-
-// baseDigest is the annotation with the digest of the image that one starts
-// from (OCI image specification, annotations.md).
-const baseDigest = "org.opencontainers.image.base.digest"
 
 // single is the build of one image, in dir, from its parent's result.
 func (b *builder) single(e *Entry, dir string, parent Result) *pipeline.Build {

@@ -7,14 +7,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
-	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
@@ -279,32 +277,26 @@ func (e *Entry) repository() string {
 // made is the image of these inputs in OUTPUT_DIR, or why there is none. What
 // else may be wrong there, the build will say.
 func (e *Entry) made(outputDir string) (found *Found, absent string) {
-	layout, err := e.load(outputDir)
+	packed, err := e.packed(outputDir)
 	switch {
 	case errors.Is(err, errOther):
 		return nil, changed
 	case err != nil:
 		return nil, ""
 	}
-	found = &Found{Digest: layout.Digest}
-	found.Built, _ = time.Parse(time.RFC3339, layout.Annotations[oci.AnnotationBuilt])
-	return found, ""
+	return &Found{Digest: packed.Digest, Built: packed.Built}, ""
 }
 
 var errOther = errors.New("holds another image, or one that was not verified")
 
-// load reads the image's layout in OUTPUT_DIR, if it is of these inputs and was
-// verified.
-func (e *Entry) load(outputDir string) (*oci.Layout, error) {
+// packed is the image in OUTPUT_DIR, if it is of these inputs and was verified.
+func (e *Entry) packed(outputDir string) (pipeline.Packed, error) {
 	dir := e.layout(outputDir)
-	layout, err := oci.Load(dir)
-	if err != nil {
-		return nil, err
+	packed, err := pipeline.Load(dir)
+	if err == nil && (packed.Inputs != e.Inputs || !packed.Verified) {
+		err = fmt.Errorf("%s %w", dir, errOther)
 	}
-	if layout.Annotations[oci.AnnotationInputs] != e.Inputs || !layout.Verified {
-		return nil, fmt.Errorf("%s %w", dir, errOther)
-	}
-	return layout, nil
+	return packed, err
 }
 
 // layout is the directory of the image's OCI layout.

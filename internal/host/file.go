@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -184,6 +185,37 @@ func FreeSpace(dir string) (int64, error) {
 		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	return int64(s.Bavail) * s.Bsize, nil
+}
+
+// Need is space that something will take.
+type Need struct {
+	Bytes int64
+	What  string // "the provisioned disk"
+}
+
+// CheckSpace checks whether there is room for all needs in a directory, which may
+// not exist yet; setting is the variable that moves it, "OUTPUT_DIR".
+func CheckSpace(dir, setting string, needs ...Need) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	free, err := FreeSpace(dir)
+	for errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+		free, err = FreeSpace(dir)
+	}
+	var sum int64
+	var parts []string
+	for _, n := range needs {
+		sum += n.Bytes
+		parts = append(parts, n.What+" "+text.Size(n.Bytes))
+	}
+	if err != nil || free >= sum {
+		return err
+	}
+	what := fmt.Sprintf("%s has %s free, but about %s are needed (%s)", dir, text.Size(free), text.Size(sum), strings.Join(parts, ", "))
+	return failure.New(what, "free some there, or set "+setting+" to a directory on a larger disk")
 }
 
 // ReadAll reads r to its end, and fails where that is more than most bytes.

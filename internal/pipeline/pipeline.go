@@ -15,14 +15,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
@@ -137,21 +135,32 @@ func Layout(outputDir, image string) string {
 	return filepath.Join(outputDir, strings.ReplaceAll(image, "/", "_"))
 }
 
-// Left is what an earlier run of a build left in its OUTPUT_DIR.
-func Left(outputDir string) disk.Left { return left(workDir(outputDir)) }
+// ErrDamaged is the cause of errors of a layout whose blobs are not what they were.
+var ErrDamaged = oci.ErrDamaged
+
+// Packed is what is known of an image in an OCI layout.
+type Packed struct {
+	Digest   string    // of the manifest
+	Inputs   string    // the digest of what it was made from, or empty
+	Base     string    // the digest of what it was built on, or empty
+	Built    time.Time // when the playbook had run; zero where that is not known
+	Verified bool
+}
+
+// Load reads a layout and checks it, but for the content of its layer.
+func Load(layout string) (Packed, error) {
+	l, err := oci.Load(layout)
+	if err != nil {
+		return Packed{}, err
+	}
+	p := Packed{
+		Digest: l.Digest, Inputs: l.Annotations[oci.AnnotationInputs], Base: l.Annotations[oci.AnnotationBaseDigest], Verified: l.Verified,
+	}
+	p.Built, _ = time.Parse(time.RFC3339, l.Annotations[oci.AnnotationBuilt])
+	return p, nil
+}
 
 func workDir(outputDir string) string { return filepath.Join(outputDir, "work") }
-
-func left(work string) disk.Left {
-	size := func(s stage) int64 {
-		info, err := os.Stat(filepath.Join(work, s.file))
-		if err != nil {
-			return 0
-		}
-		return info.Size()
-	}
-	return disk.Left{Provisioned: size(provisioning), Sparsified: size(sparsifying)}
-}
 
 // The stages on their own. Work and logs of DISK are in DISK.work.
 

@@ -16,7 +16,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/host"
-	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -53,11 +52,7 @@ func (w *way) start(ctx context.Context, out string) error {
 		return failure.New(fmt.Sprintf("DISK_SIZE: %s is less than the base image's virtual size", text.Size(w.Config.DiskSize)),
 			"give "+text.Size(info.VirtualSize)+" or more")
 	}
-	return disk.CheckSpace(out, "OUTPUT_DIR", disk.BuildNeeds(disk.BuildPlan{
-		Base: info, DiskSize: w.Config.DiskSize,
-		Method: disk.Method(w.Config.Sparsify), Compression: disk.Compression(w.Config.Compression),
-		Left: left(w.dir.Path()),
-	})...)
+	return host.CheckSpace(out, "OUTPUT_DIR", needs(w.Config, w.dir.Path(), info.DataSize)...)
 }
 
 // prepare gets everything that takes time, side by side: which accelerator

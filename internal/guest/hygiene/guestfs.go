@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/image/disk"
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 // walkGuestfs adds all files to the tree, which libguestfs finds and mounts
@@ -23,7 +23,7 @@ func (d *rawDisk) walkGuestfs(ctx context.Context, t *tree) error {
 	}
 	c.Env = append(c.Env, d.env...)
 	d.p.Activity("reading the files with libguestfs")
-	err = stream(ctx, c, disk.Run, func(out *bufio.Reader) error { return d.untar(out, t) })
+	err = stream(ctx, c, host.RunAppliance, func(out *bufio.Reader) error { return d.untar(out, t) })
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -5,7 +5,7 @@
 // Look and Image.Tables read what an image says about itself, through any
 // reader and without any demand on it; Firmware reads what would start it.
 // Inspect demands of a file what a containerdisk needs. Sparsify makes the
-// image that is packed; BuildNeeds and CheckSpace see to the room for it.
+// image that is packed.
 package disk
 
 import (

@@ -200,7 +200,7 @@ func virtSparsify(ctx context.Context, source image, scratch string, o SparsifyO
 		return image{}, err
 	}
 	to.Activity("starting virt-sparsify")
-	err := Run(ctx, host.Cmd{
+	err := host.RunAppliance(ctx, host.Cmd{
 		Program: "virt-sparsify",
 		Args:    []string{"--in-place", "--format", FormatQCOW2, disk.path},
 		Env:     append(host.Env("LIBGUESTFS_TMPDIR="+scratch), o.LibguestfsEnv...),

@@ -43,6 +43,9 @@ const (
 	// AnnotationCreated is the image's date, in RFC 3339.
 	AnnotationCreated = standardPrefix + "created"
 
+	// AnnotationBaseDigest is the digest of the image that one was built on.
+	AnnotationBaseDigest = standardPrefix + "base.digest"
+
 	// standardPrefix begins the annotations that the OCI image specification
 	// names (annotations.md).
 	standardPrefix = "org.opencontainers.image."

@@ -1,4 +1,4 @@
-package disk
+package host
 
 import (
 	"bytes"
@@ -10,21 +10,19 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
-// grace is what a libguestfs program gets to clear up after itself
+// applianceGrace is what a libguestfs program gets to clear up after itself
 // once its virtual machine was ended.
-const grace = 30 * time.Second
+const applianceGrace = 30 * time.Second
 
-// Run runs a program that starts libguestfs' virtual machine. Such a program
-// looks at SIGTERM only when the machine has booted, then leaves its
-// sockets in /tmp, and the machine has a process group of its own. So when
-// ctx ends we end the machine: for the program that is a failure like any
-// other, after which it clears up and ends at once.
-func Run(ctx context.Context, c host.Cmd) error {
-	p, err := host.Start(context.WithoutCancel(ctx), c)
+// RunAppliance runs a program that starts libguestfs' virtual machine. Such a
+// program looks at SIGTERM only when the machine has booted, then leaves its
+// sockets in /tmp, and the machine has a process group of its own. So when ctx
+// ends we end the machine: for the program that is a failure like any other,
+// after which it clears up and ends at once.
+func RunAppliance(ctx context.Context, c Cmd) error {
+	p, err := Start(context.WithoutCancel(ctx), c)
 	if err != nil {
 		return err
 	}
@@ -32,15 +30,15 @@ func Run(ctx context.Context, c host.Cmd) error {
 	case <-p.Done():
 		return p.Wait()
 	case <-ctx.Done():
-		end(p)
+		endAppliance(p)
 		return context.Cause(ctx)
 	}
 }
 
-// end kills the virtual machine of p, and any that it still starts,
+// endAppliance kills the virtual machine of p, and any that it still starts,
 // until p has ended.
-func end(p *host.Process) {
-	late := time.After(grace)
+func endAppliance(p *Process) {
+	late := time.After(applianceGrace)
 	for {
 		killChildren(p.Pid())
 		select {
