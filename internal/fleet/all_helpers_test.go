@@ -104,7 +104,7 @@ func (s *site) all(m *maker) *fleet.All {
 func (s *site) read() (*fleet.All, error) {
 	shown := ui.New(io.Discard, false)
 	s.t.Cleanup(shown.Close)
-	all, err := read(s.t.Context(), s.dir, s.env, shown)
+	all, err := read(s.dir, s.env, shown)
 	if err == nil {
 		all.Policy = s.policy
 		all.Catalogue.Images, err = all.Catalogue.Select(s.only...)
@@ -113,7 +113,7 @@ func (s *site) read() (*fleet.All, error) {
 }
 
 // read puts a command together as the program does.
-func read(ctx context.Context, dir string, env map[string]string, shown *ui.UI) (*fleet.All, error) {
+func read(dir string, env map[string]string, shown *ui.UI) (*fleet.All, error) {
 	given, err := settings.Read(env, func(string) (string, bool) { return "", false })
 	if err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ func allVictim(dir string) error {
 	}
 	shown := ui.New(io.Discard, false)
 	defer shown.Close()
-	all, err := read(context.Background(), dir, env, shown)
+	all, err := read(dir, env, shown)
 	if err != nil {
 		return err
 	}
