@@ -61,9 +61,6 @@ var rules = func() []rule {
 	return policy.rules
 }()
 
-// Rules are the rules of every image in the order in which they are applied.
-func Rules() []Rule { return named(rules) }
-
 func named(rules []rule) []Rule {
 	var all []Rule
 	for _, r := range rules {
