@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
+	reference "github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
@@ -51,7 +51,8 @@ func (f *findings) fail(format string, args ...any) { f.add(Error, format, args.
 const maxLine = 400 // characters of a result, which may repeat words of the image
 
 func (f *findings) add(l Level, format string, args ...any) {
-	f.results = append(f.results, Result{Check: f.check, Level: l, Detail: text.Cut(text.Line(fmt.Sprintf(format, args...)), maxLine)})
+	detail := text.Cut(text.Line(fmt.Sprintf(format, args...)), maxLine)
+	f.results = append(f.results, Result{Check: f.check, Level: l, Detail: detail})
 }
 
 // judge runs the checks.
@@ -225,7 +226,8 @@ var checks = []check{
 		case e.Type != "file":
 			f.fail("%s is a %s, not a regular file", name, e.Type)
 		case s.tree.atRoot:
-			f.warn("%q lies at the root, not in %s/: KubeVirt 1.9 and later take that as an image volume, earlier releases and CDI do not", name, diskDir)
+			f.warn("%q lies at the root, not in %s/: KubeVirt 1.9 and later take that as an image volume, "+
+				"earlier releases and CDI do not", name, diskDir)
 		}
 		return name
 	}},
@@ -330,7 +332,8 @@ var checks = []check{
 			f.fail("%d bytes are no whole sectors", i.VirtualSize)
 		}
 		gib := float64(i.VirtualSize) / (1 << 30)
-		return fmt.Sprintf("%.2f GiB; a volume that CDI imports it into needs %.2f GiB", gib, math.Ceil(gib/(1-overhead)*100)/100)
+		return fmt.Sprintf("%.2f GiB; a volume that CDI imports it into needs %.2f GiB",
+			gib, math.Ceil(gib/(1-overhead)*100)/100)
 	}},
 	{"tables", (*subject).isQCOW2, func(s *subject, f *findings) string {
 		t := s.looked.tables
@@ -364,7 +367,8 @@ var checks = []check{
 		}
 		switch {
 		case packed && on != oci.Plain:
-			f.add(level, "a disk that is compressed inside is compressed again (%s): that saves next to nothing, and parts of it cannot be read alone", on)
+			f.add(level, "a disk that is compressed inside is compressed again (%s): that saves next to nothing, "+
+				"and parts of it cannot be read alone", on)
 		case !packed && on == oci.Plain && s.Disk.FileSize > 0 && (s.looked.Format != disk.FormatQCOW2 || s.looked.tables.Data > 0):
 			f.add(level, "neither the disk nor the layer is compressed")
 		}
@@ -421,7 +425,7 @@ var checks = []check{
 		return "created " + created
 	}},
 	{"tags", (*subject).remote, func(s *subject, f *findings) string {
-		if tag, err := name.NewTag(s.Reference); err == nil && tag.TagStr() == "latest" {
+		if tag, err := reference.NewTag(s.Reference); err == nil && tag.TagStr() == "latest" {
 			f.warn("latest is a tag that moves: CrownLabs takes other tags for versions")
 		}
 		if s.tagsErr != nil {

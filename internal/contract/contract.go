@@ -32,7 +32,9 @@ type limits struct {
 	tables   int64 // bytes of qcow2 tables that are read
 }
 
-var localLimits = limits{unpacked: 64 << 30, entries: 100_000, names: 16 << 20, parts: 100_000, kept: 32 << 20, tables: 512 << 20}
+var localLimits = limits{
+	unpacked: 64 << 30, entries: 100_000, names: 16 << 20, parts: 100_000, kept: 32 << 20, tables: 512 << 20,
+}
 
 // overTheWire keeps what comes over the wire of a plain layer under 2 MiB: 20
 // tables describe a disk of 10 GiB.
@@ -76,7 +78,8 @@ func Layout(ctx context.Context, path string, p progress.Reporter) (*Report, err
 			return Image(ctx, i, p)
 		}
 	}
-	return nil, failure.Wrap(err, path+" cannot be inspected", oci.LayoutHint(path, "name an OCI layout, or a tar archive of one"))
+	return nil, failure.Wrap(err, path+" cannot be inspected",
+		oci.LayoutHint(path, "name an OCI layout, or a tar archive of one"))
 }
 
 // Image inspects an image. Of one in a registry whose layer is not compressed it
@@ -203,5 +206,6 @@ func (s *subject) create() (f *os.File, err error) {
 
 // noRoom is the error of a file of ours that cannot be written.
 func (s *subject) noRoom(err error) error {
-	return s.blame(failure.Wrap(err, s.Reference+" cannot be inspected", "make room in "+os.TempDir()+", or set TMPDIR to another folder"))
+	return s.blame(failure.Wrap(err, s.Reference+" cannot be inspected",
+		"make room in "+os.TempDir()+", or set TMPDIR to another folder"))
 }

@@ -50,7 +50,8 @@ func (s *subject) lookAtDisk(ctx context.Context) (err error) {
 	}
 	i := s.looked.Image
 	s.Disk = &Disk{
-		Name: name, Format: cmp.Or(i.Format, i.Other), VirtualSize: i.VirtualSize, FileSize: c.size, ClusterSize: i.ClusterSize,
+		Name: name, Format: cmp.Or(i.Format, i.Other),
+		VirtualSize: i.VirtualSize, FileSize: c.size, ClusterSize: i.ClusterSize,
 		BackingFile: i.BackingFile, ExternalData: i.ExternalData, Encrypted: i.Encrypted, Snapshots: i.Snapshots,
 		Compression: string(s.looked.tables.Compression), TablesRead: s.looked.tables.Read, Tables: s.looked.tables.All,
 	}

@@ -214,7 +214,8 @@ func CheckSpace(dir, setting string, needs ...Need) error {
 	if err != nil || free >= sum {
 		return err
 	}
-	what := fmt.Sprintf("%s has %s free, but about %s are needed (%s)", dir, text.Size(free), text.Size(sum), strings.Join(parts, ", "))
+	what := fmt.Sprintf("%s has %s free, but about %s are needed (%s)",
+		dir, text.Size(free), text.Size(sum), strings.Join(parts, ", "))
 	return failure.New(what, "free some there, or set "+setting+" to a directory on a larger disk")
 }
 

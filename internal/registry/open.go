@@ -28,7 +28,8 @@ type Image struct {
 }
 
 // Open reads the manifest and config of ref: REGISTRY/REPOSITORY with :TAG,
-// @DIGEST or both. Of an index it takes the image as oci.Resolve does. All reads of the image end with ctx. The caller must call Close. Errors are
+// @DIGEST or both. Of an index it takes the image as oci.Resolve does. All reads
+// of the image end with ctx. The caller must call Close. Errors are
 // *failure.Error, except for the cause of ctx.
 func Open(ctx context.Context, ref string, o Options) (*Image, error) {
 	parsed, err := parseStored(ref)

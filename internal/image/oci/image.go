@@ -103,7 +103,8 @@ func choose(raw []byte) (v1.Descriptor, *Index, error) {
 	index, best := &Index{Platforms: []string{}}, len(platforms)
 	for _, d := range list.Manifests {
 		// BuildKit lists its attestations as if they were images.
-		if _, attestation := d.Annotations["vnd.docker.reference.type"]; attestation || !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
+		_, attestation := d.Annotations["vnd.docker.reference.type"]
+		if attestation || !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
 			continue
 		}
 		platform := platformOf(d)
@@ -116,8 +117,8 @@ func choose(raw []byte) (v1.Descriptor, *Index, error) {
 	case len(index.Platforms) == 0:
 		return v1.Descriptor{}, nil, errors.New("its index lists no image")
 	case chosen == nil:
-		return v1.Descriptor{}, nil, fmt.Errorf("its index has no image for linux/amd64, linux/arm64 or linux/s390x, by which nodes and CDI choose, but for %s",
-			strings.Join(index.Platforms[:min(len(index.Platforms), 5)], ", "))
+		return v1.Descriptor{}, nil, fmt.Errorf("its index has no image for linux/amd64, linux/arm64 or linux/s390x, "+
+			"by which nodes and CDI choose, but for %s", strings.Join(index.Platforms[:min(len(index.Platforms), 5)], ", "))
 	}
 	return *chosen, index, nil
 }
