@@ -104,7 +104,7 @@ type file struct {
 func (f *Files) open(name string) (file, error) {
 	if f.archive != nil {
 		if r, ok := f.stored[name]; ok {
-			return file{r, io.NopCloser(nil)}, nil
+			return file{io.NewSectionReader(r, 0, r.Size()), io.NopCloser(nil)}, nil
 		}
 		return file{}, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
@@ -184,7 +184,7 @@ func (f *Files) Image() (i Image, err error) {
 			return Blob{}, err
 		}
 		f.opened = append(f.opened, opened)
-		return Blob{opened, func() (io.ReadCloser, error) { return io.NopCloser(verified(opened, d)), nil }}, nil
+		return Blob{opened, func() (io.ReadCloser, error) { return f.whole(d) }}, nil
 	}
 	return i, err
 }
@@ -202,12 +202,20 @@ func (f *Files) blob(d v1.Descriptor) (file, error) {
 	return opened, err
 }
 
-// verified reads all of a blob. That fails with ErrDamaged, before its last bytes
+// whole reads all of a blob. That fails with ErrDamaged, before its last bytes
 // are given out, where it has another digest than its name says.
-func verified(blob file, d v1.Descriptor) io.Reader {
-	return host.Verify(io.NewSectionReader(blob, 0, d.Size), d.Size, d.Digest.String(), func(got string) error {
+func (f *Files) whole(d v1.Descriptor) (io.ReadCloser, error) {
+	opened, err := f.blob(d)
+	if err != nil {
+		return nil, err
+	}
+	checked := host.Verify(opened, d.Size, d.Digest.String(), func(got string) error {
 		return fmt.Errorf("%w: blob %s has the digest %s", ErrDamaged, d.Digest, got)
 	})
+	return struct {
+		io.Reader
+		io.Closer
+	}{checked, opened}, nil
 }
 
 // small reads small blobs, which are the image's so-called.
@@ -216,10 +224,10 @@ func (f *Files) small(what string) func(v1.Descriptor) ([]byte, error) {
 		if d.Size > maxJSON {
 			return nil, fmt.Errorf("its %s: %d bytes are too many", what, d.Size)
 		}
-		opened, err := f.blob(d)
+		blob, err := f.whole(d)
 		if err == nil {
-			defer opened.Close()
-			all, err = io.ReadAll(verified(opened, d))
+			defer blob.Close()
+			all, err = io.ReadAll(blob)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("its %s: %w", what, err)
@@ -389,15 +397,4 @@ type layer struct {
 func (l layer) Digest() (v1.Hash, error)            { return l.desc.Digest, nil }
 func (l layer) Size() (int64, error)                { return l.desc.Size, nil }
 func (l layer) MediaType() (types.MediaType, error) { return l.desc.MediaType, nil }
-func (l layer) Descriptor() (*v1.Descriptor, error) { return &l.desc, nil }
-
-func (l layer) Compressed() (io.ReadCloser, error) {
-	b, err := l.files.blob(l.desc)
-	if err != nil {
-		return nil, err
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{verified(b, l.desc), b}, nil
-}
+func (l layer) Compressed() (io.ReadCloser, error)  { return l.files.whole(l.desc) }
