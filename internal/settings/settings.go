@@ -74,7 +74,7 @@ type Config struct {
 	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect images build-all plan" plan:"carried" help:"allow plain HTTP to a registry that is not on loopback"`
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor build-all plan" form:"path" engine:"export" help:"folder of the results and of the work; one build at a time"`
-	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images and compiled tools (default: diskforge in the user's cache folder)"`
+	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images, compiled tools and playbooks from git (default: diskforge in the user's cache folder)"`
 	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan" form:"http" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
 	CAFile     string `env:"CA_FILE" in:"build provision base push inspect images build-all plan" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
 	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTP: downloads, and the guest during the build"`

@@ -109,7 +109,8 @@ func collectionOf(ctx context.Context, module string) string {
 
 // listedPlay is a play, its name and hosts (those of the inventory, and
 // localhost), as ansible-playbook --list-hosts lists them.
-var listedPlay = regexp.MustCompile(`(?m)^  play #\d+ \((.*)\):.*\n(?:    .*\n)*?    hosts \(\d+\):\n((?:      .*\n)*)`)
+var listedPlay = regexp.MustCompile(`(?m)^  play #\d+ \((.*)\):.*\n` +
+	`(?:    .*\n)*?    hosts \(\d+\):\n((?:      .*\n)*)`)
 
 // checkHosts refuses a playbook that would not touch the guest, by Ansible's
 // list of its plays and their hosts: one that is for localhost changes this

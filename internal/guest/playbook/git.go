@@ -158,7 +158,8 @@ func (r repository) fetch(ctx context.Context, cache string, report progress.Rep
 		return "", fmt.Errorf("making the clone: %w", err)
 	}
 	// No file yet where the server can leave them out.
-	if _, err := r.git(ctx, "-C", dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--filter=blob:none", "origin", r.ref); err != nil {
+	_, err = r.git(ctx, "-C", dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--filter=blob:none", "origin", r.ref)
+	if err != nil {
 		return "", r.fetchFailed(ctx, err)
 	}
 	commit, err := r.git(ctx, "-C", dir, "rev-parse", "--verify", "FETCH_HEAD^{commit}")
@@ -241,7 +242,8 @@ func (r repository) checkout(ctx context.Context, dir string) error {
 		}
 	}
 	if !there {
-		return failure.New(fmt.Sprintf("%s has no directory %q at %s", r.url, r.path, r.ref), "set GIT_ANSIBLE_PATH to the directory that holds the playbooks")
+		return failure.New(fmt.Sprintf("%s has no directory %q at %s", r.url, r.path, r.ref),
+			"set GIT_ANSIBLE_PATH to the directory that holds the playbooks")
 	}
 	steps := [][]string{{"checkout", "--quiet", "--detach", "FETCH_HEAD"}}
 	if r.path != "." {
@@ -255,7 +257,8 @@ func (r repository) checkout(ctx context.Context, dir string) error {
 	if submodules == nil {
 		return nil
 	}
-	_, err = r.git(ctx, append([]string{"-C", dir, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--"}, submodules...)...)
+	update := []string{"-C", dir, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--"}
+	_, err = r.git(ctx, append(update, submodules...)...)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}

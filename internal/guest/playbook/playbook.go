@@ -72,14 +72,18 @@ func (o Options) open(ctx context.Context, report progress.Reporter) (t *Tree, e
 			t.URL = dir
 		}
 	case o.GitURL != "" || o.GitBranch != "":
-		r := repository{url: cmp.Or(o.GitURL, DefaultGitURL), ref: cmp.Or(o.GitBranch, DefaultGitBranch), path: path.Clean(cmp.Or(o.GitPath, DefaultGitPath))}
+		r := repository{
+			url: cmp.Or(o.GitURL, DefaultGitURL), ref: cmp.Or(o.GitBranch, DefaultGitBranch),
+			path: path.Clean(cmp.Or(o.GitPath, DefaultGitPath)),
+		}
 		if err = cmp.Or(ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)); err == nil {
 			t, err = r.open(ctx, o.Cache, report)
 		}
 	case o.Embedded != nil:
 		t, err = NewTree(ctx, o.Embedded)
 	default:
-		err = failure.New("there is no playbook to run", "set ANSIBLE_DIR to a directory of playbooks, or GIT_ANSIBLE_URL to a repository")
+		err = failure.New("there is no playbook to run",
+			"set ANSIBLE_DIR to a directory of playbooks, or GIT_ANSIBLE_URL to a repository")
 	}
 	if err != nil {
 		return nil, err
@@ -102,7 +106,8 @@ type opened struct {
 // matter. It is Trees that closes it.
 func (t *Trees) Open(ctx context.Context, opts Options, report progress.Reporter) (*Tree, error) {
 	// There is only one tree that the program carries.
-	key := fmt.Sprintf("%q %q %q %q %t %q", opts.AnsibleDir, opts.GitURL, opts.GitBranch, opts.GitPath, opts.Embedded != nil, opts.Vault)
+	key := fmt.Sprintf("%q %q %q %q %t %q",
+		opts.AnsibleDir, opts.GitURL, opts.GitBranch, opts.GitPath, opts.Embedded != nil, opts.Vault)
 	if known, ok := t.opened[key]; ok {
 		return known.tree, known.err
 	}

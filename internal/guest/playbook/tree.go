@@ -76,7 +76,10 @@ func OpenTree(ctx context.Context, dir string, results ...string) (*Tree, error)
 
 // NewTree lists the files of a tree, but for files and folders that are no part of it (no).
 func NewTree(ctx context.Context, fsys fs.FS, no ...fs.FileInfo) (*Tree, error) {
-	t := &Tree{fsys: fsys, close: func() error { return nil }, files: map[string]*file{}, dirs: map[string]bool{}, inputs: map[string]Inputs{}}
+	t := &Tree{
+		fsys: fsys, close: func() error { return nil },
+		files: map[string]*file{}, dirs: map[string]bool{}, inputs: map[string]Inputs{},
+	}
 	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -118,8 +121,9 @@ func (t *Tree) add(name string, d fs.DirEntry, no []fs.FileInfo) error {
 	if d.IsDir() {
 		layout, _ = fs.Stat(t.fsys, path.Join(name, "oci-layout"))
 	}
+	named := func(other fs.FileInfo) bool { return os.SameFile(info, other) }
 	switch {
-	case name != "." && (d.Name() == ".git" || layout != nil || slices.ContainsFunc(no, func(other fs.FileInfo) bool { return os.SameFile(info, other) })):
+	case name != "." && (d.Name() == ".git" || layout != nil || slices.ContainsFunc(no, named)):
 		if d.IsDir() {
 			return fs.SkipDir
 		}

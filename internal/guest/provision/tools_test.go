@@ -73,7 +73,7 @@ func count(t *testing.T, file string) int {
 }
 
 func TestTwoBuildersCompileOnceAndLaterOnesNever(t *testing.T) {
-	builds := fakeGo(t, "sleep 0.2")
+	builds := fakeGo(t, "sleep 0.05")
 	cache := filepath.Join(t.TempDir(), "cache")
 	assert.False(t, provision.ToolsReady(cache))
 	var wg sync.WaitGroup
