@@ -65,6 +65,19 @@ func TestAnUncleanJournalAndUnknownFeaturesAreLeftToLibguestfs(t *testing.T) {
 	}
 }
 
+func TestADiskThatIsReadInTwoWaysWarnsOnce(t *testing.T) {
+	disk := rawDisk(t, cleanTree())
+	debugfs(t, disk, "feature needs_recovery")
+	fakeGuestfish(t, "cat "+archive(t, cleanTree()))
+	o := options(t, disk)
+	o.Secrets = []hygiene.Secret{{Name: "SHORT", Value: "bin"}}
+	var said recorder
+	r, err := hygiene.Scan(t.Context(), o, &said)
+	require.NoError(t, err)
+	assert.Equal(t, hygiene.Libguestfs, r.Method)
+	assert.Equal(t, []string{"the disk is not searched for SHORT, which has fewer than 6 characters"}, said.warnings)
+}
+
 func TestFilesThatLibguestfsDidNotMountDoNotPass(t *testing.T) {
 	disk := twoPartitions(t, cleanTree(), map[string]file{"/packer": {"", fs.ModeDir | 0o700}})
 	debugfs(t, disk, "feature needs_recovery")

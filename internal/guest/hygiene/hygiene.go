@@ -162,8 +162,8 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, error) {
 		err = d.walkExt(ctx, t)
 	}
 	if errors.Is(err, errNotNative) {
-		t = newTree(o, p)
-		t.method, t.volumes = Libguestfs, volumes
+		t.forget()
+		t.method = Libguestfs
 		d.entries, d.names = 0, 0
 		err = d.walkGuestfs(ctx, t)
 	}

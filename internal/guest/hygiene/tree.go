@@ -78,6 +78,14 @@ func newTree(o Options, p progress.Reporter) *tree {
 	}
 }
 
+// forget drops all that was added, so that the disk can be read in another way.
+func (t *tree) forget() {
+	clear(t.entries)
+	clear(t.kept)
+	clear(t.hits)
+	t.keptAll, t.files, t.bytes = 0, 0, 0
+}
+
 // add takes an entry, and the content of a regular file, which it reads to
 // its end or not at all.
 func (t *tree) add(e entry, content io.Reader) error {
