@@ -43,7 +43,7 @@ func (a *app) examine(c *cobra.Command, what string, b *pipeline.Build) (r *cont
 	if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
 		return contract.Layout(c.Context(), what, stage)
 	}
-	if !namesRegistry(what) {
+	if !pipeline.NamesRegistry(what) {
 		return nil, failure.New("there is no folder or file "+what+" here, and it names no registry either", "")
 	}
 	options, err := pipeline.RegistryOptions(b.Config, b.Version)
@@ -57,13 +57,6 @@ func (a *app) examine(c *cobra.Command, what string, b *pipeline.Build) (r *cont
 	}
 	defer image.Close()
 	return contract.Image(c.Context(), image.Image, stage)
-}
-
-// namesRegistry says whether what comes before the first slash can be a
-// registry: clients take a lone name for a folder of Docker Hub.
-func namesRegistry(what string) bool {
-	first, _, slash := strings.Cut(what, "/")
-	return slash && (first == "localhost" || strings.ContainsAny(first, ".:@"))
 }
 
 func (a *app) printReport(r *contract.Report) error {

@@ -24,12 +24,15 @@ const qemu = "qemu-system-x86_64"
 // of stopping it, and a guest that reboots ends: an image that restarts by
 // itself takes its user's work along.
 func (o Options) arguments() []string {
-	network := "user,id=net,restrict=on" // the guest reaches neither the host nor the world
+	network := "user,id=net"
+	if !o.Online {
+		network += ",restrict=on" // the guest reaches neither the host nor the world
+	}
 	for _, port := range append([]int{sshPort}, o.Forward...) {
-		network += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:0-:%d", port)
+		network += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", o.At[port], port)
 	}
 	args := []string{
-		"-name", "diskforge", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-name", "diskforge", "-nodefaults", "-no-user-config", "-display", "none",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-machine", "q35,vmport=off", "-m", fmt.Sprint(o.MemoryMiB),
 		"-smp", fmt.Sprintf("%d,maxcpus=%d,sockets=%d,cores=%d,threads=1", o.CPUs, o.CPUs*sockets, sockets, o.CPUs),
@@ -59,6 +62,9 @@ func (o Options) arguments() []string {
 		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=%s,chassis=%d,slot=%d", port, i+1, i+1), "-device", device+",bus="+port)
 	}
 	args = append(args, "-device", "virtserialport,bus=serial.0,chardev=agent,name=org.qemu.guest_agent.0")
+	if !o.Reboots {
+		args = append(args, "-no-reboot")
+	}
 	if o.UEFI {
 		args = append(args,
 			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+o.firmware.code,

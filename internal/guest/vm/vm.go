@@ -37,6 +37,9 @@ type Options struct {
 	CPUs      int           // 0: as many as suit the accelerator
 	Accel     accel.Verdict // which accelerator works
 	Forward   []int         // further TCP ports of the guest that can be reached, see Guest.Address
+	At        map[int]int   // ports of the loopback at which those of the guest answer; else any that are free
+	Online    bool          // the guest reaches the network, by this host's address
+	Reboots   bool          // a guest that reboots comes back, and does not end
 	SATA      bool          // disk and seed are SATA disks, not virtio's
 	UEFI      bool          // start with UEFI (OVMF, without Secure Boot) instead of a BIOS
 	User      string        // login user that the seed makes
@@ -226,6 +229,9 @@ func (g *Guest) file(name string) string { return filepath.Join(g.options.Dir, n
 
 // Console returns the last lines of the serial console, oldest first.
 func (g *Guest) Console() []string { return g.console.Last() }
+
+// Done is closed when the guest has ended.
+func (g *Guest) Done() <-chan struct{} { return g.console.Done() }
 
 // Pid is the process number of the guest's QEMU.
 func (g *Guest) Pid() int { return g.process.Pid() }

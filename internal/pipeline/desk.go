@@ -1,0 +1,184 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+)
+
+// desktopPort is where noVNC serves an image's desktop.
+const desktopPort = 6080
+
+// Port leads from one of the loopback to one of the guest.
+type Port struct{ Host, Guest int }
+
+// Attend boots an overlay of a containerdisk's disk as KubeVirt does, with the
+// network of this host, and says how to come to what it has: ssh, the console, the
+// ports and, when it answers, the desktop. It returns when the guest has powered off
+// or the context ends, which is no error, and then leaves nothing. The image is a
+// disk's file, an OCI layout or a registry's reference.
+func (b *Build) Attend(ctx context.Context, image string, ports []Port, say func(what, how string) error) error {
+	if err := checkPorts(ports); err != nil {
+		return err
+	}
+	w := b.way(nil)
+	if err := CheckCache(b.Config.CacheDir); err != nil {
+		return err
+	}
+	var found disk.Info
+	var path string
+	err := w.show(ctx, "image", func(ctx context.Context, p progress.Reporter) (_ string, err error) {
+		if path, err = w.diskOf(ctx, image, p); err != nil {
+			return "", err
+		}
+		found, err = w.rooms.disk(ctx, path)
+		return path, err
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.show(ctx, "accelerator", w.accelerator); err != nil {
+		return err
+	}
+	firmware, err := disk.FirmwareOf(path)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "diskforge-run-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	o := vm.Options{
+		Disk: path, Format: found.Format, Dir: dir, MemoryMiB: b.Config.MemoryMiB, CPUs: b.Config.CPUs, Accel: w.accel,
+		User: b.Config.VMUser, Timeout: bootTimeout(b.Config, w.accel), UEFI: firmware.UEFI && !firmware.BIOS,
+		Forward: []int{desktopPort}, At: map[int]int{}, Online: true, Reboots: true,
+	}
+	for _, port := range ports {
+		o.At[port.Guest] = port.Host
+		if port.Guest != desktopPort && port.Guest != 22 {
+			o.Forward = append(o.Forward, port.Guest)
+		}
+	}
+	var guest *vm.Guest
+	err = w.show(ctx, "boot", func(ctx context.Context, p progress.Reporter) (string, error) {
+		guest, err = vm.Start(ctx, o, p)
+		return "", err
+	})
+	if err != nil {
+		return err
+	}
+	err = errors.Join(say("ssh", guest.SSHCommand()), say("console", "tail -F "+guest.ConsoleLog()))
+	for _, port := range ports {
+		err = errors.Join(err, say(fmt.Sprintf("port %d", port.Guest), guest.Address(port.Guest)))
+	}
+	if err == nil {
+		err = attend(ctx, guest, say)
+	}
+	return errors.Join(err, guest.Close())
+}
+
+// attend waits for the end of the guest, and says so when its desktop answers.
+func attend(ctx context.Context, guest *vm.Guest, say func(what, how string) error) error {
+	look := time.NewTicker(2 * time.Second)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-guest.Done():
+			return say("end", "the guest has powered off")
+		case <-look.C:
+			if !answers(ctx, guest.Address(desktopPort)) {
+				continue
+			}
+			look.Stop()
+			if err := say("desktop", "http://"+guest.Address(desktopPort)+"/"); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// answers says whether a web server is at an address of the loopback.
+func answers(ctx context.Context, address string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", nil)
+	if err != nil {
+		return false
+	}
+	answer, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
+	if err != nil {
+		return false
+	}
+	return answer.Body.Close() == nil && answer.StatusCode < http.StatusInternalServerError
+}
+
+// checkPorts refuses ports that are given twice, or that another program has,
+// before anything slow begins.
+func checkPorts(ports []Port) error {
+	guest, here := map[int]bool{}, map[int]bool{}
+	for _, port := range ports {
+		if guest[port.Guest] || here[port.Host] {
+			return failure.New(fmt.Sprintf("the port %d:%d is one that was given before", port.Host, port.Guest), "give each port once")
+		}
+		guest[port.Guest], here[port.Host] = true, true
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port.Host))
+		if err != nil {
+			return failure.Wrap(err, fmt.Sprintf("the port %d of this host is not free", port.Host), "give another one, or end the program that has it")
+		}
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// diskOf is the disk of an image, taken into the cache where it is packed.
+func (w *way) diskOf(ctx context.Context, image string, p progress.Reporter) (string, error) {
+	cache := filepath.Join(w.Config.CacheDir, "images")
+	// A build prints a layout as oci:DIR@DIGEST.
+	path, digest := image, ""
+	if rest, is := strings.CutPrefix(image, "oci:"); is && !strings.HasPrefix(rest, "//") {
+		path = rest
+		if at := strings.LastIndex(rest, "@sha256:"); at >= 0 {
+			path, digest = rest[:at], rest[at+1:]
+		}
+	}
+	switch info, err := os.Stat(path); {
+	case err == nil && info.IsDir():
+		taken, err := oci.Extract(ctx, path, oci.Want{Digest: digest}, cache, p)
+		return taken.Path, err
+	case err == nil:
+		return filepath.Abs(path)
+	case path != image || !NamesRegistry(image):
+		return "", failure.New("there is no disk and no layout "+path+" here", "give a disk, the folder of an OCI layout, or REGISTRY/REPOSITORY:TAG")
+	}
+	login, err := w.login()
+	if err != nil {
+		return "", err
+	}
+	fetched, err := w.rooms.fetch(ctx, strings.TrimPrefix(image, "oci://"), registry.FetchOptions{Options: login, CacheDir: cache}, p)
+	return fetched.Path, err
+}
+
+// NamesRegistry says whether what comes before the first slash can be a
+// registry: clients take a lone name for a folder of Docker Hub.
+func NamesRegistry(what string) bool {
+	first, _, slash := strings.Cut(strings.TrimPrefix(what, "oci://"), "/")
+	return slash && (first == "localhost" || strings.ContainsAny(first, ".:@"))
+}
