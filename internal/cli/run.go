@@ -16,7 +16,7 @@ func (a *app) run() *cobra.Command {
 		`Boot an overlay of a disk, of the disk in an OCI layout or of a containerdisk in a
 registry, anybody's, the way KubeVirt does, and say how to log in, where its console is
 written to and, when it answers, where its desktop is. The guest reaches the network.
-It runs until it powers off or Ctrl-C ends it; then nothing is left, the image is as it was.`,
+It runs until it powers off or Ctrl-C ends it; then nothing is left, and the image is as it was.`,
 		cobra.ExactArgs(1), nil,
 		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			ports, err := parsePorts(publish)

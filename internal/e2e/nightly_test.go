@@ -10,6 +10,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -124,6 +125,28 @@ func TestManyImagesThatWereKilledThreeTimesAreFinished(t *testing.T) {
 	assert.Equal(t, map[string]int{"skipped": 3}, counts(t, out))
 	assert.Equal(t, 3, strings.Count(again.stdout.String(), ":nightly@sha256:"))
 	assert.Equal(t, parent.Digest, inspected(t, login, address+"/labs/parent:nightly").Digest)
+}
+
+func TestADeskIsReachedAndLeavesNothing(t *testing.T) {
+	base := os.Getenv("DISKFORGE_TEST_BASE")
+	require.NotEmpty(t, base, "set DISKFORGE_TEST_BASE to a Debian cloud image")
+	tmp := t.TempDir()
+	r := start(t, map[string]string{"TMPDIR": tmp}, diskforge(t), "run", base)
+	r.await(20*time.Minute, "stage=boot", "done")
+	var ssh string
+	require.Eventually(t, func() bool {
+		_, rest, _ := strings.Cut(r.stdout.String(), "ssh ")
+		ssh, _, _ = strings.Cut(rest, "\n")
+		return strings.Contains(r.stdout.String(), "console")
+	}, time.Minute, 100*time.Millisecond)
+	args := append(strings.Fields(ssh), "id", "-un")
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.Equal(t, "crownlabs\n", string(out))
+	require.NoError(t, r.cmd.Process.Signal(os.Interrupt))
+	assert.Zero(t, r.wait(time.Minute), r.errors())
+	assert.Empty(t, files(t, tmp))
+	assert.Empty(t, processes(tmp))
 }
 
 // leaving is a playbook that leaves what must not be published.

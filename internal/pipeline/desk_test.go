@@ -1,0 +1,42 @@
+package pipeline
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+func TestADeskIsRefusedBeforeAnythingSlow(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	port := taken.Addr().(*net.TCPAddr).Port
+	for _, c := range []struct {
+		image string
+		ports []Port
+		want  string
+	}{
+		{"/not/there", nil, "there is no disk and no layout /not/there here"},
+		{"not-there", nil, "there is no disk and no layout not-there here"},
+		{"oci:/not/there@sha256:" + digestA[7:], nil, "there is no disk and no layout /not/there here"},
+		{t.TempDir(), nil, "has no containerdisk"},
+		{"/not/there", []Port{{port, 80}}, "is not free"},
+		{"/not/there", []Port{{8080, 80}, {8080, 81}}, "given before"},
+		{"/not/there", []Port{{8080, 80}, {8081, 80}}, "given before"},
+	} {
+		b := &Build{UI: ui.New(os.Stderr, false)}
+		b.Config.CacheDir = filepath.Join(t.TempDir(), "cache")
+		err := b.Attend(t.Context(), c.image, c.ports, func(what, how string) error {
+			assert.Fail(t, "nothing is said", what+how)
+			return nil
+		})
+		require.ErrorContains(t, err, c.want)
+	}
+}
