@@ -76,7 +76,7 @@ func (o Options) open(ctx context.Context, report progress.Reporter) (t *Tree, e
 			url: cmp.Or(o.GitURL, DefaultGitURL), ref: cmp.Or(o.GitBranch, DefaultGitBranch),
 			path: path.Clean(cmp.Or(o.GitPath, DefaultGitPath)),
 		}
-		if err = cmp.Or(ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)); err == nil {
+		if err = errors.Join(ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)); err == nil {
 			t, err = r.open(ctx, o.Cache, report)
 		}
 	case o.Embedded != nil:
@@ -263,11 +263,22 @@ func (s Source) Keep(in Inputs) error {
 	all := s.beside("all")
 	err := os.Rename(s.Root, all)
 	for _, name := range in.Files {
-		from, to := filepath.Join(all, filepath.FromSlash(name)), filepath.Join(s.Root, filepath.FromSlash(name))
-		err = cmp.Or(err, os.MkdirAll(filepath.Dir(to), 0o700), os.Rename(from, to))
+		if err == nil {
+			err = move(filepath.Join(all, filepath.FromSlash(name)), filepath.Join(s.Root, filepath.FromSlash(name)))
+		}
 	}
-	if err = cmp.Or(err, os.RemoveAll(all)); err != nil {
+	if err == nil {
+		err = os.RemoveAll(all)
+	}
+	if err != nil {
 		return fmt.Errorf("taking out what the playbook does not use: %w", err)
 	}
 	return nil
+}
+
+func move(from, to string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	return os.Rename(from, to)
 }
