@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"dagger/diskforge/catalogue"
+	order "dagger/diskforge/catalogue"
 	"dagger/diskforge/explain"
 	"dagger/diskforge/internal/dagger"
 )
@@ -195,7 +195,9 @@ func (m *Diskforge) BuildAll(
 }
 
 // planned says what the arguments alone tell to be wrong.
-func (m *Diskforge) planned(ctx context.Context, dir *dagger.Directory, file string, only []string, force bool, maxAge string, set []string, vault *dagger.Secret) (*Plan, error) {
+func (m *Diskforge) planned(ctx context.Context, dir *dagger.Directory, file string, only []string, force bool, maxAge string,
+	set []string, vault *dagger.Secret,
+) (*Plan, error) {
 	if !filepath.IsLocal(file) {
 		return nil, fmt.Errorf("--file %q is no path in the catalogue's folder", file)
 	}
@@ -264,12 +266,12 @@ func (p *Plan) print(ctx context.Context, format string, args ...string) (string
 }
 
 // decide is the plan, to be built.
-func (p *Plan) decide(ctx context.Context) ([]catalogue.Image, error) {
+func (p *Plan) decide(ctx context.Context) ([]order.Image, error) {
 	text, err := p.print(ctx, "json")
 	if err != nil {
 		return nil, err
 	}
-	return catalogue.Parse([]byte(text))
+	return order.Parse([]byte(text))
 }
 
 // made is what came of an image.
@@ -280,8 +282,8 @@ type made struct {
 }
 
 // build builds what the plan says, jobs images at once.
-func (p *Plan) build(ctx context.Context, images []catalogue.Image, jobs int) (*Fleet, error) {
-	g := catalogue.NewGraph[made](images, jobs)
+func (p *Plan) build(ctx context.Context, images []order.Image, jobs int) (*Fleet, error) {
+	g := order.NewGraph[made](images, jobs)
 	var running sync.WaitGroup
 	for _, i := range images {
 		running.Go(func() {
@@ -294,7 +296,7 @@ func (p *Plan) build(ctx context.Context, images []catalogue.Image, jobs int) (*
 	for _, i := range images {
 		came, err := g.Result(i.Name)
 		e := &Entry{Name: i.Name, Why: i.Why, Reference: came.reference, Reported: came.report}
-		e.State = map[string]State{catalogue.Skip: Unchanged, catalogue.Tag: Tagged, catalogue.Build: Built}[i.Action]
+		e.State = map[string]State{order.Skip: Unchanged, order.Tag: Tagged, order.Build: Built}[i.Action]
 		if err != nil {
 			e.State, e.Why = Failed, strings.TrimPrefix(err.Error(), "input: ") // gqlerror's word for where it was
 			failed = append(failed, i.Name+": "+e.Why)
@@ -302,26 +304,27 @@ func (p *Plan) build(ctx context.Context, images []catalogue.Image, jobs int) (*
 		f.Entries = append(f.Entries, e)
 	}
 	if failed != nil {
-		return nil, fmt.Errorf("%d of %d images failed\n%s\nall images:\n%s", len(failed), len(images), strings.Join(failed, "\n"), strings.TrimSpace(f.Summary()))
+		return nil, fmt.Errorf("%d of %d images failed\n%s\nall images:\n%s",
+			len(failed), len(images), strings.Join(failed, "\n"), strings.TrimSpace(f.Summary()))
 	}
 	return f, nil
 }
 
 // image does what the plan says of one image.
-func (p *Plan) image(ctx context.Context, i, from catalogue.Image, parent made) (made, error) {
+func (p *Plan) image(ctx context.Context, i, from order.Image, parent made) (made, error) {
 	switch i.Action {
-	case catalogue.Skip:
+	case order.Skip:
 		return made{reference: i.Known()}, nil
-	case catalogue.Tag:
+	case order.Tag:
 		return made{reference: i.Known()}, p.tag(ctx, i.Known(), i.Tags)
-	case catalogue.Build:
+	case order.Build:
 		return p.make(ctx, i, from, parent)
 	}
 	return made{}, errors.New(i.Why)
 }
 
 // make builds the image and publishes it, with all its tags.
-func (p *Plan) make(ctx context.Context, i, from catalogue.Image, parent made) (made, error) {
+func (p *Plan) make(ctx context.Context, i, from order.Image, parent made) (made, error) {
 	box, err := p.Module.machine(ctx)
 	if err != nil {
 		return made{}, err
@@ -329,7 +332,7 @@ func (p *Plan) make(ctx context.Context, i, from catalogue.Image, parent made) (
 	if i.Anew { // a disk of the same inputs may be in the engine's cache
 		box = box.WithEnvVariable("REFRESH", time.Now().UTC().Format(time.RFC3339Nano))
 	}
-	base := catalogue.Base(i, from, parent.reference, parent.layout != nil, parentPath)
+	base := order.Base(i, from, parent.reference, parent.layout != nil, parentPath)
 	stages := maps.Clone(i.Stages)
 	stages["base"] = append(slices.Clone(stages["base"]), base...)
 	stages["provision"] = slices.Concat(stages["provision"], base, p.Booting, flagsOf("ansible-vault-password-file", onlyIf(p.Vault != nil, vaultPath)))

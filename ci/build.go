@@ -62,7 +62,8 @@ func (m *Diskforge) Build(
 		hex, _, _ := strings.Cut(sum, " ")
 		isoChecksum = "sha256:" + hex
 	}
-	flags := flagsOf("ansible-playbook", ansiblePlaybook, "iso-url", isoUrl, "iso-checksum", isoChecksum, "base-from-packages", onlyIf(baseFromPackages, "true"))
+	flags := flagsOf("ansible-playbook", ansiblePlaybook, "iso-url", isoUrl, "iso-checksum", isoChecksum,
+		"base-from-packages", onlyIf(baseFromPackages, "true"))
 	if m.Registry != nil {
 		flags = append(flags, "--target-registry="+m.Registry.Host)
 	}
