@@ -378,7 +378,7 @@ func TestOurOwnPlaybooksAreStatic(t *testing.T) {
 	t.Parallel()
 	tree, err := playbook.NewTree(t.Context(), ansible.FS)
 	require.NoError(t, err)
-	for _, name := range []string{"debian-base", "ubuntu-base"} {
+	for _, name := range []string{"debian-base", "packages", "ubuntu-base"} {
 		in, err := tree.Inputs(t.Context(), name, map[string]any{"install_desktop_environment": true})
 		require.NoError(t, err)
 		assert.Empty(t, in.Whole)
