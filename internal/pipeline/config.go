@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"cmp"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -32,8 +33,9 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 		needed := func(n Need) bool { return slices.Contains(needs, n) }
 		checkGit(c, wrong)
 		checkBase(c, wrong, needed(NeedBase))
+		usePackages(c, wrong)
 		if needed(NeedPlaybook) && c.Playbook == "" {
-			wrong.Add("ANSIBLE_PLAYBOOK", "is not set: name the playbook that provisions the image, e.g. debian-base")
+			wrong.Add("ANSIBLE_PLAYBOOK", "is not set: name the playbook that provisions the image, e.g. debian-base, or PACKAGES")
 		}
 		for env, hint := range map[string]string{"INSTANCE_TYPE": c.InstanceType, "PREFERENCE": c.Preference} {
 			if hint != "" && !oci.LabelValue(hint) {
@@ -44,6 +46,32 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 			checkReference(c, wrong, needed(NeedBase) && !c.Push)
 		}
 	})
+}
+
+// usePackages gives the lists to the playbook that takes them, unless there are
+// playbooks of somebody's own.
+func usePackages(c *settings.Config, wrong *settings.Mistakes) {
+	if c.Packages != "" && c.Playbook == "" && c.AnsibleDir == "" && c.GitURL == "" {
+		c.Playbook = "packages"
+	}
+	c.ExtraVars = maps.Clone(c.ExtraVars)
+	for _, of := range []struct{ env, variable, names string }{{"PACKAGES", "packages", c.Packages}, {"LOGIN_GROUPS", "login_groups", c.LoginGroups}} {
+		if of.names == "" {
+			continue
+		}
+		if _, given := c.ExtraVars[of.variable]; given {
+			wrong.Add(of.env, "EXTRA_VARS has %s, too: choose one of them", of.variable)
+			continue
+		}
+		var names []any
+		for name := range strings.SplitSeq(of.names, ",") {
+			names = append(names, name)
+		}
+		if c.ExtraVars == nil {
+			c.ExtraVars = settings.Vars{}
+		}
+		c.ExtraVars[of.variable] = names
+	}
 }
 
 // checkGit has either of URL and branch bring the other's default.

@@ -182,3 +182,26 @@ func TestTheNewestSuiteThatAnsibleCanManageIsChosen(t *testing.T) {
 		assert.Equal(t, want, newestSuite(version), version)
 	}
 }
+
+func TestPackagesAreGivenToThePlaybookThatTakesThem(t *testing.T) {
+	t.Parallel()
+	c, err := Parse(settings.Settings{"PACKAGES": "octave, gnuplot-nox", "LOGIN_GROUPS": "dialout", "EXTRA_VARS": `{"a": 1}`}, NeedPlaybook)
+	require.NoError(t, err)
+	assert.Equal(t, "packages", c.Playbook)
+	assert.Equal(t, settings.Vars{"a": 1.0, "packages": []any{"octave", "gnuplot-nox"}, "login_groups": []any{"dialout"}}, c.ExtraVars)
+
+	c, err = Parse(settings.Settings{"PACKAGES": "octave", "ANSIBLE_PLAYBOOK": "course", "ANSIBLE_DIR": t.TempDir()}, NeedPlaybook)
+	require.NoError(t, err)
+	assert.Equal(t, "course", c.Playbook, "a playbook of one's own gets them, too")
+	assert.Equal(t, []any{"octave"}, c.ExtraVars["packages"])
+
+	for want, s := range map[string]settings.Settings{
+		`PACKAGES: "Octave" is no package's name`: {"PACKAGES": "Octave"},
+		`LOGIN_GROUPS: "a/b" cannot be the name`:  {"PACKAGES": "octave", "LOGIN_GROUPS": "a/b"},
+		"PACKAGES: EXTRA_VARS has packages, too":  {"PACKAGES": "octave", "EXTRA_VARS": `{"packages": []}`},
+		"ANSIBLE_PLAYBOOK: is not set":            {"PACKAGES": "octave", "ANSIBLE_DIR": t.TempDir()},
+	} {
+		_, err := Parse(s, NeedPlaybook)
+		assert.ErrorContains(t, err, want)
+	}
+}

@@ -1,8 +1,8 @@
 package pipeline
 
 import (
+	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -31,7 +31,7 @@ func TestADeskIsRefusedBeforeAnythingSlow(t *testing.T) {
 		{"/not/there", []Port{{8080, 80}, {8080, 81}}, "given before"},
 		{"/not/there", []Port{{8080, 80}, {8081, 80}}, "given before"},
 	} {
-		b := &Build{UI: ui.New(os.Stderr, false)}
+		b := &Build{UI: ui.New(io.Discard, false)}
 		b.Config.CacheDir = filepath.Join(t.TempDir(), "cache")
 		err := b.Attend(t.Context(), c.image, c.ports, func(what, how string) error {
 			assert.Fail(t, "nothing is said", what+how)

@@ -26,6 +26,8 @@ type form func(text string) (string, error)
 var forms = map[string]form{
 	"architecture": architecture, "cpus": cpus, "memory": memory, "size": size, "path": filepath.Abs, "certificates": certificates,
 	"file": file, "file or pipe": fileOrPipe, "folder": Folder, "vars": vars, "vaults": vaults,
+	"packages": list(packageForm, "%q is no package's name: give names separated by commas, e.g. octave,gnuplot-nox"),
+	"groups":   list(userForm, "%q cannot be the name of a group: give names separated by commas, e.g. docker,wireshark"),
 	"digest": func(v string) (string, error) {
 		return v, unless(host.ValidDigest(v), "%q is no digest: give sha256: and 64 hexadecimal digits", v)
 	},
@@ -42,6 +44,9 @@ var forms = map[string]form{
 }
 
 var (
+	// packageForm is Debian's rule for names (policy, 5.6.1).
+	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+
 	urlForm = regexp.MustCompile(`^https?://[^\s'"\\]+$`)
 	// userForm is useradd's own rule (NAME_REGEX of shadow), with its 32 characters.
 	userForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
@@ -64,6 +69,19 @@ func formOf(sf reflect.StructField) form {
 		return duration
 	}
 	return func(v string) (string, error) { return v, nil }
+}
+
+// list is of names separated by commas or blanks, which it makes commas.
+func list(name *regexp.Regexp, otherwise string) form {
+	return func(v string) (string, error) {
+		names := strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' })
+		for _, n := range names {
+			if !name.MatchString(n) {
+				return "", fmt.Errorf(otherwise, n)
+			}
+		}
+		return strings.Join(names, ","), unless(len(names) > 0, otherwise, v)
+	}
 }
 
 // unless is an error where the condition does not hold.

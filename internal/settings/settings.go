@@ -40,6 +40,9 @@ type Config struct {
 	Desktop    bool   `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build provision verify" key:"desktop" help:"install XFCE, served by noVNC on port 6080"`
 	ExtraVars  Vars   `env:"EXTRA_VARS" in:"build provision verify" form:"vars" key:"vars" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
 
+	Packages    string `env:"PACKAGES" in:"build provision verify" form:"packages" key:"packages" help:"packages of the distribution, separated by commas, for an image without a playbook of one's own: ANSIBLE_PLAYBOOK is then packages, which comes with diskforge"`
+	LoginGroups string `env:"LOGIN_GROUPS" in:"build provision verify" form:"groups" key:"groups" help:"groups that the login user needs for PACKAGES, separated by commas, e.g. docker"`
+
 	VaultPasswordFile string `env:"ANSIBLE_VAULT_PASSWORD_FILE" in:"build provision build-all plan" form:"file" engine:"secret" help:"file with the password of what ansible-vault encrypted in the playbook tree; only Ansible is given it"`
 	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan" form:"vaults" engine:"refused" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
 

@@ -36,6 +36,8 @@ images:
     base: {url: https://example.org/x.qcow2, checksum: "file:https://example.org/SHA256SUMS"}
     playbook: ubuntu-base.yml
     desktop: true
+    packages: [octave, gnuplot-nox]
+    groups: dialout
     vars: {course: databases, list: [1, 2.5, true, null], deep: {when: 2026-11-23}}
     memory: 4096
     cpus: 4
@@ -53,7 +55,9 @@ images:
     memory: 4Gi
     tags: 24.04
 `,
-	"a matrix of lists": "images:\n  - {name: 'x-{release}-{gui}', matrix: {release: [22.04, bookworm], gui: [true, false]}, desktop: '{gui}', base: {packages: bookworm}, playbook: p}\n",
+	"packages":             "images: [{name: x, base: {packages: bookworm}, packages: octave}]\n",
+	"packages of a matrix": "images: [{name: 'x-{p}', matrix: {p: [octave, r-base]}, base: {packages: bookworm}, packages: ['{p}', gnuplot-nox]}]\n",
+	"a matrix of lists":    "images:\n  - {name: 'x-{release}-{gui}', matrix: {release: [22.04, bookworm], gui: [true, false]}, desktop: '{gui}', base: {packages: bookworm}, playbook: p}\n",
 	"a matrix of mappings": `
 images:
   - name: ubuntu-{release}-{kind}
@@ -100,12 +104,19 @@ func TestEverySettingOfAnImageIsThere(t *testing.T) {
 		"ANSIBLE_PLAYBOOK": "ubuntu-base.yml", "INSTALL_DESKTOP_ENVIRONMENT": "true", "MEMORY": "4096", "CPUS": "4", "DISK_SIZE": "15G",
 		"GIT_ANSIBLE_URL": "https://github.com/netgroup-polito/CrownLabs.git", "GIT_ANSIBLE_BRANCH": "master", "GIT_ANSIBLE_PATH": "provisioning",
 		"ARCHITECTURE": "amd64", "BOOT_TIMEOUT": "1h30m", "BUILD_USER": "builder", "VM_USER": "crownlabs", "BAKE_USER": "true",
-		"SPARSIFY": "trim", "QCOW2_COMPRESSION": "zlib",
+		"SPARSIFY": "trim", "QCOW2_COMPRESSION": "zlib", "PACKAGES": "octave,gnuplot-nox", "LOGIN_GROUPS": "dialout",
 	}}, parent)
-	assert.Equal(t, catalogue.Image{Name: "child", From: "22.04", Tags: []string{"24.04"}, Line: 23, Wanted: true, Settings: map[string]string{
+	assert.Equal(t, catalogue.Image{Name: "child", From: "22.04", Tags: []string{"24.04"}, Line: 25, Wanted: true, Settings: map[string]string{
 		"ANSIBLE_PLAYBOOK": "course.yml", "ANSIBLE_DIR": "/catalogues/ansible", "DISK_SIZE": "15G", "INSTALL_DESKTOP_ENVIRONMENT": "true", "EXTRA_VARS": "@/catalogues/course.yaml",
 		"MEMORY": "4Gi", "VM_USER": "crownlabs", "BAKE_USER": "true",
 	}}, c.Images[1])
+}
+
+func TestPackagesTakeTheAxes(t *testing.T) {
+	t.Parallel()
+	images := must(t, accepted["packages of a matrix"])
+	require.Len(t, images, 2)
+	assert.Equal(t, map[string]string{"BASE_FROM_PACKAGES": "true", "SUITE": "bookworm", "PACKAGES": "r-base,gnuplot-nox"}, images[1].Settings)
 }
 
 func TestTwoReleasesTimesServerAndDesktopTakeThreeLines(t *testing.T) {

@@ -113,6 +113,18 @@ func (l *loader) read(e *entry, key string, n *yaml.Node) {
 		if l.found == before {
 			e.vars = []*yaml.Node{n}
 		}
+	case "packages", "groups":
+		items := []*yaml.Node{n}
+		if n.Kind == yaml.SequenceNode {
+			items = l.items(n, key)
+		}
+		var names []string
+		for _, item := range items {
+			if l.scalar(item, key, strings.TrimSuffix(key, "s")) {
+				names = append(names, item.Value)
+			}
+		}
+		e.texts[key] = text{n.Line, strings.Join(names, ",")}
 	case "tags":
 		items := []*yaml.Node{n}
 		if n.Kind == yaml.SequenceNode {
@@ -137,6 +149,9 @@ func (l *loader) text(e *entry, key string, n *yaml.Node) {
 // definition is the schema's name of a key: that of git.url is git-url, that of
 // base.url is url.
 func definition(key string) string {
+	if key == "packages" || key == "groups" {
+		return strings.TrimSuffix(key, "s") + "-list"
+	}
 	return strings.TrimPrefix(strings.ReplaceAll(key, "git.", "git-"), "base.")
 }
 

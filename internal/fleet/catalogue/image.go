@@ -83,8 +83,8 @@ func (l *loader) image(line int, defaults, own entry, axes map[string]string) {
 	if !e.has("from") && !e.has("base") {
 		l.add(line, "the image starts from nothing: add base, or from with the name of another image")
 	}
-	if !e.has("playbook") {
-		l.add(line, "the image has no playbook: add playbook, e.g. debian-base")
+	if !e.has("playbook") && (!e.has("packages") || e.has("git") || e.has("ansible-dir")) {
+		l.add(line, "the image has no playbook: add playbook, e.g. debian-base, or packages")
 	}
 	l.images = append(l.images, image{i, own})
 }

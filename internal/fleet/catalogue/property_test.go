@@ -138,7 +138,7 @@ func FuzzParse(f *testing.F) {
 		assert.NoError(t, valid(t, s, text), "the schema refuses what the loader accepts")
 		for _, i := range c.Images {
 			assert.NotEmpty(t, i.Name)
-			assert.NotEmpty(t, i.Settings["ANSIBLE_PLAYBOOK"])
+			assert.NotEmpty(t, i.Settings["ANSIBLE_PLAYBOOK"]+i.Settings["PACKAGES"])
 		}
 	})
 }
