@@ -223,6 +223,13 @@ func (i *Image) Publish(
 	if i.Module.Registry == nil {
 		return "", errors.New("there is no registry to publish to: name it by with-registry --host")
 	}
+	// An engine asks for a secret when it is used: one that is not there would be
+	// found missing after the build.
+	if pass := i.Module.Registry.Pass; pass != nil {
+		if _, err := pass.Plaintext(ctx); err != nil {
+			return "", why(err, func(e *dagger.ExecError) string { return e.Error() })
+		}
+	}
 	packed, err := i.pack(ctx, image)
 	if err != nil {
 		return "", err

@@ -301,14 +301,11 @@ func TestDaggerRefusesBadInputInOneLine(t *testing.T) {
 	dir := t.TempDir()
 	noDisk := filepath.Join(dir, "base.qcow2")
 	require.NoError(t, os.WriteFile(noDisk, []byte(strings.Repeat("no disk\n", 1000)), 0o600))
-	publish := func(args ...string) []string { return append(args, demo("publish", "--image=a:1")...) }
 	for says, args := range map[string][]string{
 		"choose one base image":                    {"build", "--ansible-playbook=debian-base", "--base=" + noDisk, "--iso-url=https://example.org/a.qcow2"},
 		"ISO_URL: is not set":                      {"build", "--ansible-playbook=debian-base"},
 		"base: ":                                   {"build", "--ansible-playbook=debian-base", "--base=" + noDisk, "log"},
 		"KVM does not work here":                   demo("--set=ACCELERATOR=kvm", "log"),
-		"--pass is not given":                      publish("with-registry", "--host=registry:5000", "--user=me"),
-		"set the variable that env:// names":       publish("with-registry", "--host=registry:5000", "--user=me", "--pass=env://E2E_NOT_SET"),
 		"--apt-mirror is no http or https address": {"--apt-mirror=ftp://a", "toolbox"},
 	} {
 		if says == "KVM does not work here" && kvmWorks(t) {
@@ -320,6 +317,7 @@ func TestDaggerRefusesBadInputInOneLine(t *testing.T) {
 
 func TestDaggerTellsWhatTheArgumentsTellBeforeItMakesAnything(t *testing.T) {
 	daggerCLI(t)
+	publish := func(args ...string) []string { return append(args, demo("publish", "--image=a:1")...) }
 	fresh := "--refresh=" + time.Now().Format(time.RFC3339Nano) // nothing of such a toolbox is in the engine
 	for says, args := range map[string][]string{
 		`MEMORY: "lots" is no amount of memory`:                 demo("--set=MEMORY=lots", "log"),
@@ -330,6 +328,8 @@ func TestDaggerTellsWhatTheArgumentsTellBeforeItMakesAnything(t *testing.T) {
 		`ACCELERATOR: "hvf" is not known`:                       {"build-all", "--catalogue=" + catalogueOf(t), "--set=ACCELERATOR=hvf", "summary"},
 		"the catalogue's folder has no such file":               {"plan", "--catalogue=" + t.TempDir(), "text"},
 		"SHA256SUMS":                                            {"build", "--ansible-playbook=debian-base", "--iso-url=https://localhost:1/a", "--iso-checksum=file:https://localhost:1/SHA256SUMS", "log"},
+		"--pass is not given":                                   publish("with-registry", "--host=registry:5000", "--user=me"),
+		"set the variable that env:// names":                    publish("with-registry", "--host=registry:5000", "--user=me", "--pass=env://E2E_NOT_SET"),
 		"IMAGE_TAG":                                             demo("--set=IMAGE_NAME=a", "--set=IMAGE_TAG=a b", "layout"),
 		"give PREFIX/NAME:TAG":                                  {"with-registry", "--host=registry:5000", "build", "--base-from-packages", "--ansible-playbook=debian-base", "publish", "--image=labs/a"},
 		"cannot be virt-sparsify":                               demo("--set=SPARSIFY=virt-sparsify", "log"),
