@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/netgroup-polito/diskforge/internal/fleet/starter"
@@ -16,6 +18,12 @@ installs a list of packages, its checks, a GitHub workflow, and a page about the
 plan and build-all then work in it. What is there already is left, and named.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			switch {
+			case o.Name != "" && !starter.Named(o.Name):
+				return usageError{fmt.Errorf("--name %q cannot be an image's name: give lower-case letters and digits, with - . or _ between them", o.Name)}
+			case o.Release != "bookworm" && o.Release != "trixie":
+				return usageError{fmt.Errorf("--release %q is not known: give bookworm or trixie", o.Release)}
+			}
 			dir := "."
 			if len(args) == 1 {
 				dir = args[0]

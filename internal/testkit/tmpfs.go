@@ -5,6 +5,7 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // MountTmpfs mounts a file system of the size ("1M") until the test's end and
@@ -23,7 +24,13 @@ func MountTmpfs(t testing.TB, size string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
+		// A program that another test starts just now holds our files until it is
+		// the new program (fork, then exec closes them).
+		err := syscall.Unmount(dir, 0)
+		for end := time.Now().Add(10 * time.Second); errors.Is(err, syscall.EBUSY) && time.Now().Before(end); err = syscall.Unmount(dir, 0) {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	})

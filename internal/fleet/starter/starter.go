@@ -60,6 +60,11 @@ func Write(dir string, o Options) (*Written, error) {
 		return nil, err
 	}
 	defer root.Close()
+	for _, f := range content {
+		if err := inTheWay(root, f.path); err != nil {
+			return nil, err
+		}
+	}
 	w := &Written{}
 	for _, f := range content {
 		switch err := create(root, f); {
@@ -73,6 +78,31 @@ func Write(dir string, o Options) (*Written, error) {
 	}
 	return w, nil
 }
+
+// inTheWay says what stands where a file or one of its folders would be, and is
+// neither: nothing is written then.
+func inTheWay(root *os.Root, path string) error {
+	parts := strings.Split(path, "/")
+	for n := range parts {
+		at := strings.Join(parts[:n+1], "/")
+		info, err := root.Lstat(at)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case at == path && !info.Mode().IsRegular(), at != path && !info.IsDir():
+			return failure.New(fmt.Sprintf("nothing is written: %s is in the way of %s", at, path), "move it away, or give another folder: diskforge init DIR")
+		}
+	}
+	return nil
+}
+
+// Named says whether an image can have the name: a repository's last part (OCI
+// distribution specification, <name>).
+func Named(name string) bool { return imageName.MatchString(name) }
+
+var imageName = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*$`)
 
 // create writes a file that is not there, whole or not at all.
 func create(root *os.Root, f file) error {

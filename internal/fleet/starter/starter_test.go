@@ -12,7 +12,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/fleet/starter"
 )
 
-var all = []string{".github/workflows/images.yml", "README.md", "ansible/playbooks/course.yml", "ansible/tests/course.yaml", "catalogue.yaml"}
+var all = []string{".github/workflows/images.yml", ".gitignore", "README.md", "ansible/playbooks/course.yml", "ansible/tests/course.yaml", "catalogue.yaml"}
 
 func TestTheCatalogueHasABaseAndAnImageThatStartsFromIt(t *testing.T) {
 	t.Parallel()
@@ -35,13 +35,12 @@ func TestTheCatalogueHasABaseAndAnImageThatStartsFromIt(t *testing.T) {
 
 func TestWhatIsThereIsLeft(t *testing.T) {
 	t.Parallel()
-	dir, outside := t.TempDir(), filepath.Join(t.TempDir(), "outside")
+	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "README.md"), []byte("mine"), 0o600))
-	require.NoError(t, os.Symlink(outside, filepath.Join(dir, "catalogue.yaml")))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "catalogue.yaml"), []byte("images: []"), 0o600))
 	w, err := starter.Write(dir, starter.Options{Release: "bookworm"})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"README.md", "catalogue.yaml"}, w.Left)
-	assert.NoFileExists(t, outside)
 	mine, err := os.ReadFile(filepath.Join(dir, "README.md"))
 	require.NoError(t, err)
 	assert.Equal(t, "mine", string(mine))
@@ -57,16 +56,25 @@ func TestAFolderThatCannotBeWrittenIsOneLine(t *testing.T) {
 	require.NoError(t, os.WriteFile(dir, nil, 0o600))
 	_, err := starter.Write(dir, starter.Options{Release: "bookworm"})
 	require.ErrorContains(t, err, "the folder cannot be made")
-	leads := filepath.Join(t.TempDir(), "course")
-	require.NoError(t, os.MkdirAll(leads, 0o700))
-	require.NoError(t, os.Symlink(t.TempDir(), filepath.Join(leads, "ansible")))
-	_, err = starter.Write(leads, starter.Options{Release: "bookworm"})
-	require.ErrorContains(t, err, "ansible/")
+	for what, put := range map[string]func(path string) error{
+		"ansible":        func(path string) error { return os.Symlink(t.TempDir(), path) },
+		"catalogue.yaml": func(path string) error { return os.Symlink("/not/there", path) },
+		"README.md":      func(path string) error { return os.Mkdir(path, 0o700) },
+		".github":        func(path string) error { return os.WriteFile(path, nil, 0o600) },
+	} {
+		dir := t.TempDir()
+		require.NoError(t, put(filepath.Join(dir, what)))
+		_, err := starter.Write(dir, starter.Options{Release: "bookworm"})
+		require.ErrorContains(t, err, "nothing is written: "+what+" is in the way")
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		assert.Len(t, entries, 1)
+	}
 }
 
 func TestAnImageIsNamedAfterItsFolder(t *testing.T) {
 	t.Parallel()
-	for folder, name := range map[string]string{"java": "java", "Übung_1": "bung-1", "--": "course", "a..b": "a-b"} {
+	for folder, name := range map[string]string{"java": "java", "Übung_1": "bung-1", "--": "course", "a..b": "a-b", "null": "null", "010": "010"} {
 		dir := filepath.Join(t.TempDir(), folder)
 		_, err := starter.Write(dir, starter.Options{Release: "bookworm"})
 		require.NoError(t, err)
@@ -78,7 +86,7 @@ func TestAnImageIsNamedAfterItsFolder(t *testing.T) {
 
 func TestNothingIsWrittenForANameThatIsNone(t *testing.T) {
 	t.Parallel()
-	for _, o := range []starter.Options{{Name: "My Course", Release: "bookworm"}, {Name: "java", Release: "jammy"}, {Name: "x\n- {name: y", Release: "bookworm"}} {
+	for _, o := range []starter.Options{{Name: "My Course", Release: "bookworm"}, {Name: "java", Release: "jammy"}, {Name: "x\"\n- {name: y", Release: "bookworm"}} {
 		dir := filepath.Join(t.TempDir(), "course")
 		_, err := starter.Write(dir, o)
 		require.ErrorAs(t, err, new(catalogue.Mistakes), o)
