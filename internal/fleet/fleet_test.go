@@ -202,6 +202,7 @@ func TestImagesThatWouldMeetAreRefused(t *testing.T) {
 		"the images a/b and a_b would both be made in ": {"a/b", "a_b"},
 		`an image cannot be called "work"`:              {"work"},
 		`an image cannot be called "build-all.json"`:    {"build-all.json"},
+		`an image cannot be called "index.html"`:        {"index.html"},
 		`an image cannot be called "../a"`:              {"../a"},
 		"holds the image of a single build":             {"a"},
 	} {

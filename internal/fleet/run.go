@@ -30,6 +30,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -112,7 +113,7 @@ func check(entries []*Entry, outputDir string) error {
 		dir := Dir(outputDir, e.Name)
 		base := filepath.Base(dir)
 		switch {
-		case !imageName.MatchString(e.Name) || base == workName || strings.HasPrefix(base, summaryName):
+		case !imageName.MatchString(e.Name) || base == workName || base == report.SiteFile || strings.HasPrefix(base, summaryName):
 			return failure.New(fmt.Sprintf("an image cannot be called %q", e.Name), "give it another name")
 		case dirs[dir] != "":
 			return failure.New(fmt.Sprintf("the images %s and %s would both be made in %s", dirs[dir], e.Name, dir), "give one of them another name")
