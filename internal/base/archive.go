@@ -25,8 +25,7 @@ func (o Options) archives(ctx context.Context, p progress.Reporter) (lines []str
 	security := strings.TrimSuffix(o.Mirror, "/debian") + "/debian-security"
 	for _, a := range [][2]string{{o.Mirror, o.Suite}, {o.Mirror, o.Suite + "-updates"}, {security, o.Suite + "-security"}} {
 		date, err := indexDate(ctx, a[0]+"/dists/"+a[1]+"/InRelease")
-		answer := (*answerError)(nil)
-		if errors.As(err, &answer) && answer.code == http.StatusNotFound && a[1] != o.Suite {
+		if answered(err, http.StatusNotFound) && a[1] != o.Suite {
 			p.Warn(fmt.Sprintf("%s has no %s: the base image goes without those updates", a[0], a[1]))
 			continue
 		}

@@ -55,6 +55,12 @@ type answerError struct {
 
 func (a *answerError) Error() string { return "the server answers " + a.status }
 
+// answered says whether the server gave this answer.
+func answered(err error, code int) bool {
+	answer := (*answerError)(nil)
+	return errors.As(err, &answer) && answer.code == code
+}
+
 // get asks for a URL and returns a successful answer (200 or 206), whose body
 // the caller closes. Errors do not repeat the URL: it may hold a secret.
 func get(ctx context.Context, c *http.Client, address string, header http.Header) (*http.Response, error) {

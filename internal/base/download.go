@@ -169,7 +169,7 @@ func (d *download) attempt(ctx context.Context) error {
 		header.Set("If-Range", v)
 	}
 	resp, err := get(ctx, d.http, d.src.url.String(), header)
-	if answer := (*answerError)(nil); errors.As(err, &answer) && answer.code == http.StatusRequestedRangeNotSatisfiable {
+	if answered(err, http.StatusRequestedRangeNotSatisfiable) {
 		return errChanged
 	}
 	if err != nil {

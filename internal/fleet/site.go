@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -26,7 +25,7 @@ func (s Summary) site(outputDir string) report.Site {
 			l.Why = i.Why
 		}
 		if n < maxReports {
-			l.Report = readReport(filepath.Join(dir, report.DataFile))
+			l.Report, _ = report.Saved(dir)
 		}
 		if exists(filepath.Join(dir, report.PageFile)) {
 			l.Page = path.Join(filepath.Base(dir), report.PageFile)
@@ -34,17 +33,4 @@ func (s Summary) site(outputDir string) report.Site {
 		site.Images = append(site.Images, l)
 	}
 	return site
-}
-
-func readReport(name string) *report.Report {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	r, err := report.Read(f)
-	if err != nil {
-		return nil
-	}
-	return r
 }

@@ -51,15 +51,19 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 // usePackages gives the lists to the playbook that takes them, unless there are
 // playbooks of somebody's own.
 func usePackages(c *settings.Config, wrong *settings.Mistakes) {
+	if c.Packages == "" && c.LoginGroups == "" {
+		return
+	}
 	if c.Packages != "" && c.Playbook == "" && c.AnsibleDir == "" && c.GitURL == "" {
 		c.Playbook = "packages"
 	}
-	c.ExtraVars = maps.Clone(c.ExtraVars)
+	vars := settings.Vars{}
+	maps.Copy(vars, c.ExtraVars)
 	for _, of := range []struct{ env, variable, names string }{{"PACKAGES", "packages", c.Packages}, {"LOGIN_GROUPS", "login_groups", c.LoginGroups}} {
 		if of.names == "" {
 			continue
 		}
-		if _, given := c.ExtraVars[of.variable]; given {
+		if _, given := vars[of.variable]; given {
 			wrong.Add(of.env, "EXTRA_VARS has %s, too: choose one of them", of.variable)
 			continue
 		}
@@ -67,11 +71,9 @@ func usePackages(c *settings.Config, wrong *settings.Mistakes) {
 		for name := range strings.SplitSeq(of.names, ",") {
 			names = append(names, name)
 		}
-		if c.ExtraVars == nil {
-			c.ExtraVars = settings.Vars{}
-		}
-		c.ExtraVars[of.variable] = names
+		vars[of.variable] = names
 	}
+	c.ExtraVars = vars
 }
 
 // checkGit has either of URL and branch bring the other's default.
@@ -115,16 +117,11 @@ func baseImage(url, checksum string, wrong *settings.Mistakes) (b settings.BaseI
 		wrong.Add("ISO_URL", "has a user in it: that is REGISTRY_USER") // not quoted: it may hold a password
 		return b
 	}
-	at = strings.TrimPrefix(at, "oci:")
-	if i := strings.LastIndex(at, "@sha256:"); i >= 0 {
-		b.Digest = at[i+1:]
-	}
-	if inRegistry {
-		b.Reference = at
-		wrong.Check("ISO_URL", registry.CheckStored(at))
+	if b = splitImage(url); inRegistry {
+		wrong.Check("ISO_URL", registry.CheckStored(b.Reference))
 	} else {
 		var err error
-		if b.Layout = strings.TrimSuffix(at, "@"+b.Digest); b.Layout == "" {
+		if b.Layout == "" {
 			wrong.Add("ISO_URL", "names no folder: give oci://REGISTRY/REPOSITORY:TAG, or oci:DIR@sha256:DIGEST as a build prints it")
 		} else if b.Layout, err = settings.Folder(b.Layout); err != nil {
 			wrong.Check("ISO_URL", err)
@@ -134,6 +131,22 @@ func baseImage(url, checksum string, wrong *settings.Mistakes) (b settings.BaseI
 		}
 	}
 	imageChecksum(&b, checksum, wrong)
+	return b
+}
+
+// splitImage takes oci://REGISTRY/REPOSITORY with :TAG or @DIGEST, and oci:DIR
+// with @DIGEST or without, apart, and checks nothing.
+func splitImage(url string) (b settings.BaseImage) {
+	at, inRegistry := strings.CutPrefix(url, "oci://")
+	at = strings.TrimPrefix(at, "oci:")
+	if i := strings.LastIndex(at, "@sha256:"); i >= 0 {
+		b.Digest = at[i+1:]
+	}
+	if inRegistry {
+		b.Reference = at
+	} else {
+		b.Layout = strings.TrimSuffix(at, "@"+b.Digest)
+	}
 	return b
 }
 

@@ -12,15 +12,12 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/guest/verify"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
-	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
-	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
-
-// desktopPort is where noVNC serves an image's desktop.
-const desktopPort = 6080
 
 // Port leads from one of the loopback to one of the guest.
 type Port struct{ Host, Guest int }
@@ -65,11 +62,11 @@ func (b *Build) Attend(ctx context.Context, image string, ports []Port, say func
 	o := vm.Options{
 		Disk: path, Format: found.Format, Dir: dir, MemoryMiB: b.Config.MemoryMiB, CPUs: b.Config.CPUs, Accel: w.accel,
 		User: b.Config.VMUser, Timeout: bootTimeout(b.Config, w.accel), UEFI: firmware.UEFI && !firmware.BIOS,
-		Forward: []int{desktopPort}, At: map[int]int{}, Online: true, Reboots: true,
+		Forward: []int{verify.DesktopPort}, At: map[int]int{}, Online: true, Reboots: true,
 	}
 	for _, port := range ports {
 		o.At[port.Guest] = port.Host
-		if port.Guest != desktopPort && port.Guest != 22 {
+		if port.Guest != verify.DesktopPort && port.Guest != 22 {
 			o.Forward = append(o.Forward, port.Guest)
 		}
 	}
@@ -102,11 +99,11 @@ func attend(ctx context.Context, guest *vm.Guest, say func(what, how string) err
 		case <-guest.Done():
 			return say("end", "the guest has powered off")
 		case <-look.C:
-			if !answers(ctx, guest.Address(desktopPort)) {
+			if !answers(ctx, guest.Address(verify.DesktopPort)) {
 				continue
 			}
 			look.Stop()
-			if err := say("desktop", "http://"+guest.Address(desktopPort)+"/"); err != nil {
+			if err := say("desktop", "http://"+guest.Address(verify.DesktopPort)+"/"); err != nil {
 				return err
 			}
 		}
@@ -149,31 +146,24 @@ func checkPorts(ports []Port) error {
 }
 
 // diskOf is the disk of an image, taken into the cache where it is packed.
-func (w *way) diskOf(ctx context.Context, image string, p progress.Reporter) (string, error) {
-	cache := filepath.Join(w.Config.CacheDir, "images")
-	// A build prints a layout as oci:DIR@DIGEST.
-	path, digest := image, ""
-	if rest, is := strings.CutPrefix(image, "oci:"); is && !strings.HasPrefix(rest, "//") {
-		path = rest
-		if at := strings.LastIndex(rest, "@sha256:"); at >= 0 {
-			path, digest = rest[:at], rest[at+1:]
+func (w *way) diskOf(ctx context.Context, name string, p progress.Reporter) (string, error) {
+	image := settings.BaseImage{Layout: name}
+	if strings.HasPrefix(name, "oci:") { // as a build prints a layout, and ISO_URL takes both
+		image = splitImage(name)
+	}
+	if image.Reference == "" {
+		switch info, err := os.Stat(image.Layout); {
+		case err == nil && !info.IsDir():
+			return filepath.Abs(image.Layout)
+		case err == nil:
+		case image.Layout != name || !NamesRegistry(name):
+			return "", failure.New("there is no disk and no layout "+image.Layout+" here", "give a disk, the folder of an OCI layout, or REGISTRY/REPOSITORY:TAG")
+		default:
+			image = splitImage("oci://" + name)
 		}
 	}
-	switch info, err := os.Stat(path); {
-	case err == nil && info.IsDir():
-		taken, err := oci.Extract(ctx, path, oci.Want{Digest: digest}, cache, p)
-		return taken.Path, err
-	case err == nil:
-		return filepath.Abs(path)
-	case path != image || !NamesRegistry(image):
-		return "", failure.New("there is no disk and no layout "+path+" here", "give a disk, the folder of an OCI layout, or REGISTRY/REPOSITORY:TAG")
-	}
-	login, err := w.login()
-	if err != nil {
-		return "", err
-	}
-	fetched, err := w.rooms.fetch(ctx, strings.TrimPrefix(image, "oci://"), registry.FetchOptions{Options: login, CacheDir: cache}, p)
-	return fetched.Path, err
+	taken, _, err := w.takeOut(ctx, image, 0, p)
+	return taken.Path, err
 }
 
 // NamesRegistry says whether what comes before the first slash can be a

@@ -78,31 +78,31 @@ func (w *way) fromPackages(ctx context.Context, p progress.Reporter) (origin, []
 // fromImage takes the base out of a containerdisk, in a registry or a layout.
 func (w *way) fromImage(ctx context.Context, p progress.Reporter) (origin, []string, error) {
 	image := w.Config.BaseImage
-	want := oci.Want{Digest: image.Digest, Inputs: image.Inputs}
-	cache := cmp.Or(w.BaseDir, filepath.Join(w.Config.CacheDir, "images"))
-	var taken oci.Extracted
-	var name string
-	if image.Layout != "" {
-		var err error
-		if taken, err = oci.Extract(ctx, image.Layout, want, cache, p); err != nil {
-			return origin{}, nil, err
-		}
-		name = filepath.Base(image.Layout) + "@" + taken.Manifest
-	} else {
-		login, err := w.login()
-		if err != nil {
-			return origin{}, nil, err
-		}
-		fetched, err := w.rooms.fetch(ctx, image.Reference, registry.FetchOptions{Options: login, Want: want, Wait: w.Config.BaseTimeout, CacheDir: cache}, p)
-		if err != nil {
-			return origin{}, nil, err
-		}
-		taken, name = fetched.Extracted, fetched.Reference
+	taken, name, err := w.takeOut(ctx, image, w.Config.BaseTimeout, p)
+	if err != nil {
+		return origin{}, nil, err
 	}
 	return origin{
 		Path: taken.Path, Format: taken.Format, Name: name, Digest: taken.Digest, Manifest: taken.Manifest,
 		Inputs: cmp.Or(image.Inputs, image.Digest), Created: taken.Created,
 	}, append(taken.Hints, name), nil
+}
+
+// takeOut takes the disk out of a containerdisk, and returns it with the image's
+// name. A tag that is not there is waited for.
+func (w *way) takeOut(ctx context.Context, image settings.BaseImage, wait time.Duration, p progress.Reporter) (oci.Extracted, string, error) {
+	want := oci.Want{Digest: image.Digest, Inputs: image.Inputs}
+	cache := cmp.Or(w.BaseDir, filepath.Join(w.Config.CacheDir, "images"))
+	if image.Layout != "" {
+		taken, err := oci.Extract(ctx, image.Layout, want, cache, p)
+		return taken, filepath.Base(image.Layout) + "@" + taken.Manifest, err
+	}
+	login, err := w.login()
+	if err != nil {
+		return oci.Extracted{}, "", err
+	}
+	fetched, err := w.rooms.fetch(ctx, image.Reference, registry.FetchOptions{Options: login, Want: want, Wait: wait, CacheDir: cache}, p)
+	return fetched.Extracted, fetched.Reference, err
 }
 
 func (w *way) fromURL(ctx context.Context, p progress.Reporter) (origin, []string, error) {

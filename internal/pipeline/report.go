@@ -221,15 +221,10 @@ func (w *way) conclude(err error) error {
 // sent completes the report that an earlier run wrote of the image that this one
 // sent. The report of another image stays as it is.
 func (w *way) sent() error {
-	f, err := os.Open(filepath.Join(w.Config.OutputDir, report.DataFile))
+	r, err := report.Saved(w.Config.OutputDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	r, err := report.Read(f)
 	if err != nil || !strings.HasSuffix(w.Reference, "@"+r.Image.Digest) {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/url"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -46,12 +45,17 @@ func (s Site) Save(dir string) (page string, err error) {
 // scripts. Links lead to the images' reports.
 func (s Site) WriteHTML(w io.Writer) error {
 	v := siteView{Title: text.Line(s.Title), Made: s.Made.UTC()}
-	byName := map[string]*Report{}
+	packages := map[string]map[string]bool{} // of each image that has a report, by their names
 	for _, i := range s.Images {
-		byName[i.Name] = i.Report
+		if i.Report != nil {
+			packages[i.Name] = map[string]bool{}
+			for _, p := range i.Report.Packages {
+				packages[i.Name][p.Name] = true
+			}
+		}
 	}
 	for n, i := range s.Images {
-		v.Images = append(v.Images, newCard(n, i, byName[i.From]))
+		v.Images = append(v.Images, newCard(n, i, packages[i.From]))
 	}
 	return siteTemplate.Execute(w, v)
 }
@@ -81,7 +85,8 @@ type card struct {
 	Own             []Package // installed here, and not in what the image starts from
 }
 
-func newCard(id int, i Listed, parent *Report) card {
+// newCard shows an image, of whose parent it knows the packages, or nil.
+func newCard(id int, i Listed, parent map[string]bool) card {
 	c := card{
 		ID: id, Name: cleanText(i.Name, defaultText), From: cleanText(i.From, defaultText), Note: cleanText(i.Why, 1000),
 		Reference: cleanText(i.Reference, 1000), Page: i.Page, Pushed: i.Pushed,
@@ -101,7 +106,7 @@ func newCard(id int, i Listed, parent *Report) card {
 		return c
 	}
 	for _, p := range c.Packages {
-		if !slices.ContainsFunc(parent.Packages, func(other Package) bool { return other.Name == p.Name }) {
+		if !parent[p.Name] {
 			c.Own = append(c.Own, p)
 		}
 	}

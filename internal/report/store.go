@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -43,6 +44,16 @@ func Read(from io.Reader) (*Report, error) {
 		return nil, failure.Wrap(err, "this is no report of diskforge", "give the report.json beside an image")
 	}
 	return r.clean(), nil
+}
+
+// Saved reads the report that Save wrote into dir.
+func Saved(dir string) (*Report, error) {
+	f, err := os.Open(filepath.Join(dir, DataFile))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return Read(f)
 }
 
 // Save writes report.html and report.json into dir, each in one piece or not

@@ -114,30 +114,31 @@ func (l *loader) read(e *entry, key string, n *yaml.Node) {
 			e.vars = []*yaml.Node{n}
 		}
 	case "packages", "groups":
-		items := []*yaml.Node{n}
-		if n.Kind == yaml.SequenceNode {
-			items = l.items(n, key)
-		}
 		var names []string
-		for _, item := range items {
-			if l.scalar(item, key, strings.TrimSuffix(key, "s")) {
-				names = append(names, item.Value)
-			}
+		for _, name := range l.texts(n, key) {
+			names = append(names, name.value)
 		}
 		e.texts[key] = text{n.Line, strings.Join(names, ",")}
 	case "tags":
-		items := []*yaml.Node{n}
-		if n.Kind == yaml.SequenceNode {
-			items = l.items(n, key)
-		}
-		for _, item := range items {
-			if l.scalar(item, key, "tag") {
-				e.tags = append(e.tags, text{item.Line, item.Value})
-			}
-		}
+		e.tags = l.texts(n, key)
 	default:
 		l.text(e, key, n)
 	}
+}
+
+// texts reads a list of scalars, or one; the schema defines one by the key's
+// singular.
+func (l *loader) texts(n *yaml.Node, key string) (all []text) {
+	items := []*yaml.Node{n}
+	if n.Kind == yaml.SequenceNode {
+		items = l.items(n, key)
+	}
+	for _, item := range items {
+		if l.scalar(item, key, strings.TrimSuffix(key, "s")) {
+			all = append(all, text{item.Line, item.Value})
+		}
+	}
+	return all
 }
 
 func (l *loader) text(e *entry, key string, n *yaml.Node) {

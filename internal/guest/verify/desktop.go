@@ -21,8 +21,11 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
+// DesktopPort is the guest's TCP port where consumers look for noVNC (CrownLabs:
+// forge/services.go).
+const DesktopPort = 6080
+
 const (
-	desktopPort = 6080 // where consumers look for noVNC (CrownLabs: forge/services.go)
 	defaultPath = "websockify"
 
 	maxPage = 1 << 20 // bytes of anything that noVNC's server sends as a page
@@ -83,7 +86,7 @@ func (c counted) Read(b []byte) (int, error) {
 // machine for ready as soon as it opens (their probe is TCP only): the first
 // answer must already be VNC's. Then it looks at the page as they serve it.
 func (m *machine) desktop(ctx context.Context) found {
-	address := m.guest.Address(desktopPort)
+	address := m.guest.Address(DesktopPort)
 	early, err := newViewer(address, usual).awaitVNC(ctx)
 	opened := time.Since(m.guest.PowerOn())
 	if early != nil {
@@ -102,7 +105,7 @@ func (m *machine) desktop(ctx context.Context) found {
 // awaitVNC tries until VNC answers. early is not nil where the port was open
 // before that.
 func (v *viewer) awaitVNC(ctx context.Context) (early, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, v.open, fmt.Errorf("TCP %d did not open within %v", desktopPort, v.open))
+	ctx, cancel := context.WithTimeoutCause(ctx, v.open, fmt.Errorf("TCP %d did not open within %v", DesktopPort, v.open))
 	defer cancel()
 	for {
 		_, done, err := v.vnc(ctx, "ws://desktop/"+defaultPath)
@@ -115,7 +118,7 @@ func (v *viewer) awaitVNC(ctx context.Context) (early, err error) {
 		case err == nil:
 			return early, nil
 		case !errors.Is(err, errClosed) && early == nil:
-			early = fmt.Errorf("TCP %d was open before VNC answered behind it: %w", desktopPort, err)
+			early = fmt.Errorf("TCP %d was open before VNC answered behind it: %w", DesktopPort, err)
 		}
 		_ = host.Sleep(ctx, v.between) // the next try finds ctx's end
 	}

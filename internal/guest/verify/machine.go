@@ -85,7 +85,7 @@ func (m *machine) boot() vm.Options {
 		o.DiskSize = m.machineSize()
 	}
 	if m.desktopExpected() {
-		o.Forward = []int{desktopPort}
+		o.Forward = []int{DesktopPort}
 	}
 	return o
 }

@@ -466,7 +466,7 @@ func TestAnEFISystemPartitionIsToldByItsRealType(t *testing.T) {
 
 func TestFurtherMachinesDifferInTheirSeedsAndFirmware(t *testing.T) {
 	first := &machine{Options: Options{Dir: "d", Full: true, Desktop: true, VMUser: "lab", Checks: "c", Goss: "g"}}
-	assert.Equal(t, []int{desktopPort}, first.boot().Forward)
+	assert.Equal(t, []int{DesktopPort}, first.boot().Forward)
 	assert.True(t, first.boot().OwnHostKeys)
 	second := first.another(kind{name: "CrownLabs seed", crownLabs: true})
 	o := second.boot()
