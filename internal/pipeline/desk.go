@@ -157,7 +157,8 @@ func (w *way) diskOf(ctx context.Context, name string, p progress.Reporter) (str
 			return filepath.Abs(image.Layout)
 		case err == nil:
 		case image.Layout != name || !NamesRegistry(name):
-			return "", failure.New("there is no disk and no layout "+image.Layout+" here", "give a disk, the folder of an OCI layout, or REGISTRY/REPOSITORY:TAG")
+			return "", failure.New("there is no disk and no layout "+image.Layout+" here",
+				"give a disk, the folder of an OCI layout, or REGISTRY/REPOSITORY:TAG")
 		default:
 			image = splitImage("oci://" + name)
 		}
