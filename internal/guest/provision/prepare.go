@@ -264,8 +264,11 @@ func (b *build) environment(debugLog string) []string {
 		// Asking the guest which Python it has would cost two more commands.
 		"ANSIBLE_PYTHON_INTERPRETER=/usr/bin/python3",
 		"ANSIBLE_SSH_CONTROL_PATH_DIR="+b.path("control"),
+		// A guest that reboots may leave its connection without a word, and QEMU
+		// keeps our end of it: after two minutes without an answer it is given up.
 		"ANSIBLE_SSH_ARGS="+strings.Join(append(vm.SSHOptions(b.path("known_hosts")),
-			"-o", "ControlMaster=auto", "-o", "ControlPersist=10m", "-o", "Compression=no"), " "),
+			"-o", "ControlMaster=auto", "-o", "ControlPersist=10m", "-o", "Compression=no",
+			"-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8"), " "),
 	)
 	return host.Env(env...)
 }

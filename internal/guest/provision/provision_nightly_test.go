@@ -275,6 +275,32 @@ func TestAFailingTaskIsNamedWithItsMessageAndTheGuestCanBeKeptUp(t *testing.T) {
 	left(t, opts)
 }
 
+// rebooting is a playbook whose guest reboots without closing a connection, as
+// one does whose network ends before its sessions.
+const rebooting = `
+- hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Reboot without a word
+      ansible.builtin.reboot:
+        reboot_command: sh -c 'sync; echo b > /proc/sysrq-trigger'
+        reboot_timeout: 1200
+    - name: Work on
+      ansible.builtin.command: "true"
+      changed_when: false
+`
+
+func TestAGuestThatRebootsWithoutAWordIsFoundAgain(t *testing.T) {
+	opts := options(t, cloudImage(t), rebooting)
+	result, err := provision.Run(t.Context(), opts, &watcher{t: t})
+	require.NoError(t, err)
+	require.Len(t, result.Tasks, 2)
+	assert.Equal(t, "Work on", result.Tasks[1].Name)
+	t.Logf("%+v", result.Timings)
+	left(t, opts)
+}
+
 func TestADiskWithoutABootLoaderIsNamedByTheConsoleAtOnce(t *testing.T) {
 	base := filepath.Join(t.TempDir(), "empty.qcow2")
 	require.NoError(t, exec.Command("qemu-img", "create", "-q", "-f", "qcow2", base, "1G").Run())
