@@ -205,10 +205,11 @@ func Resolve(ctx context.Context, opts Options, report progress.Reporter) (s Sou
 	}
 	s.Revision = cmp.Or(tree.Revision, content)
 	checks := path.Join("tests", strings.TrimSuffix(path.Base(s.File), path.Ext(s.File)))
-	for file, name := range map[*string]string{&s.Checks: checks + ".yaml", &s.Allow: checks + ".allow.yaml"} {
-		if *file, err = s.aside(name); err != nil {
-			return Source{}, fmt.Errorf("keeping the playbook's checks: %w", err)
-		}
+	if s.Checks, err = s.aside(checks+".yaml", s.checks); err == nil {
+		s.Allow, err = s.aside(checks+".allow.yaml", func(name string) ([]byte, error) { return os.ReadFile(s.companion(name)) })
+	}
+	if err != nil {
+		return Source{}, fmt.Errorf("keeping the playbook's checks: %w", err)
 	}
 	for _, folder := range []string{"", "roles", "collections"} { // where AWX and Semaphore look, too
 		beside := path.Join(path.Dir(s.File), folder)
@@ -230,10 +231,10 @@ func (s Source) companion(elem ...string) string {
 	return file
 }
 
-// aside copies a file of the tree, if it is there, to beside it, and returns
-// its path: what reads it is no part of the build.
-func (s Source) aside(name string) (string, error) {
-	b, err := os.ReadFile(s.companion(name))
+// aside keeps what read says of a file of the tree, if it is there, beside the tree,
+// and returns its path: what reads it is no part of the build.
+func (s Source) aside(name string, read func(string) ([]byte, error)) (string, error) {
+	b, err := read(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

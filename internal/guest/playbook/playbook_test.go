@@ -131,6 +131,37 @@ func TestWhatIsNoFileIsLeftOutWithAWarning(t *testing.T) {
 	assert.FileExists(t, filepath.Join(s.Root, ".hidden"))
 }
 
+func TestChecksTakeInOtherFilesAndWinOverThem(t *testing.T) {
+	t.Parallel()
+	const base = "package: {curl: {installed: true}, vim: {installed: true}}\n"
+	files := map[string]string{
+		"a.yml": play, "tests/a.yaml": "gossfile: {more/b.yaml: {}}\npackage: {vim: {installed: false}}\ncommand: {true: {exit-status: 0}}\n",
+		"tests/more/b.yaml": "gossfile: {any: {file: ../c.yaml}}\nport: {tcp:22: {listening: true}}\n", "tests/c.yaml": base,
+		"plain.yml": play, "tests/plain.yaml": "{{ if true }}\n" + base + "{{ end }}\n",
+		"gone.yml": play, "tests/gone.yaml": "gossfile: {../../etc/passwd: {}}\n",
+		"loop.yml": play, "tests/loop.yaml": "gossfile: {loop.yaml: {}}\n",
+		"broken.yml": play, "tests/broken.yaml": "gossfile: {plain.yaml: {}}\n",
+	}
+	dir := tree(t, files)
+	checks := func(name string) string {
+		s, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: name})
+		require.NoError(t, err)
+		b, err := os.ReadFile(s.Checks)
+		require.NoError(t, err)
+		return string(b)
+	}
+	assert.YAMLEq(t, "package: {curl: {installed: true}, vim: {installed: false}}\ncommand: {\"true\": {exit-status: 0}}\nport: {tcp:22: {listening: true}}", checks("a"))
+	assert.Equal(t, files["tests/plain.yaml"], checks("plain"), "templates stay")
+	for name, words := range map[string][]string{
+		"gone":   {"tests/gone.yaml takes in ../../etc/passwd, which the playbook tree does not have", "relative to"},
+		"loop":   {"tests/loop.yaml takes itself in"},
+		"broken": {"tests/plain.yaml is no file of goss", "templates"},
+	} {
+		_, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: name})
+		actionable(t, err, words...)
+	}
+}
+
 func TestChecksAndRequirementsAreFoundBesideThePlaybook(t *testing.T) {
 	t.Parallel()
 	dir := tree(t, map[string]string{"playbooks/a.yml": play, "playbooks/b.yml": play, "tests/a.yaml": "file: {}\n", "requirements.yml": "roles: []\n", "playbooks/requirements.yml": "roles: []\n"})
