@@ -33,7 +33,7 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 		needed := func(n Need) bool { return slices.Contains(needs, n) }
 		checkGit(c, wrong)
 		checkBase(c, wrong, needed(NeedBase))
-		usePackages(c, wrong)
+		useVariables(c, wrong)
 		if needed(NeedPlaybook) && c.Playbook == "" {
 			wrong.Add("ANSIBLE_PLAYBOOK", "is not set: name the playbook that provisions the image, e.g. debian-base, or PACKAGES")
 		}
@@ -48,30 +48,42 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 	})
 }
 
-// usePackages gives the lists to the playbook that takes them, unless there are
-// playbooks of somebody's own.
-func usePackages(c *settings.Config, wrong *settings.Mistakes) {
-	if c.Packages == "" && c.LoginGroups == "" {
-		return
-	}
+// useVariables gives the settings that are variables of playbooks to the playbook;
+// where there are none of somebody's own, PACKAGES has one that takes it.
+func useVariables(c *settings.Config, wrong *settings.Mistakes) {
 	if c.Packages != "" && c.Playbook == "" && c.AnsibleDir == "" && c.GitURL == "" {
 		c.Playbook = "packages"
 	}
-	vars := settings.Vars{}
-	maps.Copy(vars, c.ExtraVars)
-	for _, of := range []struct{ env, variable, names string }{{"PACKAGES", "packages", c.Packages}, {"LOGIN_GROUPS", "login_groups", c.LoginGroups}} {
-		if of.names == "" {
-			continue
+	names := func(list string) []any {
+		var all []any
+		for name := range strings.SplitSeq(list, ",") {
+			all = append(all, name)
 		}
-		if _, given := vars[of.variable]; given {
-			wrong.Add(of.env, "EXTRA_VARS has %s, too: choose one of them", of.variable)
-			continue
+		return all
+	}
+	vars := maps.Clone(c.ExtraVars)
+	for _, v := range []struct {
+		env, name string
+		given     bool
+		value     any
+	}{
+		{"PACKAGES", "packages", c.Packages != "", names(c.Packages)},
+		{"LOGIN_GROUPS", "login_groups", c.LoginGroups != "", names(c.LoginGroups)},
+		{"KEYBOARD", "keyboard", c.Keyboard != "", c.Keyboard},
+		{"CROWNLABS_MODE", "crownlabs_mode", !c.CrownLabsMode, false},
+	} {
+		if _, too := vars[v.name]; v.given && too {
+			wrong.Add(v.env, "EXTRA_VARS has %s, too: choose one of them", v.name)
+		} else if v.given {
+			if vars == nil {
+				vars = settings.Vars{}
+			}
+			vars[v.name] = v.value
 		}
-		var names []any
-		for name := range strings.SplitSeq(of.names, ",") {
-			names = append(names, name)
-		}
-		vars[of.variable] = names
+	}
+	// What is checked follows from it: playbooks and diskforge must mean the same.
+	if mode, given := vars["crownlabs_mode"]; given {
+		c.CrownLabsMode = mode != false && mode != "false"
 	}
 	c.ExtraVars = vars
 }

@@ -205,3 +205,23 @@ func TestPackagesAreGivenToThePlaybookThatTakesThem(t *testing.T) {
 		assert.ErrorContains(t, err, want)
 	}
 }
+
+func TestModeAndKeyboardAreGivenToThePlaybook(t *testing.T) {
+	t.Parallel()
+	c, err := Parse(settings.Settings{"ANSIBLE_PLAYBOOK": "x", "KEYBOARD": "us, it"}, NeedPlaybook)
+	require.NoError(t, err)
+	assert.True(t, c.CrownLabsMode)
+	assert.Equal(t, settings.Vars{"keyboard": "us,it"}, c.ExtraVars)
+
+	for _, vanilla := range []settings.Settings{
+		{"CROWNLABS_MODE": "false"}, {"EXTRA_VARS": "{crownlabs_mode: no}"}, {"EXTRA_VARS": `{"crownlabs_mode": "false"}`},
+	} {
+		vanilla["ANSIBLE_PLAYBOOK"] = "x"
+		c, err := Parse(vanilla, NeedPlaybook)
+		require.NoError(t, err)
+		assert.False(t, c.CrownLabsMode, "what the playbook makes is what verify looks for: %v", vanilla)
+		assert.Contains(t, []any{false, "false"}, c.ExtraVars["crownlabs_mode"])
+	}
+	_, err = Parse(settings.Settings{"ANSIBLE_PLAYBOOK": "x", "KEYBOARD": "italian layout!"}, NeedPlaybook)
+	assert.ErrorContains(t, err, `KEYBOARD: "layout!" is no keyboard layout`)
+}

@@ -28,6 +28,7 @@ var forms = map[string]form{
 	"file": file, "file or pipe": fileOrPipe, "folder": Folder, "vars": vars, "vaults": vaults,
 	"packages": list(packageForm, "%q is no package's name: give names separated by commas, e.g. octave,gnuplot-nox"),
 	"groups":   list(userForm, "%q cannot be the name of a group: give names separated by commas, e.g. docker,wireshark"),
+	"keyboard": list(layoutForm, "%q is no keyboard layout: give names of XKB separated by commas, e.g. it or us,de"),
 	"digest": func(v string) (string, error) {
 		return v, unless(host.ValidDigest(v), "%q is no digest: give sha256: and 64 hexadecimal digits", v)
 	},
@@ -46,6 +47,9 @@ var forms = map[string]form{
 var (
 	// packageForm is Debian's rule for names (policy, 5.6.1).
 	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+
+	// layoutForm is that of XKB's layouts (xkeyboard-config's rules/base.lst).
+	layoutForm = regexp.MustCompile(`^[a-z]{2,16}$`)
 
 	urlForm = regexp.MustCompile(`^https?://[^\s'"\\]+$`)
 	// userForm is useradd's own rule (NAME_REGEX of shadow), with its 32 characters.

@@ -43,6 +43,9 @@ type Config struct {
 	Packages    string `env:"PACKAGES" in:"build provision verify" form:"packages" key:"packages" help:"packages of the distribution, separated by commas, for an image without a playbook of one's own: ANSIBLE_PLAYBOOK is then packages, which comes with diskforge"`
 	LoginGroups string `env:"LOGIN_GROUPS" in:"build provision verify" form:"groups" key:"groups" help:"groups that the login user needs for PACKAGES, separated by commas, e.g. docker"`
 
+	CrownLabsMode bool   `env:"CROWNLABS_MODE, default=true" in:"build provision verify" key:"crownlabs-mode" help:"false: an image for a machine of one's own, without settings of a lab; its desktop has a login screen and no noVNC"`
+	Keyboard      string `env:"KEYBOARD" in:"build provision verify" form:"keyboard" key:"keyboard" help:"keyboard layout of the image, e.g. it; several to switch between: us,de"`
+
 	VaultPasswordFile string `env:"ANSIBLE_VAULT_PASSWORD_FILE" in:"build provision build-all plan" form:"file" engine:"secret" help:"file with the password of what ansible-vault encrypted in the playbook tree; only Ansible is given it"`
 	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan" form:"vaults" engine:"refused" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
 

@@ -49,7 +49,7 @@ func (l *loader) order() (ordered []Image) {
 // inherit gives a child what lies on its parent's disk already, unless it says
 // otherwise itself: that is nearer to it than the defaults.
 func (i *image) inherit(parent image) {
-	for _, key := range []string{"desktop", "size"} {
+	for _, key := range []string{"desktop", "crownlabs-mode", "size"} {
 		name := variables()[key]
 		if value, ok := parent.Settings[name]; ok && !i.own.has(key) {
 			i.Settings[name] = value
