@@ -4,16 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
@@ -55,7 +52,7 @@ func (a *app) stages() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		fixed, err := pinned(c, cfg)
+		fixed, err := pipeline.Pinned(c.Context(), cfg)
 		if err != nil {
 			return err
 		}
@@ -123,40 +120,4 @@ func notText(f settings.Field, value string) string {
 		return "names what is on your host, which an engine does not see: give it as an argument of the function"
 	}
 	return ""
-}
-
-// pinned replaces what may mean something else tomorrow, a list of checksums
-// and a branch, by what it means now. It says where the playbook is missing.
-func pinned(c *cobra.Command, cfg settings.Config) (map[string]string, error) {
-	fixed := map[string]string{}
-	if strings.HasPrefix(cfg.Checksum, "file:") {
-		sum, err := pipeline.Checksum(c.Context(), cfg, progress.Discard)
-		if err != nil {
-			return nil, err
-		}
-		fixed["ISO_CHECKSUM"] = sum
-	}
-	if cfg.Playbook == "" {
-		return fixed, nil
-	}
-	dir, err := os.MkdirTemp("", "diskforge-stages-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	options := pipeline.PlaybookOptions(cfg)
-	options.Cache = dir
-	var trees playbook.Trees
-	defer trees.Close()
-	tree, err := trees.Open(c.Context(), options, progress.Discard)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := tree.Inputs(c.Context(), cfg.Playbook, cfg.ExtraVars); err != nil {
-		return nil, err
-	}
-	if tree.Revision != "" {
-		fixed["GIT_ANSIBLE_URL"], fixed["GIT_ANSIBLE_BRANCH"] = tree.URL, tree.Revision
-	}
-	return fixed, nil
 }

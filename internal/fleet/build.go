@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -19,7 +18,9 @@ import (
 func (a *All) prepare(e *Entry) {
 	dir := a.Config.OutputDir
 	if e.Action == Build {
-		e.Needs = e.resources(dir)
+		c := e.config
+		c.OutputDir = Dir(dir, e.Name)
+		e.Needs = pipeline.Estimate(c)
 	}
 	switch {
 	case !e.Anew: // what is built for its parent's sake is known by that one's digest
@@ -43,26 +44,6 @@ func (a *All) prepare(e *Entry) {
 			e.Known.Layout = e.layout(dir)
 		}
 	}
-}
-
-const (
-	// qemuMiB is what QEMU and the programs beside it take besides the guest's
-	// memory.
-	qemuMiB = 512
-	// baseData is what is assumed of a base that is not there yet, in bytes: a
-	// server image has less. The build itself knows, and checks again.
-	baseData = 1 << 30
-)
-
-// resources is what a build takes of the host. A guest that installs
-// packages keeps half of its processors busy (measured: 1.05 of 2 under
-// emulation). Which accelerator works is the build's to find out: the guest is
-// counted as one that may have them all.
-func (e *Entry) resources(dir string) Resources {
-	c := e.config
-	r := Resources{CPUs: (accel.Verdict{}.CPUs(c.CPUs) + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB}
-	r.Disk, r.Keep = pipeline.Space(c, Dir(dir, e.Name), baseData)
-	return r
 }
 
 // builder is the Builder of real images.

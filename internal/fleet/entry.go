@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
@@ -56,7 +57,7 @@ type Entry struct {
 	// Parent is the entry that the image starts from, or nil.
 	Parent *Entry `json:"-"`
 	// Needs is what building it takes, beyond what is in its directory already.
-	Needs Resources `json:"-"`
+	Needs pipeline.Resources `json:"-"`
 	// NotBefore is when a result may have been made at the earliest to be used
 	// again: for --force and --max-age.
 	NotBefore time.Time `json:"-"`

@@ -12,12 +12,10 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
-	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/text"
+	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
 // learn fills in the facts of all images: first their input digests, parents
@@ -57,129 +55,51 @@ func common(entries []*Entry) error {
 	return fmt.Errorf("%s: %w", first.Name, first.Err)
 }
 
-func (a *All) learnInputs(ctx context.Context, entries []*Entry, p progress.Reporter) error {
-	controller, err := playbook.ControllerVersion(ctx)
+func (a *All) learnInputs(ctx context.Context, entries []*Entry, s *ui.Stage) error {
+	planner, err := pipeline.NewPlanner(ctx, a.Config.CacheDir, s)
 	if err != nil {
 		return err
 	}
-	if err := pipeline.CheckCache(a.Config.CacheDir); err != nil {
-		return err
-	}
-	l := &learner{controller: controller, lists: map[string]resolved{}, p: p}
-	defer l.trees.Close()
+	defer planner.Close()
 	var mistakes catalogue.Mistakes
 	for _, e := range entries {
-		e.Err = l.learn(ctx, e)
+		e.Err = e.learn(ctx, planner)
 		if f, ok := failure.In(e.Err); ok { // the catalogue's author knows its keys
 			f.What, f.Try = keyed(f.What), keyed(f.Try)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if errors.Is(e.Err, playbook.ErrUnknown) {
+		if errors.Is(e.Err, pipeline.ErrNoPlaybook) {
 			mistakes = append(mistakes, a.mistakes(e, several(e.Err), nil)...)
 		}
 	}
 	return mistakes.Sorted()
 }
 
-// learner keeps what images share.
-type learner struct {
-	controller string // version of ansible-core
-	trees      playbook.Trees
-	lists      map[string]resolved // by image URL and list
-	p          progress.Reporter
-}
-
-type resolved struct {
-	sum string
-	err error
-}
-
 // learn fills in what is known of an image before anything is built. The name
 // of its playbook is checked in any case.
-func (l *learner) learn(ctx context.Context, e *Entry) error {
-	c := e.config
-	tree, err := l.trees.Open(ctx, pipeline.PlaybookOptions(c), l.p)
-	var uses playbook.Inputs
-	if err == nil {
-		uses, err = tree.Inputs(ctx, e.config.Playbook, e.config.ExtraVars)
+func (e *Entry) learn(ctx context.Context, planner *pipeline.Planner) error {
+	from := ""
+	if e.Parent != nil {
+		from = e.Parent.Inputs
 	}
-	if e.Parent != nil && e.Parent.Inputs == "" && !errors.Is(err, playbook.ErrUnknown) {
+	pin, err := planner.Pin(ctx, e.config, from)
+	if e.Parent != nil && from == "" && !errors.Is(err, pipeline.ErrNoPlaybook) {
 		return nil // nobody can say: the plan blocks it with its parent
 	}
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(l.manageable(e.config), playbook.CheckForms(l.controller, uses)); err != nil {
-		return err
+	if pin.Whole != "" {
+		e.Notes = append(e.Notes, "depends on "+pin.Whole)
 	}
-	if uses.Whole != "" {
-		e.Notes = append(e.Notes, "depends on "+uses.String())
-	}
-	if err := l.checksum(ctx, &c); err != nil {
-		return err
-	}
-	from := ""
-	if e.Parent != nil {
-		from = e.Parent.Inputs
-	}
-	if e.Inputs, err = pipeline.Inputs(c, l.controller, uses.Digest, from); err != nil {
-		return err
-	}
-	e.MemoryMiB, e.DiskSize = e.config.MemoryMiB, e.config.DiskSize
-	e.fix(c.Checksum, tree)
+	e.config, e.settings = pin.Config, e.settings.With(pin.Settings)
+	e.Settings = maps.Clone(e.image.Settings)
+	maps.Copy(e.Settings, pin.Settings)
+	e.Inputs, e.MemoryMiB, e.DiskSize = pin.Config.ImageInputs, pin.Config.MemoryMiB, pin.Config.DiskSize
 	e.address()
 	return nil
-}
-
-// manageable says whether this host's Ansible can manage the release that the
-// base is of, where its name tells that: a build would find out when the base
-// is there.
-func (l *learner) manageable(c settings.Config) error {
-	name := c.ISOURL
-	if c.BaseFromPackages {
-		name = c.Suite
-	}
-	if guest, known := playbook.GuessGuest(name); known {
-		return playbook.CheckVersions(l.controller, guest)
-	}
-	return nil
-}
-
-// fix has the image built from what was planned, even if the list of checksums
-// or the branch of the playbooks says something else by then.
-func (e *Entry) fix(sum string, tree *playbook.Tree) {
-	fixed := map[string]string{"IMAGE_INPUTS": e.Inputs}
-	e.config.ImageInputs = e.Inputs
-	if e.config.Checksum != sum {
-		e.config.Checksum, fixed["ISO_CHECKSUM"] = sum, sum
-	}
-	if tree.Revision != "" {
-		e.config.GitURL, e.config.GitBranch = tree.URL, tree.Revision
-		fixed["GIT_ANSIBLE_URL"], fixed["GIT_ANSIBLE_BRANCH"] = tree.URL, tree.Revision
-	}
-	if e.config.AptMirror != "" {
-		fixed["APT_MIRROR"] = e.config.AptMirror
-	}
-	e.settings = e.settings.With(fixed)
-	e.Settings = maps.Clone(e.image.Settings)
-	maps.Copy(e.Settings, fixed)
-}
-
-// checksum looks the base's checksum up in its list, once for all images.
-func (l *learner) checksum(ctx context.Context, c *settings.Config) error {
-	if !strings.HasPrefix(c.Checksum, "file:") {
-		return nil
-	}
-	key := c.ISOURL + "\n" + c.Checksum
-	r, known := l.lists[key]
-	if !known {
-		r.sum, r.err = pipeline.Checksum(ctx, *c, l.p)
-		l.lists[key] = r
-	}
-	c.Checksum = r.sum
-	return r.err
 }
 
 // address names the image in the registry. Without a tag of anybody's it is

@@ -12,16 +12,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// Resources is what building an image takes of the host.
-type Resources struct {
-	// CPUs is a matter of speed: an image that asks for more than the host has
-	// takes them all and is built alone.
-	CPUs      int
-	MemoryMiB int
-	Disk      int64 // the most that it takes in Capacity.Dir while it is built, in bytes
-	Keep      int64 // what of it stays
-}
-
 // Event says that an image's state, or the reason for it, has changed; the last
 // of an image says how it ended.
 type Event struct {

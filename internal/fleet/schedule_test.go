@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/netgroup-polito/diskforge/internal/fleet"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 )
 
 // small is a host in numbers that are easy to draw.
@@ -22,7 +23,7 @@ var small = fleet.Capacity{CPUs: 4, MemoryMiB: 100, Dir: "/out", Free: 1000}
 // job is an entry with its work; without Run there is nothing to do.
 type job struct {
 	Name, Parent string
-	Needs        fleet.Resources
+	Needs        pipeline.Resources
 	Run          func(context.Context) error
 }
 
@@ -52,11 +53,11 @@ func schedule(ctx context.Context, jobs []job, limit int, observe func(event)) (
 
 // graphs draws jobs that the host can run, each below any before it or none;
 // some have nothing to do.
-func graphs(t *rapid.T, run func(name string, needs fleet.Resources) func(context.Context) error) []job {
+func graphs(t *rapid.T, run func(name string, needs pipeline.Resources) func(context.Context) error) []job {
 	count := rapid.IntRange(0, 12).Draw(t, "jobs")
 	var jobs []job
 	for i := range count {
-		job := job{Name: fmt.Sprint("job", i), Needs: fleet.Resources{
+		job := job{Name: fmt.Sprint("job", i), Needs: pipeline.Resources{
 			CPUs:      rapid.IntRange(0, 6).Draw(t, "cpus"),
 			MemoryMiB: rapid.IntRange(0, 100).Draw(t, "memory"),
 			Disk:      rapid.Int64Range(0, 450).Draw(t, "disk"),
@@ -85,7 +86,7 @@ type meter struct {
 
 func newMeter() *meter { return &meter{ran: map[string]int{}, ended: map[string]bool{}} }
 
-func (m *meter) begin(name string, r fleet.Resources, jobs int) {
+func (m *meter) begin(name string, r pipeline.Resources, jobs int) {
 	m.Lock()
 	defer m.Unlock()
 	m.ran[name]++
@@ -99,7 +100,7 @@ func (m *meter) begin(name string, r fleet.Resources, jobs int) {
 	}
 }
 
-func (m *meter) end(name string, r fleet.Resources) {
+func (m *meter) end(name string, r pipeline.Resources) {
 	m.Lock()
 	defer m.Unlock()
 	m.ended[name] = true
@@ -122,7 +123,7 @@ func TestEveryOrderRespectsParentsAndTheHostAndAFailureBlocksExactlyItsDescendan
 			failing[name] = true
 		}
 		parents, idle := map[string]string{}, map[string]bool{}
-		run := func(name string, needs fleet.Resources) func(context.Context) error {
+		run := func(name string, needs pipeline.Resources) func(context.Context) error {
 			return func(context.Context) error {
 				m.begin(name, needs, limit)
 				defer m.end(name, needs)
@@ -181,7 +182,7 @@ func TestACancelledScheduleStartsNothingMoreAndWaitsForWhatRuns(t *testing.T) {
 		if after == 0 {
 			cancel(stop)
 		}
-		run := func(name string, needs fleet.Resources) func(context.Context) error {
+		run := func(name string, needs pipeline.Resources) func(context.Context) error {
 			return func(ctx context.Context) error {
 				m.begin(name, needs, 0)
 				defer m.end(name, needs)
@@ -222,7 +223,7 @@ func TestACancelledScheduleStartsNothingMoreAndWaitsForWhatRuns(t *testing.T) {
 func TestEveryJobsStatesAreToldInTheirOrder(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		jobs := graphs(t, func(string, fleet.Resources) func(context.Context) error {
+		jobs := graphs(t, func(string, pipeline.Resources) func(context.Context) error {
 			return func(context.Context) error { return nil }
 		})
 		told := map[string][]fleet.State{}
@@ -281,7 +282,7 @@ func TestALargeJobIsOvertakenFourTimesAtMost(t *testing.T) {
 	firstEnded := make(chan struct{})
 	jobs := []job{
 		{Name: "first", Run: nothing},
-		{Name: "large", Parent: "first", Needs: fleet.Resources{CPUs: 4}, Run: nothing},
+		{Name: "large", Parent: "first", Needs: pipeline.Resources{CPUs: 4}, Run: nothing},
 		{Name: "next", Parent: "large", Run: nothing},
 	}
 	for i := range 40 {
@@ -311,9 +312,9 @@ func TestWhatCanNeverFitIsRefusedAllAtOnceBeforeAnythingStarts(t *testing.T) {
 	run := func(context.Context) error { t.Error("it was started"); return nil }
 	_, err := schedule(t.Context(), []job{
 		{Name: "small", Run: run},
-		{Name: "greedy", Needs: fleet.Resources{MemoryMiB: 101}, Run: run},
-		{Name: "vast", Parent: "small", Needs: fleet.Resources{Disk: 1001}, Run: run},
-		{Name: "idle", Needs: fleet.Resources{MemoryMiB: 5000}},
+		{Name: "greedy", Needs: pipeline.Resources{MemoryMiB: 101}, Run: run},
+		{Name: "vast", Parent: "small", Needs: pipeline.Resources{Disk: 1001}, Run: run},
+		{Name: "idle", Needs: pipeline.Resources{MemoryMiB: 5000}},
 	}, 0, func(event) { t.Error("something was told") })
 	require.Error(t, err)
 	lines := strings.Split(err.Error(), "\n")
@@ -326,7 +327,7 @@ func TestWhatTheJobsLeaveTogetherMustFitToo(t *testing.T) {
 	t.Parallel()
 	var jobs []job
 	for i := range 4 {
-		jobs = append(jobs, job{Name: fmt.Sprint(i), Run: nothing, Needs: fleet.Resources{
+		jobs = append(jobs, job{Name: fmt.Sprint(i), Run: nothing, Needs: pipeline.Resources{
 			Disk: 400, Keep: 201,
 		}})
 	}
@@ -342,7 +343,7 @@ func TestTheSpaceThatAJobKeepsIsNotGivenToAnother(t *testing.T) {
 	var jobs []job
 	for i := range 10 {
 		name := fmt.Sprint(i)
-		needs := fleet.Resources{Disk: 300, Keep: 70}
+		needs := pipeline.Resources{Disk: 300, Keep: 70}
 		jobs = append(jobs, job{Name: name, Needs: needs, Run: func(context.Context) error {
 			m.begin(name, needs, 10)
 			defer m.end(name, needs)
@@ -359,8 +360,8 @@ func TestAJobSaysWhatItWaitsFor(t *testing.T) {
 	t.Parallel()
 	why := map[string][]string{}
 	_, err := schedule(t.Context(), []job{
-		{Name: "a", Needs: fleet.Resources{MemoryMiB: 80}, Run: nothing},
-		{Name: "b", Needs: fleet.Resources{MemoryMiB: 80}, Run: nothing},
+		{Name: "a", Needs: pipeline.Resources{MemoryMiB: 80}, Run: nothing},
+		{Name: "b", Needs: pipeline.Resources{MemoryMiB: 80}, Run: nothing},
 		{Name: "c", Parent: "a", Run: func(context.Context) error { return errors.New("broken") }},
 		{Name: "d", Parent: "c", Run: nothing},
 	}, 0, func(e event) {
@@ -379,7 +380,7 @@ func TestAJobThatWantsMoreProcessorsThanThereAreRunsAlone(t *testing.T) {
 	m := newMeter()
 	var jobs []job
 	for i := range 5 {
-		name, needs := fmt.Sprint(i), fleet.Resources{CPUs: 64}
+		name, needs := fmt.Sprint(i), pipeline.Resources{CPUs: 64}
 		jobs = append(jobs, job{Name: name, Needs: needs, Run: func(context.Context) error {
 			m.begin(name, needs, 1)
 			defer m.end(name, needs)

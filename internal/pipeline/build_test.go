@@ -338,16 +338,16 @@ func TestInputsAreTheSameBeforeAndAfterTheBaseIsThere(t *testing.T) {
 		"a checksum": {Checksum: "sha256:ba5e"},
 		"an image":   {BaseImage: settings.BaseImage{Reference: "registry/base:1", Digest: "sha256:ba5e"}},
 	} {
-		planned, err := Inputs(of, "2.14.18", "sha256:playbook", "")
+		planned, err := plannedInputs(of, "2.14.18", "sha256:playbook", "")
 		require.NoError(t, err)
 		assert.Equal(t, imageInputs(of, "sha256:ba5e", "sha256:playbook", "2.14.18"), planned, name)
 	}
 	b, _ := newBuild(t)
 	b.Config.BaseFromPackages, b.Config.Suite, b.Config.CacheDir = true, "bookworm", t.TempDir()
-	one, err := Inputs(b.Config, "2.14.18", "sha256:playbook", "")
+	one, err := plannedInputs(b.Config, "2.14.18", "sha256:playbook", "")
 	require.NoError(t, err)
 	b.Config.Suite = "trixie"
-	other, err := Inputs(b.Config, "2.14.18", "sha256:playbook", "")
+	other, err := plannedInputs(b.Config, "2.14.18", "sha256:playbook", "")
 	require.NoError(t, err)
 	assert.NotEqual(t, one, other)
 }

@@ -49,26 +49,16 @@ func imageInputs(c settings.Config, base, playbook, controller string) string {
 	return inputs(all)
 }
 
-// Inputs is the digest of all that the image is made from, known before
+// plannedInputs is the digest of all that the image is made from, known before
 // anything is fetched or made: by the version of ansible-core, the digest of
 // what the playbook uses and, for an image that starts from another, that
 // one's input digest. The checksum of a base must not be that of a list.
-func Inputs(c settings.Config, controller, playbook, parent string) (string, error) {
-	base := parent
-	switch {
-	case parent != "":
-	case c.BaseFromPackages:
-		recipe, err := baseOptions(c, controller).Recipe()
-		if err != nil {
-			return "", err
-		}
-		base = recipe
-	case c.BaseImage.IsSet():
-		base = cmp.Or(c.BaseImage.Inputs, c.BaseImage.Digest)
-	default:
-		base = c.Checksum
+func plannedInputs(c settings.Config, controller, playbook, parent string) (_ string, err error) {
+	from := cmp.Or(parent, c.BaseImage.Inputs, c.BaseImage.Digest, c.Checksum)
+	if parent == "" && c.BaseFromPackages {
+		from, err = baseOptions(c, controller).Recipe()
 	}
-	return imageInputs(c, base, playbook, controller), nil
+	return imageInputs(c, from, playbook, controller), err
 }
 
 func (w *way) imageInputs() string {

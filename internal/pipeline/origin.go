@@ -121,12 +121,6 @@ func (w *way) fromURL(ctx context.Context, p progress.Reporter) (origin, []strin
 	}, []string{url}, err
 }
 
-// Checksum is the base's by its URL: the digest itself, where the settings name a
-// list of them what stands in it now.
-func Checksum(ctx context.Context, c settings.Config, p progress.Reporter) (string, error) {
-	return base.ResolveChecksum(ctx, c.ISOURL, c.Checksum, downloads(c), p)
-}
-
 // BaseFile is the base by its URL, which has its checksum.
 func BaseFile(ctx context.Context, c settings.Config, p progress.Reporter) (base.File, error) {
 	return base.Fetch(ctx, c.ISOURL, c.Checksum, downloads(c), p)
