@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 // lookAndPrint looks at the host, in a process of somebody else.
@@ -58,20 +60,5 @@ func TestMain(m *testing.M) {
 		lookAndPrint(dir)
 		return
 	}
-	os.Exit(withoutLogin(m.Run))
-}
-
-// withoutLogin runs tests in a home without a login at any registry.
-func withoutLogin(run func() int) int {
-	home, err := os.MkdirTemp("", "home")
-	if err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(home)
-	for _, variable := range []string{"HOME", "DOCKER_CONFIG"} {
-		if err := os.Setenv(variable, home); err != nil {
-			panic(err)
-		}
-	}
-	return run()
+	os.Exit(testkit.Run(m))
 }

@@ -2,7 +2,6 @@ package fleet_test
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +27,6 @@ func course(images int) string {
 
 // newCourse writes that catalogue, with ten playbooks that share roles.
 func newCourse(b *testing.B, images int) *site {
-	ansible := os.Getenv("PATH")
 	s := newSite(b, course(images))
 	b.Setenv("PATH", ansible) // the real one is asked for its version
 	for n := range 10 {

@@ -54,9 +54,6 @@ images:
 func newSite(t testing.TB, text string) *site {
 	t.Helper()
 	s := &site{t: t, dir: t.TempDir(), env: map[string]string{"OUTPUT_DIR": t.TempDir(), "CACHE_DIR": t.TempDir()}}
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	s.ansible("2.14.18")
 	s.write("catalogue.yaml", text)
 	s.write("playbooks/base.yml", "- hosts: all\n  roles: [common]\n")
 	s.write("playbooks/course.yml", "- hosts: all\n  roles: [course]\n")
@@ -66,12 +63,19 @@ func newSite(t testing.TB, text string) *site {
 	return s
 }
 
-// ansible puts an Ansible of that version into the way.
+// ansible puts an Ansible of that version into the way of all tests until this
+// one, which therefore runs alone, has ended.
 func (s *site) ansible(version string) {
-	dir := s.t.TempDir()
+	s.t.Setenv("PATH", fakeAnsible(s.t.TempDir(), version))
+}
+
+// fakeAnsible writes one and returns the PATH on which it is found.
+func fakeAnsible(dir, version string) string {
 	text := fmt.Sprintf("#!/bin/sh\necho 'ansible-playbook [core %s]'\n", version)
-	require.NoError(s.t, os.WriteFile(filepath.Join(dir, "ansible-playbook"), []byte(text), 0o755))
-	s.t.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH"))
+	if err := os.WriteFile(filepath.Join(dir, "ansible-playbook"), []byte(text), 0o755); err != nil {
+		panic(err)
+	}
+	return dir + string(os.PathListSeparator) + os.Getenv("PATH")
 }
 
 func (s *site) write(name, text string) {

@@ -76,6 +76,7 @@ func (s *site) stop(at string) {
 }
 
 func TestARunThatWasEndedAnywhereGoesOnToTheSameEnd(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	ends := map[string]func(*site, string){"killed": (*site).kill, "stopped": (*site).stop}
 	points := []string{"debian push", "lab pack", "exam end", "debian provision", "debian pack", "debian end", "lab provision", "lab push"}
@@ -85,6 +86,7 @@ func TestARunThatWasEndedAnywhereGoesOnToTheSameEnd(t *testing.T) {
 	for _, at := range points {
 		for how, end := range ends {
 			t.Run(how+" at "+at, func(t *testing.T) {
+				t.Parallel()
 				s, m := newSite(t, familyCatalogue), &maker{}
 				s.env["TARGET_REGISTRY"], s.env["REGISTRY_PREFIX"] = host, how+"-"+strings.ReplaceAll(at, " ", "-")
 				end(s, at)

@@ -30,6 +30,7 @@ import (
 var everyone = []string{"debian", "exam", "lab"}
 
 func TestWhatTheRegistryHasIsNotBuiltAgain(t *testing.T) {
+	t.Parallel()
 	s, m := newSite(t, familyCatalogue), &maker{}
 	s.env["TARGET_REGISTRY"], _ = testkit.StartRegistry(t, testkit.RegistryOptions{})
 	s.env["REGISTRY_PREFIX"] = "labs"
@@ -45,6 +46,7 @@ func TestWhatTheRegistryHasIsNotBuiltAgain(t *testing.T) {
 }
 
 func TestAFurtherTagIsSetWithoutSendingALayer(t *testing.T) {
+	t.Parallel()
 	s, m := newSite(t, familyCatalogue), &maker{}
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	front := counted(t, host)
@@ -88,6 +90,7 @@ func lose(t *testing.T, data string, layout string) {
 }
 
 func TestAnImageOfWhichTheRegistryLostALayerIsSentOrBuiltAgain(t *testing.T) {
+	t.Parallel()
 	s, m := newSite(t, familyCatalogue), &maker{}
 	host, data := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	s.env["TARGET_REGISTRY"] = host
@@ -112,8 +115,10 @@ func TestAnImageOfWhichTheRegistryLostALayerIsSentOrBuiltAgain(t *testing.T) {
 }
 
 func TestForceAndAgeBuildAnew(t *testing.T) {
+	t.Parallel()
 	for name, registry := range map[string]bool{"registry": true, "output directory": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s, m := newSite(t, familyCatalogue), &maker{days: 10}
 			if registry {
 				s.env["TARGET_REGISTRY"], _ = testkit.StartRegistry(t, testkit.RegistryOptions{})
@@ -138,6 +143,7 @@ func TestForceAndAgeBuildAnew(t *testing.T) {
 }
 
 func TestWithoutARegistryTheLayoutsInOutputDirCount(t *testing.T) {
+	t.Parallel()
 	s, m := newSite(t, strings.Replace(familyCatalogue, ", tags: v1", "", 1)), &maker{}
 	s.env["OUTPUT_DIR"] = filepath.Join(t.TempDir(), "me@home", "out") // a path may have what ends a reference
 	first := s.run(m)
@@ -167,6 +173,7 @@ func assertClean(t *testing.T, outputDir string) {
 }
 
 func TestAnImageWithoutATagGetsOneFromItsInputs(t *testing.T) {
+	t.Parallel()
 	s, m := newSite(t, strings.Replace(familyCatalogue, ", tags: v1", "", 1)), &maker{}
 	s.env["TARGET_REGISTRY"], _ = testkit.StartRegistry(t, testkit.RegistryOptions{})
 	made := s.run(m)
@@ -180,6 +187,7 @@ func TestAnImageWithoutATagGetsOneFromItsInputs(t *testing.T) {
 }
 
 func TestAWrongPasswordIsOneClearError(t *testing.T) {
+	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("right"), bcrypt.MinCost)
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "htpasswd")
@@ -215,6 +223,7 @@ func TestOneImageThatCannotBePlannedStopsItsDescendantsAndNothingElse(t *testing
   - {name: broken, base: {packages: trixie}, playbook: base}
   - {name: below, from: broken, playbook: course}
 `), &maker{}
+	s.ansible("2.14.18")
 	s.env["TARGET_REGISTRY"], _ = testkit.StartRegistry(t, testkit.RegistryOptions{})
 	said := s.said()
 	const why = "this host's ansible-core 2.14.18 cannot manage Debian 13 (Python 3.13): it takes ansible-core 2.16 or newer"
@@ -236,6 +245,7 @@ func counts(s fleet.Summary) map[string]int {
 }
 
 func TestMistakesInSettingsAreToldWithTheirLinesAllAtOnce(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, `
 images:
   - {name: lab, from: debian, playbook: course, ansible-dir: nowhere, vars: missing.yaml}
@@ -258,6 +268,7 @@ images:
 }
 
 func TestChildrenStartFromTheirParentAndAllIsCleanedUp(t *testing.T) {
+	t.Parallel()
 	s, m := newSite(t, familyCatalogue), &maker{}
 	summary := s.run(m)
 	_, debian, _ := strings.Cut(reference(summary, "debian"), "@")
@@ -267,6 +278,7 @@ func TestChildrenStartFromTheirParentAndAllIsCleanedUp(t *testing.T) {
 }
 
 func TestWhatAFailedChildNeedsStaysAndItsParentIsNotBuiltAgain(t *testing.T) {
+	t.Parallel()
 	s, m := newSite(t, familyCatalogue), &maker{}
 	boom := errors.New("the guest has crashed")
 	m.stop = func(_ context.Context, image, point string) error {
@@ -289,6 +301,7 @@ func TestWhatAFailedChildNeedsStaysAndItsParentIsNotBuiltAgain(t *testing.T) {
 }
 
 func TestALayoutOfAnotherParentIsNotSent(t *testing.T) {
+	t.Parallel()
 	s, m := newSite(t, familyCatalogue), &maker{days: 1}
 	s.run(m) // without a registry
 	m.taken()
@@ -302,6 +315,7 @@ func TestALayoutOfAnotherParentIsNotSent(t *testing.T) {
 }
 
 func TestTwoAtOnceInOneOutputDirDoNotMeet(t *testing.T) {
+	t.Parallel()
 	s, m := newSite(t, familyCatalogue), &maker{}
 	inside, goOn := make(chan struct{}), make(chan struct{})
 	m.stop = func(_ context.Context, image, point string) error {
@@ -325,6 +339,7 @@ func TestTwoAtOnceInOneOutputDirDoNotMeet(t *testing.T) {
 }
 
 func TestTwoAtOnceOnOneRegistryBothEndWell(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, familyCatalogue)
 	s.env["TARGET_REGISTRY"], _ = testkit.StartRegistry(t, testkit.RegistryOptions{})
 	makers := []*maker{{}, {days: 1}} // of different digests
@@ -368,6 +383,7 @@ func TestTwoAtOnceOnOneRegistryBothEndWell(t *testing.T) {
 
 func TestWhatKeepsEveryImageFromBeingPlannedIsToldOnce(t *testing.T) {
 	s := newSite(t, familyCatalogue)
+	s.ansible("2.14.18")
 	s.edit("catalogue.yaml", "debian.qcow2", "noble-server-cloudimg-amd64.img")
 	_, err := s.all(nil).Plan(t.Context())
 	require.ErrorContains(t, err, "debian: this host's ansible-core 2.14.18 cannot manage Ubuntu 24.04 (Python 3.12): ")
@@ -385,6 +401,7 @@ func TestWhatKeepsEveryImageFromBeingPlannedIsToldOnce(t *testing.T) {
 }
 
 func TestUnknownPlaybooksAreToldWithTheirLinesAllAtOnce(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, familyCatalogue+`  - {name: below, from: lab, playbook: nosuch}
   - {name: beside, from: debian, playbook: ../course}
   - {name: good, from: below, playbook: course}
@@ -401,6 +418,7 @@ func TestUnknownPlaybooksAreToldWithTheirLinesAllAtOnce(t *testing.T) {
 }
 
 func TestWhatIsWrongWithTheAddressOfAllIsToldOnce(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, familyCatalogue)
 	s.env["IMAGE_TAG"] = "a b"
 	_, err := s.all(nil).Plan(t.Context())
@@ -416,6 +434,7 @@ func TestWhatIsWrongWithTheAddressOfAllIsToldOnce(t *testing.T) {
 }
 
 func TestWhatStartsFromADesktopHasOneUnlessItSaysOtherwise(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, familyCatalogue+"  - {name: plain, from: debian, playbook: course, desktop: false, vars: {course: plain}}\n")
 	s.edit("catalogue.yaml", "playbook: base}", "playbook: base, desktop: true}")
 	planned := s.planned()
@@ -426,6 +445,7 @@ func TestWhatStartsFromADesktopHasOneUnlessItSaysOtherwise(t *testing.T) {
 }
 
 func TestAnImageOfOtherInputsIsToldFromNone(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, familyCatalogue)
 	assert.Equal(t, "not built yet", s.planned()["lab"].Why)
 	s.run(new(maker))
@@ -440,6 +460,7 @@ func TestAnImageOfOtherInputsIsToldFromNone(t *testing.T) {
 }
 
 func TestWhatStartsFromAnImageHasItsSizeUnlessItSaysOtherwise(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, strings.Replace(familyCatalogue, ", size: 1G", "", 1)+`  - {name: below, from: lab, playbook: course, size: 21G}
   - {name: last, from: below, playbook: course}
 `)
@@ -457,6 +478,7 @@ func TestWhatStartsFromAnImageHasItsSizeUnlessItSaysOtherwise(t *testing.T) {
 }
 
 func TestWhatTheControllersAnsibleHasNoMoreIsBlockedInThePlan(t *testing.T) {
+	t.Parallel()
 	s := newListed(t)
 	s.write("playbooks/roles/course/tasks/main.yml", "- ansible.builtin.debug: {msg: hello}\n- include: other.yml\n")
 	s.write("playbooks/roles/course/tasks/other.yml", "- ansible.builtin.debug: {msg: hello}\n")

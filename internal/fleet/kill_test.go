@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/netgroup-polito/diskforge/internal/fleet"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 var seed = flag.Int64("seed", 0, "of the moments at which runs are killed; 0: another each time")
@@ -39,7 +40,20 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, allVictim(dir))
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	os.Exit(withAnsible(m))
+}
+
+// ansible is the PATH with the real Ansible. Tests have one that manages every release.
+var ansible = os.Getenv("PATH")
+
+func withAnsible(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "ansible")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	os.Setenv("PATH", fakeAnsible(dir, "2.18.1"))
+	return testkit.Run(m)
 }
 
 // victim runs a fleet until it is done or killed.
