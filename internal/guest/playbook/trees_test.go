@@ -62,7 +62,7 @@ func TestTreesAreReadWhereTheyLie(t *testing.T) {
 	actionable(t, err, "outside")
 	require.ErrorIs(t, err, playbook.ErrUnknown)
 	_, err = own.Find("debian-bse")
-	actionable(t, err, "debian-base, packages, ubuntu-base")
+	actionable(t, err, "ubuntu-base")
 	require.ErrorIs(t, err, playbook.ErrUnknown)
 
 	users := tree(t, lab())
