@@ -3,12 +3,10 @@ package base
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -57,8 +55,8 @@ func (a *answerError) Error() string { return "the server answers " + a.status }
 
 // answered says whether the server gave this answer.
 func answered(err error, code int) bool {
-	answer := (*answerError)(nil)
-	return errors.As(err, &answer) && answer.code == code
+	answer, ok := errors.AsType[*answerError](err)
+	return ok && answer.code == code
 }
 
 // get asks for a URL and returns a successful answer (200 or 206), whose body
@@ -81,8 +79,7 @@ func get(ctx context.Context, c *http.Client, address string, header http.Header
 	}
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent {
 		resp.Body.Close()
-		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
-		return nil, &answerError{resp.StatusCode, resp.Status, min(time.Duration(max(seconds, 0))*time.Second, maxRetryAfter)}
+		return nil, &answerError{resp.StatusCode, resp.Status, min(httpclient.RetryAfter(resp), maxRetryAfter)}
 	}
 	return resp, nil
 }
@@ -90,24 +87,22 @@ func get(ctx context.Context, c *http.Client, address string, header http.Header
 // lasting says whether another attempt would fail likewise, and then what is
 // wrong and what to do about it. What has been made ready for a person is final.
 func lasting(err error) (what, try string, lasts bool) {
-	var cert *tls.CertificateVerificationError
-	var proxy *httpclient.ProxyError
-	var answer *answerError
-	f, final := failure.In(err)
-	switch {
-	case final:
+	if f, final := failure.In(err); final {
 		return f.What, f.Try, true
-	case errors.As(err, &answer):
+	}
+	if answer, ok := errors.AsType[*answerError](err); ok {
 		code := answer.code
 		if code == http.StatusUnauthorized || code == http.StatusForbidden {
 			return answer.Error(), "check the URL and its credentials", true
 		}
 		passes := code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500
 		return answer.Error(), "check the URL", !passes
-	case errors.As(err, &proxy):
+	}
+	if proxy, ok := errors.AsType[*httpclient.ProxyError](err); ok {
 		return proxy.Error(), proxy.Advice(), true
-	case errors.As(err, &cert):
-		return fmt.Sprintf("its certificate is not trusted: %v", err), "set CA_FILE to the authority's certificate", true
+	}
+	if what, try, is := httpclient.Certificate(err); is {
+		return "its certificate " + what, try, true
 	}
 	return err.Error(), "check the URL and the network", httpclient.Lasting(err)
 }
@@ -131,7 +126,7 @@ func (c *client) retry(ctx context.Context, name string, try func() (int64, erro
 			return 0, failure.Wrap(err, fmt.Sprintf("%s: gave up after %d attempts", name, maxTries), tryLater)
 		}
 		pause := host.Backoff(cmp.Or(c.Backoff, defaultBackoff), maxPause, failed)
-		if answer := (*answerError)(nil); errors.As(err, &answer) {
+		if answer, ok := errors.AsType[*answerError](err); ok {
 			pause = max(pause, answer.after)
 		}
 		c.to.Warn(fmt.Sprintf("%s: %v; trying again in %s", name, err, pause))

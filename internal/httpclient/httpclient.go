@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -102,7 +103,7 @@ func (t *Transport) CloseIdleConnections() { t.http.CloseIdleConnections() }
 
 // RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if redirects(req) > maxRedirects {
+	if _, redirects := origin(req); redirects > maxRedirects {
 		closeBody(req)
 		return nil, ErrRedirects
 	}
@@ -157,26 +158,20 @@ func closeBody(req *http.Request) {
 // ErrRedirects is the error of a request that leads around in circles.
 var ErrRedirects = fmt.Errorf("more than %d redirects", maxRedirects)
 
-// redirects counts the redirects that led to a request. http.Client would, but
-// only where nobody gave it a rule of their own.
-func redirects(req *http.Request) int {
-	n := 0
-	for req.Response != nil && req.Response.Request != nil && n <= maxRedirects {
+// origin is the request from which redirects led to this one, and how many did.
+// http.Client would count them, but only where nobody gave it a rule of their own.
+func origin(req *http.Request) (first *http.Request, redirects int) {
+	for redirects <= maxRedirects && req.Response != nil && req.Response.Request != nil {
 		req = req.Response.Request
-		n++
+		redirects++
 	}
-	return n
+	return req, redirects
 }
 
 // First is the request from which redirects led to this one.
 func First(req *http.Request) *http.Request {
-	for range maxRedirects + 1 {
-		if req.Response == nil || req.Response.Request == nil {
-			break
-		}
-		req = req.Response.Request
-	}
-	return req
+	first, _ := origin(req)
+	return first
 }
 
 // ProxyError is the refusal of the proxy on the way.
@@ -202,11 +197,36 @@ func refusal(answer *http.Response) error {
 	return nil
 }
 
+// Certificate says what is wrong with a server's certificate, and what to do about
+// it, where that is the error.
+func Certificate(err error) (what, try string, is bool) {
+	certificate, is := errors.AsType[*tls.CertificateVerificationError](err)
+	if !is {
+		return "", "", false
+	}
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
+		return "was signed by an unknown authority", "name the authority's certificate with CA_FILE", true
+	}
+	return "is not valid: " + certificate.Err.Error(), "", true
+}
+
+// RetryAfter is how long an answer asks to wait: seconds or until a date (RFC 9110).
+func RetryAfter(answer *http.Response) time.Duration {
+	value := answer.Header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return max(0, time.Until(date))
+	}
+	return 0
+}
+
 // Lasting says whether the request whose error this is would fail likewise again:
 // its certificate, its proxy, its name, where it is sent, or what is spoken there
 // stands in its way.
 func Lasting(err error) bool {
-	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
+	_, _, certificate := Certificate(err)
 	_, alert := errors.AsType[tls.AlertError](err)
 	_, proxy := errors.AsType[*ProxyError](err)
 	dns, named := errors.AsType[*net.DNSError](err)

@@ -11,6 +11,7 @@ import (
 )
 
 func TestAnImageThatAnIndexNamesIsNotDeletedBeforeTheIndex(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	repository := host + "/other/app"
 	image, index := foreign(t, repository)
@@ -34,6 +35,7 @@ func TestAnImageThatAnIndexNamesIsNotDeletedBeforeTheIndex(t *testing.T) {
 }
 
 func TestAListedImageIsDeletedUnlessItGotATagSince(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	repository := host + "/lab/ubuntu"
 	in := session(t, alice)
@@ -57,6 +59,7 @@ func TestAListedImageIsDeletedUnlessItGotATagSince(t *testing.T) {
 }
 
 func TestAListedImageIsKeptWhereAnIndexNamesItMeanwhile(t *testing.T) {
+	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Deletes: true})
 	image, _ := foreign(t, host+"/other/app")
 	err := session(t, alice).DeleteListed(t.Context(), registry.Entry{Repository: host + "/other/app", Digest: image.String(), Tags: []string{"one"}})

@@ -1,8 +1,6 @@
 package registry
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -91,12 +89,8 @@ func (a *access) meaning(err error) (what, try string, again bool) {
 	if refused, ok := errors.AsType[*refusal](err); ok && !refused.fallback {
 		return cannot + refused.what, refused.try, false
 	}
-	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
-			return "the certificate of registry " + registry + " was signed by an unknown authority",
-				"name the authority's certificate with CA_FILE", false
-		}
-		return "the certificate of registry " + registry + " is not valid: " + a.guard.clean(certificate.Err.Error()), "", false
+	if what, try, ok := httpclient.Certificate(err); ok {
+		return "the certificate of registry " + registry + " " + a.guard.clean(what), try, false
 	}
 	if answer := answered(err); answer != nil {
 		what, try = a.answerMeans(answer)

@@ -64,6 +64,7 @@ func left(t testing.TB, dir string) (files []string) {
 }
 
 func TestADiskIsFetchedFromARealRegistryByTagAndByDigest(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	dir, disk, made := madeFrom(t, 3, inputsA)
 	push(t, dir, d.ref(), d.options())
@@ -91,6 +92,7 @@ func TestADiskIsFetchedFromARealRegistryByTagAndByDigest(t *testing.T) {
 }
 
 func TestFetchNamesWhatIsWrongWithoutSecrets(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	dir, _, _ := madeFrom(t, 1, inputsA)
 	push(t, dir, d.ref(), d.options())
@@ -172,6 +174,7 @@ func TestAnotherLayerThanTheManifestSaysIsNotTaken(t *testing.T) {
 }
 
 func TestFetchWaitsUntilTheTagHasTheInputs(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	old, _, _ := madeFrom(t, 1, inputsB)
 	fresh, disk, made := madeFrom(t, 2, inputsA)

@@ -113,6 +113,7 @@ func TestAMovedTagNeedsADigestThatIsThere(t *testing.T) {
 }
 
 func TestARepositoryThatDoesNotExistHasNoImage(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	_, ok, err := session(t, d.options()).Find(t.Context(), d.ref(), "sha256:one")
 	require.NoError(t, err)
@@ -120,6 +121,7 @@ func TestARepositoryThatDoesNotExistHasNoImage(t *testing.T) {
 }
 
 func TestToBeRefusedIsNotToFindNothing(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	wrong := d.options()
 	wrong.Password = "wrong-" + password
@@ -147,6 +149,7 @@ func TestAPackageThatGitHubDeniesIsNotThere(t *testing.T) {
 }
 
 func TestARegistryThatLostABlobHasNotTheImage(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	made := stored(t, d.ref(), d.options(), "sha256:one")
 	in := session(t, d.options())

@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -70,7 +69,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	g.mu.Lock()
-	g.retryAfter = max(g.retryAfter, retryAfter(resp.Header.Get("Retry-After")))
+	g.retryAfter = max(g.retryAfter, httpclient.RetryAfter(resp))
 	g.mu.Unlock()
 	left := int64(maxJSON)
 	if strings.Contains(httpclient.First(req).URL.Path, "/blobs/") {
@@ -191,17 +190,6 @@ func (g *guard) mayKnow(ctx context.Context, realm string) bool {
 		}
 	}
 	return loggedIn(ctx, realm)
-}
-
-// retryAfter reads the header of that name: seconds or a date (RFC 9110).
-func retryAfter(value string) time.Duration {
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if date, err := http.ParseTime(value); err == nil {
-		return max(0, time.Until(date))
-	}
-	return 0
 }
 
 // pause is how long the registry has asked us to wait since the last call.

@@ -29,6 +29,7 @@ import (
 func digestOf(n int) string { return "sha256:" + fmt.Sprintf("%064x", n) }
 
 func TestARepositorysImagesAreListedWithAllTheirTagsTheNewestFirst(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	repository := d.host + "/lab/ubuntu"
 	one := stored(t, repository+":v1", d.options(), digestOf(1), func(m *oci.Metadata) { m.BaseDigest = digestOf(7) })
@@ -135,6 +136,7 @@ func TestAManifestThatIsNothingKnownIsListedAndHarmless(t *testing.T) {
 }
 
 func TestDebiansRegistryListsWhatIsBelowAPrefix(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	for _, path := range []string{"lab", "lab/a", "lab/b/c", "labs/d", "e"} {
 		stored(t, d.host+"/"+path+":v1", d.options(), digestOf(1))
@@ -163,6 +165,7 @@ func TestDebiansRegistryListsWhatIsBelowAPrefix(t *testing.T) {
 }
 
 func TestACatalogIsReadPageByPage(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	s := newServer(t, func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path != "/v2/_catalog" {
@@ -360,6 +363,7 @@ func TestATagAloneIsDeletedWhereOthersNameTheImage(t *testing.T) {
 }
 
 func TestDebiansRegistryDeletesWhereItIsAllowedTo(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t, func(o *testkit.RegistryOptions) { o.Deletes = true })
 	repository := d.host + "/lab/ubuntu"
 	one := stored(t, repository+":v1", d.options(), digestOf(1))
@@ -418,6 +422,7 @@ func FuzzALinkNeverLeavesTheRegistry(f *testing.F) {
 }
 
 func TestARegistryThatDoesNotDeleteSaysHowItWould(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	one := stored(t, d.ref(), d.options(), digestOf(1))
 	_, err := session(t, d.options()).Delete(t.Context(), d.ref())

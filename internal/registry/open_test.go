@@ -58,6 +58,7 @@ func whole(t *testing.T, b oci.Blob) []byte {
 }
 
 func TestPartsOfALayerAreReadAndCounted(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	open, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	for name, c := range map[string]struct {
@@ -315,6 +316,7 @@ func TestAReadEndsWithItsContext(t *testing.T) {
 }
 
 func TestWhereNobodyListensAQuestionIsGivenUpSoonAndATransferIsNot(t *testing.T) {
+	t.Parallel()
 	host := testkit.FreeAddress(t)
 	ref, in := host+"/lab/ubuntu:v1", session(t, alice)
 	dir, _, _ := packed(t, 1)

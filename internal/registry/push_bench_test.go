@@ -53,7 +53,7 @@ var works = map[string]func(arguments []string) error{
 func TestMain(m *testing.M) {
 	work, ok := works[os.Getenv(workVariable)]
 	if !ok {
-		os.Exit(m.Run())
+		os.Exit(testkit.Run(m))
 	}
 	err := work(os.Args[1:])
 	mib, errPeak := testkit.PeakMiB()

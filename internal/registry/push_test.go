@@ -149,6 +149,7 @@ func TestWhatIsThereAlreadyIsNotSentAgain(t *testing.T) {
 }
 
 func TestWhatTheRegistryHasLostIsSentAgain(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	dir, disk, made := packed(t, 1)
 	_, err := registry.Push(t.Context(), dir, d.ref(), d.options(), progress.Discard)
@@ -164,6 +165,7 @@ func TestWhatTheRegistryHasLostIsSentAgain(t *testing.T) {
 }
 
 func TestManyPushesOfOneImageAtATimeEndWell(t *testing.T) {
+	t.Parallel()
 	d, images := newDebianRegistry(t), 20
 	if testing.Short() {
 		images = 4
@@ -219,9 +221,7 @@ func TestARegistryThatRefusesIsNamedWithWhatToDo(t *testing.T) {
 }
 
 func TestARegistryThatWantsALoginSaysSo(t *testing.T) {
-	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	s := newServer(t, answer(func(*http.Request) bool { return true }, http.StatusUnauthorized))
 	failed(t, dir, s.ref(), registry.Options{}.Quick(), "wants a login for lab/ubuntu", "docker login "+s.host())
@@ -330,6 +330,7 @@ func TestARegistryThatAlwaysCutsTheConnectionIsGivenUp(t *testing.T) {
 }
 
 func TestARegistryThatIsNotThereIsNamed(t *testing.T) {
+	t.Parallel()
 	dir, _, _ := packed(t, 1)
 	failed(t, dir, testkit.FreeAddress(t)+"/lab/ubuntu:v1", alice, "cannot be reached", "connection refused")
 }
@@ -440,6 +441,7 @@ func TestTheDockerConfigAndItsHelpersAreAsked(t *testing.T) {
 }
 
 func TestAccessIsCheckedWithoutLeavingAnything(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	require.NoError(t, registry.CheckAccess(t.Context(), d.ref(), d.options()))
 	assert.Empty(t, d.stored(t, "startedat"), "an upload was left open")
@@ -457,6 +459,7 @@ func TestAccessIsCheckedWithoutLeavingAnything(t *testing.T) {
 }
 
 func TestDebiansRegistryWithTLSAndUsers(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	dir, disk, made := packed(t, 3)
 
@@ -480,6 +483,7 @@ func TestDebiansRegistryWithTLSAndUsers(t *testing.T) {
 }
 
 func TestACancelledPushPublishesNothingInDebiansRegistry(t *testing.T) {
+	t.Parallel()
 	d := newDebianRegistry(t)
 	dir, _, _ := packed(t, 32)
 	ctx, cancel := context.WithCancel(t.Context())

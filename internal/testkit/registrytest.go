@@ -4,10 +4,13 @@ package testkit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,10 +58,15 @@ http: {addr: %q`, data, o.Deletes, address)
 	return address, data
 }
 
-// FreeAddress returns an address on loopback at which nobody listens.
+// FreeAddress returns an address on loopback at which nobody listens, nor will
+// somebody to whom the kernel gives a port: those lie above.
 func FreeAddress(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	for {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(20000)))
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			require.NoError(t, err)
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
 }

@@ -19,8 +19,9 @@ func Run(m *testing.M) int {
 	home, err := os.MkdirTemp("", "home")
 	must(err)
 	defer os.RemoveAll(home)
-	must(os.Setenv("HOME", home))
-	must(os.Setenv("DOCKER_CONFIG", home))
+	for _, variable := range []string{"HOME", "DOCKER_CONFIG", "XDG_RUNTIME_DIR"} {
+		must(os.Setenv(variable, home))
+	}
 	return m.Run()
 }
 
