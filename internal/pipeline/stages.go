@@ -67,7 +67,7 @@ func (w *way) provision(ctx context.Context, out string, p progress.Reporter) (r
 		Mask: w.mask(), PackerLog: c.PackerLog, KeepOnError: w.KeepOnError, SSHTimeout: bootTimeout(c, w.accel),
 	}, p)
 	r := &provisioned{
-		Trimmed: ran.Trimmed, Overlay: overlay, Tasks: tasks(ran.Tasks), Built: time.Now().UTC().Truncate(time.Second),
+		Trimmed: ran.Trimmed, Overlay: overlay, Tasks: ran.Tasks, Built: time.Now().UTC().Truncate(time.Second),
 	}
 	t := ran.Timings
 	for _, part := range []struct {
@@ -83,24 +83,6 @@ func (w *way) provision(ctx context.Context, out string, p progress.Reporter) (r
 		r.Size = info.Size()
 	}
 	return r, err
-}
-
-// tasks are Ansible's as the report has them.
-func tasks(ran []provision.Task) []report.Task {
-	all := make([]report.Task, 0, len(ran))
-	for _, t := range ran {
-		status := report.OK
-		switch {
-		case t.Failed:
-			status = report.Failed
-		case t.Changed:
-			status = report.Changed
-		case t.Skipped:
-			status = report.Skipped
-		}
-		all = append(all, report.Task{Name: t.Name, Took: t.Duration, Status: status, Detail: t.Message})
-	}
-	return all
 }
 
 func (r *provisioned) String() string { return fmt.Sprintf("%d Ansible tasks", len(r.Tasks)) }

@@ -102,7 +102,7 @@ func (g *given) fakes(dir string) *rooms {
 			ran("provision")
 			g.provision = o
 			write(o.Output, "provisioned")
-			return provision.Result{Trimmed: true, Tasks: []provision.Task{{Name: "a task"}}, Timings: provision.Timings{Boot: time.Second}}, nil
+			return provision.Result{Trimmed: true, Tasks: []report.Task{{Name: "a task", Status: report.OK}}, Timings: provision.Timings{Boot: time.Second}}, nil
 		},
 		sparsify: func(_ context.Context, in, out string, o disk.SparsifyOptions, _ progress.Reporter) (disk.SparsifyResult, error) {
 			ran("sparsify")
@@ -329,7 +329,7 @@ func TestSecretsAreMaskedInAllThatABuildSays(t *testing.T) {
 	words := []string{"url-word", "vars-word", "vault-word", "registry-word"}
 	b.rooms.provision = func(_ context.Context, o provision.Options, p progress.Reporter) (provision.Result, error) {
 		p.Warn(strings.Join(words, " "))
-		return provision.Result{Tasks: []provision.Task{{Name: strings.Join(words, " "), Failed: true}}}, dirty("vars-word failed", "url-word")
+		return provision.Result{Tasks: []report.Task{{Name: strings.Join(words, " "), Status: report.Failed}}}, dirty("vars-word failed", "url-word")
 	}
 	_, err := b.Run(t.Context())
 	require.ErrorContains(t, err, "provision: *** failed")

@@ -13,22 +13,16 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// Task is one task of the playbook.
-type Task struct {
-	Name     string // "role : name", as Ansible writes it
-	Duration time.Duration
-	Changed  bool
-	Skipped  bool
-	Failed   bool
-	// Unreachable says that the task failed because the guest did not answer.
-	Unreachable bool
-	// Message is why it failed, and Details the last lines of what the
-	// task's command or module wrote.
-	Message string
-	Details []string
+// task is one task of the playbook, which may still be found to have failed.
+type task struct {
+	report.Task
+	failed      bool
+	unreachable bool     // it failed because the guest did not answer
+	lines       []string // the last of what its command or module wrote
 }
 
 // events reads Packer's plain output, line by line, and keeps what it says.
@@ -49,7 +43,7 @@ type events struct {
 	since     time.Time                  // when the phase began
 	connected func()                     // called when the guest answers, or nil
 	took      [halting + 1]time.Duration // by phase
-	tasks     []Task
+	tasks     []task
 	taskSince time.Time
 	itemError bool // the current task's message is that of one of its items
 	port      string
@@ -99,9 +93,9 @@ func (e *events) close() {
 }
 
 // start begins the clock.
-func (e *events) start(report progress.Reporter, keptUp func(port string)) {
+func (e *events) start(p progress.Reporter, keptUp func(port string)) {
 	e.secrets = cmp.Or(e.secrets, strings.NewReplacer())
-	e.report, e.keptUp, e.split = report, keptUp, text.Splitter{Most: maxEvent, Line: e.line}
+	e.report, e.keptUp, e.split = p, keptUp, text.Splitter{Most: maxEvent, Line: e.line}
 	if e.now == nil {
 		e.now = time.Now
 	}
@@ -217,7 +211,7 @@ func (e *events) ansibleLine(said string) {
 	if m := taskLine.FindStringSubmatch(said); m != nil {
 		now := e.now()
 		e.endTask(now)
-		e.tasks = append(e.tasks, Task{Name: m[1]})
+		e.tasks = append(e.tasks, task{Task: report.Task{Name: m[1], Status: report.OK}})
 		e.taskSince, e.itemError = now, false
 		e.report.Activity(fmt.Sprintf("Ansible: %s (task %d)", m[1], len(e.tasks)))
 		return
@@ -228,7 +222,7 @@ func (e *events) ansibleLine(said string) {
 	}
 	task := &e.tasks[len(e.tasks)-1]
 	if said == "...ignoring" {
-		task.Failed, task.Message, task.Details = false, "", nil
+		task.failed, task.Detail, task.lines = false, "", nil
 		return
 	}
 	m := resultLine.FindStringSubmatch(said)
@@ -242,16 +236,18 @@ func (e *events) ansibleLine(said string) {
 	e.ran = e.ran || m[2] == playbook.GuestAlias && m[1] != "skipping" && (e.reached == nil || e.reached())
 	switch m[1] {
 	case "changed":
-		task.Changed = true
+		task.Status = report.Changed
 	case "skipping":
-		task.Skipped = true
+		if task.Status == report.OK {
+			task.Status = report.Skipped
+		}
 	case "fatal", "failed", "unreachable":
 		// What an item says is the cause; the task's own result only sums up.
 		if !e.itemError {
-			task.Message, task.Details = explainResult(m[3])
+			task.Detail, task.lines = explainResult(m[3])
 		}
-		task.Failed, e.itemError = true, m[1] == "failed"
-		task.Unreachable = strings.Contains(said, ": UNREACHABLE! => ")
+		task.failed, e.itemError = true, m[1] == "failed"
+		task.unreachable = strings.Contains(said, ": UNREACHABLE! => ")
 	}
 }
 
@@ -273,8 +269,8 @@ func (e *events) brokenCondition(said string) {
 }
 
 func (e *events) endTask(now time.Time) {
-	if n := len(e.tasks); n > 0 && e.tasks[n-1].Duration == 0 {
-		e.tasks[n-1].Duration = now.Sub(e.taskSince)
+	if n := len(e.tasks); n > 0 && e.tasks[n-1].Took == 0 {
+		e.tasks[n-1].Took = now.Sub(e.taskSince)
 	}
 }
 
@@ -375,9 +371,9 @@ func dpkgError(stdout string) (reason string, lines []string) {
 func lastLines(lines []string) []string { return lines[max(0, len(lines)-10):] }
 
 // failedTask is the task that ended the playbook, or nil.
-func (e *events) failedTask() *Task {
+func (e *events) failedTask() *task {
 	for i := range slices.Backward(e.tasks) {
-		if e.tasks[i].Failed {
+		if e.tasks[i].failed {
 			return &e.tasks[i]
 		}
 	}
@@ -385,7 +381,14 @@ func (e *events) failedTask() *Task {
 }
 
 func (e *events) result() Result {
-	return Result{Trimmed: e.trimmed, Tasks: e.tasks, Timings: Timings{
+	tasks := make([]report.Task, 0, len(e.tasks))
+	for _, t := range e.tasks {
+		if t.failed {
+			t.Status = report.Failed
+		}
+		tasks = append(tasks, t.Task)
+	}
+	return Result{Trimmed: e.trimmed, Tasks: tasks, Timings: Timings{
 		Boot: e.took[booting].Round(time.Millisecond), Ansible: e.took[configuring], Clean: e.took[cleaning], PowerOff: e.took[halting],
 	}}
 }

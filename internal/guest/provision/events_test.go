@@ -15,6 +15,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -52,12 +53,12 @@ func TestAGoodBuildIsRead(t *testing.T) {
 	var names []string
 	for _, task := range r.Tasks {
 		names = append(names, task.Name)
-		assert.Positive(t, task.Duration, task.Name)
-		assert.False(t, task.Failed, task.Name)
+		assert.Positive(t, task.Took, task.Name)
+		assert.NotEqual(t, report.Failed, task.Status, task.Name)
 	}
 	assert.Equal(t, []string{"Gathering Facts", "crownlabs : Write a file", "Never", "Fails, ignored", "restart it"}, names)
-	assert.True(t, r.Tasks[1].Changed)
-	assert.True(t, r.Tasks[2].Skipped)
+	assert.Equal(t, report.Changed, r.Tasks[1].Status)
+	assert.Equal(t, report.Skipped, r.Tasks[2].Status)
 	for _, d := range []time.Duration{r.Timings.Boot, r.Timings.Ansible, r.Timings.Clean, r.Timings.PowerOff} {
 		assert.Positive(t, d)
 	}
@@ -98,8 +99,8 @@ func TestTasksOfAHostilePlaybookAreAllThereAndHarmless(t *testing.T) {
 		names = append(names, task.Name)
 	}
 	assert.Equal(t, []string{"<script>alert('xss-task')</script> | @everyone", "esc \ufffd31m\ufffd end", "newline ::error::injected", "***"}, names)
-	require.True(t, b.events.result().Tasks[3].Failed)
-	assert.Equal(t, "with ***", b.events.result().Tasks[3].Message)
+	require.Equal(t, report.Failed, b.events.result().Tasks[3].Status)
+	assert.Equal(t, "with ***", b.events.result().Tasks[3].Detail)
 	for _, log := range []string{"packer.log", "ansible.log"} {
 		written, err := os.ReadFile(b.log(log))
 		require.NoError(t, err)
@@ -143,7 +144,7 @@ func TestTheItemThatFailedIsTheCauseNotTheSum(t *testing.T) {
 	require.NoError(t, err)
 	task := b.events.failedTask()
 	require.NotNil(t, task)
-	assert.Equal(t, "two is wrong", task.Message)
+	assert.Equal(t, "two is wrong", task.Detail)
 }
 
 func TestResultsOfAllKindsAreExplained(t *testing.T) {
@@ -204,7 +205,7 @@ func TestAdviceFitsTheCause(t *testing.T) {
 		"Cannot allocate memory":                           "MEMORY",
 	} {
 		b := quiet(t)
-		f, _ := failure.In(b.taskFailed(&Task{Name: "x", Message: message}, io.EOF))
+		f, _ := failure.In(b.taskFailed(&task{Task: report.Task{Name: "x", Detail: message}}, io.EOF))
 		assert.Contains(t, f.Try, advice)
 	}
 }
@@ -290,7 +291,7 @@ func FuzzEvents(f *testing.F) {
 		require.Equal(t, len(output), n)
 		require.Error(t, b.explain(io.EOF))
 		for _, task := range b.events.result().Tasks {
-			require.GreaterOrEqual(t, task.Duration, time.Duration(0))
+			require.GreaterOrEqual(t, task.Took, time.Duration(0))
 		}
 	})
 }

@@ -41,10 +41,10 @@ func (b *build) explain(err error) error {
 	return said("Packer failed: "+b.events.lastError(err), vm.LastLines(b.log("packer.log"), 10))
 }
 
-func (b *build) taskFailed(task *Task, err error) error {
+func (b *build) taskFailed(task *task, err error) error {
 	e := &failure.Error{
-		What:  fmt.Sprintf("the playbook's task %q failed: %s", task.Name, task.Message),
-		Lines: append([]string{"TASK [" + task.Name + "]", task.Message}, task.Details...),
+		What:  fmt.Sprintf("the playbook's task %q failed: %s", task.Name, task.Detail),
+		Lines: append([]string{"TASK [" + task.Name + "]", task.Detail}, task.lines...),
 		Log:   b.log("ansible.log"),
 		Try:   "correct the playbook",
 		Guest: !b.opts.KeepOnError,
@@ -52,8 +52,8 @@ func (b *build) taskFailed(task *Task, err error) error {
 	}
 	all := strings.Join(e.Lines, "\n")
 	switch {
-	case task.Unreachable:
-		e.What = fmt.Sprintf("the guest was lost during the task %q: %s", task.Name, task.Message)
+	case task.unreachable:
+		e.What = fmt.Sprintf("the guest was lost during the task %q: %s", task.Name, task.Detail)
 		e.Try, e.Guest, e.Log = "the end of its console is below", false, b.log("console.log")
 		e.Lines = append(e.Lines, vm.LastLines(e.Log, 12)...)
 	case strings.Contains(all, "ansible.module_utils.six.moves"):

@@ -29,6 +29,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -84,7 +85,7 @@ type Result struct {
 	// Trimmed is true where the guest gave the free blocks of its root file
 	// system back, so that a conversion of the disk leaves them out.
 	Trimmed bool
-	Tasks   []Task // Ansible's, in the order in which they ran
+	Tasks   []report.Task // Ansible's, in the order in which they ran
 	Timings Timings
 }
 
@@ -99,7 +100,7 @@ func (o Options) user() string {
 // Run builds opts.Output. An error that a person must act on is a
 // *failure.Error; when ctx ends, Packer, QEMU and Ansible are gone before Run
 // returns. The Result is filled as far as the build came.
-func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, error) {
+func Run(ctx context.Context, opts Options, p progress.Reporter) (Result, error) {
 	b, err := newBuild(opts)
 	if err != nil {
 		return Result{}, err
@@ -108,10 +109,10 @@ func Run(ctx context.Context, opts Options, report progress.Reporter) (Result, e
 	if err := b.prepare(); err != nil {
 		return Result{}, err
 	}
-	err = b.packer(ctx, report)
+	err = b.packer(ctx, p)
 	result := b.events.result()
 	if len(b.events.broken) > 0 {
-		report.Warn("conditions that are text or lists, not booleans, which an Ansible to come refuses: " +
+		p.Warn("conditions that are text or lists, not booleans, which an Ansible to come refuses: " +
 			strings.ReplaceAll(strings.Join(b.events.broken, ", "), opts.Playbook.Root+"/", ""))
 	}
 	if err != nil {
@@ -210,14 +211,14 @@ func (b *build) log(name string) string { return filepath.Join(b.opts.WorkDir, n
 
 // packer runs Packer to its end, with the serial console watched until the
 // guest answers.
-func (b *build) packer(ctx context.Context, report progress.Reporter) error {
+func (b *build) packer(ctx context.Context, p progress.Reporter) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	booting, connected := context.WithCancel(ctx)
 	defer connected()
 	b.events.secrets, b.events.reached, b.events.connected = b.opts.Mask, b.reached, connected
-	b.events.start(report, b.keptUp(report))
-	watch := vm.WatchConsole(b.log("console.log"), booting.Done(), report)
+	b.events.start(p, b.keptUp(p))
+	watch := vm.WatchConsole(b.log("console.log"), booting.Done(), p)
 	go func() {
 		select {
 		case what := <-watch.Died():
@@ -246,7 +247,7 @@ func (b *build) packer(ctx context.Context, report progress.Reporter) error {
 		_ = os.Remove(debug)
 	} else if errMask := b.maskLog(debug); errMask != nil {
 		_ = os.Remove(debug)
-		report.Warn(fmt.Sprintf("Packer's debug log is deleted, because secrets could not be taken out of it: %v", errMask))
+		p.Warn(fmt.Sprintf("Packer's debug log is deleted, because secrets could not be taken out of it: %v", errMask))
 	}
 	return err
 }
@@ -292,12 +293,12 @@ func (b *build) stopped(ctx context.Context) error {
 }
 
 // keptUp returns what says how to reach a guest that was kept up.
-func (b *build) keptUp(report progress.Reporter) func(port string) {
+func (b *build) keptUp(p progress.Reporter) func(port string) {
 	if !b.opts.KeepOnError {
 		return nil
 	}
 	return func(port string) {
-		report.Warn("the guest stays up until diskforge is interrupted (Ctrl-C): " + vm.SSHCommand(b.opts.user(), b.path("key"), b.path("known_hosts"), port))
+		p.Warn("the guest stays up until diskforge is interrupted (Ctrl-C): " + vm.SSHCommand(b.opts.user(), b.path("key"), b.path("known_hosts"), port))
 	}
 }
 

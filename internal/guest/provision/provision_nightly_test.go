@@ -21,6 +21,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/report"
 )
 
 // These tests boot guests under software emulation. DISKFORGE_TEST_BASE names
@@ -129,7 +130,7 @@ func TestABuildMakesACleanTrimmedStandaloneDiskAndTellsNoSecret(t *testing.T) {
 	assert.True(t, result.Trimmed)
 	require.Len(t, result.Tasks, 3)
 	assert.Equal(t, "Write a file", result.Tasks[1].Name)
-	assert.True(t, result.Tasks[1].Changed)
+	assert.Equal(t, report.Changed, result.Tasks[1].Status)
 	left(t, opts)
 
 	info, err := exec.Command("qemu-img", "info", "--output=json", "-f", "qcow2", opts.Output).Output()
