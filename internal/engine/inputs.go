@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"dagger.io/dagger"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -58,7 +58,7 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 			"give one password, in ANSIBLE_VAULT_PASSWORD_FILE, or build with --engine host")
 	}
 	for name, reference := range map[string]string{"ISO_URL": c.BaseImage.Reference, "TARGET_REGISTRY": c.TargetRegistry} {
-		if onLoopback(reference) {
+		if registry, _, _ := strings.Cut(reference, "/"); httpclient.Loopback(registry) {
 			return in, failure.New(name+" is on this host's loopback, which a Dagger engine's containers do not reach",
 				"name the registry by another address, or give it to dagger call with-registry --service tcp://"+c.TargetRegistry)
 		}
@@ -90,13 +90,6 @@ func (b *Build) localBase(ctx context.Context, in inputs) error {
 	}
 	delete(in.set, "ISO_URL")
 	return nil
-}
-
-// onLoopback says whether a registry or a reference is on this host's loopback.
-func onLoopback(reference string) bool {
-	registry, _, _ := strings.Cut(reference, "/")
-	host, _, _ := strings.Cut(registry, ":")
-	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 func isRemote(url string) bool {

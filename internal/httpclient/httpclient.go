@@ -234,8 +234,12 @@ func Lasting(err error) bool {
 		errors.Is(err, ErrRedirects) || errors.Is(err, ErrPrivate)
 }
 
-// Loopback says whether a host is this machine: 127.0.0.0/8, ::1 or localhost.
+// Loopback says whether a host, or a host with its port, is this machine:
+// 127.0.0.0/8, ::1 or localhost.
 func Loopback(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
 	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
 	return strings.EqualFold(host, "localhost") || err == nil && addr.Unmap().IsLoopback()
 }

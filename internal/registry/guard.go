@@ -170,7 +170,7 @@ func (g *guard) admit(req *http.Request) *refusal {
 // machine, or everywhere. A registry elsewhere has no business to send us to
 // services of ours.
 func (g *guard) mayBePlain(host string) bool {
-	return g.insecure || httpclient.Loopback(host) && httpclient.Loopback(hostname(g.registry))
+	return g.insecure || httpclient.Loopback(host) && httpclient.Loopback(g.registry)
 }
 
 // mayKnow says whether a token service may be given the login: that of the

@@ -103,15 +103,12 @@ func (m *machine) machineSize() int64 {
 
 // What a guest may take for each thing that is waited for: the boot's time,
 // which tells how slow it is, and this.
-const (
-	lookTime    = 15 * time.Minute
-	defaultBoot = 15 * time.Minute
-)
+const lookTime = 15 * time.Minute
 
 // within bounds the time for what depends on the guest: the image may be of a
 // kind that never comes to an end. what is the error when the time is over.
 func (m *machine) within(ctx context.Context, what string) (context.Context, context.CancelFunc) {
-	limit := cmp.Or(m.Timeout, defaultBoot) + lookTime
+	limit := m.Timeout + lookTime
 	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s within %v", what, limit))
 }
 

@@ -31,8 +31,8 @@ type Options struct {
 	Format      string // qcow2 or raw
 	VirtualSize int64  // of the disk, in bytes; 0 leaves out the check that the root grows
 	Dir         string // private work directory; the console's log stays there
-	MemoryMiB   int    // 0 means 2048
-	CPUs        int    // 0: as many as suit the accelerator
+	MemoryMiB   int
+	CPUs        int // 0: as many as suit the accelerator
 	Accel       accel.Verdict
 
 	BuildUser string // who must be gone; empty if nobody was there
@@ -54,9 +54,9 @@ type Options struct {
 	Goss   string // goss program for the guest (static, amd64); needed with Checks
 
 	KeepOnError bool // leave the guest running when a check fails
-	// Timeout is until ssh answers; 0 means boot's default. Each thing that is
-	// then waited for in the guest, such as cloud-init's end, may take that
-	// (15 min for 0) and 15 min more, and is a failed check where it does not end.
+	// Timeout is until ssh answers. Each thing that is then waited for in the
+	// guest, such as cloud-init's end, may take that and 15 min more, and is a
+	// failed check where it does not end.
 	Timeout time.Duration
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -42,7 +43,7 @@ func options(t *testing.T, i base.Image) verify.Options {
 	require.NoError(t, err)
 	return verify.Options{
 		Disk: i.Path, Format: i.Format, VirtualSize: 2 << 30, Dir: filepath.Join(t.TempDir(), "verify"),
-		Accel: v, BuildUser: "builder", VMUser: "crownlabs",
+		MemoryMiB: 2048, Timeout: 15 * time.Minute, Accel: v, BuildUser: "builder", VMUser: "crownlabs",
 	}
 }
 

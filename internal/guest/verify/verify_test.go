@@ -396,7 +396,7 @@ func closed() <-chan struct{} {
 
 func TestCloudInitThatEndsIsNotWaitedForLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := &machine{p: progress.Discard, shell: func(ctx context.Context, cmd string, _ io.Reader) (string, error) {
+		m := &machine{Options: Options{Timeout: 15 * time.Minute}, p: progress.Discard, shell: func(ctx context.Context, cmd string, _ io.Reader) (string, error) {
 			if strings.HasPrefix(cmd, "until") {
 				time.Sleep(29 * time.Minute)
 				return "", nil

@@ -272,7 +272,7 @@ func TestQEMUMakesTheMachineThatKubeVirtAsksFor(t *testing.T) {
 	t.Parallel()
 	for _, sata := range []bool{false, true} {
 		dir := t.TempDir()
-		o, err := Options{Disk: "x", Format: "qcow2", Dir: dir, CPUs: 2, SATA: sata, Accel: accel.Verdict{Accelerator: accel.TCG}}.complete()
+		o, err := Options{Disk: "x", Format: "qcow2", Dir: dir, MemoryMiB: 2048, CPUs: 2, SATA: sata, Accel: accel.Verdict{Accelerator: accel.TCG}}.complete()
 		require.NoError(t, err)
 		for _, file := range []string{overlayFile, seedFile} {
 			format := map[string]string{overlayFile: "qcow2", seedFile: "raw"}[file]

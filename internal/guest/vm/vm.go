@@ -33,7 +33,7 @@ type Options struct {
 	// It is made if it is not there; nobody else may read it.
 	Dir string
 
-	MemoryMiB int           // 0 means 2048
+	MemoryMiB int
 	CPUs      int           // 0: as many as suit the accelerator
 	Accel     accel.Verdict // which accelerator works
 	Forward   []int         // further TCP ports of the guest that can be reached, see Guest.Address
@@ -44,7 +44,7 @@ type Options struct {
 	UEFI      bool          // start with UEFI (OVMF, without Secure Boot) instead of a BIOS
 	User      string        // login user that the seed makes
 	Hostname  string        // name that the seed gives; empty means diskforge
-	Timeout   time.Duration // until ssh answers; 0 means 3 min with KVM, 15 min without
+	Timeout   time.Duration // until ssh answers
 	Survive   bool          // the guest may outlive this process, see Detach
 
 	// OwnHostKeys leaves it to the guest to make its ssh host keys, as every
@@ -129,9 +129,6 @@ func (g *Guest) start(ctx context.Context, p progress.Reporter) error {
 
 // complete fills in the defaults.
 func (o Options) complete() (Options, error) {
-	if o.MemoryMiB == 0 {
-		o.MemoryMiB = 2048
-	}
 	o.CPUs = o.Accel.CPUs(o.CPUs)
 	if o.Hostname == "" {
 		o.Hostname = "diskforge"
@@ -140,12 +137,6 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("CrownLabs' seed makes the user %s, not %q", CrownLabsUser, o.User)
 	}
 	o.OwnHostKeys = o.OwnHostKeys || o.CrownLabs
-	if o.Timeout == 0 {
-		o.Timeout = 15 * time.Minute
-		if o.Accel.Accelerator == accel.KVM {
-			o.Timeout = 3 * time.Minute
-		}
-	}
 	if o.UEFI {
 		var err error
 		if o.firmware, err = findFirmware(firmwares); err != nil {
