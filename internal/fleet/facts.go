@@ -70,7 +70,7 @@ func (a *All) learnInputs(ctx context.Context, entries []*Entry, s *ui.Stage) er
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if errors.Is(e.Err, pipeline.ErrNoPlaybook) {
+		if errors.Is(e.Err, pipeline.ErrNoPlaybook) || errors.Is(e.Err, pipeline.ErrNoPackage) {
 			mistakes = append(mistakes, a.mistakes(e, several(e.Err), nil)...)
 		}
 	}

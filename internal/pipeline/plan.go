@@ -1,9 +1,11 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/netgroup-polito/diskforge/internal/base"
@@ -17,6 +19,7 @@ import (
 type Planner struct {
 	controller string // version of ansible-core
 	trees      playbook.Trees
+	suites     map[string]string                 // Debian's release, by the input digest of an image of it
 	lists      map[string]func() (string, error) // by image URL and list
 	p          progress.Reporter
 }
@@ -28,8 +31,11 @@ type Pin struct {
 	Whole    string            // why the whole playbook tree counts, or empty
 }
 
-// ErrNoPlaybook is the cause of errors about a playbook's name.
-var ErrNoPlaybook = playbook.ErrUnknown
+// The causes of errors about what an image asks for and nobody has.
+var (
+	ErrNoPlaybook = playbook.ErrUnknown
+	ErrNoPackage  = base.ErrNoPackage
+)
 
 // NewPlanner plans what this host would build.
 func NewPlanner(ctx context.Context, cacheDir string, p progress.Reporter) (*Planner, error) {
@@ -37,7 +43,7 @@ func NewPlanner(ctx context.Context, cacheDir string, p progress.Reporter) (*Pla
 	if err == nil {
 		err = CheckCache(cacheDir)
 	}
-	return &Planner{controller: controller, lists: map[string]func() (string, error){}, p: p}, err
+	return &Planner{controller: controller, suites: map[string]string{}, lists: map[string]func() (string, error){}, p: p}, err
 }
 
 // Close gives up what it keeps.
@@ -50,7 +56,8 @@ func (l *Planner) Pin(ctx context.Context, c settings.Config, parent string) (Pi
 	if err != nil {
 		return Pin{}, err
 	}
-	if err := errors.Join(l.manageable(c), playbook.CheckForms(l.controller, uses)); err != nil {
+	suite := cmp.Or(suiteOf(c, l.controller), l.suites[parent])
+	if err := errors.Join(l.manageable(c), playbook.CheckForms(l.controller, uses), checkPackages(ctx, c, suite, base.CheckPackages, l.p)); err != nil {
 		return Pin{}, err
 	}
 	pin := Pin{Config: c}
@@ -62,6 +69,7 @@ func (l *Planner) Pin(ctx context.Context, c settings.Config, parent string) (Pi
 	}
 	pin.Config.ImageInputs, err = plannedInputs(pin.Config, l.controller, uses.Digest, parent)
 	pin.Settings["IMAGE_INPUTS"] = pin.Config.ImageInputs
+	l.suites[pin.Config.ImageInputs] = suite
 	if c.AptMirror != "" {
 		pin.Settings["APT_MIRROR"] = c.AptMirror
 	}
@@ -88,6 +96,30 @@ func (l *Planner) manageable(c settings.Config) error {
 		return playbook.CheckVersions(l.controller, guest)
 	}
 	return nil
+}
+
+// suiteOf is Debian's release that the base is of, where its name tells that.
+func suiteOf(c settings.Config, controller string) string {
+	if c.BaseFromPackages {
+		return cmp.Or(c.Suite, newestSuite(controller))
+	}
+	of, known := playbook.GuessGuest(c.ISOURL)
+	for _, suite := range base.Suites {
+		if guest, _ := playbook.GuessGuest(suite); known && guest == of {
+			return suite
+		}
+	}
+	return ""
+}
+
+// checkPackages says which of PACKAGES the release does not have.
+func checkPackages(ctx context.Context, c settings.Config, suite string,
+	check func(context.Context, base.Options, []string, progress.Reporter) error, p progress.Reporter,
+) error {
+	if c.Packages == "" || suite == "" {
+		return nil
+	}
+	return check(ctx, base.Options{Suite: suite, Mirror: c.AptMirror, CacheDir: c.CacheDir}, strings.Split(c.Packages, ","), p)
 }
 
 // fix replaces a list of checksums, which is read once, and a branch by what they

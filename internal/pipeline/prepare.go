@@ -64,6 +64,14 @@ func (w *way) prepare(ctx context.Context) (err error) {
 	if err := w.rooms.ssh(ctx); err != nil {
 		return err
 	}
+	if suite := suiteOf(w.Config, w.controller); w.Config.Packages != "" && suite != "" {
+		err := w.show(ctx, "packages", func(ctx context.Context, p progress.Reporter) (string, error) {
+			return "in " + suite, checkPackages(ctx, w.Config, suite, w.rooms.packages, p)
+		})
+		if err != nil {
+			return err
+		}
+	}
 	// The first failure is the error; what it stopped did not fail.
 	g, ctx := errgroup.WithContext(ctx)
 	baseIsThere := make(chan struct{})

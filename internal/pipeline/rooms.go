@@ -27,6 +27,7 @@ type rooms struct {
 	tools      func(ctx context.Context, cache string, p progress.Reporter) (provision.Tools, error)
 	playbook   func(context.Context, playbook.Options, settings.Vars, string, progress.Reporter) (playbook.Source, playbook.Inputs, error)
 
+	packages func(context.Context, base.Options, []string, progress.Reporter) error
 	makeBase func(context.Context, base.Options, progress.Reporter) (base.Image, error)
 	checksum func(context.Context, string, string, base.DownloadOptions, progress.Reporter) (string, error)
 	download func(context.Context, string, string, base.DownloadOptions, progress.Reporter) (base.File, error)
@@ -46,7 +47,7 @@ type rooms struct {
 var realRooms = rooms{
 	controller: playbook.ControllerVersion, ssh: provision.CheckSSH, qemu: qemuVersion,
 	accel: accel.Choose, tools: provision.EnsureTools, playbook: usedPlaybook,
-	makeBase: base.Make, checksum: base.ResolveChecksum, download: base.Fetch, fetch: registry.Fetch, disk: disk.Inspect,
+	packages: base.CheckPackages, makeBase: base.Make, checksum: base.ResolveChecksum, download: base.Fetch, fetch: registry.Fetch, disk: disk.Inspect,
 	provision: provision.Run, sparsify: disk.Sparsify, scan: hygiene.Scan, verify: verify.Run,
 	pack: oci.Pack, inspect: contract.Layout, access: registry.CheckAccess, push: registry.Push,
 }

@@ -80,6 +80,10 @@ func (g *given) fakes(dir string) *rooms {
 			write(checks, "file: {}")
 			return playbook.Source{File: "course.yml", Revision: "abc", URL: "https://example.org/p.git", Checks: checks}, playbook.Inputs{Digest: "sha256:playbook"}, nil
 		},
+		packages: func(_ context.Context, o base.Options, names []string, _ progress.Reporter) error {
+			g.packages = o
+			return fmt.Errorf("%s has no %s", o.Suite, strings.Join(names, " "))
+		},
 		makeBase: func(_ context.Context, o base.Options, _ progress.Reporter) (base.Image, error) {
 			g.packages = o
 			return base.Image{Path: cloud, Format: "qcow2", Digest: "sha256:base", Suite: "bookworm"}, nil
@@ -320,6 +324,26 @@ func TestADiskThatCannotHoldItsBaseIsRefusedBeforeTheBoot(t *testing.T) {
 	_, err := b.Run(t.Context())
 	require.ErrorContains(t, err, "DISK_SIZE: 4.0 GiB is less than the base image's virtual size: give 5.0 GiB or more")
 	assert.Empty(t, g.runs)
+}
+
+func TestPackagesThatTheReleaseDoesNotHaveAreSaidBeforeAnythingElse(t *testing.T) {
+	for suite, base := range map[string]map[string]string{
+		"bookworm": {"BASE_FROM_PACKAGES": "true", "SUITE": "bookworm"},
+		"trixie":   {"ISO_URL": "https://example.org/debian-13.qcow2", "ISO_CHECKSUM": strings.Repeat("a", 64)},
+	} {
+		base["PACKAGES"], base["OUTPUT_DIR"], base["CACHE_DIR"], base["APT_MIRROR"] = "octave,no-such", t.TempDir(), t.TempDir(), "http://mirror/debian"
+		b, g, _ := wired(t, base)
+		_, err := b.Run(t.Context())
+		require.ErrorContains(t, err, "packages: "+suite+" has no octave no-such")
+		assert.Equal(t, "http://mirror/debian", g.packages.Mirror)
+		assert.Empty(t, g.accelerator, "nothing else began")
+	}
+	b, g, _ := wired(t, map[string]string{
+		"ISO_URL": "https://example.org/jammy.img", "ISO_CHECKSUM": strings.Repeat("a", 64), "PACKAGES": "octave", "PREFERENCE": "ubuntu", "OUTPUT_DIR": t.TempDir(), "CACHE_DIR": t.TempDir(),
+	})
+	_, err := b.Run(t.Context())
+	require.NoError(t, err, "Ubuntu's lists are not known")
+	assert.Empty(t, g.packages)
 }
 
 func TestSecretsAreMaskedInAllThatABuildSays(t *testing.T) {

@@ -1,0 +1,122 @@
+package base
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/text"
+)
+
+// ErrNoPackage is the cause of errors about packages that a release does not have.
+var ErrNoPackage = errors.New("the release does not have the package")
+
+// CheckPackages says which of the packages the suite does not have, and which of the
+// other Suites has them. It asks apt with the mirror's lists, which it fetches at most
+// once a day and whose signatures it checks; where there is no apt or no answer, nothing
+// is known: then it warns.
+func CheckPackages(ctx context.Context, o Options, names []string, p progress.Reporter) error {
+	o, err := o.complete()
+	if err != nil {
+		return err
+	}
+	missing, err := o.missing(ctx, names, p)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		p.Warn("whether " + o.Suite + " has the packages is not known: " + text.Line(err.Error()))
+		return nil
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	hint := "look for their names at https://packages.debian.org"
+	for _, suite := range Suites {
+		other := o
+		other.Suite = suite
+		lacks, err := missing, error(nil)
+		if suite != o.Suite {
+			lacks, err = other.missing(ctx, missing, p)
+		}
+		if has := slices.DeleteFunc(slices.Clone(missing), func(n string) bool { return slices.Contains(lacks, n) }); err == nil && len(has) > 0 {
+			hint = fmt.Sprintf("%s has %s", suite, strings.Join(has, ", "))
+		}
+	}
+	return &failure.Error{What: fmt.Sprintf("Debian's %s has no package %s", o.Suite, strings.Join(missing, ", ")), Try: hint, Err: ErrNoPackage}
+}
+
+// noPackage is what apt-get says of each name that it cannot install (its messages in
+// apt-private/private-install.cc and apt-pkg/cacheset.cc).
+var noPackage = regexp.MustCompile(`^E: (?:Unable to locate package |Package ')([^\s']+)`)
+
+// listsAge is how old the lists of a suite may be: a stable release gets a new package
+// a few times a year.
+const listsAge = 24 * time.Hour
+
+// missing has apt try to install the packages into an empty system.
+func (o Options) missing(ctx context.Context, names []string, p progress.Reporter) (missing []string, err error) {
+	dir := filepath.Join(o.CacheDir, fmt.Sprintf("lists-%s-%.6x", o.Suite, sha256.Sum256([]byte(o.Mirror))))
+	lock, err := host.LockDir(ctx, dir, "waiting for the lists of packages", p)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	if err := aptFolder(dir, fmt.Sprintf("deb [signed-by=%s] %s %s main\n", keyring, o.Mirror, o.Suite)); err != nil {
+		return nil, err
+	}
+	env := build{Options: o, epoch: time.Now()}.env()
+	apt := func(onLine func(string), args ...string) error {
+		return host.Run(ctx, host.Cmd{Program: "apt-get", Args: args, Env: append(env, "LC_ALL=C", "APT_CONFIG="+filepath.Join(dir, "apt.conf")), OnLine: onLine})
+	}
+	fetched := filepath.Join(dir, "fetched")
+	if info, err := os.Stat(fetched); err != nil || time.Since(info.ModTime()) > listsAge {
+		p.Activity("fetching the list of " + o.Suite + "'s packages")
+		if err := apt(nil, "update", "--quiet", "--error-on=any"); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(fetched, nil, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	err = apt(func(line string) {
+		if m := noPackage.FindStringSubmatch(line); m != nil && !slices.Contains(missing, m[1]) {
+			missing = append(missing, m[1])
+		}
+	}, append([]string{"install", "--simulate", "--no-install-recommends", "--quiet"}, names...)...)
+	if len(missing) > 0 {
+		return missing, nil
+	}
+	return nil, err
+}
+
+// aptFolder makes what apt needs for a system of its own, which has no package: of the
+// host's settings it reads nothing.
+func aptFolder(dir, source string) error {
+	for _, folder := range []string{"etc/apt/preferences.d", "etc/apt/trusted.gpg.d", "var/lib/apt/lists/partial", "var/lib/dpkg", "var/cache/apt/archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(dir, folder), 0o700); err != nil {
+			return err
+		}
+	}
+	for name, content := range map[string]string{
+		"etc/apt/sources.list": source, "var/lib/dpkg/status": "",
+		"apt.conf": fmt.Sprintf(`Dir %q; Dir::Etc::Parts "/nonexistent"; Dir::Etc::SourceParts "/nonexistent"; APT::Sandbox::User "root";
+APT::Architecture %q; APT::Architectures { %[2]q; }; Acquire::Languages "none"; Acquire::GzipIndexes "true"; Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache ""; Acquire::Retries "2"; Acquire::http::Timeout "30";
+`, dir, architecture),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
