@@ -95,6 +95,7 @@ func TestAContainerdiskAsBaseTravelsByNameOrAsItsLayout(t *testing.T) {
 func TestWhatTheEngineCannotReachIsRefused(t *testing.T) {
 	for says, environ := range map[string]map[string]string{
 		"TARGET_REGISTRY":             {"BASE_FROM_PACKAGES": "true", "TARGET_REGISTRY": "127.0.0.1:5000", "IMAGE_NAME": "a", "IMAGE_TAG": "1"},
+		"IMAGE_TAG is not set":        {"BASE_FROM_PACKAGES": "true", "TARGET_REGISTRY": "harbor.example.org", "IMAGE_NAME": "a"},
 		"ISO_CHECKSUM":                {"ISO_URL": "https://example.org/a", "ISO_CHECKSUM": "file:/sums"},
 		"ANSIBLE_VAULT_PASSWORD_FILE": {"BASE_FROM_PACKAGES": "true", "ANSIBLE_VAULT_IDENTITY_LIST": "labs@engine.go"},
 		"ISO_URL":                     {"ISO_URL": "oci://localhost:5000/a:1", "ISO_CHECKSUM": "inputs:sha256:" + strings.Repeat("a", 64)},

@@ -57,6 +57,9 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 		return in, failure.New("ANSIBLE_VAULT_IDENTITY_LIST names files of this host, which a Dagger engine does not see",
 			"give one password, in ANSIBLE_VAULT_PASSWORD_FILE, or build with --engine host")
 	}
+	if c.TagOfDay {
+		return in, failure.New("IMAGE_TAG is not set, and a Dagger engine does not ask the registry which tag is free", "set IMAGE_TAG, e.g. "+c.ImageTag)
+	}
 	for name, reference := range map[string]string{"ISO_URL": c.BaseImage.Reference, "TARGET_REGISTRY": c.TargetRegistry} {
 		if registry, _, _ := strings.Cut(reference, "/"); httpclient.Loopback(registry) {
 			return in, failure.New(name+" is on this host's loopback, which a Dagger engine's containers do not reach",

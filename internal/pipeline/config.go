@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
@@ -43,6 +44,10 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 			}
 		}
 		if needed(NeedReference) {
+			if needed(NeedBase) && c.TargetRegistry != "" && c.Push && c.ImageTag == "" {
+				// As setup-crownlabs-vm.sh had it (CROWNLABS_REGISTRY_IMAGE_VERSION).
+				c.ImageTag, c.TagOfDay = time.Now().UTC().Format("20060102"), true
+			}
 			checkReference(c, wrong, needed(NeedBase) && !c.Push)
 		}
 	})

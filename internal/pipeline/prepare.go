@@ -18,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -218,6 +219,14 @@ func (w *way) checkRegistry(ctx context.Context) error {
 		return err
 	}
 	return w.show(ctx, "registry", func(ctx context.Context, _ progress.Reporter) (string, error) {
+		if c := &w.Config; c.TagOfDay {
+			ref, err := w.rooms.freeTag(ctx, c.Reference, login)
+			if err != nil {
+				return "", err
+			}
+			c.ImageTag, c.Reference, w.address = ref[strings.LastIndex(ref, ":")+1:], ref, ref
+			w.journal.note(func(to *report.Report) { to.Image.Tag, to.Image.Reference = c.ImageTag, ref })
+		}
 		return "accepts pushes to " + w.Config.Reference, w.rooms.access(ctx, w.Config.Reference, login)
 	})
 }

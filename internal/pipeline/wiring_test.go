@@ -131,6 +131,9 @@ func (g *given) fakes(dir string) *rooms {
 		inspect: func(context.Context, string, progress.Reporter) (*contract.Report, error) {
 			return &contract.Report{Digest: "sha256:image"}, nil
 		},
+		freeTag: func(_ context.Context, reference string, login registry.Options) (string, error) {
+			return reference + "-2", nil
+		},
 		access: func(_ context.Context, reference string, login registry.Options) error {
 			g.access, g.login = reference, login
 			return nil
@@ -344,6 +347,19 @@ func TestPackagesThatTheReleaseDoesNotHaveAreSaidBeforeAnythingElse(t *testing.T
 	_, err := b.Run(t.Context())
 	require.NoError(t, err, "Ubuntu's lists are not known")
 	assert.Empty(t, g.packages)
+}
+
+func TestWithoutATagItIsTodaysDateAndNeverOneThatIsThere(t *testing.T) {
+	environ := everything(t.TempDir())
+	delete(environ, "IMAGE_TAG")
+	b, g, _ := wired(t, environ)
+	done, err := b.Run(t.Context())
+	require.NoError(t, err)
+	want := "registry.example.org/labs/course:" + time.Now().UTC().Format("20060102") + "-2"
+	assert.Equal(t, want+"@sha256:image", done.Reference)
+	assert.Equal(t, []string{want, want, want}, []string{g.access, g.push, g.pack.Reference})
+	assert.Equal(t, want, "registry.example.org/labs/course:"+g.pack.Version)
+	assert.Equal(t, g.pack.Version, saved(t, b).Image.Tag)
 }
 
 func TestSecretsAreMaskedInAllThatABuildSays(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -158,6 +159,27 @@ func CheckAccess(ctx context.Context, ref string, o Options) error {
 		}
 		return nil
 	})
+}
+
+// FreeTag is ref, REGISTRY/REPOSITORY:TAG, where the repository has no such tag, else
+// that with -2, -3 and so on behind the tag. Who may push may not be allowed to list:
+// that is an error.
+func FreeTag(ctx context.Context, ref string, o Options) (string, error) {
+	tag, err := parse(ref)
+	if err != nil {
+		return "", err
+	}
+	session, err := NewSession(o)
+	if err != nil {
+		return "", err
+	}
+	defer session.Close()
+	there, err := session.access(tag.Context(), reading).allTags(ctx)
+	free := ref
+	for n := 2; slices.Contains(there, free[len(ref)-len(tag.TagStr()):]); n++ {
+		free = fmt.Sprintf("%s-%d", ref, n)
+	}
+	return free, err
 }
 
 // Tag gives further tags to an image that is in the registry,

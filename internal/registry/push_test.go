@@ -60,6 +60,20 @@ func diskIn(t *testing.T, layer []byte) []byte {
 
 var alice = registry.Options{Username: user, Password: password, UserAgent: "diskforge/test"}.Quick()
 
+func TestATagIsFreeOnlyWhereNoImageHasIt(t *testing.T) {
+	t.Parallel()
+	d := newDebianRegistry(t)
+	dir, _, _ := packed(t, 1)
+	ref := d.host + "/lab/ubuntu:20261129"
+	for _, want := range []string{ref, ref + "-2", ref + "-3"} { // there is no repository at first
+		free, err := registry.FreeTag(t.Context(), ref, d.options())
+		require.NoError(t, err)
+		require.Equal(t, want, free)
+		_, err = registry.Push(t.Context(), dir, free, d.options(), progress.Discard)
+		require.NoError(t, err)
+	}
+}
+
 // failed expects a push to fail with all the words in one line, without any
 // secret in what a user may see, and returns the error.
 func failed(t *testing.T, dir, ref string, o registry.Options, words ...string) error {

@@ -68,7 +68,7 @@ type Config struct {
 	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build pack push images build-all plan" engine:"address" help:"registry host, without a scheme; without it nothing is pushed"`
 	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images build-all plan" engine:"address" help:"project or path in the registry"`
 	ImageName        string `env:"IMAGE_NAME" in:"build pack push" engine:"address" help:"name of the image (default where nothing is pushed: the playbook's)"`
-	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" engine:"address" help:"tag of the image; use a new one for each build"`
+	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" engine:"address" help:"tag of the image; use a new one for each build (default where build pushes: today's date, 20261129, or 20261129-2 where that is there; build-all: the inputs')"`
 	SourceDateEpoch  string `env:"SOURCE_DATE_EPOCH" in:"build provision pack build-all" form:"epoch" engine:"none: there an image has its base's date" help:"when the image was made, in seconds since 1970 (reproducible-builds.org; default: the date of its base)"`
 	InstanceType     string `env:"INSTANCE_TYPE" in:"build pack" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
 	Preference       string `env:"PREFERENCE" in:"build pack" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
@@ -92,6 +92,7 @@ type Config struct {
 
 	BaseImage BaseImage // in place of ISOURL and Checksum
 	Reference string    // REGISTRY/PREFIX/NAME:TAG; empty where nothing is pushed
+	TagOfDay  bool      // IMAGE_TAG is not set, and is today's date
 }
 
 // BaseImage is a base that is a containerdisk: in a registry or in a layout.
