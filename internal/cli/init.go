@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +23,8 @@ plan and build-all then work in it. What is there already is left, and named.`,
 			switch {
 			case o.Name != "" && !starter.Named(o.Name):
 				return usageError{fmt.Errorf("--name %q cannot be an image's name: give lower-case letters and digits, with - . or _ between them", o.Name)}
+			case o.Course != "" && !slices.Contains(starter.Courses(), o.Course):
+				return usageError{fmt.Errorf("--course %q is not known: give one of %s", o.Course, strings.Join(starter.Courses(), ", "))}
 			case o.Release != "bookworm" && o.Release != "trixie":
 				return usageError{fmt.Errorf("--release %q is not known: give bookworm or trixie", o.Release)}
 			}
@@ -47,5 +51,6 @@ plan and build-all then work in it. What is there already is left, and named.`,
 	}
 	c.Flags().StringVar(&o.Name, "name", "", "name of the image; by default DIR's")
 	c.Flags().StringVar(&o.Release, "release", "bookworm", "Debian release of the image: bookworm or trixie")
+	c.Flags().StringVar(&o.Course, "course", "", "start from one of the courses that come with diskforge: "+strings.Join(starter.Courses(), ", "))
 	return c
 }

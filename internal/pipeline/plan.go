@@ -19,7 +19,7 @@ import (
 type Planner struct {
 	controller string // version of ansible-core
 	trees      playbook.Trees
-	suites     map[string]string                 // Debian's release, by the input digest of an image of it
+	guests     map[string]playbook.Guest         // by the input digests of images of theirs
 	lists      map[string]func() (string, error) // by image URL and list
 	p          progress.Reporter
 }
@@ -43,7 +43,7 @@ func NewPlanner(ctx context.Context, cacheDir string, p progress.Reporter) (*Pla
 	if err == nil {
 		err = CheckCache(cacheDir)
 	}
-	return &Planner{controller: controller, suites: map[string]string{}, lists: map[string]func() (string, error){}, p: p}, err
+	return &Planner{controller: controller, guests: map[string]playbook.Guest{}, lists: map[string]func() (string, error){}, p: p}, err
 }
 
 // Close gives up what it keeps.
@@ -56,8 +56,9 @@ func (l *Planner) Pin(ctx context.Context, c settings.Config, parent string) (Pi
 	if err != nil {
 		return Pin{}, err
 	}
-	suite := cmp.Or(suiteOf(c, l.controller), l.suites[parent])
-	if err := errors.Join(l.manageable(c), playbook.CheckForms(l.controller, uses), checkPackages(ctx, c, suite, base.CheckPackages, l.p)); err != nil {
+	guest := cmp.Or(guessGuest(c, l.controller), l.guests[parent])
+	err = errors.Join(manageable(l.controller, guest, uses), playbook.CheckForms(l.controller, uses), checkPackages(ctx, c, suiteOf(guest), base.CheckPackages, l.p))
+	if err != nil {
 		return Pin{}, err
 	}
 	pin := Pin{Config: c}
@@ -69,7 +70,7 @@ func (l *Planner) Pin(ctx context.Context, c settings.Config, parent string) (Pi
 	}
 	pin.Config.ImageInputs, err = plannedInputs(pin.Config, l.controller, uses.Digest, parent)
 	pin.Settings["IMAGE_INPUTS"] = pin.Config.ImageInputs
-	l.suites[pin.Config.ImageInputs] = suite
+	l.guests[pin.Config.ImageInputs] = guest
 	if c.AptMirror != "" {
 		pin.Settings["APT_MIRROR"] = c.AptMirror
 	}
@@ -84,28 +85,29 @@ func (l *Planner) uses(ctx context.Context, c settings.Config) (tree *playbook.T
 	return tree, uses, err
 }
 
-// manageable says whether this host's Ansible can manage the release that the
-// base is of, where its name tells that: a build would find out when the base
-// is there.
-func (l *Planner) manageable(c settings.Config) error {
+// guessGuest is the release that the base is of, where its name tells that, or nothing.
+func guessGuest(c settings.Config, controller string) playbook.Guest {
 	name := c.ISOURL
 	if c.BaseFromPackages {
-		name = c.Suite
+		name = cmp.Or(c.Suite, newestSuite(controller))
 	}
-	if guest, known := playbook.GuessGuest(name); known {
-		return playbook.CheckVersions(l.controller, guest)
-	}
-	return nil
+	guest, _ := playbook.GuessGuest(name)
+	return guest
 }
 
-// suiteOf is Debian's release that the base is of, where its name tells that.
-func suiteOf(c settings.Config, controller string) string {
-	if c.BaseFromPackages {
-		return cmp.Or(c.Suite, newestSuite(controller))
+// manageable says whether the playbook is for the release that the base is of, and this
+// host's Ansible can manage it: a build would find out when the base is there.
+func manageable(controller string, guest playbook.Guest, uses playbook.Inputs) error {
+	if guest == (playbook.Guest{}) {
+		return nil
 	}
-	of, known := playbook.GuessGuest(c.ISOURL)
+	return errors.Join(uses.CheckRelease(guest), playbook.CheckVersions(controller, guest))
+}
+
+// suiteOf is Debian's release that the guest is of, or empty.
+func suiteOf(guest playbook.Guest) string {
 	for _, suite := range base.Suites {
-		if guest, _ := playbook.GuessGuest(suite); known && guest == of {
+		if of, _ := playbook.GuessGuest(suite); of == guest {
 			return suite
 		}
 	}

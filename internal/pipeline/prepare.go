@@ -65,7 +65,7 @@ func (w *way) prepare(ctx context.Context) (err error) {
 	if err := w.rooms.ssh(ctx); err != nil {
 		return err
 	}
-	if suite := suiteOf(w.Config, w.controller); w.Config.Packages != "" && suite != "" {
+	if suite := suiteOf(guessGuest(w.Config, w.controller)); w.Config.Packages != "" && suite != "" {
 		err := w.show(ctx, "packages", func(ctx context.Context, p progress.Reporter) (string, error) {
 			return "in " + suite, checkPackages(ctx, w.Config, suite, w.rooms.packages, p)
 		})
@@ -103,6 +103,9 @@ func (w *way) prepare(ctx context.Context) (err error) {
 		return fmt.Sprintf("%s of %s, which uses %s", w.playbook.File, short(w.playbook.Revision), w.playbookInputs), err
 	})
 	if err := g.Wait(); err != nil || !w.base.Known {
+		return err
+	}
+	if err := w.playbookInputs.CheckRelease(w.base.Guest); err != nil {
 		return err
 	}
 	return playbook.CheckVersions(w.controller, w.base.Guest)

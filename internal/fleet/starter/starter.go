@@ -10,11 +10,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"text/template"
 
+	"github.com/netgroup-polito/diskforge/ansible"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 )
@@ -28,6 +30,8 @@ type Options struct {
 	Name string
 	// Release is the Debian release that the images are made of, e.g. bookworm.
 	Release string
+	// Course is one of Courses that the image starts from; empty: a desktop alone.
+	Course string
 }
 
 // Written says what Write did, by paths relative to the folder, in their order.
@@ -79,6 +83,18 @@ func Write(dir string, o Options) (*Written, error) {
 	return w, nil
 }
 
+// Courses are the playbooks that come with diskforge and are courses: all but the bases.
+func Courses() (all []string) {
+	playbooks, _ := fs.Glob(ansible.FS, "playbooks/*.yml")
+	for _, playbook := range playbooks {
+		name := strings.TrimSuffix(path.Base(playbook), ".yml")
+		if name != "packages" && !strings.HasSuffix(name, "-base") {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
 // inTheWay says what stands where a file or one of its folders would be, and is
 // neither: nothing is written then.
 func inTheWay(root *os.Root, path string) error {
@@ -126,10 +142,10 @@ type file struct {
 }
 
 // values are what the templates fill in.
-type values struct{ Name, Release, Playbook string }
+type values struct{ Name, Release, Course, Playbook string }
 
 func (o Options) files(dir string) ([]file, error) {
-	v := values{Name: o.Name, Release: o.Release, Playbook: "course"}
+	v := values{Name: o.Name, Release: o.Release, Course: o.Course, Playbook: "course"}
 	if v.Name == "" {
 		abs, err := filepath.Abs(dir)
 		if err != nil {

@@ -33,6 +33,25 @@ func TestTheCatalogueHasABaseAndAnImageThatStartsFromIt(t *testing.T) {
 	assert.Contains(t, string(workflow), "tag: ${{ inputs.tag }}\n")
 }
 
+func TestACourseOfOursIsBetweenTheDesktopAndTheImage(t *testing.T) {
+	t.Parallel()
+	courses := starter.Courses()
+	assert.Contains(t, courses, "docker")
+	assert.NotContains(t, courses, "debian-base")
+	for _, course := range courses {
+		dir := filepath.Join(t.TempDir(), course)
+		_, err := starter.Write(dir, starter.Options{Release: "trixie", Course: course})
+		require.NoError(t, err)
+		c, err := catalogue.Load(filepath.Join(dir, "catalogue.yaml"))
+		require.NoError(t, err)
+		require.Len(t, c.Images, 3)
+		assert.Equal(t, "debian-trixie-"+course, c.Images[1].Name)
+		assert.Equal(t, course, c.Images[1].Settings["ANSIBLE_PLAYBOOK"])
+		assert.Empty(t, c.Images[1].Settings["ANSIBLE_DIR"])
+		assert.Equal(t, c.Images[1].Name, c.Images[2].From)
+	}
+}
+
 func TestWhatIsThereIsLeft(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

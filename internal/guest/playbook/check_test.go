@@ -333,3 +333,26 @@ func TestExtraVariablesAreForOurEyesOnly(t *testing.T) {
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"k":"v"}`, string(b))
 }
+
+func TestAPlaybookIsForTheReleasesThatItNames(t *testing.T) {
+	t.Parallel()
+	dir := tree(t, map[string]string{
+		"narrow.yml": "- hosts: all\n  vars: {lab_releases: [Debian 13]}\n  tasks: []\n",
+		"any.yml":    play,
+		"later.yml":  "- hosts: all\n  vars: {lab_releases: '{{ some }}'}\n  tasks: []\n",
+	})
+	bookworm, _ := playbook.GuessGuest("bookworm")
+	trixie, _ := playbook.GuessGuest("trixie")
+	for name, refused := range map[string]bool{"narrow": true, "any": false, "later": false} {
+		s, err := resolve(t, playbook.Options{AnsibleDir: dir, Playbook: name})
+		require.NoError(t, err)
+		in, err := s.Inputs(t.Context(), nil)
+		require.NoError(t, err)
+		require.NoError(t, in.CheckRelease(trixie))
+		if err = in.CheckRelease(bookworm); refused {
+			actionable(t, err, "is for Debian 13, and the base is Debian 12")
+		} else {
+			require.NoError(t, err)
+		}
+	}
+}

@@ -29,9 +29,10 @@ type Inputs struct {
 	// and the roles that they alone use are left out.
 	Whole string
 
-	removed map[string][]string // see CheckForms
-	groups  bool                // whether groups of hosts are made as the playbook runs
-	local   []bool              // for each play, whether it connects to this host
+	releases []string            // that the playbook says it is for; see CheckRelease
+	removed  map[string][]string // see CheckForms
+	groups   bool                // whether groups of hosts are made as the playbook runs
+	local    []bool              // for each play, whether it connects to this host
 }
 
 // String says in a few words what the digest is of.
@@ -81,6 +82,7 @@ func (t *Tree) Inputs(ctx context.Context, name string, extraVars map[string]any
 	in.Files = slices.DeleteFunc(slices.Clone(t.names), u.leavesOut)
 	in.Digest = t.digest(playbook, in.Files)
 	in.local = t.localPlays(playbook, map[string]bool{})
+	in.releases = t.releases(playbook)
 	t.inputs[key] = in
 	return in, nil
 }

@@ -170,6 +170,29 @@ func CheckVersions(controller string, guest Guest) error {
 	return nil
 }
 
+// releases are those that a playbook's own plays name in the variable lab_releases, by
+// which the role lab of our playbooks refuses a guest.
+func (t *Tree) releases(playbook string) (all []string) {
+	for _, p := range t.files[playbook].facts.plays {
+		var vars struct {
+			Releases []string `yaml:"lab_releases"`
+		}
+		_ = p.Vars.Decode(&vars) // a template says nothing before it runs
+		all = append(all, vars.Releases...)
+	}
+	return all
+}
+
+// CheckRelease says whether the playbook is for the guest, as far as its text tells:
+// what only its run shows is an error of that.
+func (i Inputs) CheckRelease(guest Guest) error {
+	if len(i.releases) == 0 || slices.Contains(i.releases, guest.Name) {
+		return nil
+	}
+	return failure.New(fmt.Sprintf("the playbook is for %s, and the base is %s", strings.Join(i.releases, ", "), guest.Name),
+		"take another base, or another playbook")
+}
+
 // forms are ways of writing that an ansible-core release removed: its syntax
 // check sees them in what a playbook imports, not in what it includes.
 var forms = []struct {
