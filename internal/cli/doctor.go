@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -166,7 +166,7 @@ func compiled(ready bool) finding {
 
 // acceleration says whether KVM really works here.
 func acceleration(ctx context.Context, wanted, cacheDir string) finding {
-	verdict, err := accel.Choose(ctx, wanted, cacheDir, progress.Discard)
+	verdict, err := vm.ChooseAccelerator(ctx, wanted, cacheDir, progress.Discard)
 	switch {
 	case err != nil:
 		return broken("accelerator", err, "set ACCELERATOR=auto")

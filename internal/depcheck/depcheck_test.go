@@ -31,7 +31,7 @@ var floors = [][]string{
 	{"pipeline"},
 	{"contract", "guest/provision", "guest/verify", "guest/hygiene"}, // stages know nothing of one another
 	{"guest/vm", "guest/playbook", "registry", "testkit"},
-	{"guest/accel", "image/oci", "base"},
+	{"image/oci", "base"},
 	{"image/disk", "httpclient", "ui", "settings", "report"},
 	{"host"},
 	{"text"},

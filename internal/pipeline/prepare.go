@@ -11,10 +11,10 @@ import (
 
 	"github.com/netgroup-polito/diskforge/ansible"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
@@ -25,7 +25,7 @@ import (
 
 // ready is what the stages need besides their input.
 type ready struct {
-	accel          accel.Verdict
+	accel          vm.Verdict
 	tools          provision.Tools
 	base           origin
 	playbook       playbook.Source
@@ -80,7 +80,7 @@ func (w *way) prepare(ctx context.Context) (err error) {
 		g.Go(func() error { return w.show(ctx, name, run) })
 	}
 	get("accel", func(ctx context.Context, p progress.Reporter) (string, error) {
-		if w.Config.BaseFromPackages && !accel.HasKernel(w.Config.CacheDir) {
+		if w.Config.BaseFromPackages && !vm.HasKernel(w.Config.CacheDir) {
 			p.Activity("waiting for the base image's kernel: this host has none to prove KVM with")
 			select {
 			case <-baseIsThere:

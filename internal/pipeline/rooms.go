@@ -5,11 +5,11 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/contract"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -23,7 +23,7 @@ type rooms struct {
 	controller func(context.Context) (string, error)
 	ssh        func(context.Context) error
 	qemu       func(context.Context) string
-	accel      func(ctx context.Context, want, cacheDir string, p progress.Reporter) (accel.Verdict, error)
+	accel      func(ctx context.Context, want, cacheDir string, p progress.Reporter) (vm.Verdict, error)
 	tools      func(ctx context.Context, cache string, p progress.Reporter) (provision.Tools, error)
 	playbook   func(context.Context, playbook.Options, settings.Vars, string, progress.Reporter) (playbook.Source, playbook.Inputs, error)
 
@@ -47,7 +47,7 @@ type rooms struct {
 
 var realRooms = rooms{
 	controller: playbook.ControllerVersion, ssh: provision.CheckSSH, qemu: qemuVersion,
-	accel: accel.Choose, tools: provision.EnsureTools, playbook: usedPlaybook,
+	accel: vm.ChooseAccelerator, tools: provision.EnsureTools, playbook: usedPlaybook,
 	packages: base.CheckPackages, makeBase: base.Make, checksum: base.ResolveChecksum, download: base.Fetch, fetch: registry.Fetch, disk: disk.Inspect,
 	provision: provision.Run, sparsify: disk.Sparsify, scan: hygiene.Scan, verify: verify.Run,
 	pack: oci.Pack, inspect: contract.Layout, freeTag: registry.FreeTag, access: registry.CheckAccess, push: registry.Push,

@@ -4,7 +4,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -43,7 +43,7 @@ const (
 // accelerator works is the build's to find out: the guest is counted as one that
 // may have them all.
 func Estimate(c settings.Config) Resources {
-	r := Resources{CPUs: (accel.Verdict{}.CPUs(c.CPUs) + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB}
+	r := Resources{CPUs: (vm.Verdict{}.CPUs(c.CPUs) + 1) / 2, MemoryMiB: c.MemoryMiB + qemuMiB}
 	for _, n := range needs(c, workDir(c.OutputDir), baseData) {
 		r.Disk += n.Bytes
 		if n.What == layoutSpace {

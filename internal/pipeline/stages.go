@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -118,7 +118,7 @@ const (
 	bootTimeoutTCG = 15 * time.Minute
 )
 
-func bootTimeout(c settings.Config, a accel.Verdict) time.Duration {
+func bootTimeout(c settings.Config, a vm.Verdict) time.Duration {
 	if a.Accelerator == "kvm" {
 		return cmp.Or(c.BootTimeout, bootTimeoutKVM)
 	}

@@ -16,11 +16,11 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/contract"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -57,7 +57,7 @@ const virtualSize = 5 << 30
 
 // fakes are rooms that write down what they are given, and leave small files.
 func (g *given) fakes(dir string) *rooms {
-	verdict := accel.Verdict{Accelerator: "kvm"}
+	verdict := vm.Verdict{Accelerator: "kvm"}
 	write := func(name, text string) { _ = os.WriteFile(name, []byte(text), 0o600) }
 	cloud := filepath.Join(dir, "cloud.qcow2")
 	write(cloud, "base")
@@ -66,7 +66,7 @@ func (g *given) fakes(dir string) *rooms {
 		controller: func(context.Context) (string, error) { return "2.16.1", nil },
 		ssh:        func(context.Context) error { return nil },
 		qemu:       func(context.Context) string { return "9.2" },
-		accel: func(_ context.Context, want, cache string, _ progress.Reporter) (accel.Verdict, error) {
+		accel: func(_ context.Context, want, cache string, _ progress.Reporter) (vm.Verdict, error) {
 			g.accelerator, g.cache = want, cache
 			return verdict, nil
 		},
@@ -204,7 +204,7 @@ func TestEachStageIsGivenTheSettingsThatAreItsOwn(t *testing.T) {
 	require.NotNil(t, mask)
 	assert.Equal(t, provision.Options{
 		Base: o.Base, BaseFormat: "qcow2", Output: work + "/provisioned.qcow2", BackingFile: true, WorkDir: work + "/logs/provision",
-		Playbook: o.Playbook, Tools: o.Tools, Accel: accel.Verdict{Accelerator: "kvm"},
+		Playbook: o.Playbook, Tools: o.Tools, Accel: vm.Verdict{Accelerator: "kvm"},
 		MemoryMiB: 3000, CPUs: 3, DiskSize: 11 << 30, BuildUser: "maker", VMUser: "student", BakeUser: true, Desktop: true,
 		ExtraVars: map[string]any{"db_password": "vars-word"}, AptMirror: "http://mirror.example.org",
 		HTTPProxy: "http://plain-proxy:1", HTTPSProxy: "http://secure-proxy:2", NoProxy: "intern.example.org",
@@ -402,9 +402,9 @@ func TestABaseIsMadeOrFetchedAsItsSettingsSay(t *testing.T) {
 }
 
 func TestABootMayTakeLongerWhereItIsEmulated(t *testing.T) {
-	assert.Equal(t, 5*time.Minute, bootTimeout(settings.Config{}, accel.Verdict{Accelerator: "kvm"}))
-	assert.Equal(t, 15*time.Minute, bootTimeout(settings.Config{}, accel.Verdict{Accelerator: "tcg"}))
-	assert.Equal(t, time.Minute, bootTimeout(settings.Config{BootTimeout: time.Minute}, accel.Verdict{Accelerator: "tcg"}))
+	assert.Equal(t, 5*time.Minute, bootTimeout(settings.Config{}, vm.Verdict{Accelerator: "kvm"}))
+	assert.Equal(t, 15*time.Minute, bootTimeout(settings.Config{}, vm.Verdict{Accelerator: "tcg"}))
+	assert.Equal(t, time.Minute, bootTimeout(settings.Config{BootTimeout: time.Minute}, vm.Verdict{Accelerator: "tcg"}))
 }
 
 // sum is the hexadecimal SHA-256 of a text.

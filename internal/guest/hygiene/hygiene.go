@@ -58,7 +58,7 @@ type Options struct {
 	Secrets   []Secret
 	Policy    Policy // the site's
 
-	LibguestfsEnv []string // see accel.Verdict
+	LibguestfsEnv []string // see vm.Verdict
 }
 
 // Secret is something that the build knew and the disk must not.

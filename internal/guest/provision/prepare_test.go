@@ -16,8 +16,8 @@ import (
 	"golang.org/x/crypto/ssh"
 	"gopkg.in/yaml.v3"
 
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 )
 
 func good(t *testing.T) Options {
@@ -25,7 +25,7 @@ func good(t *testing.T) Options {
 	dir := t.TempDir()
 	return Options{
 		Base: filepath.Join(dir, "a base, with any name"), BaseFormat: "qcow2", Output: filepath.Join(dir, "out, put", "disk.qcow2"), WorkDir: filepath.Join(dir, "work"),
-		Playbook: playbook.Source{Root: dir, File: "playbooks/a.yml"}, Accel: accel.Verdict{Accelerator: "tcg"},
+		Playbook: playbook.Source{Root: dir, File: "playbooks/a.yml"}, Accel: vm.Verdict{Accelerator: "tcg"},
 		MemoryMiB: 2048, CPUs: 2, DiskSize: 10 << 30, BuildUser: "packer", VMUser: "crownlabs",
 	}
 }

@@ -24,7 +24,6 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -46,7 +45,7 @@ type Options struct {
 
 	Playbook playbook.Source
 	Tools    Tools
-	Accel    accel.Verdict
+	Accel    vm.Verdict
 
 	MemoryMiB int
 	CPUs      int   // 0: as many as suit the accelerator

@@ -17,9 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/report"
 )
@@ -73,7 +73,7 @@ func options(t *testing.T, base, play string) provision.Options {
 	require.NoError(t, source.Check(t.Context(), playbook.Inputs{}, nil, progress.Discard))
 	return provision.Options{
 		Base: base, BaseFormat: "qcow2", Output: filepath.Join(dir, "disk.qcow2"), WorkDir: filepath.Join(dir, "work"),
-		Playbook: source, Tools: set, Accel: accel.Verdict{Accelerator: "tcg"},
+		Playbook: source, Tools: set, Accel: vm.Verdict{Accelerator: "tcg"},
 		MemoryMiB: 2048, CPUs: 2, DiskSize: 10 << 30, VMUser: "crownlabs", BuildUser: "packer", SSHTimeout: 15 * time.Minute,
 		ExtraVars: map[string]any{"token": "planted-extra-var"}, PackerLog: true,
 	}

@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/text"
@@ -33,7 +33,7 @@ type Options struct {
 	Dir         string // private work directory; the console's log stays there
 	MemoryMiB   int
 	CPUs        int // 0: as many as suit the accelerator
-	Accel       accel.Verdict
+	Accel       vm.Verdict
 
 	BuildUser string // who must be gone; empty if nobody was there
 	VMUser    string // login user that the seed makes

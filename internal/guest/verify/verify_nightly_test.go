@@ -19,8 +19,8 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -39,7 +39,7 @@ func image(t *testing.T, suite string) base.Image {
 
 func options(t *testing.T, i base.Image) verify.Options {
 	t.Helper()
-	v, err := accel.Choose(t.Context(), accel.Auto, t.TempDir(), progress.Discard)
+	v, err := vm.ChooseAccelerator(t.Context(), vm.Auto, t.TempDir(), progress.Discard)
 	require.NoError(t, err)
 	return verify.Options{
 		Disk: i.Path, Format: i.Format, VirtualSize: 2 << 30, Dir: filepath.Join(t.TempDir(), "verify"),

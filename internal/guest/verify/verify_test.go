@@ -18,7 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/text"
@@ -525,7 +524,7 @@ func TestADiskThatNeverAnswersFailsWithTheConsolesLog(t *testing.T) {
 	require.NoError(t, os.Truncate(disk, 8<<20))
 	o := Options{
 		Disk: disk, Format: "raw", Dir: filepath.Join(t.TempDir(), "verify"), MemoryMiB: 64, CPUs: 1, VMUser: "crownlabs",
-		Accel: accel.Verdict{Accelerator: accel.TCG}, Timeout: 300 * time.Millisecond, KeepOnError: true,
+		Accel: vm.Verdict{Accelerator: vm.TCG}, Timeout: 300 * time.Millisecond, KeepOnError: true,
 	}
 	_, err := Run(t.Context(), o, progress.Discard)
 	f, ok := failure.In(err)

@@ -17,7 +17,6 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -30,7 +29,7 @@ func blank(t *testing.T) Options {
 	require.NoError(t, os.Truncate(disk, 8<<20))
 	return Options{
 		Disk: disk, Format: "raw", Dir: filepath.Join(t.TempDir(), "a,b guest"), User: "tester",
-		MemoryMiB: 64, CPUs: 1, Accel: accel.Verdict{Accelerator: accel.TCG}, Timeout: 500 * time.Millisecond,
+		MemoryMiB: 64, CPUs: 1, Accel: Verdict{Accelerator: TCG}, Timeout: 500 * time.Millisecond,
 	}
 }
 
@@ -174,7 +173,7 @@ func TestOptionsThatCannotBootAreRefused(t *testing.T) {
 
 func TestTheGuestIsReachableOnTheLoopbackOnlyAndReachesNothing(t *testing.T) {
 	t.Parallel()
-	args := strings.Join(Options{Forward: []int{6080}, Accel: accel.Verdict{Accelerator: accel.KVM}}.arguments(), " ")
+	args := strings.Join(Options{Forward: []int{6080}, Accel: Verdict{Accelerator: KVM}}.arguments(), " ")
 	assert.Contains(t, args, "restrict=on,hostfwd=tcp:127.0.0.1:0-:22,hostfwd=tcp:127.0.0.1:0-:6080")
 	assert.Contains(t, args, "-accel kvm -cpu host")
 	assert.NotContains(t, args, "hostfwd=tcp::")
@@ -272,7 +271,7 @@ func TestQEMUMakesTheMachineThatKubeVirtAsksFor(t *testing.T) {
 	t.Parallel()
 	for _, sata := range []bool{false, true} {
 		dir := t.TempDir()
-		o, err := Options{Disk: "x", Format: "qcow2", Dir: dir, MemoryMiB: 2048, CPUs: 2, SATA: sata, Accel: accel.Verdict{Accelerator: accel.TCG}}.complete()
+		o, err := Options{Disk: "x", Format: "qcow2", Dir: dir, MemoryMiB: 2048, CPUs: 2, SATA: sata, Accel: Verdict{Accelerator: TCG}}.complete()
 		require.NoError(t, err)
 		for _, file := range []string{overlayFile, seedFile} {
 			format := map[string]string{overlayFile: "qcow2", seedFile: "raw"}[file]
@@ -303,6 +302,6 @@ func TestEachMachineHasAUUIDOfItsOwn(t *testing.T) {
 // QEMU's own default, qemu64, has not its instructions.
 func TestEmulationHasTheInstructionsOfTodaysDistributions(t *testing.T) {
 	t.Parallel()
-	args := strings.Join(Options{Accel: accel.Verdict{Accelerator: accel.TCG}}.arguments(), " ")
+	args := strings.Join(Options{Accel: Verdict{Accelerator: TCG}}.arguments(), " ")
 	assert.Contains(t, args, "-cpu max")
 }

@@ -1,6 +1,9 @@
 // Package vm starts a virtual machine the way KubeVirt does: a virtio disk,
 // a NoCloud seed on a second virtio disk, a user's network. It boots an
-// overlay, never the disk itself, and lets a caller look inside over ssh.
+// overlay, never the disk itself, and lets a caller look inside over ssh. Which
+// accelerator really works, it proves by booting a kernel: that /dev/kvm is there,
+// opens and creates virtual machines proves nothing, as on nested and
+// para-virtualised hosts a stock kernel then never starts.
 package vm
 
 import (
@@ -18,7 +21,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/accel"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -35,7 +37,7 @@ type Options struct {
 
 	MemoryMiB int
 	CPUs      int           // 0: as many as suit the accelerator
-	Accel     accel.Verdict // which accelerator works
+	Accel     Verdict       // which accelerator works
 	Forward   []int         // further TCP ports of the guest that can be reached, see Guest.Address
 	At        map[int]int   // ports of the loopback at which those of the guest answer; else any that are free
 	Online    bool          // the guest reaches the network, by this host's address

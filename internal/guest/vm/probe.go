@@ -1,4 +1,4 @@
-package accel
+package vm
 
 import (
 	"cmp"
@@ -69,7 +69,7 @@ func (h probing) probe(ctx context.Context, version string, errVersion error, ca
 	}
 	key := h.key(version)
 	kept := cacheDir != "" && key != ""
-	if v, ok := load(cacheDir, key); ok && kept {
+	if v, ok := loadProof(cacheDir, key); ok && kept {
 		return v, nil
 	}
 	kernel := h.kernel(cacheDir)
@@ -82,7 +82,7 @@ func (h probing) probe(ctx context.Context, version string, errVersion error, ca
 	if err != nil || !kept {
 		return v, err
 	}
-	if err := save(cacheDir, key, v); err != nil {
+	if err := saveProof(cacheDir, key, v); err != nil {
 		p.Warn("the verdict on KVM is not kept: " + err.Error())
 	}
 	return v, nil

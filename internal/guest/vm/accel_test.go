@@ -1,4 +1,4 @@
-package accel
+package vm
 
 import (
 	"context"
@@ -261,7 +261,7 @@ func TestAMissingQEMUIsNamedWithItsPackage(t *testing.T) {
 
 func TestTheProbeOfThisHostBootsARealKernelOrSaysWhyNot(t *testing.T) {
 	t.Parallel()
-	v, err := Choose(t.Context(), Auto, t.TempDir(), progress.Discard)
+	v, err := ChooseAccelerator(t.Context(), Auto, t.TempDir(), progress.Discard)
 	require.NoError(t, err)
 	t.Logf("%+v", v)
 	assert.Equal(t, v.Accelerator == KVM, v.Why == "")

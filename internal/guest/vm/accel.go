@@ -1,15 +1,14 @@
-// Package accel finds out which accelerator really works. That /dev/kvm is
-// there, opens and creates virtual machines proves nothing: on nested and
-// para-virtualised hosts a stock kernel then never starts. The only proof is
-// to boot a Linux kernel and see its first line within a few seconds.
-package accel
+package vm
 
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -33,10 +32,10 @@ type Verdict struct {
 	OneThread bool `json:"one_thread,omitempty"`
 }
 
-// Choose returns the accelerator to use for amd64 guests. want is Auto, KVM or
+// ChooseAccelerator returns the accelerator to use for amd64 guests. want is Auto, KVM or
 // TCG. What the probe found is kept in cacheDir until the host boots again or
 // its QEMU changes; with an empty cacheDir nothing is kept.
-func Choose(ctx context.Context, want, cacheDir string, p progress.Reporter) (Verdict, error) {
+func ChooseAccelerator(ctx context.Context, want, cacheDir string, p progress.Reporter) (Verdict, error) {
 	return thisHost().choose(ctx, want, cacheDir, p)
 }
 
@@ -105,4 +104,29 @@ func (v Verdict) LibguestfsEnv() []string {
 		env = append(env, "LIBGUESTFS_BACKEND_SETTINGS=force_tcg")
 	}
 	return env
+}
+
+// proof is what a cache directory keeps: a verdict, and what it holds for.
+type proof struct {
+	Key     string  `json:"key"`
+	Verdict Verdict `json:"verdict"`
+}
+
+func proofFile(dir string) string { return filepath.Join(dir, "accelerator.json") }
+
+// loadProof returns the verdict that dir keeps for the key.
+func loadProof(dir, key string) (Verdict, bool) {
+	var p proof
+	if host.ReadJSON(proofFile(dir), &p) != nil || p.Key != key || p.Verdict.Accelerator != KVM && p.Verdict.Accelerator != TCG {
+		return Verdict{}, false
+	}
+	p.Verdict.Cached = true
+	return p.Verdict, true
+}
+
+func saveProof(dir, key string, v Verdict) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return host.WriteJSON(proofFile(dir), 0o600, proof{key, v})
 }
