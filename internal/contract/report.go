@@ -8,6 +8,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Report is what is known of an image.
@@ -116,6 +117,9 @@ type Result struct {
 	Detail string `json:"detail"` // one line
 }
 
+// Refused is the error of an image that KubeVirt or CDI refuses, or nil.
+func (r *Report) Refused() error { return r.Err(Error) }
+
 // Err returns an error where a check ended at the level or above it, with one
 // line for each, or nil.
 func (r *Report) Err(least Level) error {
@@ -134,4 +138,60 @@ func (r *Report) Err(least Level) error {
 	f := failure.New(fmt.Sprintf("%s breaks the contract of containerdisks in %d ways", r.Reference, len(lines)), "")
 	f.Lines = lines
 	return f
+}
+
+// Text is the report for people: the facts that are known, then checks.
+func (r *Report) Text() string {
+	var b strings.Builder
+	fact := func(name, format string, args ...any) {
+		if value := text.Line(fmt.Sprintf(format, args...)); value != "" {
+			fmt.Fprintf(&b, "%-13s %s\n", name, value)
+		}
+	}
+	fact("image", "%s", r.Reference)
+	fact("digest", "%s", r.Digest)
+	fact("platform", "%s/%s", r.Config.OS, r.Config.Architecture)
+	for _, l := range r.Layers {
+		fact("layer", "%s, %s, compression: %s", text.Size(l.Size), l.MediaType, l.Compression)
+		for _, e := range l.Entries[:min(len(l.Entries), 5)] {
+			fact("", "%s %d:%d %s %s %s", e.Mode, e.UID, e.GID, e.ModTime.Format("2006-01-02"), text.Size(e.Size), e.Name)
+		}
+		if l.Count > 5 {
+			fact("", "and %d more", l.Count-5)
+		}
+	}
+	if d := r.Disk; d != nil {
+		fact("disk", "%s, %s in a file of %s, compression: %s", d.Format, text.Size(int64(d.VirtualSize)), text.Size(d.FileSize), d.Compression)
+	}
+	fact("base", "%s", r.Base())
+	fact("built", "%s", r.Built())
+	fact("guest", "%s", r.Guest())
+	fact("inputs", "%s", r.Inputs)
+	fact("read", "%s", r.Read())
+	b.WriteByte('\n')
+	for _, c := range r.Checks {
+		fmt.Fprintf(&b, "%-8s %-20s %s\n", c.Level, c.Check, c.Detail)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// Read says how much had to be read.
+func (r *Report) Read() string {
+	if r == nil {
+		return ""
+	}
+	var whole []string
+	for n, l := range r.Layers {
+		if l.WholeRead != "" {
+			whole = append(whole, fmt.Sprintf("all of layer %d, as %s", n+1, l.WholeRead))
+		}
+	}
+	how := "parts of the layer"
+	if len(whole) > 0 {
+		how = strings.Join(whole, "; ")
+	}
+	if r.BytesRead > 0 {
+		how = text.Size(r.BytesRead) + " over the wire: " + how
+	}
+	return how
 }

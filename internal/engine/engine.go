@@ -17,7 +17,6 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
@@ -230,7 +229,7 @@ func lastLines(text string, n int) []string {
 // also to the user.
 type transcript struct {
 	file *os.File
-	to   progress.Reporter
+	to   *ui.Stage
 	part string
 }
 

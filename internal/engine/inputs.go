@@ -11,7 +11,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
@@ -81,7 +80,7 @@ func (b *Build) localBase(ctx context.Context, in inputs) error {
 			in.set["ISO_CHECKSUM"] = "inputs:" + image.Inputs
 		}
 	case url != "" && !isRemote(url):
-		file, err := pipeline.BaseFile(ctx, b.Config, progress.Discard)
+		file, err := pipeline.BaseFile(ctx, b.Config)
 		if err != nil {
 			return err
 		}

@@ -278,12 +278,12 @@ func TestAFailedVerifyTakesTheMarkOfAnEarlierOneAway(t *testing.T) {
 	b.Config.Accelerator, b.Config.CacheDir, b.Config.VMUser, b.Config.BuildUser = "tcg", t.TempDir(), "crownlabs", "diskforge"
 	b.Config.MemoryMiB, b.Config.CPUs, b.Config.BootTimeout = 64, 1, 300*time.Millisecond
 	disk := aDisk(t) // it never boots
-	known, err := ReadSidecar(t.Context(), disk, progress.Discard)
+	known, err := ReadSidecar(t.Context(), disk, progress.Discard.Warn)
 	require.NoError(t, err)
 	known.Verified = known.Digest
 	require.NoError(t, WriteSidecar(disk, known))
 	require.Error(t, b.VerifyDisk(t.Context(), disk))
-	known, err = ReadSidecar(t.Context(), disk, progress.Discard)
+	known, err = ReadSidecar(t.Context(), disk, progress.Discard.Warn)
 	require.NoError(t, err)
 	assert.False(t, known.IsVerified())
 }
@@ -292,7 +292,7 @@ func TestWhatIsKnownOfADiskGoesIntoItsImage(t *testing.T) {
 	b, _ := newBuild(t)
 	disk := aDisk(t)
 	b.Config.InstanceType = "none"
-	known, err := ReadSidecar(t.Context(), disk, progress.Discard)
+	known, err := ReadSidecar(t.Context(), disk, progress.Discard.Warn)
 	require.NoError(t, err)
 	known.Verified, known.Revision, known.Guest, known.Built = known.Digest, "abc", "debian", time.Unix(1750000000, 0)
 	require.NoError(t, WriteSidecar(disk, known))

@@ -11,11 +11,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
@@ -156,7 +158,7 @@ func (w *way) diskOf(ctx context.Context, name string, p progress.Reporter) (str
 		case err == nil && !info.IsDir():
 			return filepath.Abs(image.Layout)
 		case err == nil:
-		case image.Layout != name || !NamesRegistry(name):
+		case image.Layout != name || !namesRegistry(name):
 			return "", failure.New("there is no disk and no layout "+image.Layout+" here",
 				"give a disk, the folder of an OCI layout, or REGISTRY/REPOSITORY:TAG")
 		default:
@@ -167,9 +169,33 @@ func (w *way) diskOf(ctx context.Context, name string, p progress.Reporter) (str
 	return taken.Path, err
 }
 
-// NamesRegistry says whether what comes before the first slash can be a
+// Inspect says what the containerdisk is at a path, where there is one, else at a
+// registry's reference.
+func (b *Build) Inspect(ctx context.Context, what string) (r *contract.Report, err error) {
+	stage := b.UI.Stage("inspect")
+	defer func() { stage.End(r.Read(), err) }()
+	if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
+		return contract.Layout(ctx, what, stage)
+	}
+	if !namesRegistry(what) {
+		return nil, failure.New("there is no folder or file "+what+" here, and it names no registry either", "")
+	}
+	options, err := RegistryOptions(b.Config, b.Version)
+	if err != nil {
+		return nil, err
+	}
+	stage.Activity("reading " + what)
+	image, err := registry.Open(ctx, what, options)
+	if err != nil {
+		return nil, err
+	}
+	defer image.Close()
+	return contract.Image(ctx, image.Image, stage)
+}
+
+// namesRegistry says whether what comes before the first slash can be a
 // registry: clients take a lone name for a folder of Docker Hub.
-func NamesRegistry(what string) bool {
+func namesRegistry(what string) bool {
 	first, _, slash := strings.Cut(strings.TrimPrefix(what, "oci://"), "/")
 	return slash && (first == "localhost" || strings.ContainsAny(first, ".:@"))
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/settings"
-	"github.com/netgroup-polito/diskforge/packer"
 )
 
 // The digest of a stage's inputs decides whether an earlier run's output may
@@ -39,7 +38,7 @@ func madeBy(c settings.Config, playbook, controller string) map[string]any {
 
 // template is the digest of the Packer template, which is hashed once: a plan
 // asks for each of its images.
-var template = sync.OnceValue(func() string { return treeDigest(packer.Template) })
+var template = sync.OnceValue(func() string { return treeDigest(provision.Template) })
 
 // imageInputs is the digest of all that an image is made from, as far as it
 // is known before the base is there: what a registry is asked for.

@@ -122,8 +122,8 @@ func (w *way) fromURL(ctx context.Context, p progress.Reporter) (origin, []strin
 }
 
 // BaseFile is the base by its URL, which has its checksum.
-func BaseFile(ctx context.Context, c settings.Config, p progress.Reporter) (base.File, error) {
-	return base.Fetch(ctx, c.ISOURL, c.Checksum, downloads(c), p)
+func BaseFile(ctx context.Context, c settings.Config) (base.File, error) {
+	return base.Fetch(ctx, c.ISOURL, c.Checksum, downloads(c), progress.Discard)
 }
 
 // downloads says where base images are kept and who is trusted to send them.

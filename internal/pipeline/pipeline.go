@@ -21,8 +21,8 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -281,6 +281,12 @@ func (b *Build) Tools(ctx context.Context) (string, error) {
 	return filepath.Dir(w.tools.Packer), nil
 }
 
+// ToolsDirVariable names the folder of tools that somebody compiled before.
+const ToolsDirVariable = provision.ToolsDirVariable
+
+// ToolsVersions are those of the tools, by their names.
+var ToolsVersions = provision.ToolsVersions
+
 // inWorkOf runs work with the work directory of a disk.
 func (b *Build) inWorkOf(path string, work func(*way) error) error {
 	dir, err := OpenDir(path + ".work")
@@ -295,20 +301,11 @@ func (b *Build) inWorkOf(path string, work func(*way) error) error {
 // takeUp begins with a disk that an earlier stage left, and what is known of it.
 func (w *way) takeUp(ctx context.Context, path string) (err error) {
 	w.disk = path
-	if w.known, err = ReadSidecar(ctx, path, warner{progress.Discard, w.UI}); err == nil {
+	if w.known, err = ReadSidecar(ctx, path, w.UI.Warn); err == nil {
 		w.journal.takeUp(w.known.Report)
 	}
 	return err
 }
-
-// warner is a Reporter that passes warnings on.
-type warner struct {
-	progress.Reporter
-	to *ui.UI
-}
-
-// Warn implements progress.Reporter.
-func (w warner) Warn(message string) { w.to.Warn(message) }
 
 // handOn writes what is known of the disk beside it, where its stage ended well.
 func (w *way) handOn(outcome string, err error) error {

@@ -251,7 +251,7 @@ func summarise(r *report.Report) error {
 // ReportTo writes the report of the disk, as the stages that made it left it in DISK.json,
 // into a directory: report.html, report.json and summary.md.
 func ReportTo(ctx context.Context, disk, dir string) (string, error) {
-	known, err := ReadSidecar(ctx, disk, progress.Discard)
+	known, err := ReadSidecar(ctx, disk, progress.Discard.Warn)
 	if err != nil {
 		return "", err
 	}

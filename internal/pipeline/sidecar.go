@@ -41,35 +41,27 @@ func sidecarFile(disk string) string { return disk + ".json" }
 
 // ReadSidecar hashes the disk and returns what is known about it. Digest is
 // that of the disk in any case. A sidecar that is missing, unreadable or of
-// another digest counts for nothing; in the two latter cases the Reporter is
-// warned.
-func ReadSidecar(ctx context.Context, disk string, to progress.Reporter) (Sidecar, error) {
-	digest, err := host.DigestFile(ctx, disk, to)
+// another digest counts for nothing; the two latter are warned of.
+func ReadSidecar(ctx context.Context, disk string, warn func(string)) (Sidecar, error) {
+	digest, err := host.DigestFile(ctx, disk, progress.Discard)
 	if err != nil {
 		return Sidecar{}, err
 	}
-	s, err := readSidecar(sidecarFile(disk))
+	var s Sidecar
+	err = host.ReadJSON(sidecarFile(disk), &s)
+	if err == nil && !host.ValidDigest(s.Digest) {
+		err = fmt.Errorf("its digest %q is none", s.Digest)
+	}
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 	case err != nil:
-		to.Warn(fmt.Sprintf("%s is ignored: %v", sidecarFile(disk), err))
+		warn(fmt.Sprintf("%s is ignored: %v", sidecarFile(disk), err))
 	case s.Digest != digest:
-		to.Warn(fmt.Sprintf("%s is ignored: it belongs to the disk %s, this one is %s", sidecarFile(disk), s.Digest, digest))
+		warn(fmt.Sprintf("%s is ignored: it belongs to the disk %s, this one is %s", sidecarFile(disk), s.Digest, digest))
 	default:
 		return s, nil
 	}
 	return Sidecar{Digest: digest}, nil
-}
-
-func readSidecar(name string) (Sidecar, error) {
-	var s Sidecar
-	if err := host.ReadJSON(name, &s); err != nil {
-		return Sidecar{}, err
-	}
-	if !host.ValidDigest(s.Digest) {
-		return Sidecar{}, fmt.Errorf("its digest %q is none", s.Digest)
-	}
-	return s, nil
 }
 
 // WriteSidecar writes what is known about the disk beside it. Digest must be

@@ -30,7 +30,7 @@ func described(t *testing.T) (string, pipeline.Sidecar) {
 
 func TestASidecarIsReadBackForTheSameDisk(t *testing.T) {
 	disk, want := described(t)
-	got, err := pipeline.ReadSidecar(t.Context(), disk, progress.Discard)
+	got, err := pipeline.ReadSidecar(t.Context(), disk, progress.Discard.Warn)
 	require.NoError(t, err)
 	assert.Equal(t, want, got)
 	assert.True(t, got.IsVerified())
@@ -40,7 +40,7 @@ func TestASidecarOfAnotherDiskIsIgnoredWithAWarning(t *testing.T) {
 	disk, _ := described(t)
 	require.NoError(t, os.WriteFile(disk, []byte("desk"), 0o600))
 	w := listen()
-	got, err := pipeline.ReadSidecar(t.Context(), disk, w)
+	got, err := pipeline.ReadSidecar(t.Context(), disk, w.Warn)
 	require.NoError(t, err)
 	digest, err := host.DigestFile(t.Context(), disk, progress.Discard)
 	require.NoError(t, err)
@@ -54,7 +54,7 @@ func TestADiskWithoutASidecarIsKnownByItsDigestOnly(t *testing.T) {
 	disk, s := described(t)
 	require.NoError(t, os.Remove(disk+".json"))
 	w := listen()
-	got, err := pipeline.ReadSidecar(t.Context(), disk, w)
+	got, err := pipeline.ReadSidecar(t.Context(), disk, w.Warn)
 	require.NoError(t, err)
 	assert.Equal(t, pipeline.Sidecar{Digest: s.Digest}, got)
 	assert.Empty(t, w.said)
@@ -73,7 +73,7 @@ func TestAnUnreadableSidecarIsIgnoredWithAWarning(t *testing.T) {
 	} {
 		require.NoError(t, spoil(), name)
 		w := listen()
-		got, err := pipeline.ReadSidecar(t.Context(), disk, w)
+		got, err := pipeline.ReadSidecar(t.Context(), disk, w.Warn)
 		require.NoError(t, err)
 		assert.Equal(t, pipeline.Sidecar{Digest: s.Digest}, got, name)
 		assert.Len(t, w.said, 1, name)

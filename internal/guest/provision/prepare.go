@@ -72,14 +72,17 @@ func newLog(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 }
 
-// template copies the embedded template.
+// Template is what Packer builds by.
+var Template = packer.Template
+
+// template copies it.
 func (b *build) template() error {
-	return fs.WalkDir(packer.Template, ".", func(name string, entry fs.DirEntry, err error) error {
+	return fs.WalkDir(Template, ".", func(name string, entry fs.DirEntry, err error) error {
 		to := b.path("packer", filepath.FromSlash(name))
 		if err != nil || entry.IsDir() {
 			return errors.Join(err, os.MkdirAll(to, 0o700))
 		}
-		content, err := packer.Template.ReadFile(name)
+		content, err := Template.ReadFile(name)
 		return errors.Join(err, os.WriteFile(to, content, 0o600))
 	})
 }
