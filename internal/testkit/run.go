@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"flag"
 	"os"
 	"testing"
 
@@ -8,12 +9,13 @@ import (
 )
 
 // Run runs a package's tests, which may run side by side, and returns the exit
-// code: in a home without a login at any registry and, where this host has memory
-// to give, with their folders there, as what a build syncs waits for a disk.
+// code: in a home without a login at any registry and, where they are short and this
+// host has memory to give, with their folders there: what is synced waits for a disk.
 func Run(m *testing.M) int {
+	flag.Parse()
 	var fs unix.Statfs_t
 	const shm, enough = "/dev/shm", 1 << 30
-	if unix.Statfs(shm, &fs) == nil && fs.Type == unix.TMPFS_MAGIC && fs.Flags&unix.ST_NOEXEC == 0 && fs.Bavail*uint64(fs.Bsize) > enough {
+	if testing.Short() && unix.Statfs(shm, &fs) == nil && fs.Type == unix.TMPFS_MAGIC && fs.Flags&unix.ST_NOEXEC == 0 && fs.Bavail*uint64(fs.Bsize) > enough {
 		must(os.Setenv("TMPDIR", shm))
 	}
 	home, err := os.MkdirTemp("", "home")

@@ -3,6 +3,7 @@ package hygiene
 import (
 	"archive/tar"
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -17,11 +18,11 @@ import (
 // as the guest would and sends as one tar archive.
 func (d *rawDisk) walkGuestfs(ctx context.Context, t *tree) error {
 	// The disk is opened with an overlay, which takes what a journal holds.
-	c, err := command(d.dir, "guestfish", "--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true")
+	c, err := command(d.dir, cmp.Or(t.guestfish, "guestfish"), "--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true")
 	if err != nil {
 		return err
 	}
-	c.Env = append(c.Env, d.env...)
+	c.Env = append(c.Env, t.LibguestfsEnv...)
 	d.p.Activity("reading the files with libguestfs")
 	err = stream(ctx, c, host.RunAppliance, func(out *bufio.Reader) error { return d.untar(out, t) })
 	if ctx.Err() != nil {

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 )
 
 const mib = 1 << 20
@@ -152,23 +154,23 @@ func find(t testing.TB, program string) string {
 	return ""
 }
 
-// onlyPrograms makes a PATH of just these programs and returns its directory.
-func onlyPrograms(t testing.TB, names ...string) string {
+// onlyPrograms makes a PATH of just these programs.
+func onlyPrograms(t testing.TB, names ...string) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range names {
 		require.NoError(t, os.Symlink(find(t, name), filepath.Join(dir, name)))
 	}
 	t.Setenv("PATH", dir)
-	return dir
 }
 
-// fakeGuestfish puts a script in the place of guestfish, whose real run boots
-// a virtual machine (see the nightly tests).
-func fakeGuestfish(t testing.TB, script string) {
+// guestfished are the options with a script in the place of guestfish, whose real
+// run boots a virtual machine (see the nightly tests).
+func guestfished(t testing.TB, disk, script string) hygiene.Options {
 	t.Helper()
-	dir := onlyPrograms(t, "qemu-img", "prlimit", "blkid", "sfdisk", "debugfs", "sh", "cat", "sleep", "setsid")
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "guestfish"), []byte("#!/bin/sh\n"+script), 0o700))
+	program, err := filepath.Abs("testdata/guestfish")
+	require.NoError(t, err)
+	return options(t, disk).WithGuestfish(program, "SCRIPT="+script)
 }
 
 // recorder is a Reporter that remembers.

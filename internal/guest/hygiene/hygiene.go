@@ -59,6 +59,7 @@ type Options struct {
 	Policy    Policy // the site's
 
 	LibguestfsEnv []string // see vm.Verdict
+	guestfish     string   // a test's, in place of the real one
 }
 
 // Secret is something that the build knew and the disk must not.
@@ -147,7 +148,7 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	d := &rawDisk{dir: dir, env: o.LibguestfsEnv, p: p}
+	d := &rawDisk{dir: dir, p: p}
 	if err := d.unpack(ctx, o); err != nil {
 		return nil, err
 	}

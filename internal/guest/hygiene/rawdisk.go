@@ -20,7 +20,6 @@ import (
 // name rawName, so that no path of the host can be taken for an option.
 type rawDisk struct {
 	dir  string
-	env  []string // libguestfs'
 	p    progress.Reporter
 	size int64 // virtual, in bytes
 	// limit is what all files may have together, in bytes. Those that share
