@@ -12,21 +12,32 @@ import (
 
 func (a *app) run() *cobra.Command {
 	var publish []string
+	var playbook string
 	c := a.command("run DISK|LAYOUT|REF", "Boot a containerdisk on this desk, to look at it",
 		`Boot an overlay of a disk, of the disk in an OCI layout or of a containerdisk in a
 registry, anybody's, the way KubeVirt does, and say how to log in, where its console is
 written to and, when it answers, where its desktop is. The guest reaches the network.
-It runs until it powers off or Ctrl-C ends it; then nothing is left, and the image is as it was.`,
+It runs until it powers off or Ctrl-C ends it; then nothing is left, and the image is as it was.
+
+With --playbook it is an author's loop: the guest is booted once, the playbook runs in it as
+the login user, then its checks; and again, as it is by then, each time Enter is pressed.
+What is to be published is made by build, which starts from the base and records what it did.`,
 		cobra.ExactArgs(1), nil,
 		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			ports, err := parsePorts(publish)
 			if err != nil {
 				return err
 			}
-			return usage(b.Attend(c.Context(), args[0], ports, func(what, how string) error {
-				return a.print(fmt.Sprintf("%-8s %s", what, how))
-			}))
+			d := pipeline.Desk{
+				Ports: ports, Say: func(what, how string) error { return a.print(fmt.Sprintf("%-8s %s", what, how)) },
+				Line: func(line string) { fmt.Fprintln(a.stderr, "  "+line) },
+			}
+			if b.Config.Playbook = playbook; playbook != "" {
+				d.Keys = c.InOrStdin()
+			}
+			return usage(b.Attend(c.Context(), args[0], d))
 		})
+	c.Flags().StringVar(&playbook, "playbook", "", "playbook of ANSIBLE_DIR or of diskforge to try in the guest, again and again, with its checks")
 	c.Flags().StringSliceVarP(&publish, "publish", "p", nil, "port of this host's loopback that leads to one of the guest, HOST:GUEST, e.g. 8080:80")
 	return c
 }

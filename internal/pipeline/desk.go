@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -24,12 +25,24 @@ import (
 // Port leads from one of the loopback to one of the guest.
 type Port struct{ Host, Guest int }
 
+// Desk is where an image is looked at.
+type Desk struct {
+	Ports []Port
+	Say   func(what, how string) error // how to come to what the guest has
+
+	// Keys are the lines of somebody who tries a playbook, Config.Playbook, in the
+	// guest (see loop); nil: nobody does.
+	Keys io.Reader
+	Line func(string) // of what Ansible says
+}
+
 // Attend boots an overlay of a containerdisk's disk as KubeVirt does, with the
 // network of this host, and says how to come to what it has: ssh, the console, the
 // ports and, when it answers, the desktop. It returns when the guest has powered off
 // or the context ends, which is no error, and then leaves nothing. The image is a
 // disk's file, an OCI layout or a registry's reference.
-func (b *Build) Attend(ctx context.Context, image string, ports []Port, say func(what, how string) error) error {
+func (b *Build) Attend(ctx context.Context, image string, d Desk) error {
+	ports, say := d.Ports, d.Say
 	if err := checkPorts(ports); err != nil {
 		return err
 	}
@@ -72,6 +85,11 @@ func (b *Build) Attend(ctx context.Context, image string, ports []Port, say func
 			o.Forward = append(o.Forward, port.Guest)
 		}
 	}
+	if d.Keys != nil {
+		if err := w.prepareLoop(ctx, dir); err != nil {
+			return err
+		}
+	}
 	var guest *vm.Guest
 	err = w.show(ctx, "boot", func(ctx context.Context, p progress.Reporter) (string, error) {
 		guest, err = vm.Start(ctx, o, p)
@@ -84,7 +102,11 @@ func (b *Build) Attend(ctx context.Context, image string, ports []Port, say func
 	for _, port := range ports {
 		err = errors.Join(err, say(fmt.Sprintf("port %d", port.Guest), guest.Address(port.Guest)))
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case d.Keys != nil:
+		err = w.loop(ctx, guest, dir, d)
+	default:
 		err = attend(ctx, guest, say)
 	}
 	return errors.Join(err, guest.Close())

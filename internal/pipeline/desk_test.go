@@ -33,10 +33,10 @@ func TestADeskIsRefusedBeforeAnythingSlow(t *testing.T) {
 	} {
 		b := &Build{UI: ui.New(io.Discard, false)}
 		b.Config.CacheDir = filepath.Join(t.TempDir(), "cache")
-		err := b.Attend(t.Context(), c.image, c.ports, func(what, how string) error {
+		err := b.Attend(t.Context(), c.image, Desk{Ports: c.ports, Say: func(what, how string) error {
 			assert.Fail(t, "nothing is said", what+how)
 			return nil
-		})
+		}})
 		require.ErrorContains(t, err, c.want)
 	}
 }

@@ -33,21 +33,21 @@ type Config struct {
 	Suite            string        `env:"SUITE" in:"build provision base" form:"bookworm|trixie" key:"base.packages" help:"Debian release for the base from packages: bookworm or trixie (default: the newest that this host's Ansible can manage)"`
 
 	Playbook   string `env:"ANSIBLE_PLAYBOOK" in:"build provision verify" key:"playbook" help:"playbook that provisions the image, a path in the playbook tree"`
-	AnsibleDir string `env:"ANSIBLE_DIR" in:"build provision verify" form:"folder" key:"ansible-dir" engine:"folder" help:"playbook tree on this host; it wins over git"`
-	GitURL     string `env:"GIT_ANSIBLE_URL" in:"build provision verify" key:"git.url" help:"git repository of the playbooks (https, ssh or file); where only GIT_ANSIBLE_BRANCH is set: https://github.com/netgroup-polito/CrownLabs.git"`
-	GitBranch  string `env:"GIT_ANSIBLE_BRANCH" in:"build provision verify" key:"git.branch" help:"branch, tag or full commit of the playbooks; where only GIT_ANSIBLE_URL is set: master"`
-	GitPath    string `env:"GIT_ANSIBLE_PATH, default=provisioning/virtual-machines/ansible" in:"build provision verify" key:"git.path" help:"folder of the playbook tree in the git repository"`
-	Desktop    bool   `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build provision verify" key:"desktop" help:"install XFCE, served by noVNC on port 6080"`
-	ExtraVars  Vars   `env:"EXTRA_VARS" in:"build provision verify" form:"vars" key:"vars" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
+	AnsibleDir string `env:"ANSIBLE_DIR" in:"build provision verify run" form:"folder" key:"ansible-dir" engine:"folder" help:"playbook tree on this host; it wins over git"`
+	GitURL     string `env:"GIT_ANSIBLE_URL" in:"build provision verify run" key:"git.url" help:"git repository of the playbooks (https, ssh or file); where only GIT_ANSIBLE_BRANCH is set: https://github.com/netgroup-polito/CrownLabs.git"`
+	GitBranch  string `env:"GIT_ANSIBLE_BRANCH" in:"build provision verify run" key:"git.branch" help:"branch, tag or full commit of the playbooks; where only GIT_ANSIBLE_URL is set: master"`
+	GitPath    string `env:"GIT_ANSIBLE_PATH, default=provisioning/virtual-machines/ansible" in:"build provision verify run" key:"git.path" help:"folder of the playbook tree in the git repository"`
+	Desktop    bool   `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build provision verify run" key:"desktop" help:"install XFCE, served by noVNC on port 6080"`
+	ExtraVars  Vars   `env:"EXTRA_VARS" in:"build provision verify run" form:"vars" key:"vars" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
 
-	Packages    string `env:"PACKAGES" in:"build provision verify" form:"packages" key:"packages" help:"packages of the distribution, separated by commas, for an image without a playbook of one's own: ANSIBLE_PLAYBOOK is then packages, which comes with diskforge"`
-	LoginGroups string `env:"LOGIN_GROUPS" in:"build provision verify" form:"groups" key:"groups" help:"groups that the login user needs for PACKAGES, separated by commas, e.g. docker"`
+	Packages    string `env:"PACKAGES" in:"build provision verify run" form:"packages" key:"packages" help:"packages of the distribution, separated by commas, for an image without a playbook of one's own: ANSIBLE_PLAYBOOK is then packages, which comes with diskforge"`
+	LoginGroups string `env:"LOGIN_GROUPS" in:"build provision verify run" form:"groups" key:"groups" help:"groups that the login user needs for PACKAGES, separated by commas, e.g. docker"`
 
-	CrownLabsMode bool   `env:"CROWNLABS_MODE, default=true" in:"build provision verify" key:"crownlabs-mode" help:"false: an image for a machine of one's own, without settings of a lab; its desktop has a login screen and no noVNC"`
-	Keyboard      string `env:"KEYBOARD" in:"build provision verify" form:"keyboard" key:"keyboard" help:"keyboard layout of the image, e.g. it; several to switch between: us,de"`
+	CrownLabsMode bool   `env:"CROWNLABS_MODE, default=true" in:"build provision verify run" key:"crownlabs-mode" help:"false: an image for a machine of one's own, without settings of a lab; its desktop has a login screen and no noVNC"`
+	Keyboard      string `env:"KEYBOARD" in:"build provision verify run" form:"keyboard" key:"keyboard" help:"keyboard layout of the image, e.g. it; several to switch between: us,de"`
 
-	VaultPasswordFile string `env:"ANSIBLE_VAULT_PASSWORD_FILE" in:"build provision build-all plan" form:"file" engine:"secret" help:"file with the password of what ansible-vault encrypted in the playbook tree; only Ansible is given it"`
-	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan" form:"vaults" engine:"refused" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
+	VaultPasswordFile string `env:"ANSIBLE_VAULT_PASSWORD_FILE" in:"build provision build-all plan run" form:"file" engine:"secret" help:"file with the password of what ansible-vault encrypted in the playbook tree; only Ansible is given it"`
+	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan run" form:"vaults" engine:"refused" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
 
 	MemoryMiB    int           `env:"MEMORY, default=2048" in:"build provision verify build-all plan run" form:"memory" key:"memory" help:"memory of the guest in MiB"`
 	CPUs         int           `env:"CPUS" in:"build provision verify build-all plan run" form:"cpus" key:"cpus" plan:"carried" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
@@ -81,7 +81,7 @@ type Config struct {
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor build-all plan" form:"path" engine:"export" help:"folder of the results and of the work; one build at a time"`
 	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan run" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images, compiled tools and playbooks from git (default: diskforge in the user's cache folder)"`
-	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan" form:"http" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
+	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan run" form:"http" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
 	CAFile     string `env:"CA_FILE" in:"build provision base push inspect images build-all plan run" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
 	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTP: downloads, and the guest during the build"`
 	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTPS, likewise"`

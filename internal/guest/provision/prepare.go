@@ -195,7 +195,7 @@ func (b *build) aptProxies() (conf string) {
 
 // variables writes the template's variables and Ansible's extra variables.
 func (b *build) variables() error {
-	if err := playbook.WriteExtraVars(b.path("extra-vars.json"), b.opts.extraVars()); err != nil {
+	if err := playbook.WriteExtraVars(b.path("extra-vars.json"), b.opts.Variables()); err != nil {
 		return err
 	}
 	hold := b.path("hold")
@@ -230,9 +230,9 @@ func (b *build) variables() error {
 	return b.write(map[string]string{"vars.pkrvars.json": string(vars)})
 }
 
-// extraVars are those that CrownLabs' playbooks know, and the user's. The first
+// Variables are what the playbook is given: those that CrownLabs' playbooks know, and the user's. The first
 // two are text, as Packer's key=value gave them: playbooks compare them with it.
-func (o Options) extraVars() map[string]any {
+func (o Options) Variables() map[string]any {
 	vars := map[string]any{
 		"crownlabs_mode":              "true",
 		"install_desktop_environment": strconv.FormatBool(o.Desktop),

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/guest/vm"
+	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -116,4 +119,13 @@ func parseGoss(out []byte) ([]Check, error) {
 		return nil, fmt.Errorf("goss counts %d failed checks and lists %d", g.Summary.Failed, failed)
 	}
 	return checks, nil
+}
+
+// Playbook runs a playbook's own checks in a guest that runs already: a file of goss
+// checks with the goss program for the guest.
+func Playbook(ctx context.Context, guest *vm.Guest, checks, goss string, timeout time.Duration) []Check {
+	m := &machine{Options: Options{Checks: checks, Goss: goss, Timeout: timeout}, guest: guest, shell: guest.Run, p: progress.Discard}
+	ended := make(chan struct{})
+	close(ended)
+	return m.goss(ctx, ended).checks
 }

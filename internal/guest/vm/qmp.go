@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // monitor speaks QMP, QEMU's machine protocol: one JSON object a line.
@@ -88,6 +90,20 @@ func (m *monitor) execute(ctx context.Context, name string, arguments map[string
 func (m *monitor) close() {
 	m.out.Close()
 	m.in.Close()
+}
+
+// snapshot saves or loads one. QMP's own commands for that are jobs that name each
+// block device; the monitor for people prints nothing where it succeeds.
+func (m *monitor) snapshot(ctx context.Context, command string) error {
+	raw, err := m.execute(ctx, "human-monitor-command", map[string]any{"command-line": command})
+	if err != nil {
+		return err
+	}
+	var said string
+	if err := json.Unmarshal(raw, &said); err != nil || said != "" {
+		return fmt.Errorf("QEMU refuses %s: %s", command, cmp.Or(text.Line(said), string(raw)))
+	}
+	return nil
 }
 
 // forwardedPorts opens the monitor and asks which ports of 127.0.0.1 lead to

@@ -302,6 +302,12 @@ func (g *Guest) SSHCommand() string {
 	return SSHCommand(g.options.User, g.file(keyFile), g.file(knownFile), strconv.Itoa(g.ports[sshPort]))
 }
 
+// Inventory is a file of Ansible's with the guest alone, under the name.
+func (g *Guest) Inventory(name string) string {
+	return fmt.Sprintf("%s ansible_host=127.0.0.1 ansible_port=%d ansible_user=%s ansible_ssh_private_key_file=%q ansible_ssh_common_args=%q\n",
+		name, g.ports[sshPort], g.options.User, g.file(keyFile), strings.Join(append(SSHOptions(g.file(knownFile)), "-o", "IdentitiesOnly=yes"), " "))
+}
+
 func (g *Guest) writeKnownHosts() error {
 	key := g.keys.host.PublicKey()
 	if g.options.OwnHostKeys {

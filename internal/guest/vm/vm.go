@@ -236,6 +236,32 @@ func (g *Guest) Detach() {
 	g.once.Do(func() { g.disconnect() })
 }
 
+// Reconnect opens ssh anew, when the guest answers: what Run used is gone where the guest
+// has rebooted or went back to a snapshot. The error is as Start's.
+func (g *Guest) Reconnect(ctx context.Context) error {
+	g.disconnect()
+	g.frozen.Store(false)
+	if err := g.awaitSSH(ctx); err != nil {
+		return err
+	}
+	g.watch(aliveEvery, aliveWithin)
+	return nil
+}
+
+// Save keeps the guest as it is, memory and disk, under a name in its overlay; Restore
+// goes back there. A guest with UEFI cannot be kept: its variables are no qcow2.
+func (g *Guest) Save(ctx context.Context, name string) error {
+	return g.qmp.snapshot(ctx, "savevm "+name)
+}
+
+// Restore has the guest go on from where Save kept it. Its connections are dead then.
+func (g *Guest) Restore(ctx context.Context, name string) error {
+	if err := g.qmp.snapshot(ctx, "loadvm "+name); err != nil {
+		return err
+	}
+	return g.Reconnect(ctx)
+}
+
 // Close ends the guest without asking it and removes everything but the
 // logs. It may be called more than once.
 func (g *Guest) Close() error {
