@@ -207,7 +207,7 @@ digest; progress and errors go to standard error.`,
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(a.build(), a.provision(), a.sparsify(), a.verify(), a.pack(), a.push(), a.report(), a.inspect(), a.run(),
-		a.init(), a.plan(), a.buildAll(), a.catalogue(), a.images(), a.base(), a.tools(), a.stages(), a.doctor(), a.version())
+		a.init(), a.plan(), a.buildAll(), a.catalogue(), a.images(), a.site(), a.base(), a.tools(), a.stages(), a.doctor(), a.version())
 	return root
 }
 

@@ -3,13 +3,16 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -51,6 +54,32 @@ without a tag is not listed: no registry lists those.`,
 				err = printJSON(a.stdout, entriesOf(all)...)
 			} else {
 				err = writeImages(a.stdout, all, time.Now())
+			}
+			return errors.Join(err, a.unread(all))
+		}))
+}
+
+func (a *app) site() *cobra.Command {
+	return a.command("site [REGISTRY/PREFIX…]", "Write a page for people about the images of a registry",
+		`Write OUTPUT_DIR/index.html, a page that needs no network, about the newest image of
+each repository at and below REGISTRY/PREFIX: its tags, size and age, what it starts from
+and how to start it. Where OUTPUT_DIR has the report of that very image, as build-all
+leaves it, the page has its picture, its checks and what is in it, too.`,
+		cobra.ArbitraryArgs, nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
+			all, err := a.readImages(c, args, s)
+			if err != nil {
+				return err
+			}
+			dir, err := filepath.Abs(a.settings["OUTPUT_DIR"])
+			if err == nil {
+				err = os.MkdirAll(dir, 0o755)
+			}
+			if err != nil {
+				return failure.Wrap(err, "the page cannot be written", "give another OUTPUT_DIR")
+			}
+			page, err := fleet.SiteOf(all, dir, time.Now()).Save(dir)
+			if err == nil {
+				err = a.print(page)
 			}
 			return errors.Join(err, a.unread(all))
 		}))

@@ -27,6 +27,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
@@ -77,6 +78,36 @@ func tagsOf(t *testing.T, repository string) []string {
 	tags, err := remote.List(repo)
 	require.NoError(t, err)
 	return tags
+}
+
+func TestThePageOfARegistryShowsTheNewestImages(t *testing.T) {
+	t.Parallel()
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
+	base := publish(t, host+"/lab/base", 9, "", "v1")
+	publish(t, host+"/lab/java", 5, base, "v1")
+	newest := publish(t, host+"/lab/java", 2, base, "v2", "latest")
+	out := t.TempDir()
+	saved := report.Report{Schema: report.Schema, Image: report.Image{Name: "java", Digest: newest}, Playbook: report.Playbook{File: "playbooks/java.yml"}}
+	require.NoError(t, os.Mkdir(filepath.Join(out, "java"), 0o755))
+	_, err := saved.Save(filepath.Join(out, "java"))
+	require.NoError(t, err)
+	code, said, errs := run(t, "site", host+"/lab", "--output-dir", out)
+	require.Zero(t, code, errs)
+	assert.Equal(t, filepath.Join(out, "index.html")+"\n", said)
+	b, err := os.ReadFile(filepath.Join(out, "index.html"))
+	require.NoError(t, err)
+	page := string(b)
+	for _, part := range []string{
+		">base</h2>", ">java</h2>", "<dd>latest, v2</dd>", "<dt>Starts from</dt><dd>base</dd>", "playbooks/java.yml", `href="java/report.html"`,
+		"virtctl create vm --volume-containerdisk=src:" + host + "/lab/java@" + newest,
+	} {
+		assert.Contains(t, page, part)
+	}
+	assert.Equal(t, 2, strings.Count(page, "<article"))
+
+	code, _, errs = run(t, "site", host+"/none", "--output-dir", out)
+	assert.Equal(t, 1, code)
+	assert.Contains(t, errs, host+"/none")
 }
 
 func TestPruneShowsWhatGoesAndDeletesItOnlyWithYes(t *testing.T) {

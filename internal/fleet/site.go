@@ -3,8 +3,11 @@ package fleet
 import (
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
 )
 
@@ -29,6 +32,37 @@ func (s Summary) site(outputDir string) report.Site {
 		}
 		if exists(filepath.Join(dir, report.PageFile)) {
 			l.Page = path.Join(filepath.Base(dir), report.PageFile)
+		}
+		site.Images = append(site.Images, l)
+	}
+	return site
+}
+
+// SiteOf is a page of the newest image of each repository, with what its report says
+// where OUTPUT_DIR has that: a registry has none. An image is named by its repository.
+func SiteOf(repositories []registry.Repository, outputDir string, now time.Time) report.Site {
+	site := report.Site{Title: "Images", Made: now}
+	names := map[string]string{} // by the digests that children name
+	for _, r := range repositories {
+		for _, e := range r.Entries {
+			names[e.Digest] = path.Base(e.Repository)
+		}
+	}
+	for n, r := range repositories {
+		if len(r.Entries) == 0 {
+			continue
+		}
+		e := slices.MaxFunc(r.Entries, func(a, b registry.Entry) int { return a.Built.Compare(b.Built) })
+		name := path.Base(e.Repository)
+		l := report.Listed{
+			Name: name, From: names[e.Base], Reference: e.Repository + "@" + e.Digest, Pushed: true, Built: e.Built, Size: e.Size, Tags: e.Tags,
+		}
+		dir := Dir(outputDir, name)
+		if saved, err := report.Saved(dir); err == nil && n < maxReports && saved.Image.Digest == e.Digest {
+			l.Report = saved
+			if exists(filepath.Join(dir, report.PageFile)) {
+				l.Page = path.Join(filepath.Base(dir), report.PageFile)
+			}
 		}
 		site.Images = append(site.Images, l)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -33,6 +34,11 @@ type Listed struct {
 	Pushed    bool    // the reference is one of a registry
 	Report    *Report // nil where there is none
 	Page      string  // of the report, a path relative to the site; or empty
+
+	// What a registry knows, where there is no report.
+	Built time.Time // zero where it is not known
+	Size  int64     // in bytes; 0 where it is not known
+	Tags  []string
 }
 
 // Save writes index.html into dir, in one piece or not at all.
@@ -81,6 +87,8 @@ type card struct {
 	Note            string // why it was not built, or failed
 	Reference, Page string
 	Pushed          bool
+	Tags            string
+	bytes           int64     // that are known without a report
 	Picture         *Picture  // what the guest's screen showed last
 	Own             []Package // installed here, and not in what the image starts from
 }
@@ -90,9 +98,10 @@ func newCard(id int, i Listed, parent map[string]bool) card {
 	c := card{
 		ID: id, Name: cleanText(i.Name, defaultText), From: cleanText(i.From, defaultText), Note: cleanText(i.Why, 1000),
 		Reference: cleanText(i.Reference, 1000), Page: i.Page, Pushed: i.Pushed,
+		Tags: cleanText(strings.Join(i.Tags, ", "), 1000), bytes: i.Size,
 	}
 	if i.Report == nil {
-		c.view = &view{Report: &Report{}, Mood: "open", Head: cleanText(i.State, defaultText)}
+		c.view = &view{Report: &Report{Began: i.Built.UTC()}, Mood: "open", Head: cleanText(i.State, defaultText)}
 		if i.Reference != "" {
 			c.Mood = "good"
 		}
@@ -118,5 +127,5 @@ func (c card) Size() int64 {
 	if n := len(c.Sizes); n > 0 {
 		return c.Sizes[n-1].Bytes
 	}
-	return 0
+	return c.bytes
 }
