@@ -355,7 +355,7 @@ func TestEveryLevelOfAPlanIsBuiltByTheSameWorkflow(t *testing.T) {
 		Levels []struct{ Include []map[string]any }
 	}
 	require.NoError(t, json.Unmarshal([]byte(matrix(t)), &m))
-	require.Len(t, m.Levels, 2)
+	require.Len(t, m.Levels, 3)
 	for _, key := range slices.Collect(maps.Keys(m.Levels[1].Include[0])) {
 		assert.Contains(t, called.On.Call.Inputs, key, "build.yml has no such input")
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -282,13 +283,18 @@ func TestEveryCourseOfTheCatalogueIsBuilt(t *testing.T) {
 	content, err := os.ReadFile(filepath.Join(root(t), "deploy", "catalogue.yaml"))
 	require.NoError(t, err)
 	out, catalogue := t.TempDir(), filepath.Join(t.TempDir(), "catalogue.yaml")
-	text := strings.ReplaceAll(string(content), "registry: harbor.example.org\nprefix: crownlabs-containerdisks\n", "")
-	require.NoError(t, os.WriteFile(catalogue, []byte(text), 0o644))
+	base := regexp.MustCompile(`base: &cloud-image\n.*\n.*\n`)
+	require.Regexp(t, base, string(content))
+	of := func(release string, further ...string) {
+		text := base.ReplaceAllString(string(content), "base: &cloud-image {packages: "+release+"}\n")
+		text = strings.NewReplacer(append(further, "registry: harbor.example.org\nprefix: crownlabs-containerdisks\n", "")...).Replace(text)
+		require.NoError(t, os.WriteFile(catalogue, []byte(text), 0o644))
+	}
+	of("trixie")
 	env := map[string]string{"OUTPUT_DIR": out}
 	if planned := start(t, env, diskforge(t), "plan", "--catalogue", catalogue); planned.wait(5*time.Minute) != 0 {
 		// Debian 12's Ansible cannot manage Debian 13, and Debian 12 has no kind.
-		text = strings.ReplaceAll(strings.ReplaceAll(text, "packages: trixie", "packages: bookworm"), ", kubernetes-lab", "")
-		require.NoError(t, os.WriteFile(catalogue, []byte(text), 0o644))
+		of("bookworm", ", kubernetes-lab", "")
 	}
 	r := start(t, env, diskforge(t), "build-all", "--catalogue", catalogue)
 	require.Zero(t, r.wait(8*time.Hour), r.errors())
