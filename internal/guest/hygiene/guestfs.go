@@ -18,7 +18,8 @@ import (
 // as the guest would and sends as one tar archive.
 func (d *rawDisk) walkGuestfs(ctx context.Context, t *tree) error {
 	// The disk is opened with an overlay, which takes what a journal holds.
-	c, err := command(d.dir, cmp.Or(t.guestfish, "guestfish"), "--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true")
+	fish := cmp.Or(t.guestfish, "guestfish")
+	c, err := command(d.dir, fish, "--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true")
 	if err != nil {
 		return err
 	}
