@@ -255,11 +255,7 @@ func (a *app) prune(c *cobra.Command, s *registry.Session, all []registry.Decisi
 // withSession runs something with a session that the settings say.
 func (a *app) withSession(run func(*cobra.Command, []string, *registry.Session) error) func(*cobra.Command, []string, *pipeline.Build) error {
 	return func(c *cobra.Command, args []string, b *pipeline.Build) error {
-		options, err := pipeline.RegistryOptions(b.Config, b.Version)
-		if err != nil {
-			return err
-		}
-		s, err := registry.NewSession(options)
+		s, err := pipeline.NewSession(b.Config, b.Version)
 		if err != nil {
 			return err
 		}

@@ -113,7 +113,7 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 	if err != nil {
 		return result, err
 	}
-	result.Reference = "oci:" + result.Layout + "@" + packed.Digest
+	result.Reference, result.Digest = "oci:"+result.Layout+"@"+packed.Digest, packed.Digest
 	if !b.publishes() {
 		return result, nil
 	}

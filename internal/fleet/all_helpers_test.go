@@ -231,7 +231,7 @@ func (m *maker) run(ctx context.Context, b *pipeline.Build) (pipeline.Result, er
 	if err := m.at(ctx, c.ImageName, "push"); err != nil {
 		return pipeline.Result{}, err
 	}
-	result.Reference = "oci:" + result.Layout + "@" + packed.Digest
+	result.Reference, result.Digest = "oci:"+result.Layout+"@"+packed.Digest, packed.Digest
 	if c.Reference != "" {
 		options, err := pipeline.RegistryOptions(b.Config, b.Version)
 		if err != nil {

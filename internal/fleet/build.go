@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
@@ -65,19 +64,14 @@ func (b *builder) Build(ctx context.Context, e *Entry, dir string, parent Result
 			result, err = one.Run(ctx)
 		}
 	}
-	if err != nil {
-		return Result{}, err
+	if err == nil && len(e.Tags) > 1 {
+		err = b.session.Tag(ctx, e.repository()+"@"+result.Digest, e.Tags[1:]...)
 	}
-	digest := result.Reference[strings.LastIndex(result.Reference, "@")+1:] // a path may have that sign, too
-	r := Result{Reference: result.Reference, Digest: digest, Layout: result.Layout}
-	if len(e.Tags) > 1 {
-		err = b.session.Tag(ctx, e.repository()+"@"+digest, e.Tags[1:]...)
-	}
-	return r, err
+	return result, err
 }
 
 // send pushes the image that is complete in OUTPUT_DIR, if there is one.
-func (b *builder) send(ctx context.Context, one *pipeline.Build, e *Entry, parent Result) (result pipeline.Result, sent bool, err error) {
+func (b *builder) send(ctx context.Context, one *pipeline.Build, e *Entry, parent Result) (result Result, sent bool, err error) {
 	if e.config.Reference == "" || !e.NotBefore.IsZero() {
 		return result, false, nil
 	}
@@ -88,7 +82,7 @@ func (b *builder) send(ctx context.Context, one *pipeline.Build, e *Entry, paren
 	result, err = one.Send(ctx)
 	if errors.Is(err, pipeline.ErrDamaged) {
 		b.table.Warn(e.Name, "what was made earlier is damaged: it is built again")
-		return pipeline.Result{}, false, nil
+		return Result{}, false, nil
 	}
 	return result, true, err
 }

@@ -103,11 +103,7 @@ type Found struct {
 func (f *Found) MarshalText() ([]byte, error) { return []byte(f.Digest), nil }
 
 // Result is an image that is complete.
-type Result struct {
-	Reference string `json:"reference"`        // with digest
-	Digest    string `json:"digest"`           // of the manifest, "sha256:…"
-	Layout    string `json:"layout,omitempty"` // directory of the OCI layout, where it was built here
-}
+type Result = pipeline.Result
 
 // newEntries are the images as a plan in which nothing is decided. Parents stand
 // before their children.

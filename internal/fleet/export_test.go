@@ -10,6 +10,6 @@ import (
 var Schedule = schedule
 
 // BuildWith has single images built by something else.
-func (a *All) BuildWith(run func(context.Context, *pipeline.Build) (pipeline.Result, error)) {
+func (a *All) BuildWith(run func(context.Context, *pipeline.Build) (Result, error)) {
 	a.run = run
 }

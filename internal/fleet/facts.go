@@ -129,7 +129,7 @@ const questions = 16
 // same reason. The first show that, so that a registry which is away or
 // refuses a login is not bothered with the rest.
 func (a *All) find(ctx context.Context, entries []*Entry) error {
-	session, err := a.session()
+	session, err := pipeline.NewSession(a.Config, a.Version)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ type All struct {
 	Policy    Policy
 
 	// run builds one image; nil: as a single build does.
-	run func(context.Context, *pipeline.Build) (pipeline.Result, error)
+	run func(context.Context, *pipeline.Build) (Result, error)
 }
 
 // Address is the registry that the images go to, or nothing, and the project or
@@ -80,7 +80,7 @@ func (a *All) Run(ctx context.Context) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	session, err := a.session()
+	session, err := pipeline.NewSession(a.Config, a.Version)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -113,15 +113,6 @@ func (a *All) logIn() error {
 	a.Config.RegistryPass, a.Config.RegistryPassFile = settings.Secret(options.Password), ""
 	a.Settings = a.Settings.With(map[string]string{"REGISTRY_PASS": options.Password, "REGISTRY_PASS_FILE": ""})
 	return nil
-}
-
-// session asks the registry with the command's credentials.
-func (a *All) session() (*registry.Session, error) {
-	options, err := pipeline.RegistryOptions(a.Config, a.Version)
-	if err != nil {
-		return nil, err
-	}
-	return registry.NewSession(options)
 }
 
 // untagged stands for the tag of an image that nobody named one for, until its

@@ -54,10 +54,11 @@ type Build struct {
 	rooms *rooms // nil: the real ones
 }
 
-// Result says where the image is.
+// Result is an image that is complete.
 type Result struct {
-	Layout    string // directory of the OCI layout
-	Reference string // with digest; of the registry where it was pushed, else of the layout
+	Reference string `json:"reference"`        // with digest; of the registry where it was pushed, else of the layout
+	Digest    string `json:"digest"`           // of the manifest, "sha256:…"
+	Layout    string `json:"layout,omitempty"` // directory of the OCI layout, where it was built here
 }
 
 // Run builds, verifies, packs and, where a registry is set, pushes one image.
@@ -237,6 +238,7 @@ func (w *way) pushLayout(ctx context.Context, reference string, unverified bool)
 	if err != nil {
 		return err
 	}
+	w.Digest = loaded.Digest
 	if w.address = cmp.Or(reference, loaded.Reference); w.address == "" {
 		return &failure.Error{
 			What: "there is no address to push to", Try: "name one: diskforge push " + w.Layout + " REGISTRY/NAME:TAG",

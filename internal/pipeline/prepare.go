@@ -258,3 +258,12 @@ func RegistryOptions(c settings.Config, version string) (registry.Options, error
 	}
 	return o, nil
 }
+
+// NewSession asks registries with the credentials of the settings.
+func NewSession(c settings.Config, version string) (*registry.Session, error) {
+	o, err := RegistryOptions(c, version)
+	if err != nil {
+		return nil, err
+	}
+	return registry.NewSession(o)
+}

@@ -244,7 +244,7 @@ func (w *way) pack(ctx context.Context, path string, p progress.Reporter) (resul
 	if err != nil {
 		return nil, err
 	}
-	w.Reference = "oci:" + w.Layout + "@" + done.Digest
+	w.Reference, w.Digest = "oci:"+w.Layout+"@"+done.Digest, done.Digest
 	w.journal.note(func(to *report.Report) { to.Image.DiskDigest = done.DiskDigest })
 	if w.whole && w.pushes() {
 		_, err = w.outcome(report.Packed).Save(w.Config.OutputDir)
