@@ -56,15 +56,15 @@ func CheckPackages(ctx context.Context, o Options, names []string, p progress.Re
 	return &failure.Error{What: fmt.Sprintf("Debian's %s has no package %s", o.Suite, strings.Join(missing, ", ")), Try: hint, Err: ErrNoPackage}
 }
 
-// noPackage is what apt-get says of each name that it cannot install (its messages in
-// apt-private/private-install.cc and apt-pkg/cacheset.cc).
-var noPackage = regexp.MustCompile(`^E: (?:Unable to locate package |Package ')([^\s']+)`)
+// noPackage is what apt says of each name that it does not know (apt-pkg/cacheset.cc).
+var noPackage = regexp.MustCompile(`^[NE]: Unable to locate package (\S+)`)
 
 // listsAge is how old the lists of a suite may be: a stable release gets a new package
 // a few times a year.
 const listsAge = 24 * time.Hour
 
-// missing has apt try to install the packages into an empty system.
+// missing are the names that apt does not know. Whether a package that others only
+// provide can be installed is left to the build, as are conflicts.
 func (o Options) missing(ctx context.Context, names []string, p progress.Reporter) (missing []string, err error) {
 	dir := filepath.Join(o.CacheDir, fmt.Sprintf("lists-%s-%.6x", o.Suite, sha256.Sum256([]byte(o.Mirror))))
 	lock, err := host.LockDir(ctx, dir, "waiting for the lists of packages", p)
@@ -76,13 +76,13 @@ func (o Options) missing(ctx context.Context, names []string, p progress.Reporte
 		return nil, err
 	}
 	env := build{Options: o, epoch: time.Now()}.env()
-	apt := func(onLine func(string), args ...string) error {
-		return host.Run(ctx, host.Cmd{Program: "apt-get", Args: args, Env: append(env, "LC_ALL=C", "APT_CONFIG="+filepath.Join(dir, "apt.conf")), OnLine: onLine})
+	apt := func(onLine func(string), program string, args ...string) error {
+		return host.Run(ctx, host.Cmd{Program: program, Args: args, Env: append(env, "LC_ALL=C", "APT_CONFIG="+filepath.Join(dir, "apt.conf")), OnLine: onLine})
 	}
 	fetched := filepath.Join(dir, "fetched")
 	if info, err := os.Stat(fetched); err != nil || time.Since(info.ModTime()) > listsAge {
 		p.Activity("fetching the list of " + o.Suite + "'s packages")
-		if err := apt(nil, "update", "--quiet", "--error-on=any"); err != nil {
+		if err := apt(nil, "apt-get", "update", "--quiet", "--error-on=any"); err != nil {
 			return nil, err
 		}
 		if err := os.WriteFile(fetched, nil, 0o600); err != nil {
@@ -93,11 +93,8 @@ func (o Options) missing(ctx context.Context, names []string, p progress.Reporte
 		if m := noPackage.FindStringSubmatch(line); m != nil && !slices.Contains(missing, m[1]) {
 			missing = append(missing, m[1])
 		}
-	}, append([]string{"install", "--simulate", "--no-install-recommends", "--quiet"}, names...)...)
-	if len(missing) > 0 {
-		return missing, nil
-	}
-	return nil, err
+	}, "apt-cache", append([]string{"--quiet=0", "policy"}, names...)...)
+	return missing, err
 }
 
 // aptFolder makes what apt needs for a system of its own, which has no package: of the
@@ -111,7 +108,7 @@ func aptFolder(dir, source string) error {
 	for name, content := range map[string]string{
 		"etc/apt/sources.list": source, "var/lib/dpkg/status": "",
 		"apt.conf": fmt.Sprintf(`Dir %q; Dir::Etc::Parts "/nonexistent"; Dir::Etc::SourceParts "/nonexistent"; APT::Sandbox::User "root";
-APT::Architecture %q; APT::Architectures { %[2]q; }; Acquire::Languages "none"; Acquire::GzipIndexes "true"; Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache ""; Acquire::Retries "2"; Acquire::http::Timeout "30";
+APT::Architecture %q; APT::Architectures { %[2]q; }; Acquire::Languages "none"; Acquire::GzipIndexes "true"; Dir::Cache::srcpkgcache ""; Acquire::Retries "2"; Acquire::http::Timeout "30";
 `, dir, architecture),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
