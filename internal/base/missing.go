@@ -53,7 +53,8 @@ func CheckPackages(ctx context.Context, o Options, names []string, p progress.Re
 			hint = fmt.Sprintf("%s has %s", suite, strings.Join(has, ", "))
 		}
 	}
-	return &failure.Error{What: fmt.Sprintf("Debian's %s has no package %s", o.Suite, strings.Join(missing, ", ")), Try: hint, Err: ErrNoPackage}
+	what := fmt.Sprintf("Debian's %s has no package %s", o.Suite, strings.Join(missing, ", "))
+	return &failure.Error{What: what, Try: hint, Err: ErrNoPackage}
 }
 
 // noPackage is what apt says of each name that it does not know (apt-pkg/cacheset.cc).
@@ -75,9 +76,9 @@ func (o Options) missing(ctx context.Context, names []string, p progress.Reporte
 	if err := aptFolder(dir, fmt.Sprintf("deb [signed-by=%s] %s %s main\n", keyring, o.Mirror, o.Suite)); err != nil {
 		return nil, err
 	}
-	env := build{Options: o, epoch: time.Now()}.env()
+	env := append(build{Options: o, epoch: time.Now()}.env(), "LC_ALL=C", "APT_CONFIG="+filepath.Join(dir, "apt.conf"))
 	apt := func(onLine func(string), program string, args ...string) error {
-		return host.Run(ctx, host.Cmd{Program: program, Args: args, Env: append(env, "LC_ALL=C", "APT_CONFIG="+filepath.Join(dir, "apt.conf")), OnLine: onLine})
+		return host.Run(ctx, host.Cmd{Program: program, Args: args, Env: env, OnLine: onLine})
 	}
 	fetched := filepath.Join(dir, "fetched")
 	if info, err := os.Stat(fetched); err != nil || time.Since(info.ModTime()) > listsAge {
@@ -100,7 +101,9 @@ func (o Options) missing(ctx context.Context, names []string, p progress.Reporte
 // aptFolder makes what apt needs for a system of its own, which has no package: of the
 // host's settings it reads nothing.
 func aptFolder(dir, source string) error {
-	for _, folder := range []string{"etc/apt/preferences.d", "etc/apt/trusted.gpg.d", "var/lib/apt/lists/partial", "var/lib/dpkg", "var/cache/apt/archives/partial"} {
+	for _, folder := range []string{
+		"etc/apt/preferences.d", "etc/apt/trusted.gpg.d", "var/lib/apt/lists/partial", "var/lib/dpkg", "var/cache/apt/archives/partial",
+	} {
 		if err := os.MkdirAll(filepath.Join(dir, folder), 0o700); err != nil {
 			return err
 		}
@@ -108,7 +111,8 @@ func aptFolder(dir, source string) error {
 	for name, content := range map[string]string{
 		"etc/apt/sources.list": source, "var/lib/dpkg/status": "",
 		"apt.conf": fmt.Sprintf(`Dir %q; Dir::Etc::Parts "/nonexistent"; Dir::Etc::SourceParts "/nonexistent"; APT::Sandbox::User "root";
-APT::Architecture %q; APT::Architectures { %[2]q; }; Acquire::Languages "none"; Acquire::GzipIndexes "true"; Dir::Cache::srcpkgcache ""; Acquire::Retries "2"; Acquire::http::Timeout "30";
+APT::Architecture %q; APT::Architectures { %[2]q; };
+Acquire::Languages "none"; Acquire::GzipIndexes "true"; Dir::Cache::srcpkgcache ""; Acquire::Retries "2"; Acquire::http::Timeout "30";
 `, dir, architecture),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {

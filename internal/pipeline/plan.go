@@ -57,7 +57,8 @@ func (l *Planner) Pin(ctx context.Context, c settings.Config, parent string) (Pi
 		return Pin{}, err
 	}
 	guest := cmp.Or(guessGuest(c, l.controller), l.guests[parent])
-	err = errors.Join(manageable(l.controller, guest, uses), playbook.CheckForms(l.controller, uses), checkPackages(ctx, c, suiteOf(guest), base.CheckPackages, l.p))
+	err = errors.Join(manageable(l.controller, guest, uses), playbook.CheckForms(l.controller, uses),
+		checkPackages(ctx, c, suiteOf(guest), base.CheckPackages, l.p))
 	if err != nil {
 		return Pin{}, err
 	}

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -87,7 +86,7 @@ func Write(dir string, o Options) (*Written, error) {
 func Courses() (all []string) {
 	playbooks, _ := fs.Glob(ansible.FS, "playbooks/*.yml")
 	for _, playbook := range playbooks {
-		name := strings.TrimSuffix(path.Base(playbook), ".yml")
+		name := strings.TrimSuffix(filepath.Base(playbook), ".yml")
 		if name != "packages" && !strings.HasSuffix(name, "-base") {
 			all = append(all, name)
 		}

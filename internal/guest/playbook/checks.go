@@ -50,7 +50,8 @@ func (s Source) takeIn(all gossFile, name string, by []string) error {
 	}
 	var g gossFile
 	if err := yaml.Unmarshal(content, &g); err != nil {
-		return failure.New(fmt.Sprintf("%s is no file of goss: %s", name, text.Line(err.Error())), "write it as goss' manual has it; a file with templates can neither take in others nor be taken in")
+		return failure.New(fmt.Sprintf("%s is no file of goss: %s", name, text.Line(err.Error())),
+			"write it as goss' manual has it; a file with templates can neither take in others nor be taken in")
 	}
 	for kind, resources := range g {
 		if kind == "gossfile" {
