@@ -74,7 +74,7 @@ func (w *way) loop(ctx context.Context, guest *vm.Guest, dir string, d Desk) err
 			last = w.tryPlaybook(ctx, guest, d)
 		}
 		if ctx.Err() != nil {
-			return nil // it was ended, as ever
+			return nil //nolint:nilerr // it was ended, as ever
 		}
 		if last != nil {
 			if err := d.Say("failed", text.Line(last.Error())); err != nil {

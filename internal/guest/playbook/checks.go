@@ -28,7 +28,7 @@ func (s Source) checks(name string) ([]byte, error) {
 	}
 	var g gossFile
 	if yaml.Unmarshal(own, &g) != nil || len(g["gossfile"]) == 0 {
-		return own, nil // goss says what is wrong with it
+		return own, nil //nolint:nilerr // goss says what is wrong with it
 	}
 	all := gossFile{}
 	if err := s.takeIn(all, name, nil); err != nil {
