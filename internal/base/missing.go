@@ -53,7 +53,7 @@ func CheckPackages(ctx context.Context, o Options, names []string, p progress.Re
 			hint = fmt.Sprintf("%s has %s", suite, strings.Join(has, ", "))
 		}
 	}
-	what := fmt.Sprintf("Debian's %s has no package %s", o.Suite, strings.Join(missing, ", "))
+	what := fmt.Sprintf("Debian's %s (main) has no package %s", o.Suite, strings.Join(missing, ", "))
 	return &failure.Error{What: what, Try: hint, Err: ErrNoPackage}
 }
 
@@ -80,6 +80,7 @@ func (o Options) missing(ctx context.Context, names []string, p progress.Reporte
 	apt := func(onLine func(string), program string, args ...string) error {
 		return host.Run(ctx, host.Cmd{Program: program, Args: args, Env: env, OnLine: onLine})
 	}
+	p.Activity("asking apt which packages " + o.Suite + " has")
 	fetched := filepath.Join(dir, "fetched")
 	if info, err := os.Stat(fetched); err != nil || time.Since(info.ModTime()) > listsAge {
 		p.Activity("fetching the list of " + o.Suite + "'s packages")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -64,25 +63,28 @@ func (a *app) site() *cobra.Command {
 		`Write OUTPUT_DIR/index.html, a page that needs no network, about the newest image of
 each repository at and below REGISTRY/PREFIX: its tags, size and age, what it starts from
 and how to start it. Where OUTPUT_DIR has the report of that very image, as build-all
-leaves it, the page has its picture, its checks and what is in it, too.`,
-		cobra.ArbitraryArgs, nil, a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
-			all, err := a.readImages(c, args, s)
-			if err != nil {
-				return err
-			}
-			dir, err := filepath.Abs(a.settings["OUTPUT_DIR"])
-			if err == nil {
-				err = os.MkdirAll(dir, 0o755)
-			}
-			if err != nil {
-				return failure.Wrap(err, "the page cannot be written", "give another OUTPUT_DIR")
-			}
-			page, err := fleet.SiteOf(all, dir, time.Now()).Save(dir)
-			if err == nil {
-				err = a.print(page)
-			}
-			return errors.Join(err, a.unread(all))
-		}))
+leaves it, the page has its picture, its checks and what is in it, too. What diskforge
+did not make is left out.`,
+		cobra.ArbitraryArgs, nil, func(c *cobra.Command, args []string, b *pipeline.Build) error {
+			return a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
+				all, err := a.readImages(c, args, s)
+				if err == nil {
+					err = a.unread(all) // half a page would take the place of a whole one
+				}
+				if err != nil {
+					return err
+				}
+				dir := b.Config.OutputDir
+				if err := os.MkdirAll(dir, 0o755); err != nil {
+					return failure.Wrap(err, "the page cannot be written", "give another OUTPUT_DIR")
+				}
+				page, err := fleet.SiteOf(all, dir, time.Now()).Save(dir)
+				if err != nil {
+					return err
+				}
+				return a.print(page)
+			})(c, args, b)
+		})
 }
 
 func (a *app) tagImage() *cobra.Command {

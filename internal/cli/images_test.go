@@ -86,6 +86,7 @@ func TestThePageOfARegistryShowsTheNewestImages(t *testing.T) {
 	base := publish(t, host+"/lab/base", 9, "", "v1")
 	publish(t, host+"/lab/java", 5, base, "v1")
 	newest := publish(t, host+"/lab/java", 2, base, "v2", "latest")
+	theirs(t, host+"/lab/nginx:1")
 	out := t.TempDir()
 	saved := report.Report{Schema: report.Schema, Image: report.Image{Name: "java", Digest: newest}, Playbook: report.Playbook{File: "playbooks/java.yml"}}
 	require.NoError(t, os.Mkdir(filepath.Join(out, "java"), 0o755))
@@ -105,9 +106,13 @@ func TestThePageOfARegistryShowsTheNewestImages(t *testing.T) {
 	}
 	assert.Equal(t, 2, strings.Count(page, "<article"))
 
-	code, _, errs = run(t, "site", host+"/none", "--output-dir", out)
+	code, said, errs = run(t, "site", host+"/none", "--output-dir", out)
 	assert.Equal(t, 1, code)
+	assert.Empty(t, said)
 	assert.Contains(t, errs, host+"/none")
+	after, err := os.ReadFile(filepath.Join(out, "index.html"))
+	require.NoError(t, err)
+	assert.Equal(t, page, string(after), "a registry that does not answer leaves the page as it was")
 }
 
 func TestPruneShowsWhatGoesAndDeletesItOnlyWithYes(t *testing.T) {

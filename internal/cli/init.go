@@ -18,7 +18,12 @@ func (a *app) init() *cobra.Command {
 catalogue with an image that starts from Debian with a desktop, its playbook, which
 installs a list of packages, its checks, a GitHub workflow, and a page about them.
 plan and build-all then work in it. What is there already is left, and named.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usageError{fmt.Errorf("%d folders are given: give one, diskforge init DIR", len(args))}
+			}
+			return nil
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			switch {
 			case o.Name != "" && !starter.Named(o.Name):
@@ -27,6 +32,8 @@ plan and build-all then work in it. What is there already is left, and named.`,
 				return usageError{fmt.Errorf("--course %q is not known: give one of %s", o.Course, strings.Join(starter.Courses(), ", "))}
 			case o.Release != "bookworm" && o.Release != "trixie":
 				return usageError{fmt.Errorf("--release %q is not known: give bookworm or trixie", o.Release)}
+			case o.Course != "" && !starter.IsFor(o.Course, o.Release):
+				return usageError{fmt.Errorf("the course %s is not for %s: give another --release", o.Course, o.Release)}
 			}
 			dir := "."
 			if len(args) == 1 {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -31,6 +32,9 @@ What is to be published is made by build, which starts from the base and records
 			d := pipeline.Desk{
 				Ports: ports, Say: func(what, how string) error { return a.print(fmt.Sprintf("%-8s %s", what, how)) },
 				Line: func(line string) { fmt.Fprintln(a.stderr, "  "+line) },
+			}
+			if c.Flags().Changed("playbook") && playbook == "" {
+				return usageError{errors.New("--playbook names none: give the name of a playbook, or leave it out")}
 			}
 			if b.Config.Playbook = playbook; playbook != "" {
 				d.Keys = c.InOrStdin()

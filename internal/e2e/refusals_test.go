@@ -57,7 +57,7 @@ func TestBadInputIsRefusedWithOneClearLine(t *testing.T) {
 		"a backing file":     {blank(t, "-f", "qcow2", "-b", other, "-F", "raw"), []string{"base:", "backing file"}},
 		"a data file":        {blank(t, "-f", "qcow2", "-o", "data_file="+other+".data"), []string{"base:", "data file"}},
 		"VMDK":               {blank(t, "-f", "vmdk"), []string{"base:", "VMDK"}},
-		"no package":         {map[string]string{"BASE_FROM_PACKAGES": "true", "SUITE": "bookworm", "PACKAGES": "octave,kind"}, []string{"packages: Debian's bookworm has no package kind", "trixie has kind"}},
+		"no package":         {map[string]string{"BASE_FROM_PACKAGES": "true", "SUITE": "bookworm", "PACKAGES": "octave,kind"}, []string{"packages: Debian's bookworm (main) has no package kind", "trixie has kind"}},
 		"no memory":          {map[string]string{"MEMORY": "lots"}, []string{"MEMORY", "lots"}},
 		"unknown playbook":   {map[string]string{"BASE_FROM_PACKAGES": "1", "ANSIBLE_PLAYBOOK": "curse"}, []string{"playbook:", "curse", "course"}},
 		"outside the tree":   {map[string]string{"BASE_FROM_PACKAGES": "1", "ANSIBLE_PLAYBOOK": "../course.yml"}, []string{"playbook:", "../course.yml"}},

@@ -85,7 +85,7 @@ func (e *Entry) learn(ctx context.Context, planner *pipeline.Planner) error {
 		from = e.Parent.Inputs
 	}
 	pin, err := planner.Pin(ctx, e.config, from)
-	if e.Parent != nil && from == "" && !errors.Is(err, pipeline.ErrNoPlaybook) {
+	if e.Parent != nil && from == "" && !errors.Is(err, pipeline.ErrNoPlaybook) && !errors.Is(err, pipeline.ErrNoPackage) {
 		return nil // nobody can say: the plan blocks it with its parent
 	}
 	if err != nil {

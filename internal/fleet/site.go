@@ -38,7 +38,7 @@ func (s Summary) site(outputDir string) report.Site {
 	return site
 }
 
-// SiteOf is a page of the newest image of each repository, with what its report says
+// SiteOf is a page of the newest image of ours of each repository, with what its report says
 // where OUTPUT_DIR has that: a registry has none. An image is named by its repository.
 func SiteOf(repositories []registry.Repository, outputDir string, now time.Time) report.Site {
 	site := report.Site{Title: "Images", Made: now}
@@ -49,10 +49,11 @@ func SiteOf(repositories []registry.Repository, outputDir string, now time.Time)
 		}
 	}
 	for n, r := range repositories {
-		if len(r.Entries) == 0 {
+		ours := slices.DeleteFunc(slices.Clone(r.Entries), func(e registry.Entry) bool { return !e.Ours() })
+		if len(ours) == 0 {
 			continue
 		}
-		e := slices.MaxFunc(r.Entries, func(a, b registry.Entry) int { return a.Built.Compare(b.Built) })
+		e := slices.MaxFunc(ours, func(a, b registry.Entry) int { return a.Built.Compare(b.Built) })
 		name := path.Base(e.Repository)
 		l := report.Listed{
 			Name: name, From: names[e.Base], Reference: e.Repository + "@" + e.Digest, Pushed: true, Built: e.Built, Size: e.Size, Tags: e.Tags,

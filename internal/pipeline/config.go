@@ -56,8 +56,16 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 // useVariables gives the settings that are variables of playbooks to the playbook;
 // where there are none of somebody's own, PACKAGES has one that takes it.
 func useVariables(c *settings.Config, wrong *settings.Mistakes) {
-	if c.Packages != "" && c.Playbook == "" && c.AnsibleDir == "" && c.GitURL == "" {
+	ours := c.AnsibleDir == "" && c.GitURL == ""
+	if c.Packages != "" && c.Playbook == "" && ours {
 		c.Playbook = "packages"
+	}
+	if name := strings.TrimSuffix(filepath.Base(c.Playbook), ".yml"); ours && c.Playbook != "" && name != "packages" {
+		for env, list := range map[string]string{"PACKAGES": c.Packages, "LOGIN_GROUPS": c.LoginGroups} {
+			if list != "" {
+				wrong.Add(env, "is nothing that the playbook %s takes: start from an image that it made (ISO_URL, from: in a catalogue), with the playbook packages", name)
+			}
+		}
 	}
 	names := func(list string) []any {
 		var all []any

@@ -196,10 +196,12 @@ func TestPackagesAreGivenToThePlaybookThatTakesThem(t *testing.T) {
 	assert.Equal(t, []any{"octave"}, c.ExtraVars["packages"])
 
 	for want, s := range map[string]settings.Settings{
-		`PACKAGES: "Octave" is no package's name`: {"PACKAGES": "Octave"},
-		`LOGIN_GROUPS: "a/b" cannot be the name`:  {"PACKAGES": "octave", "LOGIN_GROUPS": "a/b"},
-		"PACKAGES: EXTRA_VARS has packages, too":  {"PACKAGES": "octave", "EXTRA_VARS": `{"packages": []}`},
-		"ANSIBLE_PLAYBOOK: is not set":            {"PACKAGES": "octave", "ANSIBLE_DIR": t.TempDir()},
+		`PACKAGES: "Octave" is no package's name`:           {"PACKAGES": "Octave"},
+		`LOGIN_GROUPS: "a/b" cannot be the name`:            {"PACKAGES": "octave", "LOGIN_GROUPS": "a/b"},
+		"PACKAGES: is nothing that the playbook java takes": {"PACKAGES": "octave", "ANSIBLE_PLAYBOOK": "playbooks/java.yml"},
+		"LOGIN_GROUPS: is nothing that the playbook java":   {"LOGIN_GROUPS": "dialout", "ANSIBLE_PLAYBOOK": "java"},
+		"PACKAGES: EXTRA_VARS has packages, too":            {"PACKAGES": "octave", "EXTRA_VARS": `{"packages": []}`},
+		"ANSIBLE_PLAYBOOK: is not set":                      {"PACKAGES": "octave", "ANSIBLE_DIR": t.TempDir()},
 	} {
 		_, err := Parse(s, NeedPlaybook)
 		assert.ErrorContains(t, err, want)

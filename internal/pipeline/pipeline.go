@@ -81,10 +81,10 @@ func (b *Build) Run(ctx context.Context) (Result, error) {
 
 // all walks the whole way.
 func (w *way) all(ctx context.Context) error {
-	if err := w.start(ctx, w.Config.OutputDir); err != nil {
+	if err := w.checkRegistry(ctx); err != nil {
 		return err
 	}
-	if err := w.checkRegistry(ctx); err != nil {
+	if err := w.start(ctx, w.Config.OutputDir); err != nil {
 		return err
 	}
 	for _, sideBySide := range stages {
