@@ -31,8 +31,8 @@ const (
 	maxPage = 1 << 20 // bytes of anything that noVNC's server sends as a page
 )
 
-// patience are the times of a desktop, which an emulated guest takes a minute
-// to start.
+// patience are the times of a desktop. An emulated guest that has two processors to
+// itself draws Xfce 4.20's a minute and a half after VNC answered.
 type patience struct {
 	open    time.Duration // from ssh until the port opens
 	answer  time.Duration // for one page or handshake
@@ -40,7 +40,7 @@ type patience struct {
 	between time.Duration // two tries
 }
 
-var usual = patience{15 * time.Minute, time.Minute, 2 * time.Minute, 500 * time.Millisecond}
+var usual = patience{15 * time.Minute, time.Minute, 6 * time.Minute, 500 * time.Millisecond}
 
 // errClosed says that nothing listens: QEMU accepted the connection and closed
 // it without a byte.
