@@ -63,7 +63,8 @@ func useVariables(c *settings.Config, wrong *settings.Mistakes) {
 	if name := strings.TrimSuffix(filepath.Base(c.Playbook), ".yml"); ours && c.Playbook != "" && name != "packages" {
 		for env, list := range map[string]string{"PACKAGES": c.Packages, "LOGIN_GROUPS": c.LoginGroups} {
 			if list != "" {
-				wrong.Add(env, "is nothing that the playbook %s takes: start from an image that it made (ISO_URL, from: in a catalogue), with the playbook packages", name)
+				wrong.Add(env, "is nothing that the playbook %s takes: start from an image that it made"+
+					" (ISO_URL, from: in a catalogue), with the playbook packages", name)
 			}
 		}
 	}
