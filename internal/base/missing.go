@@ -43,12 +43,12 @@ func CheckPackages(ctx context.Context, o Options, names []string, p progress.Re
 	}
 	hint := "look for their names at https://packages.debian.org"
 	for _, suite := range Suites {
+		if suite == o.Suite {
+			continue
+		}
 		other := o
 		other.Suite = suite
-		lacks, err := missing, error(nil)
-		if suite != o.Suite {
-			lacks, err = other.missing(ctx, missing, p)
-		}
+		lacks, err := other.missing(ctx, missing, p)
 		if has := slices.DeleteFunc(slices.Clone(missing), func(n string) bool { return slices.Contains(lacks, n) }); err == nil && len(has) > 0 {
 			hint = fmt.Sprintf("%s has %s", suite, strings.Join(has, ", "))
 		}

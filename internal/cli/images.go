@@ -66,24 +66,23 @@ and how to start it. Where OUTPUT_DIR has the report of that very image, as buil
 leaves it, the page has its picture, its checks and what is in it, too. What diskforge
 did not make is left out.`,
 		cobra.ArbitraryArgs, nil, func(c *cobra.Command, args []string, b *pipeline.Build) error {
-			return a.withSession(func(c *cobra.Command, args []string, s *registry.Session) error {
-				all, err := a.readImages(c, args, s)
-				if err == nil {
-					err = a.unread(all) // half a page would take the place of a whole one
-				}
-				if err != nil {
-					return err
-				}
-				dir := b.Config.OutputDir
-				if err := os.MkdirAll(dir, 0o755); err != nil {
-					return failure.Wrap(err, "the page cannot be written", "give another OUTPUT_DIR")
-				}
-				page, err := fleet.SiteOf(all, dir, time.Now()).Save(dir)
-				if err != nil {
-					return err
-				}
-				return a.print(page)
-			})(c, args, b)
+			s, err := pipeline.NewSession(b.Config, b.Version)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			all, err := a.readImages(c, args, s)
+			if err == nil {
+				err = a.unread(all) // half a page would take the place of a whole one
+			}
+			if err != nil {
+				return err
+			}
+			dir := b.Config.OutputDir
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return failure.Wrap(err, "the page cannot be written", "give another OUTPUT_DIR")
+			}
+			return a.printed(fleet.SiteOf(all, dir, time.Now()).Save(dir))
 		})
 }
 

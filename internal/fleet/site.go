@@ -20,22 +20,29 @@ const maxReports = 200
 func (s Summary) site(outputDir string) report.Site {
 	site := report.Site{Title: "Images", Made: s.Began}
 	for n, i := range s.Images {
-		dir := Dir(outputDir, i.Name)
 		l := report.Listed{Name: i.Name, From: i.Parent, State: string(i.State)}
 		if i.Result != nil {
 			l.Reference, l.Pushed = i.Result.Reference, !strings.HasPrefix(i.Result.Reference, "oci:")
 		} else {
 			l.Why = i.Why
 		}
-		if n < maxReports {
-			l.Report, _ = report.Saved(dir)
-		}
-		if exists(filepath.Join(dir, report.PageFile)) {
-			l.Page = path.Join(filepath.Base(dir), report.PageFile)
-		}
+		l.Report, l.Page = reportIn(outputDir, i.Name, n)
 		site.Images = append(site.Images, l)
 	}
 	return site
+}
+
+// reportIn is what a build left of the n-th image of a site: its report, as far as it can
+// be read and n is not too large, and the page of it, relative to the site.
+func reportIn(outputDir, name string, n int) (saved *report.Report, page string) {
+	dir := Dir(outputDir, name)
+	if n < maxReports {
+		saved, _ = report.Saved(dir)
+	}
+	if exists(filepath.Join(dir, report.PageFile)) {
+		page = path.Join(filepath.Base(dir), report.PageFile)
+	}
+	return saved, page
 }
 
 // SiteOf is a page of the newest image of ours of each repository, with what its report says
@@ -58,12 +65,8 @@ func SiteOf(repositories []registry.Repository, outputDir string, now time.Time)
 		l := report.Listed{
 			Name: name, From: names[e.Base], Reference: e.Repository + "@" + e.Digest, Pushed: true, Built: e.Built, Size: e.Size, Tags: e.Tags,
 		}
-		dir := Dir(outputDir, name)
-		if saved, err := report.Saved(dir); err == nil && n < maxReports && saved.Image.Digest == e.Digest {
-			l.Report = saved
-			if exists(filepath.Join(dir, report.PageFile)) {
-				l.Page = path.Join(filepath.Base(dir), report.PageFile)
-			}
+		if saved, page := reportIn(outputDir, name, n); saved != nil && saved.Image.Digest == e.Digest {
+			l.Report, l.Page = saved, page
 		}
 		site.Images = append(site.Images, l)
 	}

@@ -227,3 +227,10 @@ func TestModeAndKeyboardAreGivenToThePlaybook(t *testing.T) {
 	_, err = Parse(settings.Settings{"ANSIBLE_PLAYBOOK": "x", "KEYBOARD": "italian layout!"}, NeedPlaybook)
 	assert.ErrorContains(t, err, `KEYBOARD: "layout!" is no keyboard layout`)
 }
+
+func TestAShippedPlaybookIsForTheReleasesThatItNames(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, CheckShipped(t.Context(), "java", "bookworm"))
+	require.NoError(t, CheckShipped(t.Context(), "kubernetes-lab", "trixie"))
+	require.ErrorContains(t, CheckShipped(t.Context(), "kubernetes-lab", "bookworm"), "is for Debian 13, and the base is Debian 12")
+}

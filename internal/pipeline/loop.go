@@ -77,7 +77,7 @@ func (w *way) loop(ctx context.Context, guest *vm.Guest, dir string, d Desk) err
 			return nil //nolint:nilerr // it was ended, as ever
 		}
 		if last != nil {
-			if err := d.Say("failed", text.Line(last.Error())); err != nil {
+			if err := d.Say("failed", w.mask().Replace(text.Line(last.Error()))); err != nil {
 				return err
 			}
 		}
@@ -150,7 +150,7 @@ func (w *way) tryPlaybook(ctx context.Context, guest *vm.Guest, d Desk) error {
 		Args: []string{"--inventory", inventory, "--extra-vars", "@" + vars, filepath.Join(w.playbook.Root, filepath.FromSlash(w.playbook.File))},
 		OnLine: func(line string) {
 			if line = text.Line(line); line != "" {
-				d.Line(line)
+				d.Line(w.mask().Replace(line))
 			}
 		},
 	})
@@ -164,12 +164,9 @@ func (w *way) tryPlaybook(ctx context.Context, guest *vm.Guest, d Desk) error {
 		return err
 	}
 	checks := verify.Playbook(ctx, guest, w.playbook.Checks, w.tools.Goss, bootTimeout(w.Config, w.accel))
-	var wrong []string
-	for _, c := range checks {
-		if !c.OK {
-			wrong = append(wrong, c.Name+": "+c.Detail)
-			d.Line("✗ " + c.Name + ": " + c.Detail)
-		}
+	wrong := verify.Failed(checks)
+	for _, line := range wrong {
+		d.Line("✗ " + line)
 	}
 	if len(wrong) > 0 {
 		return failure.New(fmt.Sprintf("%d of %d checks failed: %s", len(wrong), len(checks), wrong[0]), "correct the playbook or its checks")

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/netgroup-polito/diskforge/ansible"
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -96,6 +97,22 @@ func guessGuest(c settings.Config, controller string) playbook.Guest {
 	return guest
 }
 
+// CheckShipped says whether a playbook that comes with diskforge is for Debian's
+// release (bookworm).
+func CheckShipped(ctx context.Context, name, release string) error {
+	tree, err := playbook.NewTree(ctx, ansible.FS)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	uses, err := tree.Inputs(ctx, name, nil)
+	if err != nil {
+		return err
+	}
+	guest, _ := playbook.GuessGuest(release)
+	return uses.CheckRelease(guest)
+}
+
 // manageable says whether the playbook is for the release that the base is of, and this
 // host's Ansible can manage it: a build would find out when the base is there.
 func manageable(controller string, guest playbook.Guest, uses playbook.Inputs) error {
@@ -122,7 +139,9 @@ func checkPackages(ctx context.Context, c settings.Config, suite string,
 	if c.Packages == "" || suite == "" {
 		return nil
 	}
-	return check(ctx, base.Options{Suite: suite, Mirror: c.AptMirror, CacheDir: c.CacheDir}, strings.Split(c.Packages, ","), p)
+	o := baseOptions(c, "")
+	o.Suite = suite
+	return check(ctx, o, strings.Split(c.Packages, ","), p)
 }
 
 // fix replaces a list of checksums, which is read once, and a branch by what they

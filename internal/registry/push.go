@@ -18,6 +18,16 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
+// target opens a session for a reference to push to.
+func (o Options) target(ref string) (*Session, name.Tag, error) {
+	tag, err := parse(ref)
+	if err != nil {
+		return nil, tag, err
+	}
+	session, err := NewSession(o)
+	return session, tag, err
+}
+
 // Push uploads the image in layoutDir to ref, REGISTRY/REPOSITORY:TAG, and
 // returns REGISTRY/REPOSITORY:TAG@DIGEST. What the registry has already is not
 // sent again; the manifest goes last, so that a tag never points to half an
@@ -27,11 +37,7 @@ import (
 // an upload that was cut). Errors are *failure.Error, except for the cause of
 // ctx.
 func Push(ctx context.Context, layoutDir, ref string, o Options, p progress.Reporter) (string, error) {
-	tag, err := parse(ref)
-	if err != nil {
-		return "", err
-	}
-	session, err := NewSession(o)
+	session, tag, err := o.target(ref)
 	if err != nil {
 		return "", err
 	}
@@ -135,11 +141,7 @@ func (a *access) confirm(ctx context.Context, ref name.Reference, digest string)
 // The library's CheckPushPermission ends with no context, and may leave the
 // upload.
 func CheckAccess(ctx context.Context, ref string, o Options) error {
-	tag, err := parse(ref)
-	if err != nil {
-		return err
-	}
-	session, err := NewSession(o)
+	session, tag, err := o.target(ref)
 	if err != nil {
 		return err
 	}
@@ -165,11 +167,7 @@ func CheckAccess(ctx context.Context, ref string, o Options) error {
 // that with -2, -3 and so on behind the tag. Who may push may not be allowed to list:
 // that is an error.
 func FreeTag(ctx context.Context, ref string, o Options) (string, error) {
-	tag, err := parse(ref)
-	if err != nil {
-		return "", err
-	}
-	session, err := NewSession(o)
+	session, tag, err := o.target(ref)
 	if err != nil {
 		return "", err
 	}

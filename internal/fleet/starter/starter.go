@@ -12,11 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"text/template"
-
-	"gopkg.in/yaml.v3"
 
 	"github.com/netgroup-polito/diskforge/ansible"
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -95,21 +92,6 @@ func Courses() (all []string) {
 		}
 	}
 	return all
-}
-
-// IsFor says whether a course is for Debian's release, by the variable lab_releases of its
-// playbook, which names releases by their numbers.
-func IsFor(course, release string) bool {
-	content, err := fs.ReadFile(ansible.FS, "playbooks/"+course+".yml")
-	var plays []struct {
-		Vars struct {
-			Releases []string `yaml:"lab_releases"`
-		}
-	}
-	if err = errors.Join(err, yaml.Unmarshal(content, &plays)); err != nil || len(plays) == 0 || plays[0].Vars.Releases == nil {
-		return err == nil
-	}
-	return slices.Contains(plays[0].Vars.Releases, map[string]string{"bookworm": "Debian 12", "trixie": "Debian 13"}[release])
 }
 
 // inTheWay says what stands where a file or one of its folders would be, and is

@@ -178,14 +178,19 @@ func (m *machine) check(name, detail string, err error) Check {
 	return Check{Group: GroupBoot, Name: name, OK: err == nil, Detail: detail}
 }
 
-// verdict is nil where every check held.
-func (m *machine) verdict() error {
-	var lines []string
-	for _, c := range m.result.Checks {
+// Failed has a line for each check that does not hold.
+func Failed(checks []Check) (lines []string) {
+	for _, c := range checks {
 		if !c.OK {
 			lines = append(lines, c.Name+": "+c.Detail)
 		}
 	}
+	return lines
+}
+
+// verdict is nil where every check held.
+func (m *machine) verdict() error {
+	lines := Failed(m.result.Checks)
 	if len(lines) == 0 {
 		return nil
 	}
