@@ -125,7 +125,8 @@ func exitCode(ctx context.Context, err error) int {
 		return 0
 	case errors.As(context.Cause(ctx), &sig):
 		return 128 + int(sig.Signal.(syscall.Signal))
-	case errors.As(err, &mistakes), errors.As(err, new(catalogue.Mistakes)), errors.As(err, new(usageError)):
+	case errors.As(err, &mistakes), errors.As(err, new(catalogue.Mistakes)), errors.As(err, new(usageError)),
+		errors.Is(err, pipeline.ErrNoPlaybook), errors.Is(err, pipeline.ErrNoPackage):
 		return exitUsage
 	}
 	return exitFailed

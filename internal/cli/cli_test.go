@@ -39,6 +39,10 @@ func TestACommandLineThatCannotBeUnderstoodIsAUsageError(t *testing.T) {
 		"images delete 127.0.0.1:1/b:1 a.example/b": "no tag", // before the first is asked for
 		"images tag a.example/lab/b:v1 v2":          "diskforge images list a.example/lab/b --json",
 		"images tag a.example/lab/b v2":             "no tag",
+		"run nowhere -p 8080":                       "give HOST:GUEST",
+		"run nowhere -p 8080:80,8080:81":            "given before",
+		"run nowhere -p 8080:80 -p 8081:80":         "given before",
+		"build --base-from-packages --ansible-playbook nowhere": `there is no playbook "nowhere"`,
 	} {
 		code, stdout, stderr := run(t, strings.Fields(line)...)
 		assert.Equal(t, 2, code, line)

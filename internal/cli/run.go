@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -53,6 +54,10 @@ func parsePorts(given []string) (ports []pipeline.Port, err error) {
 		guest, errGuest := strconv.ParseUint(to, 10, 16)
 		if errHere != nil || errGuest != nil || here == 0 || guest == 0 {
 			return nil, usageError{fmt.Errorf("--publish %q is no pair of ports: give HOST:GUEST, e.g. 8080:80", pair)}
+		}
+		same := func(p pipeline.Port) bool { return p.Host == int(here) || p.Guest == int(guest) }
+		if slices.ContainsFunc(ports, same) {
+			return nil, usageError{fmt.Errorf("--publish %q has a port that was given before: give each port once", pair)}
 		}
 		ports = append(ports, pipeline.Port{Host: int(here), Guest: int(guest)})
 	}

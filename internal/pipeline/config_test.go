@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/base"
+	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
@@ -194,6 +197,11 @@ func TestPackagesAreGivenToThePlaybookThatTakesThem(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "course", c.Playbook, "a playbook of one's own gets them, too")
 	assert.Equal(t, []any{"octave"}, c.ExtraVars["packages"])
+
+	none := func(context.Context, base.Options, []string, progress.Reporter) error { return ErrNoPackage }
+	require.NoError(t, checkPackages(t.Context(), c, "bookworm", none, progress.Discard), "its repositories may have them")
+	c.AnsibleDir = ""
+	require.ErrorIs(t, checkPackages(t.Context(), c, "bookworm", none, progress.Discard), ErrNoPackage)
 
 	for want, s := range map[string]settings.Settings{
 		`PACKAGES: "Octave" is no package's name`:           {"PACKAGES": "Octave"},

@@ -149,15 +149,9 @@ func answers(ctx context.Context, address string) bool {
 	return answer.Body.Close() == nil && answer.StatusCode < http.StatusInternalServerError
 }
 
-// checkPorts refuses ports that are given twice, or that another program has,
-// before anything slow begins.
+// checkPorts refuses ports that another program has, before anything slow begins.
 func checkPorts(ports []Port) error {
-	guest, here := map[int]bool{}, map[int]bool{}
 	for _, port := range ports {
-		if guest[port.Guest] || here[port.Host] {
-			return failure.New(fmt.Sprintf("the port %d:%d is one that was given before", port.Host, port.Guest), "give each port once")
-		}
-		guest[port.Guest], here[port.Host] = true, true
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port.Host))
 		if err != nil {
 			return failure.Wrap(err, fmt.Sprintf("the port %d of this host is not free", port.Host), "give another one, or end the program that has it")

@@ -132,7 +132,8 @@ func suiteOf(guest playbook.Guest) string {
 	return ""
 }
 
-// checkPackages says which of PACKAGES the release does not have.
+// checkPackages says which of PACKAGES the release does not have. A playbook of the
+// user's own may add a repository that has them: then it only warns.
 func checkPackages(ctx context.Context, c settings.Config, suite string,
 	check func(context.Context, base.Options, []string, progress.Reporter) error, p progress.Reporter,
 ) error {
@@ -141,7 +142,12 @@ func checkPackages(ctx context.Context, c settings.Config, suite string,
 	}
 	o := baseOptions(c, "")
 	o.Suite = suite
-	return check(ctx, o, strings.Split(c.Packages, ","), p)
+	err := check(ctx, o, strings.Split(c.Packages, ","), p)
+	if errors.Is(err, ErrNoPackage) && (c.AnsibleDir != "" || c.GitURL != "") {
+		p.Warn(err.Error() + ": unless the playbook adds a repository that has it")
+		return nil
+	}
+	return err
 }
 
 // fix replaces a list of checksums, which is read once, and a branch by what they

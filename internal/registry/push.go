@@ -165,7 +165,7 @@ func CheckAccess(ctx context.Context, ref string, o Options) error {
 
 // FreeTag is ref, REGISTRY/REPOSITORY:TAG, where the repository has no such tag, else
 // that with -2, -3 and so on behind the tag. Who may push may not be allowed to list:
-// that is an error.
+// that is an error, for which IMAGE_TAG is the way out.
 func FreeTag(ctx context.Context, ref string, o Options) (string, error) {
 	session, tag, err := o.target(ref)
 	if err != nil {
@@ -176,6 +176,11 @@ func FreeTag(ctx context.Context, ref string, o Options) (string, error) {
 	free := ref
 	for n := 2; slices.Contains(there, free[len(ref)-len(tag.TagStr()):]); n++ {
 		free = fmt.Sprintf("%s-%d", ref, n)
+	}
+	if answer := answered(err); answer != nil && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden) {
+		if f, ok := failure.In(err); ok {
+			f.Try += "; where the login may push and not read, set IMAGE_TAG"
+		}
 	}
 	return free, err
 }

@@ -74,6 +74,17 @@ func TestATagIsFreeOnlyWhereNoImageHasIt(t *testing.T) {
 	}
 }
 
+func TestWhoMayPushAndNotReadSetsTheTag(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, answer(method("GET"), http.StatusForbidden))
+	_, err := registry.FreeTag(t.Context(), s.ref(), alice)
+	require.ErrorContains(t, err, "set IMAGE_TAG")
+	s = newServer(t, answer(method("GET"), http.StatusTeapot))
+	_, err = registry.FreeTag(t.Context(), s.ref(), alice)
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "IMAGE_TAG")
+}
+
 // failed expects a push to fail with all the words in one line, without any
 // secret in what a user may see, and returns the error.
 func failed(t *testing.T, dir, ref string, o registry.Options, words ...string) error {

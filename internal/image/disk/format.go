@@ -59,7 +59,7 @@ var footers = []signature{
 	{0, "koly", "a macOS DMG image", tryConvert},
 }
 
-const tryDownload = "check the URL: it must answer with a qcow2 or raw disk image itself"
+const tryDownload = "give a qcow2 or raw disk image; a URL must answer with the image itself"
 
 // recognise finds the format by the file's own bytes, or what the file
 // looks like instead. size is the file's length in bytes.
