@@ -42,7 +42,6 @@ func TestACommandLineThatCannotBeUnderstoodIsAUsageError(t *testing.T) {
 		"run nowhere -p 8080":                       "give HOST:GUEST",
 		"run nowhere -p 8080:80,8080:81":            "given before",
 		"run nowhere -p 8080:80 -p 8081:80":         "given before",
-		"build --base-from-packages --ansible-playbook nowhere": `there is no playbook "nowhere"`,
 	} {
 		code, stdout, stderr := run(t, strings.Fields(line)...)
 		assert.Equal(t, 2, code, line)
@@ -51,6 +50,13 @@ func TestACommandLineThatCannotBeUnderstoodIsAUsageError(t *testing.T) {
 		assert.Equal(t, 1, strings.Count(stderr, "diskforge: "), stderr)
 		assert.NotContains(t, stderr, "\t")
 	}
+}
+
+func TestAPlaybookThatIsNotThereIsAUsageError(t *testing.T) {
+	t.Parallel()
+	code, _, stderr := run(t, "build", "--base-from-packages", "--ansible-playbook", "nowhere", "--output-dir", t.TempDir(), "--cache-dir", t.TempDir())
+	assert.Equal(t, 2, code)
+	assert.Contains(t, stderr, `there is no playbook "nowhere"`)
 }
 
 func TestTheVersionIsACommandAndAFlag(t *testing.T) {
