@@ -141,11 +141,12 @@ var ErrDamaged = oci.ErrDamaged
 
 // Packed is what is known of an image in an OCI layout.
 type Packed struct {
-	Digest   string    // of the manifest
-	Inputs   string    // the digest of what it was made from, or empty
-	Base     string    // the digest of what it was built on, or empty
-	Built    time.Time // when the playbook had run; zero where that is not known
-	Verified bool
+	Digest    string    // of the manifest
+	Inputs    string    // the digest of what it was made from, or empty
+	Base      string    // the digest of what it was built on, or empty
+	Built     time.Time // when the playbook had run; zero where that is not known
+	Reference string    // where it is to be pushed to, or empty
+	Verified  bool
 }
 
 // Load reads a layout and checks it, but for the content of its layer.
@@ -155,7 +156,8 @@ func Load(layout string) (Packed, error) {
 		return Packed{}, err
 	}
 	p := Packed{
-		Digest: l.Digest, Inputs: l.Annotations[oci.AnnotationInputs], Base: l.Annotations[oci.AnnotationBaseDigest], Verified: l.Verified,
+		Digest: l.Digest, Inputs: l.Annotations[oci.AnnotationInputs], Base: l.Annotations[oci.AnnotationBaseDigest],
+		Reference: l.Reference, Verified: l.Verified,
 	}
 	p.Built, _ = time.Parse(time.RFC3339, l.Annotations[oci.AnnotationBuilt])
 	return p, nil

@@ -37,20 +37,20 @@ type Config struct {
 	GitURL     string `env:"GIT_ANSIBLE_URL" in:"build provision verify run" key:"git.url" help:"git repository of the playbooks (https, ssh or file); where only GIT_ANSIBLE_BRANCH is set: https://github.com/netgroup-polito/CrownLabs.git"`
 	GitBranch  string `env:"GIT_ANSIBLE_BRANCH" in:"build provision verify run" key:"git.branch" help:"branch, tag or full commit of the playbooks; where only GIT_ANSIBLE_URL is set: master"`
 	GitPath    string `env:"GIT_ANSIBLE_PATH, default=provisioning/virtual-machines/ansible" in:"build provision verify run" key:"git.path" help:"folder of the playbook tree in the git repository"`
-	Desktop    bool   `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build provision verify run" key:"desktop" help:"install XFCE, served by noVNC on port 6080"`
+	Desktop    bool   `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build provision verify run manifest" key:"desktop" help:"install XFCE, served by noVNC on port 6080"`
 	ExtraVars  Vars   `env:"EXTRA_VARS" in:"build provision verify run" form:"vars" key:"vars" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
 
 	Packages    string `env:"PACKAGES" in:"build provision verify" form:"packages" key:"packages" help:"packages of the distribution, separated by commas, for an image without a playbook of one's own: ANSIBLE_PLAYBOOK is then packages, which comes with diskforge"`
 	LoginGroups string `env:"LOGIN_GROUPS" in:"build provision verify" form:"groups" key:"groups" help:"groups that the login user needs for PACKAGES, separated by commas, e.g. docker"`
 
-	CrownLabsMode bool   `env:"CROWNLABS_MODE, default=true" in:"build provision verify run" key:"crownlabs-mode" help:"false: an image for a machine of one's own, without settings of a lab; its desktop has a login screen and no noVNC"`
+	CrownLabsMode bool   `env:"CROWNLABS_MODE, default=true" in:"build provision verify run manifest" key:"crownlabs-mode" help:"false: an image for a machine of one's own, without settings of a lab; its desktop has a login screen and no noVNC"`
 	Keyboard      string `env:"KEYBOARD" in:"build provision verify run" form:"keyboard" key:"keyboard" help:"keyboard layout of the image, e.g. it; several to switch between: us,de"`
 
 	VaultPasswordFile string `env:"ANSIBLE_VAULT_PASSWORD_FILE" in:"build provision build-all plan run" form:"file" engine:"secret" help:"file with the password of what ansible-vault encrypted in the playbook tree; only Ansible is given it"`
 	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan run" form:"vaults" engine:"refused" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
 
-	MemoryMiB    int           `env:"MEMORY, default=2048" in:"build provision verify build-all plan run" form:"memory" key:"memory" help:"memory of the guest in MiB"`
-	CPUs         int           `env:"CPUS" in:"build provision verify build-all plan run" form:"cpus" key:"cpus" plan:"carried" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
+	MemoryMiB    int           `env:"MEMORY, default=2048" in:"build provision verify build-all plan run manifest" form:"memory" key:"memory" help:"memory of the guest in MiB"`
+	CPUs         int           `env:"CPUS" in:"build provision verify build-all plan run manifest" form:"cpus" key:"cpus" plan:"carried" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
 	DiskSize     int64         `env:"DISK_SIZE, default=10G" in:"build provision" form:"size" key:"size" help:"virtual size of the disk: 10G, or a number of MiB"`
 	Accelerator  string        `env:"ACCELERATOR, default=auto" in:"build provision sparsify verify doctor build-all plan run" form:"auto|kvm|tcg" plan:"carried" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
 	Architecture string        `env:"ARCHITECTURE, default=amd64" in:"build provision base pack" form:"architecture" key:"architecture" help:"architecture of the image: amd64"`
@@ -73,16 +73,16 @@ type Config struct {
 	InstanceType     string `env:"INSTANCE_TYPE" in:"build pack" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
 	Preference       string `env:"PREFERENCE" in:"build pack" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
 	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" form:"digest" help:"input digest that the image must have, as diskforge plan says it; another is refused before anything is built"`
-	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect images build-all plan run site" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
-	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect images build-all plan run site" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
-	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect images build-all plan run site" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
+	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect manifest images build-all plan run site" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
+	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect manifest images build-all plan run site" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
+	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect manifest images build-all plan run site" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
 	Push             bool   `env:"PUSH, default=true" in:"build" engine:"address" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
-	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect images build-all plan run site" plan:"carried" help:"allow plain HTTP to a registry that is not on loopback"`
+	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect manifest images build-all plan run site" plan:"carried" help:"allow plain HTTP to a registry that is not on loopback"`
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor build-all plan site" form:"path" engine:"export" help:"folder of the results and of the work; one build at a time"`
 	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan run" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images, compiled tools and playbooks from git (default: diskforge in the user's cache folder)"`
 	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan run" form:"http" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
-	CAFile     string `env:"CA_FILE" in:"build provision base push inspect images build-all plan run site" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
+	CAFile     string `env:"CA_FILE" in:"build provision base push inspect manifest images build-all plan run site" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
 	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTP: downloads, and the guest during the build"`
 	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTPS, likewise"`
 	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan" plan:"carried" help:"hosts that are reached without a proxy, likewise"`

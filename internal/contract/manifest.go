@@ -1,0 +1,322 @@
+package contract
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+)
+
+// Manifests says which Kubernetes objects are written for an image, and with
+// what in them. The zero value of a field but Image is its default.
+type Manifests struct {
+	// Image is where nodes and CDI get it, REGISTRY/REPOSITORY with :TAG, @DIGEST or
+	// both. The objects name it by the report's digest.
+	Image string
+	// Tag is one that moves: a DataImportCron polls it. A digest does not work there
+	// (CDI's issue 2689).
+	Tag string
+
+	Kinds     []string // names of ManifestKinds; none: all that the image and the other fields allow
+	Name      string   // a DNS-1123 label; empty: made of the image's
+	Namespace string   // of volumes and machines; empty: the workspace's, or default
+	CloneTo   []string // namespaces that may clone the volume
+
+	MemoryMiB, CPUs int  // of a machine without an instance type; 0: 2048 MiB, 2 processors
+	Desktop         bool // the guest serves one on port 6080
+
+	VolumeMode    string // Block or Filesystem; empty: Block
+	StorageClass  string // empty: the cluster's default
+	PullSecret    string // with what KubeVirt and CDI take to log in; see docs/kubernetes.md
+	CertConfigMap string // with the authority of the registry's certificate, for CDI
+
+	Workspace string // of CrownLabs, whose Templates need one
+	DiskURL   string // where the disk itself can be downloaded, for CrownLabs' CloudVM
+}
+
+// Manifest is the objects of one kind.
+type Manifest struct {
+	Kind string // one of ManifestKinds
+	YAML string // documents, each below a comment that says what it is for
+}
+
+// manifestKind is something that can be written for an image.
+type manifestKind struct {
+	name string
+	// lacks says what has to be given for it, or is empty.
+	lacks func(Manifests) string
+	// golden starts from the volume that the kind datavolume imports.
+	golden bool
+	// bios is for machines that CrownLabs makes: it sets no firmware, and KubeVirt's
+	// own is BIOS.
+	bios  bool
+	write func(*writer)
+}
+
+const (
+	kindVolume = "datavolume"
+	kindCron   = "import-cron"
+	latest     = "latest" // the one tag that CrownLabs takes for no version: it moves
+)
+
+// manifestKinds stand in the order in which they can be applied.
+var manifestKinds = []manifestKind{
+	{name: kindVolume, write: (*writer).volume},
+	{name: kindCron, lacks: func(m Manifests) string {
+		return unless(m.Tag != "", "an image that is named by a tag, and not by a digest: CDI polls the tag (its issue 2689)")
+	}, write: (*writer).cron},
+	{name: "clone-rbac", lacks: func(m Manifests) string {
+		return unless(len(m.CloneTo) > 0, "--clone-to with the namespaces that may clone")
+	}, write: (*writer).cloneRights},
+	{name: "vm", write: (*writer).machine},
+	{name: "vm-persistent", golden: true, write: (*writer).persistentMachine},
+	{name: "crownlabs-vm", bios: true, lacks: inWorkspace, write: (*writer).crownlabsVM},
+	{name: "crownlabs-localvm", bios: true, golden: true, lacks: inWorkspace, write: (*writer).crownlabsLocalVM},
+	{name: "crownlabs-cloudvm", bios: true, lacks: func(m Manifests) string {
+		return cmp.Or(inWorkspace(m), unless(m.DiskURL != "", "--disk-url with where the disk itself, not the containerdisk, is downloaded"))
+	}, write: (*writer).crownlabsCloudVM},
+}
+
+func inWorkspace(m Manifests) string {
+	return unless(m.Workspace != "", "--workspace with the name of a workspace of CrownLabs")
+}
+
+func unless(given bool, what string) string {
+	if given {
+		return ""
+	}
+	return what
+}
+
+// ManifestKinds are the names of what can be written for an image.
+func ManifestKinds() (names []string) {
+	for _, k := range manifestKinds {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+// MovingTag splits a reference into its repository and a tag that a
+// DataImportCron can poll: none where a digest pins the image.
+func MovingTag(ref string) (repository, tag string) {
+	repository, _, pinned := strings.Cut(ref, "@")
+	if i := strings.LastIndex(repository, ":"); i > strings.LastIndex(repository, "/") {
+		repository, tag = repository[:i], repository[i+1:]
+	}
+	if pinned {
+		tag = ""
+	}
+	return repository, tag
+}
+
+// Names of Kubernetes' objects: labels of RFC 1123, and some of them with dots.
+var (
+	objectLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	objectDots  = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
+	notInLabels = regexp.MustCompile(`[^a-z0-9]+`)
+)
+
+// Check says in an error what of the fields cannot be. The image is not looked at.
+func (m Manifests) Check() error {
+	for _, n := range []struct {
+		flag   string
+		form   *regexp.Regexp
+		values []string
+	}{
+		{"--name", objectLabel, []string{m.Name}}, {"--namespace", objectLabel, []string{m.Namespace}}, {"--clone-to", objectLabel, m.CloneTo},
+		{"--workspace", regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`), []string{m.Workspace}}, // behind workspace-
+		{"--pull-secret", objectDots, []string{m.PullSecret}}, {"--cert-config-map", objectDots, []string{m.CertConfigMap}},
+		{"--storage-class", objectDots, []string{m.StorageClass}},
+		{"--volume-mode", regexp.MustCompile(`^(Block|Filesystem)$`), []string{m.VolumeMode}},
+	} {
+		for _, v := range n.values {
+			if v != "" && !n.form.MatchString(v) {
+				return fmt.Errorf("%s cannot be %q: Kubernetes takes %s", n.flag, v, n.form)
+			}
+		}
+	}
+	if u, err := url.Parse(m.DiskURL); m.DiskURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		return fmt.Errorf("--disk-url cannot be %q: CDI takes http and https", m.DiskURL)
+	}
+	for _, name := range m.Kinds {
+		i := slices.IndexFunc(manifestKinds, func(k manifestKind) bool { return k.name == name })
+		if i < 0 {
+			return fmt.Errorf("--kind %q is not known: give %s", name, strings.Join(ManifestKinds(), ", "))
+		}
+		if k := manifestKinds[i]; k.lacks != nil && k.lacks(m) != "" {
+			return fmt.Errorf("--kind %s needs %s", name, k.lacks(m))
+		}
+	}
+	return nil
+}
+
+// Manifests writes the objects of an image. Errors are those of Check, and
+// *failure.Error where KubeVirt or CDI refuses the image, or CrownLabs cannot
+// start it.
+func (r *Report) Manifests(m Manifests) ([]Manifest, error) {
+	if err := m.Check(); err != nil {
+		return nil, err
+	}
+	if i := slices.IndexFunc(r.Checks, func(c Result) bool { return c.Level == Error }); i >= 0 || r.Disk == nil {
+		why := "there is no disk"
+		if i >= 0 {
+			why = r.Checks[i].Check + ": " + r.Checks[i].Detail
+		}
+		return nil, failure.New(r.Reference+" is no containerdisk that KubeVirt and CDI take: "+why,
+			"diskforge inspect "+r.Reference+" says all that is wrong with it")
+	}
+	w := newWriter(r, m)
+	var all []Manifest
+	for _, k := range manifestKinds {
+		if asked := slices.Contains(m.Kinds, k.name); asked && k.bios && w.uefi {
+			return nil, failure.New(fmt.Sprintf("%s is not written: CrownLabs starts machines with BIOS, and %s starts with UEFI only", k.name, r.Reference), "")
+		}
+		if w.wants(k) {
+			w.documents = nil
+			if k.write(w); w.err != nil {
+				return nil, w.err
+			}
+			all = append(all, Manifest{k.name, strings.Join(w.documents, separator)})
+		}
+	}
+	return all, nil
+}
+
+// wants says whether a kind is written: what was asked for, with the volume that
+// it starts from, or what there is enough for.
+func (w *writer) wants(k manifestKind) bool {
+	asked := func(also func(manifestKind) bool) bool {
+		return slices.ContainsFunc(manifestKinds, func(o manifestKind) bool { return slices.Contains(w.Kinds, o.name) && also(o) })
+	}
+	switch {
+	case len(w.Kinds) > 0:
+		return asked(func(o manifestKind) bool { return o.name == k.name || k.name == kindVolume && o.golden })
+	case k.name == kindCron && w.Tag != latest: // a tag that does not move is not worth polling
+		return false
+	}
+	return (k.lacks == nil || k.lacks(w.Manifests) == "") && !(k.bios && w.uefi)
+}
+
+const separator = "---\n"
+
+// WriteManifests writes all as one stream of documents.
+func WriteManifests(w io.Writer, all []Manifest) error {
+	var documents []string
+	for _, m := range all {
+		documents = append(documents, m.YAML)
+	}
+	_, err := io.WriteString(w, strings.Join(documents, separator))
+	return err
+}
+
+// SaveManifests writes each into a file KIND.yaml of a folder, which is made, and
+// where it is asked for kustomization.yaml, which names them. Other files stay.
+func SaveManifests(dir string, all []Manifest, kustomize bool) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	save := func(name, text string) error {
+		return host.WriteFile(filepath.Join(dir, name), 0o644, func(w io.Writer) error {
+			_, err := io.WriteString(w, text)
+			return err
+		})
+	}
+	resources := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
+	for _, m := range all {
+		if err := save(m.Kind+".yaml", m.YAML); err != nil {
+			return err
+		}
+		resources += "  - " + m.Kind + ".yaml\n"
+	}
+	if !kustomize {
+		return nil
+	}
+	return save("kustomization.yaml", resources)
+}
+
+// fields is an object of Kubernetes, or a part of one. YAML has its keys sorted.
+type (
+	fields = map[string]any
+	list   = []any
+)
+
+// writer writes the objects of one image.
+type writer struct {
+	Manifests
+	*Report
+	pinned    string // the image by its digest, without the tag: CDI takes no reference with both
+	uefi      bool   // the disk starts with nothing else
+	hints     fields // labels by which KubeVirt infers an instance type
+	documents []string
+	err       error
+}
+
+func newWriter(r *Report, m Manifests) *writer {
+	repository, _ := MovingTag(m.Image)
+	w := &writer{Manifests: m, Report: r, pinned: repository + "@" + r.Digest, hints: fields{}}
+	w.Name = cmp.Or(m.Name, objectName(path.Base(repository)))
+	if w.Workspace != "" {
+		w.Namespace = cmp.Or(m.Namespace, w.workspace())
+	}
+	w.Namespace = cmp.Or(w.Namespace, "default")
+	w.MemoryMiB, w.CPUs = cmp.Or(m.MemoryMiB, 2048), cmp.Or(m.CPUs, 2)
+	w.uefi = r.Disk.Firmware == onlyUEFI.String() && r.Config.Architecture == "amd64"
+	for variable, value := range r.Config.Hints {
+		if value != "" {
+			w.hints[label(variable)] = value
+		}
+	}
+	return w
+}
+
+// objectName makes a label of RFC 1123 of a text, at most 63 characters: what is
+// longer ends in a part of its digest.
+func objectName(s string) string {
+	s = strings.Trim(notInLabels.ReplaceAllString(strings.ToLower(s), "-"), "-")
+	if len(s) > 63 {
+		s = fmt.Sprintf("%s-%x", strings.TrimRight(s[:54], "-"), sha256.Sum256([]byte(s)))[:63]
+	}
+	return s
+}
+
+// add writes an object below a comment.
+func (w *writer) add(about, apiVersion, kind string, metadata, rest fields) {
+	metadata["labels"] = with(fields{"app.kubernetes.io/name": w.Name}, metadata["labels"])
+	var text bytes.Buffer
+	for line := range strings.Lines(about + "\n") {
+		text.WriteString("# " + line)
+	}
+	out := yaml.NewEncoder(&text)
+	out.SetIndent(2)
+	err := out.Encode(with(fields{"apiVersion": apiVersion, "kind": kind, "metadata": metadata}, rest))
+	w.err = errors.Join(w.err, err, out.Close())
+	w.documents = append(w.documents, text.String())
+}
+
+// with is a copy of some fields and of more, which may be nil.
+func with(some fields, more any) fields {
+	all := fields{}
+	for _, from := range []any{some, more} {
+		from, _ := from.(fields)
+		for k, v := range from {
+			if v != "" { // an option that is not given
+				all[k] = v
+			}
+		}
+	}
+	return all
+}
