@@ -36,7 +36,7 @@ type says them; INSTALL_DESKTOP_ENVIRONMENT says that the image has a desktop.`,
 			if m.Image, err = imageOf(args[0]); err != nil {
 				return err
 			}
-			_, m.Tag = contract.MovingTag(m.Image)
+			_, m.Tag = contract.SplitTag(m.Image)
 			m.MemoryMiB, m.CPUs, m.Desktop = b.Config.MemoryMiB, b.Config.CPUs, b.Config.Desktop && b.Config.CrownLabsMode
 			if err := m.Check(); err != nil {
 				return usageError{err}

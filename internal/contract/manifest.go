@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -56,51 +55,44 @@ type Manifest struct {
 
 // manifestKind is something that can be written for an image.
 type manifestKind struct {
-	name string
-	// lacks says what has to be given for it, or is empty.
-	lacks func(Manifests) string
+	name  string
+	write func(*writer)
+	given func(Manifests) bool // whether there is what it needs; nil: it needs nothing
+	needs string
 	// golden starts from the volume that the kind datavolume imports.
 	golden bool
 	// bios is for machines that CrownLabs makes: it sets no firmware, and KubeVirt's
 	// own is BIOS.
-	bios  bool
-	write func(*writer)
+	bios bool
 }
-
-const (
-	kindVolume = "datavolume"
-	kindCron   = "import-cron"
-	latest     = "latest" // the one tag that CrownLabs takes for no version: it moves
-)
 
 // manifestKinds stand in the order in which they can be applied.
 var manifestKinds = []manifestKind{
 	{name: kindVolume, write: (*writer).volume},
-	{name: kindCron, lacks: func(m Manifests) string {
-		return unless(m.Tag != "", "an image that is named by a tag, and not by a digest: CDI polls the tag (its issue 2689)")
-	}, write: (*writer).cron},
-	{name: "clone-rbac", lacks: func(m Manifests) string {
-		return unless(len(m.CloneTo) > 0, "--clone-to with the namespaces that may clone")
-	}, write: (*writer).cloneRights},
+	{name: kindCron, write: (*writer).cron, given: func(m Manifests) bool { return m.Tag != "" },
+		needs: "an image that is named by a tag, and not by a digest: CDI polls the tag (its issue 2689)"},
+	{name: "clone-rbac", write: (*writer).cloneRights, given: func(m Manifests) bool { return len(m.CloneTo) > 0 },
+		needs: "--clone-to with the namespaces that may clone"},
 	{name: "vm", write: (*writer).machine},
-	{name: "vm-persistent", golden: true, write: (*writer).persistentMachine},
-	{name: "crownlabs-vm", bios: true, lacks: inWorkspace, write: (*writer).crownlabsVM},
-	{name: "crownlabs-localvm", bios: true, golden: true, lacks: inWorkspace, write: (*writer).crownlabsLocalVM},
-	{name: "crownlabs-cloudvm", bios: true, lacks: func(m Manifests) string {
-		return cmp.Or(inWorkspace(m), unless(m.DiskURL != "", "--disk-url with where the disk itself, not the containerdisk, is downloaded"))
-	}, write: (*writer).crownlabsCloudVM},
+	{name: "vm-persistent", write: (*writer).persistentMachine, golden: true},
+	{name: "crownlabs-vm", write: (*writer).crownlabsVM, bios: true, given: inWorkspace, needs: "--workspace"},
+	{name: "crownlabs-localvm", write: (*writer).crownlabsLocalVM, bios: true, golden: true, given: inWorkspace, needs: "--workspace"},
+	{name: "crownlabs-cloudvm", write: (*writer).crownlabsCloudVM, bios: true,
+		given: func(m Manifests) bool { return inWorkspace(m) && m.DiskURL != "" },
+		needs: "--workspace, and --disk-url with where the disk itself is downloaded, which is not the containerdisk"},
 }
 
-func inWorkspace(m Manifests) string {
-	return unless(m.Workspace != "", "--workspace with the name of a workspace of CrownLabs")
-}
+// MovingTag is the tag that CrownLabs takes for no version: it moves.
+const MovingTag = "latest"
 
-func unless(given bool, what string) string {
-	if given {
-		return ""
-	}
-	return what
-}
+const (
+	kindVolume = "datavolume"
+	kindCron   = "import-cron"
+)
+
+func inWorkspace(m Manifests) bool { return m.Workspace != "" }
+
+func (k manifestKind) possible(m Manifests) bool { return k.given == nil || k.given(m) }
 
 // ManifestKinds are the names of what can be written for an image.
 func ManifestKinds() (names []string) {
@@ -110,9 +102,9 @@ func ManifestKinds() (names []string) {
 	return names
 }
 
-// MovingTag splits a reference into its repository and a tag that a
+// SplitTag splits a reference into its repository and a tag that a
 // DataImportCron can poll: none where a digest pins the image.
-func MovingTag(ref string) (repository, tag string) {
+func SplitTag(ref string) (repository, tag string) {
 	repository, _, pinned := strings.Cut(ref, "@")
 	if i := strings.LastIndex(repository, ":"); i > strings.LastIndex(repository, "/") {
 		repository, tag = repository[:i], repository[i+1:]
@@ -157,8 +149,8 @@ func (m Manifests) Check() error {
 		if i < 0 {
 			return fmt.Errorf("--kind %q is not known: give %s", name, strings.Join(ManifestKinds(), ", "))
 		}
-		if k := manifestKinds[i]; k.lacks != nil && k.lacks(m) != "" {
-			return fmt.Errorf("--kind %s needs %s", name, k.lacks(m))
+		if k := manifestKinds[i]; !k.possible(m) {
+			return fmt.Errorf("--kind %s needs %s", name, k.needs)
 		}
 	}
 	return nil
@@ -167,7 +159,7 @@ func (m Manifests) Check() error {
 // Manifests writes the objects of an image. Errors are those of Check, and
 // *failure.Error where KubeVirt or CDI refuses the image, or CrownLabs cannot
 // start it.
-func (r *Report) Manifests(m Manifests) ([]Manifest, error) {
+func (r *Report) Manifests(m Manifests) (all []Manifest, err error) {
 	if err := m.Check(); err != nil {
 		return nil, err
 	}
@@ -180,16 +172,13 @@ func (r *Report) Manifests(m Manifests) ([]Manifest, error) {
 			"diskforge inspect "+r.Reference+" says all that is wrong with it")
 	}
 	w := newWriter(r, m)
-	var all []Manifest
 	for _, k := range manifestKinds {
-		if asked := slices.Contains(m.Kinds, k.name); asked && k.bios && w.uefi {
-			return nil, failure.New(fmt.Sprintf("%s is not written: CrownLabs starts machines with BIOS, and %s starts with UEFI only", k.name, r.Reference), "")
+		if slices.Contains(m.Kinds, k.name) && k.bios && w.uefi {
+			return nil, failure.New(fmt.Sprintf("%s cannot be written: CrownLabs starts machines with BIOS, and the disk of %s has UEFI only", k.name, r.Reference), "")
 		}
 		if w.wants(k) {
 			w.documents = nil
-			if k.write(w); w.err != nil {
-				return nil, w.err
-			}
+			k.write(w)
 			all = append(all, Manifest{k.name, strings.Join(w.documents, separator)})
 		}
 	}
@@ -197,18 +186,15 @@ func (r *Report) Manifests(m Manifests) ([]Manifest, error) {
 }
 
 // wants says whether a kind is written: what was asked for, with the volume that
-// it starts from, or what there is enough for.
+// it starts from, or all for which there is enough. A tag that may never move is
+// polled only where that was asked for.
 func (w *writer) wants(k manifestKind) bool {
-	asked := func(also func(manifestKind) bool) bool {
-		return slices.ContainsFunc(manifestKinds, func(o manifestKind) bool { return slices.Contains(w.Kinds, o.name) && also(o) })
+	if len(w.Kinds) > 0 {
+		return slices.ContainsFunc(manifestKinds, func(asked manifestKind) bool {
+			return slices.Contains(w.Kinds, asked.name) && (asked.name == k.name || asked.golden && k.name == kindVolume)
+		})
 	}
-	switch {
-	case len(w.Kinds) > 0:
-		return asked(func(o manifestKind) bool { return o.name == k.name || k.name == kindVolume && o.golden })
-	case k.name == kindCron && w.Tag != latest: // a tag that does not move is not worth polling
-		return false
-	}
-	return (k.lacks == nil || k.lacks(w.Manifests) == "") && !(k.bios && w.uefi)
+	return k.possible(w.Manifests) && !(k.bios && w.uefi) && (k.name != kindCron || w.Tag == MovingTag)
 }
 
 const separator = "---\n"
@@ -262,17 +248,15 @@ type writer struct {
 	uefi      bool   // the disk starts with nothing else
 	hints     fields // labels by which KubeVirt infers an instance type
 	documents []string
-	err       error
 }
 
 func newWriter(r *Report, m Manifests) *writer {
-	repository, _ := MovingTag(m.Image)
+	repository, _ := SplitTag(m.Image)
 	w := &writer{Manifests: m, Report: r, pinned: repository + "@" + r.Digest, hints: fields{}}
 	w.Name = cmp.Or(m.Name, objectName(path.Base(repository)))
-	if w.Workspace != "" {
-		w.Namespace = cmp.Or(m.Namespace, w.workspace())
+	if w.Namespace = cmp.Or(m.Namespace, "default"); m.Namespace == "" && m.Workspace != "" {
+		w.Namespace = w.workspace()
 	}
-	w.Namespace = cmp.Or(w.Namespace, "default")
 	w.MemoryMiB, w.CPUs = cmp.Or(m.MemoryMiB, 2048), cmp.Or(m.CPUs, 2)
 	w.uefi = r.Disk.Firmware == onlyUEFI.String() && r.Config.Architecture == "amd64"
 	for variable, value := range r.Config.Hints {
@@ -302,8 +286,7 @@ func (w *writer) add(about, apiVersion, kind string, metadata, rest fields) {
 	}
 	out := yaml.NewEncoder(&text)
 	out.SetIndent(2)
-	err := out.Encode(with(fields{"apiVersion": apiVersion, "kind": kind, "metadata": metadata}, rest))
-	w.err = errors.Join(w.err, err, out.Close())
+	_ = out.Encode(with(fields{"apiVersion": apiVersion, "kind": kind, "metadata": metadata}, rest)) // texts and numbers, into memory
 	w.documents = append(w.documents, text.String())
 }
 

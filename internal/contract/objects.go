@@ -79,7 +79,7 @@ func (w *writer) volume() {
 // without it alone (dataimportcron-controller.go, getDataSource), and fills in its
 // source.
 func (w *writer) cron() {
-	repository, _ := MovingTag(w.Image)
+	repository, _ := SplitTag(w.Image)
 	name := objectName(w.Name + "-" + w.Tag)
 	meta := w.named(name)
 	meta["labels"] = w.hints

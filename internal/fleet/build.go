@@ -5,8 +5,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -67,7 +69,32 @@ func (b *builder) Build(ctx context.Context, e *Entry, dir string, parent Result
 	if err == nil && len(e.Tags) > 1 {
 		err = b.session.Tag(ctx, e.repository()+"@"+result.Digest, e.Tags[1:]...)
 	}
+	if err == nil {
+		b.manifests(e, dir, result)
+	}
 	return result, err
+}
+
+// manifests writes the Kubernetes objects of an image that was pushed. The image
+// is complete without them.
+func (b *builder) manifests(e *Entry, dir string, r Result) {
+	c := e.config
+	if r.Image == nil || c.Reference == "" {
+		return
+	}
+	m := contract.Manifests{
+		Image: c.Reference, MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Desktop: c.Desktop && c.CrownLabsMode,
+	}
+	if slices.Contains(e.Tags, contract.MovingTag) {
+		m.Tag = contract.MovingTag
+	}
+	all, err := r.Image.Manifests(m)
+	if err == nil {
+		err = contract.SaveManifests(filepath.Join(dir, manifestsName), all, true)
+	}
+	if err != nil {
+		b.table.Warn(e.Name, "its manifests were not written: "+oneLine(err))
+	}
 }
 
 // send pushes the image that is complete in OUTPUT_DIR, if there is one.

@@ -7,7 +7,7 @@
 // build does.
 //
 //	OUTPUT_DIR/work/           locked while a fleet, or a single build, runs
-//	OUTPUT_DIR/IMAGE/          one image's, the Builder's to fill
+//	OUTPUT_DIR/IMAGE/          one image's, the Builder's to fill: layout, report, manifests
 //	OUTPUT_DIR/build-all.json  how the last run ended
 //	OUTPUT_DIR/index.html      the same for people, with the images' reports
 //
@@ -113,7 +113,7 @@ func check(entries []*Entry, outputDir string) error {
 		dir := Dir(outputDir, e.Name)
 		base := filepath.Base(dir)
 		switch {
-		case !imageName.MatchString(e.Name) || base == workName || base == report.SiteFile || strings.HasPrefix(base, summaryName):
+		case !imageName.MatchString(e.Name) || base == workName || base == manifestsName || base == report.SiteFile || strings.HasPrefix(base, summaryName):
 			return failure.New(fmt.Sprintf("an image cannot be called %q", e.Name), "give it another name")
 		case dirs[dir] != "":
 			return failure.New(fmt.Sprintf("the images %s and %s would both be made in %s", dirs[dir], e.Name, dir), "give one of them another name")
@@ -135,6 +135,9 @@ func exists(name string) bool {
 // workName is also the work directory of a single build, so that neither
 // disturbs the other.
 const workName = "work"
+
+// manifestsName is the folder of an image's Kubernetes objects, beside its layout.
+const manifestsName = "manifests"
 
 // Dir is the directory of an image below OUTPUT_DIR.
 func Dir(outputDir, image string) string {

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
@@ -59,6 +60,8 @@ type Result struct {
 	Reference string `json:"reference"`        // with digest; of the registry where it was pushed, else of the layout
 	Digest    string `json:"digest"`           // of the manifest, "sha256:…"
 	Layout    string `json:"layout,omitempty"` // directory of the OCI layout, where it was built here
+	// Image is what is known of it, where it was packed or sent here.
+	Image *contract.Report `json:"-"`
 }
 
 // Run builds, verifies, packs and, where a registry is set, pushes one image.

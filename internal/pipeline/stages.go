@@ -318,7 +318,7 @@ func (w *way) inspect(ctx context.Context, dir string) error {
 		if err != nil {
 			return "", err
 		}
-		image.Reference = w.Layout
+		image.Reference, w.Image = w.Layout, image
 		w.journal.note(func(to *report.Report) {
 			to.Image.Digest = image.Digest
 			for _, l := range image.Layers {
