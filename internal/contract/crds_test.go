@@ -79,11 +79,9 @@ var texts = map[string]any{"type": "object", "additionalProperties": map[string]
 // strict makes JSON schema of Kubernetes' structural schema: an object has no fields
 // but those that it names.
 func strict(schema map[string]any) {
-	for _, all := range []string{"properties"} {
-		of, _ := schema[all].(map[string]any)
-		for _, one := range of {
-			strict(one.(map[string]any))
-		}
+	of, _ := schema["properties"].(map[string]any)
+	for _, one := range of {
+		strict(one.(map[string]any))
 	}
 	for _, one := range []string{"items", "additionalProperties"} {
 		if of, ok := schema[one].(map[string]any); ok {
@@ -99,11 +97,6 @@ func strict(schema map[string]any) {
 	}
 	if schema["nullable"] == true {
 		schema["type"] = []any{schema["type"], "null"}
-	}
-	for _, ignored := range []string{"default", "description", "format"} {
-		if _, named := schema[ignored].(string); named || ignored == "default" {
-			delete(schema, ignored)
-		}
 	}
 }
 
