@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -240,6 +241,9 @@ func (m *maker) run(ctx context.Context, b *pipeline.Build) (pipeline.Result, er
 		if result.Reference, err = registry.Push(ctx, result.Layout, c.Reference, options, progress.Discard); err != nil {
 			return result, err
 		}
+	}
+	if result.Image, err = contract.Layout(ctx, result.Layout, progress.Discard); err != nil {
+		return result, err
 	}
 	return result, m.at(ctx, c.ImageName, "end")
 }

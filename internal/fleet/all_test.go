@@ -172,6 +172,29 @@ func assertClean(t *testing.T, outputDir string) {
 	}
 }
 
+func TestAnImageThatWasPushedHasItsManifestsBesideIt(t *testing.T) {
+	t.Parallel()
+	s, m := newSite(t, strings.Replace(familyCatalogue, "tags: v1", "tags: [v1, latest]", 1)), &maker{}
+	manifests := func(name string) string { return filepath.Join(fleet.Dir(s.env["OUTPUT_DIR"], name), "manifests") }
+	s.run(m)
+	assert.NoDirExists(t, manifests("lab"), "no cluster gets it from a folder")
+
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
+	s.env["TARGET_REGISTRY"], s.env["REGISTRY_PREFIX"] = host, "labs"
+	made := s.run(m)
+	for _, i := range made.Images {
+		for file, words := range map[string]string{
+			"vm.yaml":            "image: " + host + "/labs/" + i.Name + "@" + i.Result.Digest,
+			"import-cron.yaml":   "url: docker://" + host + "/labs/" + i.Name + ":latest",
+			"kustomization.yaml": "- vm-persistent.yaml",
+		} {
+			text, err := os.ReadFile(filepath.Join(manifests(i.Name), file))
+			require.NoError(t, err)
+			assert.Contains(t, string(text), words)
+		}
+	}
+}
+
 func TestAnImageWithoutATagGetsOneFromItsInputs(t *testing.T) {
 	t.Parallel()
 	s, m := newSite(t, strings.Replace(familyCatalogue, ", tags: v1", "", 1)), &maker{}
