@@ -61,8 +61,9 @@ inputs is not built again; what starts from another image starts from its disk. 
 image that fails stops those that start from it and no other. Started again, the
 command goes on where it was stopped.
 
-Each image has a folder in OUTPUT_DIR, with its OCI layout and its report; how it
-all ended stands in OUTPUT_DIR/build-all.json. TARGET_REGISTRY, REGISTRY_PREFIX and
+Each image has a folder in OUTPUT_DIR, with its OCI layout, its report and, where it
+was pushed, what diskforge manifest writes; how it all ended stands in
+OUTPUT_DIR/build-all.json. TARGET_REGISTRY, REGISTRY_PREFIX and
 IMAGE_TAG win over the catalogue. An image without a tag gets one from its inputs.`,
 		cobra.NoArgs, nil,
 		func(c *cobra.Command, _ []string, b *pipeline.Build) error {

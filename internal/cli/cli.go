@@ -1,6 +1,6 @@
 // Package cli is the command line of diskforge: build, which runs all stages of
 // one image, and a command for each stage; build-all and plan for a catalogue's
-// images; inspect and images for what is in registries; base, tools and doctor
+// images; inspect, manifest and images for what is in registries; base, tools and doctor
 // for the host.
 //
 // A command has a flag for each setting that it reads (package settings has the
