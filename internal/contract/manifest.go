@@ -117,27 +117,30 @@ func SplitTag(ref string) (repository, tag string) {
 
 // Names of Kubernetes' objects: labels of RFC 1123, and some of them with dots.
 var (
-	objectLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	objectDots  = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
-	notInLabels = regexp.MustCompile(`[^a-z0-9]+`)
+	objectLabel    = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	workspaceLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`) // workspace- stands before it
+	objectDots     = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
+	notInLabels    = regexp.MustCompile(`[^a-z0-9]+`)
 )
 
 // Check says in an error what of the fields cannot be. The image is not looked at.
 func (m Manifests) Check() error {
+	const plain, dotted = "at most 63 lower-case letters, digits and '-', a letter or digit at both ends", "lower-case letters, digits, '-' and '.'"
 	for _, n := range []struct {
 		flag   string
 		form   *regexp.Regexp
+		takes  string
 		values []string
 	}{
-		{"--name", objectLabel, []string{m.Name}}, {"--namespace", objectLabel, []string{m.Namespace}}, {"--clone-to", objectLabel, m.CloneTo},
-		{"--workspace", regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`), []string{m.Workspace}}, // behind workspace-
-		{"--pull-secret", objectDots, []string{m.PullSecret}}, {"--cert-config-map", objectDots, []string{m.CertConfigMap}},
-		{"--storage-class", objectDots, []string{m.StorageClass}},
-		{"--volume-mode", regexp.MustCompile(`^(Block|Filesystem)$`), []string{m.VolumeMode}},
+		{"--name", objectLabel, plain, []string{m.Name}}, {"--namespace", objectLabel, plain, []string{m.Namespace}},
+		{"--clone-to", objectLabel, plain, m.CloneTo}, {"--workspace", workspaceLabel, plain, []string{m.Workspace}},
+		{"--pull-secret", objectDots, dotted, []string{m.PullSecret}}, {"--cert-config-map", objectDots, dotted, []string{m.CertConfigMap}},
+		{"--storage-class", objectDots, dotted, []string{m.StorageClass}},
+		{"--volume-mode", regexp.MustCompile(`^(Block|Filesystem)$`), "Block and Filesystem", []string{m.VolumeMode}},
 	} {
 		for _, v := range n.values {
 			if v != "" && !n.form.MatchString(v) {
-				return fmt.Errorf("%s cannot be %q: Kubernetes takes %s", n.flag, v, n.form)
+				return fmt.Errorf("%s cannot be %q: Kubernetes takes %s", n.flag, v, n.takes)
 			}
 		}
 	}
@@ -174,7 +177,8 @@ func (r *Report) Manifests(m Manifests) (all []Manifest, err error) {
 	w := newWriter(r, m)
 	for _, k := range manifestKinds {
 		if slices.Contains(m.Kinds, k.name) && k.bios && w.uefi {
-			return nil, failure.New(fmt.Sprintf("%s cannot be written: CrownLabs starts machines with BIOS, and the disk of %s has UEFI only", k.name, r.Reference), "")
+			return nil, failure.New(fmt.Sprintf("%s cannot be written for %s: CrownLabs starts machines with BIOS, and the disk has UEFI only",
+				k.name, r.Reference), "")
 		}
 		if w.wants(k) {
 			w.documents = nil
