@@ -45,7 +45,7 @@ func (a *app) stages() *cobra.Command {
 			return err
 		}
 		stages := map[string][]string{}
-		for _, stage := range []string{"base", "provision", "sparsify", "verify", "pack", "push", "plan"} {
+		for _, stage := range []string{"base", "provision", "sparsify", "verify", "pack", "export", "push", "plan"} {
 			stages[stage] = all.With(fixed).Arguments(stage)
 		}
 		return json.NewEncoder(a.exact).Encode(stages)

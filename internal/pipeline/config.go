@@ -12,6 +12,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -43,6 +44,7 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 				wrong.Add(env, "%q is no name of Kubernetes: give e.g. u1.medium, ubuntu or none", hint)
 			}
 		}
+		c.Outputs = checkOutputs(c.Outputs, wrong)
 		if needed(NeedReference) {
 			if needed(NeedBase) && c.TargetRegistry != "" && c.Push && c.ImageTag == "" {
 				// As setup-crownlabs-vm.sh had it (CROWNLABS_REGISTRY_IMAGE_VERSION).
@@ -51,6 +53,17 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 			checkReference(c, wrong, needed(NeedBase) && !c.Push)
 		}
 	})
+}
+
+// checkOutputs is the list without the containerdisk, which is made in any case.
+func checkOutputs(list string, wrong *settings.Mistakes) string {
+	names := slices.DeleteFunc(strings.Split(list, ","), func(name string) bool { return name == "containerdisk" || name == "" })
+	for _, name := range names {
+		if known := disk.Outputs(); !slices.Contains(known, name) {
+			wrong.Add("OUTPUTS", "%q is not known: give containerdisk, %s", name, strings.Join(known, ", "))
+		}
+	}
+	return strings.Join(names, ",")
 }
 
 // useVariables gives the settings that are variables of playbooks to the playbook;

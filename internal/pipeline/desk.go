@@ -14,6 +14,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
@@ -52,10 +53,12 @@ func (b *Build) Attend(ctx context.Context, image string, d Desk) error {
 	}
 	var found disk.Info
 	var path string
-	err := w.show(ctx, "image", func(ctx context.Context, p progress.Reporter) (_ string, err error) {
-		if path, err = w.diskOf(ctx, image, p); err != nil {
+	err := w.show(ctx, "image", func(ctx context.Context, p progress.Reporter) (string, error) {
+		o, err := w.diskOf(ctx, image, p)
+		if err != nil {
 			return "", err
 		}
+		path = o.Path
 		found, err = w.rooms.disk(ctx, path)
 		return path, err
 	})
@@ -164,7 +167,7 @@ func checkPorts(ports []Port) error {
 }
 
 // diskOf is the disk of an image, taken into the cache where it is packed.
-func (w *way) diskOf(ctx context.Context, name string, p progress.Reporter) (string, error) {
+func (w *way) diskOf(ctx context.Context, name string, p progress.Reporter) (o origin, err error) {
 	image := settings.BaseImage{Layout: name}
 	if strings.HasPrefix(name, "oci:") { // as a build prints a layout, and ISO_URL takes both
 		image = splitImage(name)
@@ -172,17 +175,20 @@ func (w *way) diskOf(ctx context.Context, name string, p progress.Reporter) (str
 	if image.Reference == "" {
 		switch info, err := os.Stat(image.Layout); {
 		case err == nil && !info.IsDir():
-			return filepath.Abs(image.Layout)
+			o.Path, err = filepath.Abs(image.Layout)
+			return o, err
 		case err == nil:
 		case image.Layout != name || !namesRegistry(name):
-			return "", failure.New("there is no disk and no layout "+image.Layout+" here",
+			return o, failure.New("there is no disk and no layout "+image.Layout+" here",
 				"give a disk, the folder of an OCI layout, or REGISTRY/REPOSITORY:TAG")
 		default:
 			image = splitImage("oci://" + name)
 		}
 	}
-	taken, _, err := w.takeOut(ctx, image, 0, p)
-	return taken.Path, err
+	taken, title, err := w.takeOut(ctx, image, 0, p)
+	o.Path, o.Digest, o.Manifest, o.Name = taken.Path, taken.Digest, taken.Manifest, title
+	o.Guest, o.Known = playbook.GuessGuest(append(taken.Hints, title)...)
+	return o, err
 }
 
 // Inspect says what the containerdisk is at a path, where there is one, else at a

@@ -15,6 +15,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,7 +25,9 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -221,6 +225,58 @@ func (b *Build) PackTo(ctx context.Context, path, layout string) (string, error)
 	w.Layout = layout
 	err := w.run(ctx, packing)
 	return w.Reference, err
+}
+
+// ExportTo writes the disk of an image, which is a disk's file, an OCI layout or a
+// registry's reference, into a folder, in the forms of OUTPUTS, and returns the files.
+// A disk that was not verified is refused unless that is said; what is in a registry
+// was somebody's to publish.
+func (b *Build) ExportTo(ctx context.Context, image, folder string, unverified bool) (files []string, err error) {
+	w := b.way(nil)
+	if b.Config.Outputs == "" {
+		wrong := settings.Mistakes{}
+		wrong.Add("OUTPUTS", "names no file: give %s", strings.Join(disk.Outputs(), ", "))
+		return nil, wrong
+	}
+	var from origin
+	err = w.show(ctx, "image", func(ctx context.Context, p progress.Reporter) (string, error) {
+		from, err = w.diskOf(ctx, image, p)
+		return from.Path, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	verified := true
+	if from.Manifest == "" {
+		err = w.takeUp(ctx, from.Path)
+		verified = w.known.IsVerified()
+	} else {
+		w.disk, w.known = from.Path, Sidecar{Digest: from.Digest, Title: titleOf(from.Name), Guest: from.distribution()}
+		if info, statErr := os.Stat(image); statErr == nil && info.IsDir() {
+			var packed Packed
+			packed, err = Load(image)
+			verified = packed.Verified
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !verified && !unverified {
+		return nil, failure.New("the disk of "+image+" was not verified", "run diskforge verify on it first, or export it as it is with --unverified")
+	}
+	w.out = folder
+	err = w.run(ctx, exporting)
+	for _, one := range w.exported {
+		files = append(files, one.Path)
+	}
+	return files, err
+}
+
+// titleOf is the image's own name in a reference.
+func titleOf(reference string) string {
+	name, _, _ := strings.Cut(path.Base(reference), "@")
+	name, _, _ = strings.Cut(name, ":")
+	return name
 }
 
 // PushLayout pushes the layout to the reference, or to the address of the

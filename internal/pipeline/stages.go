@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
@@ -36,13 +37,14 @@ var (
 		name: "verify", inputs: (*way).verifyInputs,
 		run: (*way).verify, empty: func() result { return new(verified) },
 	}
-	packing = stage{name: "pack", run: (*way).pack}
-	pushing = stage{name: "push", when: (*way).pushes, run: (*way).push}
+	packing   = stage{name: "pack", run: (*way).pack}
+	exporting = stage{name: "export", when: func(w *way) bool { return w.Config.Outputs != "" }, run: (*way).export}
+	pushing   = stage{name: "push", when: (*way).pushes, run: (*way).push}
 )
 
 // stages are all, in their order. The finished disk is looked at at rest and in
 // the guest that boots from it, side by side.
-var stages = [][]stage{{provisioning}, {sparsifying}, {scanning, verifying}, {packing}, {pushing}}
+var stages = [][]stage{{provisioning}, {sparsifying}, {scanning, verifying}, {packing}, {exporting}, {pushing}}
 
 // provisioned is the result of provisioning.
 type provisioned struct {
@@ -251,6 +253,32 @@ func (w *way) pack(ctx context.Context, path string, p progress.Reporter) (resul
 	}
 	return line(fmt.Sprintf("%s, a layer of %s", w.Layout, text.Size(done.Layer.Size))), err
 }
+
+// export writes the disk into files of other forms.
+func (w *way) export(ctx context.Context, path string, p progress.Reporter) (result, error) {
+	c := w.Config
+	done, err := w.rooms.export(ctx, path, w.known.Digest, cmp.Or(w.out, c.OutputDir), strings.Split(c.Outputs, ","), disk.Machine{
+		Name:      strings.ReplaceAll(cmp.Or(c.ImageName, w.known.Title, "disk"), "/", "_"),
+		MemoryMiB: c.MemoryMiB, CPUs: cmp.Or(c.CPUs, exportedCPUs), Distribution: w.known.Guest,
+	}, p)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	w.journal.note(func(to *report.Report) {
+		to.Files = nil
+		for _, one := range done {
+			to.Files = append(to.Files, report.File{Name: filepath.Base(one.Path), Digest: one.Digest, Bytes: one.Size})
+			names = append(names, filepath.Base(one.Path)+" "+text.Size(one.Size))
+		}
+	})
+	w.exported = done
+	return line(strings.Join(names, ", ")), nil
+}
+
+// exportedCPUs are the processors of an appliance where CPUS is not set: those of the
+// host that builds it say nothing.
+const exportedCPUs = 2
 
 // metadata is what the image says about itself. The settings win over what is
 // known of the disk; what is not known is left out.

@@ -47,6 +47,10 @@ type given struct {
 	verify             verify.Options
 	pack               oci.Metadata
 	packedDisk         string
+	exportedDisk       string
+	exportDir          string
+	outputs            []string
+	machine            disk.Machine
 	access, push       string // references
 	login              registry.Options
 	runs               []string
@@ -131,6 +135,11 @@ func (g *given) fakes(dir string) *rooms {
 		inspect: func(context.Context, string, progress.Reporter) (*contract.Report, error) {
 			return &contract.Report{Digest: "sha256:image"}, nil
 		},
+		export: func(_ context.Context, path, digest, dir string, names []string, m disk.Machine, _ progress.Reporter) ([]disk.Exported, error) {
+			g.runs = append(g.runs, "export")
+			g.exportedDisk, g.exportDir, g.outputs, g.machine = path, dir, names, m
+			return []disk.Exported{{Path: dir + "/course.ova", Digest: digest, Size: 7}}, nil
+		},
 		freeTag: func(_ context.Context, reference string, login registry.Options) (string, error) {
 			return reference + "-2", nil
 		},
@@ -159,6 +168,7 @@ func everything(dir string) map[string]string {
 		"INSTALL_DESKTOP_ENVIRONMENT": "true", "EXTRA_VARS": `{"db_password": "vars-word"}`, "ANSIBLE_VAULT_PASSWORD_FILE": file("vault", "vault-word"),
 		"MEMORY": "3000", "CPUS": "3", "DISK_SIZE": "11G", "ACCELERATOR": "kvm", "BOOT_TIMEOUT": "77s",
 		"BUILD_USER": "maker", "VM_USER": "student", "BAKE_USER": "true", "SPARSIFY": "trim", "QCOW2_COMPRESSION": "zlib",
+		"OUTPUTS":         "containerdisk ova",
 		"TARGET_REGISTRY": "registry.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "course", "IMAGE_TAG": "v1",
 		"INSTANCE_TYPE": "o1.small", "PREFERENCE": "fedora", "SOURCE_DATE_EPOCH": "1600000000",
 		"REGISTRY_USER": "robot", "REGISTRY_PASS_FILE": file("password", "registry-word\n"), "REGISTRY_INSECURE": "true",
@@ -190,7 +200,7 @@ func TestEachStageIsGivenTheSettingsThatAreItsOwn(t *testing.T) {
 	require.NotNil(t, done.Image, "what inspect found")
 	done.Image = nil
 	assert.Equal(t, Result{Layout: dir + "/out/course", Reference: "registry.example.org/labs/course:v1@sha256:image", Digest: "sha256:image"}, done)
-	assert.Equal(t, []string{"provision", "sparsify", "verify", "pack", "push"}, g.runs)
+	assert.Equal(t, []string{"provision", "sparsify", "verify", "pack", "export", "push"}, g.runs)
 	work, cache := dir+"/out/work", dir+"/cache"
 
 	assert.Equal(t, []string{"kvm", cache, cache + "/tools"}, []string{g.accelerator, g.cache, g.toolsCache})
@@ -249,6 +259,8 @@ func TestEachStageIsGivenTheSettingsThatAreItsOwn(t *testing.T) {
 	}, m)
 	assert.Equal(t, work+"/disk.qcow2", g.packedDisk)
 	assert.Equal(t, "Debian 12", m.Annotations[oci.AnnotationGuest])
+	assert.Equal(t, []any{work + "/disk.qcow2", dir + "/out", []string{"ova"}}, []any{g.exportedDisk, g.exportDir, g.outputs})
+	assert.Equal(t, disk.Machine{Name: "course", MemoryMiB: 3000, CPUs: 3, Distribution: "debian"}, g.machine)
 	assert.Equal(t, []string{"registry.example.org/labs/course:v1", "registry.example.org/labs/course:v1"}, []string{g.access, g.push})
 	assert.Equal(t, registry.Options{Username: "robot", Password: "registry-word", Insecure: true, UserAgent: "diskforge/v9"}, g.login)
 	assert.NoFileExists(t, work+"/disk.qcow2", "the layout has all")
@@ -256,6 +268,7 @@ func TestEachStageIsGivenTheSettingsThatAreItsOwn(t *testing.T) {
 	told := saved(t, b)
 	assert.Equal(t, report.Published, told.Outcome)
 	assert.Equal(t, done.Reference, told.Image.Reference)
+	assert.Equal(t, []report.File{{Name: "course.ova", Digest: digest, Bytes: 7}}, told.Files)
 	var names []string
 	for _, stage := range told.Stages {
 		names = append(names, stage.Name)
@@ -274,7 +287,7 @@ func TestWhatABuildThatWasStoppedMadeIsGivenOnAgain(t *testing.T) {
 	g.runs = nil
 	_, err = b.Run(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, []string{"pack", "push"}, g.runs, "the others were done before")
+	assert.Equal(t, []string{"pack", "export", "push"}, g.runs, "the others were done before")
 	before.Accept, g.pack.Accept = nil, nil
 	assert.Equal(t, before, g.pack, "and the image is the same")
 
@@ -282,12 +295,12 @@ func TestWhatABuildThatWasStoppedMadeIsGivenOnAgain(t *testing.T) {
 	g.runs = nil
 	_, err = b.Run(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, []string{"sparsify", "pack", "push"}, g.runs, "the same disk is not booted again")
+	assert.Equal(t, []string{"sparsify", "pack", "export", "push"}, g.runs, "the same disk is not booted again")
 	b.Version = "v10"
 	g.runs = nil
 	_, err = b.Run(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, []string{"verify", "pack", "push"}, g.runs, "another version has other checks")
+	assert.Equal(t, []string{"verify", "pack", "export", "push"}, g.runs, "another version has other checks")
 	require.NoError(t, b.Clean())
 	assert.NoFileExists(t, dir+"/out/work/provisioned.qcow2")
 }

@@ -52,6 +52,11 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 		rows = append(rows, []string{size.Name, text.Size(size.Bytes), blocks(size.Bytes, v.Largest), size.Change})
 	}
 	s.table("Sizes", "What | Size | | Change", rows)
+	rows = nil
+	for _, file := range v.Files {
+		rows = append(rows, []string{file.Name, text.Size(file.Bytes), file.Digest})
+	}
+	s.table("Files", "Name | Size | Digest", rows)
 	_, err := s.WriteTo(w)
 	return err
 }

@@ -43,6 +43,7 @@ type Report struct {
 	Boot     []Moment  `json:"boot,omitempty"`              // of the guest that was verified, from power on
 	Tasks    []Task    `json:"tasks,omitempty" rows:"5000"` // Ansible's, in the order in which they ran
 	Sizes    []Size    `json:"sizes,omitempty"`             // from the base to the layer
+	Files    []File    `json:"files,omitempty"`             // of other forms (OUTPUTS)
 	Checks   []Check   `json:"checks,omitempty" rows:"2000"`
 	Packages []Package `json:"packages,omitempty" rows:"20000"` // installed in the guest, by name
 	Pictures []Picture `json:"pictures,omitempty" rows:"8"`
@@ -120,6 +121,13 @@ const (
 type Size struct {
 	Name  string `json:"name"`
 	Bytes int64  `json:"bytes"`
+}
+
+// File is a file that the disk was written into.
+type File struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"` // "sha256:…", as CDI's checksum wants it
+	Bytes  int64  `json:"bytes"`
 }
 
 // Check is one thing that was looked at.

@@ -29,6 +29,7 @@ var forms = map[string]form{
 	"packages": list(packageForm, "%q is no package's name: give names separated by commas, e.g. octave,gnuplot-nox"),
 	"groups":   list(userForm, "%q cannot be the name of a group: give names separated by commas, e.g. docker,wireshark"),
 	"keyboard": list(layoutForm, "%q is no keyboard layout: give names of XKB separated by commas, e.g. it or us,de"),
+	"outputs":  list(outputForm, "%q is no output: give names separated by commas, e.g. containerdisk,qcow2"),
 	"digest": func(v string) (string, error) {
 		return v, unless(host.ValidDigest(v), "%q is no digest: give sha256: and 64 hexadecimal digits", v)
 	},
@@ -50,6 +51,9 @@ var (
 
 	// layoutForm is that of XKB's layouts (xkeyboard-config's rules/base.lst).
 	layoutForm = regexp.MustCompile(`^[a-z]{2,16}$`)
+
+	// outputForm is that of what image/disk writes, which says what there is.
+	outputForm = regexp.MustCompile(`^[a-z0-9.]+$`)
 
 	urlForm = regexp.MustCompile(`^https?://[^\s'"\\]+$`)
 	// userForm is useradd's own rule (NAME_REGEX of shadow), with its 32 characters.

@@ -49,8 +49,8 @@ type Config struct {
 	VaultPasswordFile string `env:"ANSIBLE_VAULT_PASSWORD_FILE" in:"build provision build-all plan run" form:"file" engine:"secret" help:"file with the password of what ansible-vault encrypted in the playbook tree; only Ansible is given it"`
 	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan run" form:"vaults" engine:"refused" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
 
-	MemoryMiB    int           `env:"MEMORY, default=2048" in:"build provision verify build-all plan run manifest" form:"memory" key:"memory" help:"memory of the guest in MiB"`
-	CPUs         int           `env:"CPUS" in:"build provision verify build-all plan run manifest" form:"cpus" key:"cpus" plan:"carried" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
+	MemoryMiB    int           `env:"MEMORY, default=2048" in:"build provision verify build-all plan run manifest export" form:"memory" key:"memory" help:"memory of the guest in MiB"`
+	CPUs         int           `env:"CPUS" in:"build provision verify build-all plan run manifest export" form:"cpus" key:"cpus" plan:"carried" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
 	DiskSize     int64         `env:"DISK_SIZE, default=10G" in:"build provision" form:"size" key:"size" help:"virtual size of the disk: 10G, or a number of MiB"`
 	Accelerator  string        `env:"ACCELERATOR, default=auto" in:"build provision sparsify verify doctor build-all plan run" form:"auto|kvm|tcg" plan:"carried" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
 	Architecture string        `env:"ARCHITECTURE, default=amd64" in:"build provision base pack" form:"architecture" key:"architecture" help:"architecture of the image: amd64"`
@@ -60,6 +60,8 @@ type Config struct {
 	VMUser    string `env:"VM_USER, default=crownlabs" in:"build provision verify run" form:"user" key:"vm-user" help:"login user of the virtual machines; cloud-init makes it where they run"`
 	BakeUser  bool   `env:"BAKE_USER, default=false" in:"build provision verify" key:"bake-user" help:"provision as VM_USER and keep the account, its password locked, for playbooks that write into its home"`
 
+	Outputs string `env:"OUTPUTS, default=containerdisk" in:"build export" form:"outputs" key:"outputs" help:"what is made of the verified disk, separated by commas: containerdisk (always), and files in OUTPUT_DIR with their SHA256SUMS: qcow2, raw.zst (CDI's HTTP import), ova (VirtualBox, VMware)"`
+
 	HygieneAllow string `env:"HYGIENE_ALLOW" in:"build verify" form:"file" engine:"file" help:"file that excuses findings of the hygiene gate, with reasons, and may add rules (default: tests/PLAYBOOK.allow.yaml in the playbook tree)"`
 
 	Sparsify    string `env:"SPARSIFY, default=auto" in:"build provision sparsify" form:"auto|trim|virt-sparsify|none" key:"sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
@@ -67,22 +69,22 @@ type Config struct {
 
 	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build pack push images build-all plan site" engine:"address" help:"registry host, without a scheme; without it nothing is pushed"`
 	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build pack push images build-all plan site" engine:"address" help:"project or path in the registry"`
-	ImageName        string `env:"IMAGE_NAME" in:"build pack push" engine:"address" help:"name of the image (default where nothing is pushed: the playbook's)"`
+	ImageName        string `env:"IMAGE_NAME" in:"build pack push export" engine:"address" help:"name of the image (default where nothing is pushed: the playbook's)"`
 	ImageTag         string `env:"IMAGE_TAG" in:"build pack push build-all plan" engine:"address" help:"tag of the image; use a new one for each build (default where build pushes: today's date, 20261129, or 20261129-2 where that is there; build-all: the inputs')"`
 	SourceDateEpoch  string `env:"SOURCE_DATE_EPOCH" in:"build provision pack build-all" form:"epoch" engine:"none: there an image has its base's date" help:"when the image was made, in seconds since 1970 (reproducible-builds.org; default: the date of its base)"`
 	InstanceType     string `env:"INSTANCE_TYPE" in:"build pack" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
 	Preference       string `env:"PREFERENCE" in:"build pack" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
 	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" form:"digest" help:"input digest that the image must have, as diskforge plan says it; another is refused before anything is built"`
-	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect manifest images build-all plan run site" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
-	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect manifest images build-all plan run site" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
-	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect manifest images build-all plan run site" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
+	RegistryUser     string `env:"REGISTRY_USER" in:"build provision base push inspect manifest images build-all plan run site export" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
+	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build provision base push inspect manifest images build-all plan run site export" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
+	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build provision base push inspect manifest images build-all plan run site export" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
 	Push             bool   `env:"PUSH, default=true" in:"build" engine:"address" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
-	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect manifest images build-all plan run site" plan:"carried" help:"allow plain HTTP to a registry that is not on loopback"`
+	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build provision base push inspect manifest images build-all plan run site export" plan:"carried" help:"allow plain HTTP to a registry that is not on loopback"`
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build doctor build-all plan site" form:"path" engine:"export" help:"folder of the results and of the work; one build at a time"`
-	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan run" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images, compiled tools and playbooks from git (default: diskforge in the user's cache folder)"`
+	CacheDir   string `env:"CACHE_DIR" in:"build provision sparsify verify base tools doctor build-all plan run export" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images, compiled tools and playbooks from git (default: diskforge in the user's cache folder)"`
 	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan run" form:"http" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
-	CAFile     string `env:"CA_FILE" in:"build provision base push inspect manifest images build-all plan run site" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
+	CAFile     string `env:"CA_FILE" in:"build provision base push inspect manifest images build-all plan run site export" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, the registry, the guest during the build"`
 	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTP: downloads, and the guest during the build"`
 	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTPS, likewise"`
 	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan" plan:"carried" help:"hosts that are reached without a proxy, likewise"`

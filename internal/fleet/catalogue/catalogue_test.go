@@ -39,6 +39,7 @@ images:
     packages: [octave, gnuplot-nox]
     groups: dialout
     keyboard: us,it
+    outputs: [containerdisk, ova]
     crownlabs-mode: false
     vars: {course: databases, list: [1, 2.5, true, null], deep: {when: 2026-11-23}}
     memory: 4096
@@ -107,9 +108,9 @@ func TestEverySettingOfAnImageIsThere(t *testing.T) {
 		"GIT_ANSIBLE_URL": "https://github.com/netgroup-polito/CrownLabs.git", "GIT_ANSIBLE_BRANCH": "master", "GIT_ANSIBLE_PATH": "provisioning",
 		"ARCHITECTURE": "amd64", "BOOT_TIMEOUT": "1h30m", "BUILD_USER": "builder", "VM_USER": "crownlabs", "BAKE_USER": "true",
 		"SPARSIFY": "trim", "QCOW2_COMPRESSION": "zlib", "PACKAGES": "octave,gnuplot-nox", "LOGIN_GROUPS": "dialout",
-		"KEYBOARD": "us,it", "CROWNLABS_MODE": "false",
+		"KEYBOARD": "us,it", "OUTPUTS": "containerdisk,ova", "CROWNLABS_MODE": "false",
 	}}, parent)
-	assert.Equal(t, catalogue.Image{Name: "child", From: "22.04", Tags: []string{"24.04"}, Line: 27, Wanted: true, Settings: map[string]string{
+	assert.Equal(t, catalogue.Image{Name: "child", From: "22.04", Tags: []string{"24.04"}, Line: 28, Wanted: true, Settings: map[string]string{
 		"ANSIBLE_PLAYBOOK": "course.yml", "ANSIBLE_DIR": "/catalogues/ansible", "DISK_SIZE": "15G", "INSTALL_DESKTOP_ENVIRONMENT": "true", "EXTRA_VARS": "@/catalogues/course.yaml",
 		"MEMORY": "4Gi", "VM_USER": "crownlabs", "BAKE_USER": "true", "CROWNLABS_MODE": "false",
 	}}, c.Images[1])

@@ -113,7 +113,7 @@ func (l *loader) read(e *entry, key string, n *yaml.Node) {
 		if l.found == before {
 			e.vars = []*yaml.Node{n}
 		}
-	case "packages", "groups":
+	case "packages", "groups", "outputs":
 		var names []string
 		for _, name := range l.texts(n, key) {
 			names = append(names, name.value)
@@ -150,7 +150,7 @@ func (l *loader) text(e *entry, key string, n *yaml.Node) {
 // definition is the schema's name of a key: that of git.url is git-url, that of
 // base.url is url.
 func definition(key string) string {
-	if key == "packages" || key == "groups" {
+	if key == "packages" || key == "groups" || key == "outputs" {
 		return strings.TrimSuffix(key, "s") + "-list"
 	}
 	return strings.TrimPrefix(strings.ReplaceAll(key, "git.", "git-"), "base.")

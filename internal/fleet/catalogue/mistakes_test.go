@@ -19,7 +19,7 @@ var refused = map[string]string{
 	"images: []":                     "catalogue.yaml:1: images must be a list with something in it",
 	"images: {a: b}":                 "catalogue.yaml:1: images must be a list with something in it",
 	with("siez: 10G"):                `catalogue.yaml:5: "siez" is no key of an image: did you mean size?`,
-	with("zzzzz: 10G"):               `catalogue.yaml:5: "zzzzz" is no key of an image: there are ansible-dir, architecture, bake-user, base, boot-timeout, build-user, compression, cpus, crownlabs-mode, desktop, exclude, from, git, groups, keyboard, matrix, memory, name, packages, playbook, size, sparsify, tags, vars, vm-user`,
+	with("zzzzz: 10G"):               `catalogue.yaml:5: "zzzzz" is no key of an image: there are ansible-dir, architecture, bake-user, base, boot-timeout, build-user, compression, cpus, crownlabs-mode, desktop, exclude, from, git, groups, keyboard, matrix, memory, name, outputs, packages, playbook, size, sparsify, tags, vars, vm-user`,
 	with("DISK_SIZE: 10G"):           `catalogue.yaml:5: "DISK_SIZE" is no key of an image: it is size here`,
 	with("registry: x"):              `catalogue.yaml:5: "registry" is no key of an image: it stands beside images, not in one`,
 	with("password: x"):              `catalogue.yaml:5: "password" is no key of an image; a catalogue holds no secrets: set REGISTRY_USER and REGISTRY_PASS in the environment`,

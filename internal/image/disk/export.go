@@ -1,0 +1,203 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/lima-vm/go-qcow2reader/image/qcow2"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// An output writes a disk in a form that others take. The same disk and the same
+// Machine give the same bytes, and memory does not grow with the disk.
+type output interface {
+	extension() string // of its file's name, behind the dot; it is its name in OUTPUTS, too
+	write(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error
+}
+
+// outputs are all that there are.
+var outputs = []output{copied{}, rawZstd{}, ova{}}
+
+// Outputs are the names of the forms that Export writes.
+func Outputs() (names []string) {
+	for _, o := range outputs {
+		names = append(names, o.extension())
+	}
+	return names
+}
+
+// Machine is the virtual machine that an appliance is made for.
+type Machine struct {
+	Name      string
+	MemoryMiB int
+	CPUs      int
+	// Distribution is the guest's, "debian" or "ubuntu"; other ones are some Linux.
+	Distribution string
+}
+
+// Exported is a file that Export wrote.
+type Exported struct {
+	Path   string `json:"path"`
+	Digest string `json:"digest"` // "sha256:…", as CDI's checksum of an HTTP source wants it
+	Size   int64  `json:"size"`   // bytes
+}
+
+// exported is a disk that is handed on.
+type exported struct {
+	*os.File
+	about   Info
+	digest  string // "sha256:…"
+	machine Machine
+	scratch string // folder for what is needed while one is written
+}
+
+// Export writes the disk at path, digest of which is its "sha256:…", into dir in the
+// forms that names lists, as NAME.EXTENSION with NAME that of the machine, and their
+// sums, as sha256sum reads them, into NAME.SHA256SUMS. Either all of the files get their
+// names or none; those of an earlier export are replaced.
+func Export(ctx context.Context, path, digest, dir string, names []string, m Machine, p progress.Reporter) ([]Exported, error) {
+	about, err := Inspect(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	// Absolute: a relative one with a colon in it ("nbd:…") would be a protocol to QEMU.
+	for _, place := range []*string{&path, &dir} {
+		if *place, err = filepath.Abs(*place); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := host.CheckSpace(dir, "OUTPUT_DIR", ExportNeeds(names, about.FileSize)...); err != nil {
+		return nil, err
+	}
+	f, err := host.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	scratch, err := os.MkdirTemp(dir, "export-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(scratch)
+	d := &exported{f, about, digest, m, scratch}
+	var done []Exported
+	var files []*host.AtomicFile
+	var sums strings.Builder
+	for _, o := range outputs {
+		if !slices.Contains(names, o.extension()) {
+			continue
+		}
+		name := filepath.Join(dir, m.Name+"."+o.extension())
+		p.Activity("writing " + filepath.Base(name))
+		file, err := host.Create(name, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Discard()
+		if err := o.write(ctx, d, file.File, p); err != nil {
+			return nil, explainExport(ctx, err, dir)
+		}
+		p.Activity("hashing " + filepath.Base(name))
+		one := Exported{Path: name}
+		if one.Size, err = file.Seek(0, io.SeekStart); err == nil {
+			one.Digest, err = host.Digest(ctx, file.File, p)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if info, err := file.Stat(); err == nil {
+			one.Size = info.Size()
+		}
+		fmt.Fprintf(&sums, "%s  %s\n", strings.TrimPrefix(one.Digest, "sha256:"), filepath.Base(name))
+		done, files = append(done, one), append(files, file)
+	}
+	// From here on only the names are missing.
+	for _, file := range files {
+		if err := file.Commit(); err != nil {
+			return nil, explainExport(ctx, err, dir)
+		}
+	}
+	return done, host.WriteFile(filepath.Join(dir, m.Name+".SHA256SUMS"), 0o644, func(w io.Writer) error {
+		_, err := io.WriteString(w, sums.String())
+		return err
+	})
+}
+
+// ExportNeeds estimates the room that the outputs of a compressed disk of size bytes
+// take. An appliance is written from a disk of its own; zlib takes a fifth more than
+// zstd.
+func ExportNeeds(names []string, size int64) (needs []host.Need) {
+	for _, name := range names {
+		switch name {
+		case ova{}.extension():
+			needs = append(needs, host.Need{Bytes: size * 12 / 5, What: "the appliance and its disk"})
+		case copied{}.extension(), rawZstd{}.extension():
+			needs = append(needs, host.Need{Bytes: size, What: "the " + name})
+		}
+	}
+	return needs
+}
+
+func explainExport(ctx context.Context, err error, dir string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if host.DiskFull(err) {
+		return failure.Wrap(err, "no space left in "+dir, "free some there, or choose another folder")
+	}
+	return err
+}
+
+// guest is what the guest sees of the disk.
+func (d *exported) guest() (io.ReaderAt, error) {
+	if d.about.Format == FormatRaw {
+		return d, nil
+	}
+	return qcow2.Open(d, nil)
+}
+
+// copied is the qcow2 image as it is.
+type copied struct{}
+
+func (copied) extension() string { return FormatQCOW2 }
+
+func (copied) write(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
+	if d.about.Format != FormatQCOW2 {
+		return convert(ctx, image{d.Name(), d.about.Format}, to.Name(), Zstd, d.about.DataSize, p)
+	}
+	_, err := host.Copy(ctx, to, progress.Reader(io.NewSectionReader(d, 0, d.about.FileSize), d.about.FileSize, p))
+	return err
+}
+
+// rawZstd is the disk as the guest sees it, compressed by zstd: what CDI takes by HTTP,
+// and dd from a pipe.
+type rawZstd struct{}
+
+func (rawZstd) extension() string { return "raw.zst" }
+
+func (rawZstd) write(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
+	guest, err := d.guest()
+	if err != nil {
+		return err
+	}
+	// The concurrency is not the host's: nothing of it may be in the bytes.
+	z, err := zstd.NewWriter(to, zstd.WithEncoderConcurrency(2), zstd.WithEncoderLevel(zstd.SpeedDefault))
+	if err != nil {
+		return err
+	}
+	_, err = host.Copy(ctx, z, progress.Reader(io.NewSectionReader(guest, 0, d.about.VirtualSize), d.about.VirtualSize, p))
+	return errors.Join(err, z.Close())
+}

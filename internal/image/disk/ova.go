@@ -1,0 +1,145 @@
+package disk
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// ova is an appliance for VirtualBox and VMware: a tar of a description (DMTF's
+// DSP0243, Open Virtualization Format 1.1), its manifest, and the disk as a
+// stream-optimized VMDK, in the order that a reader of a stream needs.
+type ova struct{}
+
+func (ova) extension() string { return "ova" }
+
+func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
+	firmware, err := FirmwareOf(d.Name())
+	if err != nil {
+		return err
+	}
+	vmdk, err := d.vmdk(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer vmdk.Close()
+	info, err := vmdk.Stat()
+	if err != nil {
+		return err
+	}
+	sum, err := host.Digest(ctx, vmdk, p)
+	if err != nil {
+		return err
+	}
+	disk := d.machine.Name + "-disk1.vmdk"
+	var description bytes.Buffer
+	if err := ovf.Execute(&description, map[string]any{
+		"Machine": d.machine, "Disk": disk, "Size": info.Size(), "Capacity": d.about.VirtualSize,
+		"EFI": firmware.UEFI && !firmware.BIOS, "OS": systemOf(d.machine.Distribution),
+	}); err != nil {
+		return err
+	}
+	manifest := fmt.Sprintf("SHA256(%s.ovf)= %x\nSHA256(%s)= %s\n", d.machine.Name, sha256.Sum256(description.Bytes()), disk, strings.TrimPrefix(sum, "sha256:"))
+	t := tar.NewWriter(to)
+	add := func(name string, size int64, content io.Reader) error {
+		if err := t.WriteHeader(&tar.Header{Name: name, Size: size, Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}); err != nil {
+			return err
+		}
+		_, err := host.Copy(ctx, t, content)
+		return err
+	}
+	if _, err := vmdk.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return errors.Join(
+		add(d.machine.Name+".ovf", int64(description.Len()), &description),
+		add(d.machine.Name+".mf", int64(len(manifest)), strings.NewReader(manifest)),
+		add(disk, info.Size(), progress.Reader(vmdk, info.Size(), p)),
+		t.Close())
+}
+
+// vmdk writes the disk as a stream-optimized VMDK into the scratch folder.
+func (d *exported) vmdk(ctx context.Context, p progress.Reporter) (*os.File, error) {
+	path := filepath.Join(d.scratch, "disk.vmdk")
+	err := host.Run(ctx, host.Cmd{
+		Program: "qemu-img",
+		Args: []string{
+			"convert", "-p", "-f", d.about.Format, "-O", "vmdk", "-o", "subformat=streamOptimized,adapter_type=lsilogic,hwversion=10", d.Name(), path,
+		},
+		Stdout: percent(d.about.DataSize, p),
+	})
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := setContentID(f, d.digest); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Where the description of a VMDK that QEMU wrote is (Virtual Disk Format 5.0, "Hosted
+// Sparse Extent Header"; QEMU's block/vmdk.c).
+const (
+	descriptionAt   = 1 * sectorSize
+	descriptionSize = 20 * sectorSize
+)
+
+var contentID = regexp.MustCompile(`(?m)^CID=[0-9a-f]+$`)
+
+// setContentID gives the VMDK an identity that comes of its disk: QEMU draws one.
+func setContentID(f *os.File, digest string) error {
+	description := make([]byte, descriptionSize)
+	if _, err := f.ReadAt(description, descriptionAt); err != nil {
+		return err
+	}
+	said := bytes.TrimRight(description, "\x00")
+	if !contentID.Match(said) {
+		return errors.New("qemu-img wrote a VMDK without a content ID")
+	}
+	said = contentID.ReplaceAll(said, []byte("CID="+strings.TrimPrefix(digest, "sha256:")[:8]))
+	clear(description)
+	copy(description, said)
+	_, err := f.WriteAt(description, descriptionAt)
+	return err
+}
+
+// system is what an appliance calls its guest's operating system.
+type system struct {
+	ID     int    // of CIM_OperatingSystem.OsType
+	VMware string // vim.vm.GuestOsDescriptor.GuestOsIdentifier
+	Words  string
+}
+
+func systemOf(distribution string) system {
+	switch distribution {
+	case "debian":
+		return system{96, "debian10_64Guest", "Debian GNU/Linux (64-bit)"}
+	case "ubuntu":
+		return system{94, "ubuntu64Guest", "Ubuntu Linux (64-bit)"}
+	}
+	return system{101, "otherLinux64Guest", "Linux (64-bit)"}
+}
+
+//go:embed machine.ovf.tmpl
+var ovfText string
+
+var ovf = template.Must(template.New("ovf").Parse(ovfText))
