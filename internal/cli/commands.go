@@ -78,7 +78,7 @@ trims it first.`,
 }
 
 func (a *app) verify() *cobra.Command {
-	var full bool
+	var full, persistent bool
 	c := a.command("verify DISK", "Boot the disk as KubeVirt does and look inside",
 		`Look into DISK, which is not changed: at rest for what the build left behind
 (the hygiene gate), and in an overlay that boots with a NoCloud seed, as CrownLabs
@@ -87,11 +87,13 @@ it, these goss checks are run, too; tests/PLAYBOOK.allow.yaml, or HYGIENE_ALLOW,
 excuses findings of the gate.`,
 		cobra.ExactArgs(1), nil,
 		func(c *cobra.Command, args []string, b *pipeline.Build) error {
-			b.Full = full
+			b.Full, b.Persistent = full, persistent
 			return b.VerifyDisk(c.Context(), args[0])
 		})
 	c.Flags().BoolVar(&full, "full", false,
 		"boot twice more: with CrownLabs' own seed, whose machine-id and host keys have to differ, and with UEFI where the disk can")
+	c.Flags().BoolVar(&persistent, "persistent", false,
+		"boot once more with a disk that is kept, as in a volume that CDI fills: it reaches the network, installs updates and starts again twice")
 	return keepFlag(c, &a.keep)
 }
 

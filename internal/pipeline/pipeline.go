@@ -44,6 +44,8 @@ type Build struct {
 	KeepOnError bool
 	// Full has verify boot further machines.
 	Full bool
+	// Persistent has verify boot a machine whose disk is kept.
+	Persistent bool
 	// KeepStages leaves what the stages made where it is, until Clean.
 	KeepStages bool
 	// NotBefore is when a stage may have ended at the earliest for its output

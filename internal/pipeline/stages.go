@@ -211,7 +211,7 @@ func (w *way) verify(ctx context.Context, path string, p progress.Reporter) (res
 	seen, err := w.rooms.verify(ctx, verify.Options{
 		Disk: path, Format: info.Format, VirtualSize: info.VirtualSize, Dir: w.logs("verify"),
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: w.accel,
-		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop && c.CrownLabsMode, Full: w.Full,
+		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop && c.CrownLabsMode, Full: w.Full, Persistent: w.Persistent,
 		Excused: w.policy.Reason, Checks: w.playbook.Checks, Goss: w.tools.Goss,
 		KeepOnError: w.KeepOnError, Timeout: bootTimeout(c, w.accel),
 	}, p)

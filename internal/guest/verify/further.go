@@ -11,13 +11,13 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// candidate is a machine that Options.Full adds, where the disk is for it.
+// candidate is a machine that Options.Full or Persistent adds, where the disk is for it.
 type candidate struct {
 	kind
 	unsupported string // why it is not, or empty
 }
 
-// candidates are those of this machine's disk. Disks on SATA are what KubeVirt
+// candidates are those of this machine's disk that the options ask for. Disks on SATA are what KubeVirt
 // gives where neither the manifest nor a preference names a bus. A kernel
 // without a driver for them, as Debian's for clouds, is a choice: instance type
 // preferences ask for virtio.
@@ -29,7 +29,14 @@ func (m *machine) candidates() []candidate {
 	if !m.esp {
 		uefi.unsupported = "the disk has no EFI system partition"
 	}
-	return []candidate{{kind: crownLabsSeed}, sata, uefi}
+	var all []candidate
+	if m.Full {
+		all = append(all, candidate{kind: crownLabsSeed}, sata, uefi)
+	}
+	if m.Persistent {
+		all = append(all, candidate{kind: secondLife})
+	}
+	return all
 }
 
 // further boots the other machines, one after another, until one fails.

@@ -180,3 +180,17 @@ units() {
 	*) systemctl list-units --failed --plain --no-legend ;;
 	esac
 }
+
+# Installs what has been published since, as the owner of the machine would, and the
+# kernel in any case: its packages make the initramfs and the boot loader's menu anew.
+# The last line says what came of it.
+updates() {
+	command -v apt-get >/dev/null || { echo "no apt-get is here: nothing was installed"; return; }
+	export DEBIAN_FRONTEND=noninteractive
+	set -- -qy -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confold
+	apt-get "$@" update && apt-get "$@" full-upgrade || return
+	kernel=$(dpkg-query -W -f '${Version} ${db:Status-Status} ${Package}\n' 'linux-image-[0-9]*' | grep ' installed ' | sort -V | tail -n 1 | cut -d' ' -f3)
+	# The archive may not have it any more.
+	apt-get "$@" install --reinstall "$kernel" || { update-initramfs -u && update-grub; } || return
+	echo "upgraded $(grep -c ' upgrade ' /var/log/dpkg.log) packages, installed $kernel again"
+}

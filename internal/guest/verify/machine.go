@@ -40,6 +40,8 @@ type kind struct {
 	crownLabs bool   // CrownLabs' literal seed
 	uefi      bool
 	sata      bool
+	// persistent: it is not thrown away after its first start, see live.
+	persistent bool
 }
 
 var (
@@ -61,7 +63,10 @@ func (m *machine) run(ctx context.Context) error {
 	m.guest, m.shell = guest, guest.Run
 	m.result.TimeToSSH = time.Since(guest.PowerOn())
 	m.result.Console = guest.ConsoleLog()
-	if err = m.look(ctx); err == nil {
+	if err = m.look(ctx); err == nil && m.kind.persistent {
+		err = m.live(ctx)
+	}
+	if err == nil {
 		err = m.verdict()
 	}
 	if f, ok := failure.In(err); ok && m.KeepOnError && ctx.Err() == nil {
@@ -79,12 +84,13 @@ func (m *machine) boot() vm.Options {
 		MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Accel: m.Accel,
 		User: m.VMUser, Hostname: hostname, Timeout: m.Timeout, Survive: m.KeepOnError,
 		// Keys that two machines made themselves can be compared.
-		OwnHostKeys: m.Full, CrownLabs: m.kind.crownLabs, UEFI: m.kind.uefi, SATA: m.kind.sata,
+		OwnHostKeys: m.Full || m.Persistent, CrownLabs: m.kind.crownLabs, UEFI: m.kind.uefi, SATA: m.kind.sata,
+		Online: m.kind.persistent, Reboots: m.kind.persistent,
 	}
 	if m.VirtualSize > 0 {
 		o.DiskSize = m.machineSize()
 	}
-	if m.desktopExpected() {
+	if m.desktopExpected() || m.Desktop && m.kind.persistent {
 		o.Forward = []int{DesktopPort}
 	}
 	return o

@@ -45,6 +45,9 @@ type Options struct {
 	// nor ssh host keys with the first, and one with UEFI where the disk has an
 	// EFI system partition.
 	Full bool
+	// Persistent boots a machine more whose disk is kept: it installs updates and
+	// starts again twice.
+	Persistent bool
 
 	// Excused says why a finding of a rule of the hygiene gate may be in a file
 	// of the image; it may be nil.
@@ -79,7 +82,7 @@ type (
 	Picture = report.Picture
 )
 
-// Result is what the machine showed, and with Options.Full the further ones.
+// Result is what the machine showed, and with Options.Full and Persistent the further ones.
 // All but the checks and the pictures is of the first.
 type Result struct {
 	Checks        []Check       `json:"checks"`
@@ -103,7 +106,7 @@ func Run(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	began := time.Now()
 	m := &machine{Options: o, p: p}
 	err := m.run(ctx)
-	if err == nil && o.Full {
+	if err == nil && (o.Full || o.Persistent) {
 		err = m.further(ctx, m.candidates())
 	}
 	m.result.Total = time.Since(began)

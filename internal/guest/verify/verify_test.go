@@ -477,7 +477,7 @@ func TestFurtherMachinesDifferInTheirSeedsAndFirmware(t *testing.T) {
 }
 
 func TestAKernelWithoutADriverForSATAIsANoteNotABoot(t *testing.T) {
-	m := &machine{}
+	m := &machine{Options: Options{Full: true}}
 	require.NoError(t, m.further(t.Context(), m.candidates()[1:]))
 	require.Len(t, m.result.Checks, 2)
 	assert.True(t, m.result.Checks[0].OK)
@@ -490,6 +490,11 @@ func TestAKernelWithoutADriverForSATAIsANoteNotABoot(t *testing.T) {
 	assert.Equal(t, []string{"0123"}, m.identity)
 	assert.Equal(t, []candidate{{kind: crownLabsSeed}, {kind: overSATA}, {kind: withUEFI}}, m.candidates())
 	assert.True(t, m.another(overSATA).boot().SATA)
+	m.Full, m.Persistent, m.Desktop = false, true, true
+	assert.Equal(t, []candidate{{kind: secondLife}}, m.candidates())
+	second := m.another(secondLife).boot()
+	assert.True(t, second.Online && second.Reboots && second.OwnHostKeys)
+	assert.Equal(t, []int{DesktopPort}, second.Forward)
 }
 
 func FuzzWhatTheGuestSays(f *testing.F) {
