@@ -140,6 +140,9 @@ func (m *Diskforge) Verify(
 	// Boot twice more: with CrownLabs' own seed, whose machine-id and host keys have to differ, and with UEFI where the disk can.
 	// +optional
 	full bool,
+	// Boot once more with a disk that is kept: it reaches the network, installs updates and starts again twice.
+	// +optional
+	persistent bool,
 ) (string, error) {
 	i := &Image{Module: m, Playbooks: ansible, Allow: hygieneAllow}
 	flags, err := i.given(ctx, false)
@@ -150,7 +153,7 @@ func (m *Diskforge) Verify(
 	if i.Stages, err = m.stages(ctx, i.things(), flags, set, nil); err != nil {
 		return "", err
 	}
-	return i.verify(ctx, func(c *dagger.Container) *dagger.Container { return withFile(c, diskPath, disk) }, full)
+	return i.verify(ctx, func(c *dagger.Container) *dagger.Container { return withFile(c, diskPath, disk) }, furtherBoots(full, persistent))
 }
 
 // Inspect looks into a containerdisk in a registry, anybody's, and returns what it is and whether KubeVirt and CDI take it; where they do not, it fails.

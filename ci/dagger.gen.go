@@ -734,7 +734,14 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg full", err))
 				}
 			}
-			return (*Diskforge).Verify(&parent, ctx, disk, ansiblePlaybook, ansible, hygieneAllow, set, full)
+			var persistent bool
+			if inputArgs["persistent"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["persistent"]), &persistent)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg persistent", err))
+				}
+			}
+			return (*Diskforge).Verify(&parent, ctx, disk, ansiblePlaybook, ansible, hygieneAllow, set, full, persistent)
 		case "WithRegistry":
 			var parent Diskforge
 			err = json.Unmarshal(parentJSON, &parent)
@@ -890,6 +897,13 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
 			}
 			return (*Image).Disk(&parent, ctx)
+		case "Files":
+			var parent Image
+			err = json.Unmarshal(parentJSON, &parent)
+			if err != nil {
+				panic(fmt.Errorf("%s: %w", "failed to unmarshal parent object", err))
+			}
+			return (*Image).Files(&parent, ctx)
 		case "Inspect":
 			var parent Image
 			err = json.Unmarshal(parentJSON, &parent)
@@ -973,7 +987,14 @@ func invoke(ctx context.Context, parentJSON []byte, parentName string, fnName st
 					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg full", err))
 				}
 			}
-			return (*Image).Verify(&parent, ctx, full)
+			var persistent bool
+			if inputArgs["persistent"] != nil {
+				err = json.Unmarshal([]byte(inputArgs["persistent"]), &persistent)
+				if err != nil {
+					panic(fmt.Errorf("%s: %w", "failed to unmarshal input arg persistent", err))
+				}
+			}
+			return (*Image).Verify(&parent, ctx, full, persistent)
 		default:
 			return nil, fmt.Errorf("unknown function %s", fnName)
 		}

@@ -83,6 +83,27 @@ func (i *Image) Record(ctx context.Context) (*dagger.File, error) {
 	return b.record, nil
 }
 
+// Files are the disk in the forms that the setting OUTPUTS names (qcow2, raw.zst, ova), with their SHA256SUMS.
+// +cache="session"
+func (i *Image) Files(ctx context.Context) (*dagger.Directory, error) {
+	stages, err := stagesOf(i.Stages)
+	if err != nil {
+		return nil, err
+	}
+	if !mentions(stages["export"], "--outputs=") {
+		return nil, errors.New("no file was asked for: give --set OUTPUTS=ova, or several with blanks between them: --set \"OUTPUTS=qcow2 raw.zst ova\"")
+	}
+	b, err := i.build(ctx)
+	if err != nil {
+		return nil, err
+	}
+	done, err := stage(ctx, b.mount(b.box), append([]string{"export", diskPath, "-o", filesPath}, stages["export"]...)...)
+	if err != nil {
+		return nil, err
+	}
+	return done.Directory(filesPath), nil
+}
+
 // Log is what the stages wrote while they ran.
 // +cache="session"
 func (i *Image) Log(ctx context.Context) (string, error) {
@@ -120,16 +141,24 @@ func (i *Image) Verify(
 	// Boot twice more: with CrownLabs' own seed, whose machine-id and host keys have to differ, and with UEFI where the disk can.
 	// +optional
 	full bool,
+	// Boot once more with a disk that is kept: it reaches the network, installs updates and starts again twice.
+	// +optional
+	persistent bool,
 ) (string, error) {
 	b, err := i.build(ctx)
 	if err != nil {
 		return "", err
 	}
-	return i.verify(ctx, b.mount, full)
+	return i.verify(ctx, b.mount, furtherBoots(full, persistent))
+}
+
+// furtherBoots are the flags for machines beyond the first.
+func furtherBoots(full, persistent bool) []string {
+	return flagsOf("full", onlyIf(full, "true"), "persistent", onlyIf(persistent, "true"))
 }
 
 // verify boots the disk that withDisk gives a container.
-func (i *Image) verify(ctx context.Context, withDisk func(*dagger.Container) *dagger.Container, full bool) (string, error) {
+func (i *Image) verify(ctx context.Context, withDisk func(*dagger.Container) *dagger.Container, further []string) (string, error) {
 	stages, err := stagesOf(i.Stages)
 	if err != nil {
 		return "", err
@@ -138,7 +167,7 @@ func (i *Image) verify(ctx context.Context, withDisk func(*dagger.Container) *da
 	if err != nil {
 		return "", err
 	}
-	args := slices.Concat([]string{"verify", diskPath}, flagsOf("full", onlyIf(full, "true")), stages["verify"])
+	args := slices.Concat([]string{"verify", diskPath}, further, stages["verify"])
 	verified, err := bootStage(ctx, withDisk(i.things().mount(i.Module.withPlaybooks(box), args)), args...)
 	if err != nil {
 		return "", err

@@ -21,6 +21,7 @@ const (
 	diskPath        = home + "/disk.qcow2"
 	layoutPath      = home + "/layout"
 	reportPath      = home + "/report"
+	filesPath       = home + "/files"
 	given           = "/run/diskforge/"
 	allowPath       = given + "hygiene-allow.yaml"
 	varsPath        = given + "extra-vars.yml"

@@ -114,6 +114,11 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 		return result, err
 	}
 	result.Reference, result.Digest = "oci:"+result.Layout+"@"+packed.Digest, packed.Digest
+	if b.Config.Outputs != "" {
+		if _, err := new(dagger.Directory).WithGraphQLQuery(image.Select("files")).Export(ctx, b.Config.OutputDir); err != nil {
+			return result, err
+		}
+	}
 	if !b.publishes() {
 		return result, nil
 	}

@@ -32,7 +32,8 @@ const (
 )
 
 // patience are the times of a desktop. An emulated guest that has two processors to
-// itself draws Xfce 4.20's a minute and a half after VNC answered.
+// itself draws Xfce 4.20's a minute and a half after VNC answered, one that shares them with
+// compilers took more than six.
 type patience struct {
 	open    time.Duration // from ssh until the port opens
 	answer  time.Duration // for one page or handshake
@@ -40,7 +41,7 @@ type patience struct {
 	between time.Duration // two tries
 }
 
-var usual = patience{15 * time.Minute, time.Minute, 6 * time.Minute, 500 * time.Millisecond}
+var usual = patience{15 * time.Minute, time.Minute, 15 * time.Minute, 500 * time.Millisecond}
 
 // errClosed says that nothing listens: QEMU accepted the connection and closed
 // it without a byte.
