@@ -192,5 +192,5 @@ updates() {
 	kernel=$(dpkg-query -W -f '${Version} ${db:Status-Status} ${Package}\n' 'linux-image-[0-9]*' | grep ' installed ' | sort -V | tail -n 1 | cut -d' ' -f3)
 	# The archive may not have it any more.
 	apt-get "$@" install --reinstall "$kernel" || { update-initramfs -u && update-grub; } || return
-	echo "upgraded $(grep -c ' upgrade ' /var/log/dpkg.log) packages, installed $kernel again"
+	echo "upgraded packages: $(grep -c ' upgrade ' /var/log/dpkg.log); installed $kernel again"
 }

@@ -114,6 +114,20 @@ func TestAFreshBaseImageHoldsTheFullVerification(t *testing.T) {
 	assert.Contains(t, names["UEFI"], "not supported")
 }
 
+// The machine whose disk is kept is updated, and comes back twice as who it was.
+func TestAFreshBaseImageLivesOn(t *testing.T) {
+	o := options(t, image(t, "bookworm"))
+	o.Persistent = true
+	r, err := verified(t, o)
+	holds(t, err)
+	names := map[string]string{}
+	for _, c := range r.Checks {
+		names[c.Name] = c.Detail
+	}
+	assert.Regexp(t, `installed linux-image-\S+ again$`, names["second life: updates"])
+	assert.Contains(t, names["second life: start 3"], "with the identity of the first start")
+}
+
 // withESP returns the image as a raw disk with an EFI system partition behind
 // its other one, from which GRUB starts the same system.
 func withESP(t *testing.T, i base.Image) base.Image {

@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"text/template"
 	"time"
@@ -32,7 +31,8 @@ func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Repor
 	if err != nil {
 		return err
 	}
-	vmdk, err := d.vmdk(ctx, p)
+	disk := d.machine.Name + "-disk1.vmdk"
+	vmdk, err := d.vmdk(ctx, disk, p)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,6 @@ func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Repor
 	if err != nil {
 		return err
 	}
-	disk := d.machine.Name + "-disk1.vmdk"
 	var description bytes.Buffer
 	if err := ovf.Execute(&description, map[string]any{
 		"Machine": d.machine, "Disk": disk, "Size": info.Size(), "Capacity": d.about.VirtualSize,
@@ -72,54 +71,23 @@ func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Repor
 		t.Close())
 }
 
-// vmdk writes the disk as a stream-optimized VMDK into the scratch folder.
-func (d *exported) vmdk(ctx context.Context, p progress.Reporter) (*os.File, error) {
-	path := filepath.Join(d.scratch, "disk.vmdk")
-	err := host.Run(ctx, host.Cmd{
-		Program: "qemu-img",
-		Args: []string{
-			"convert", "-p", "-f", d.about.Format, "-O", "vmdk", "-o", "subformat=streamOptimized,adapter_type=lsilogic,hwversion=10", d.Name(), path,
-		},
-		Stdout: percent(d.about.DataSize, p),
-	})
+// vmdk writes the disk as a stream-optimized VMDK called name into the scratch folder.
+func (d *exported) vmdk(ctx context.Context, name string, p progress.Reporter) (*os.File, error) {
+	guest, err := d.guest()
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.Create(filepath.Join(d.scratch, name))
 	if err != nil {
 		return nil, err
 	}
-	if err := setContentID(f, d.digest); err != nil {
+	disk := progress.Reader(host.Reader(ctx, io.NewSectionReader(guest, 0, d.about.VirtualSize)), d.about.VirtualSize, p)
+	if err := writeVMDK(f, disk, d.about.VirtualSize, name, d.digest); err != nil {
 		f.Close()
 		return nil, err
 	}
-	return f, nil
-}
-
-// Where the description of a VMDK that QEMU wrote is (Virtual Disk Format 5.0, "Hosted
-// Sparse Extent Header"; QEMU's block/vmdk.c).
-const (
-	descriptionAt   = 1 * sectorSize
-	descriptionSize = 20 * sectorSize
-)
-
-var contentID = regexp.MustCompile(`(?m)^CID=[0-9a-f]+$`)
-
-// setContentID gives the VMDK an identity that comes of its disk: QEMU draws one.
-func setContentID(f *os.File, digest string) error {
-	description := make([]byte, descriptionSize)
-	if _, err := f.ReadAt(description, descriptionAt); err != nil {
-		return err
-	}
-	said := bytes.TrimRight(description, "\x00")
-	if !contentID.Match(said) {
-		return errors.New("qemu-img wrote a VMDK without a content ID")
-	}
-	said = contentID.ReplaceAll(said, []byte("CID="+strings.TrimPrefix(digest, "sha256:")[:8]))
-	clear(description)
-	copy(description, said)
-	_, err := f.WriteAt(description, descriptionAt)
-	return err
+	_, err = f.Seek(0, io.SeekStart)
+	return f, err
 }
 
 // system is what an appliance calls its guest's operating system.
