@@ -12,6 +12,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -38,7 +39,7 @@ func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
 	out := t.TempDir()
 	env := map[string]string{
 		"OUTPUT_DIR": out, "TARGET_REGISTRY": address, "REGISTRY_PREFIX": "labs", "IMAGE_TAG": "e2e",
-		"REGISTRY_USER": "me", "REGISTRY_PASS": secret, "EXTRA_VARS": demoVariables,
+		"REGISTRY_USER": "me", "REGISTRY_PASS": secret, "EXTRA_VARS": demoVariables, "OUTPUTS": "containerdisk,raw.zst",
 	}
 	demo := filepath.Join(root(t), ".ci", "task")
 
@@ -82,6 +83,12 @@ func TestTheDemoSurvivesKillAndPublishesWhatItBooted(t *testing.T) {
 	for _, file := range files(t, out) {
 		assert.NotContains(t, file, ".qcow2", "the layout has the disk: no other copy stays")
 	}
+	sums := exec.Command("sha256sum", "--check", "--strict", "diskforge-demo.SHA256SUMS")
+	sums.Dir = out
+	checked, err := sums.CombinedOutput()
+	require.NoError(t, err, "%s", checked)
+	require.Len(t, told.Files, 1)
+	assert.Equal(t, "diskforge-demo.raw.zst", told.Files[0].Name)
 	othersFindIt(t, address, again.lastLine(), filepath.Join(out, "diskforge-demo"), told.Base.Guest)
 }
 
