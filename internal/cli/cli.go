@@ -234,6 +234,9 @@ func (a *app) command(use, short, long string, args cobra.PositionalArgs, needs 
 		return nil
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if out := c.Flags().Lookup("output"); out != nil && out.Changed && out.Value.String() == "" {
+			return usageError{errors.New("--output is empty: name where to write to")}
+		}
 		flags, err := given(c.Flags())
 		if err != nil {
 			return err

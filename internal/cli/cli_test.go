@@ -39,6 +39,9 @@ func TestACommandLineThatCannotBeUnderstoodIsAUsageError(t *testing.T) {
 		"images delete 127.0.0.1:1/b:1 a.example/b": "no tag", // before the first is asked for
 		"images tag a.example/lab/b:v1 v2":          "diskforge images list a.example/lab/b --json",
 		"images tag a.example/lab/b v2":             "no tag",
+		"export nowhere --output= --outputs ova":    "--output is empty",
+		"export a.example/b -o out --outputs ova":   "no tag",
+		"export nowhere -o out":                     "OUTPUTS: names no file",
 		"run nowhere -p 8080":                       "give HOST:GUEST",
 		"run nowhere -p 8080:80,8080:81":            "given before",
 		"run nowhere -p 8080:80 -p 8081:80":         "given before",

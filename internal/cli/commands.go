@@ -123,15 +123,15 @@ func (a *app) export() *cobra.Command {
 	var unverified bool
 	c := a.command("export DISK|LAYOUT|REF -o DIR", "Write the disk into files of other forms",
 		`Write the disk of an image into DIR in each form that OUTPUTS names: qcow2, raw.zst
-(for CDI's import by HTTP) and ova (for VirtualBox and VMware), with their SHA256SUMS.
-The same disk gives the same bytes. A build does that by itself where OUTPUTS is set.`,
+(for CDI's import by HTTP) and ova (for VirtualBox and VMware), with their sums
+in NAME.SHA256SUMS. The same disk gives the same bytes. A build does that by itself where OUTPUTS is set.`,
 		cobra.ExactArgs(1), nil,
 		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			files, err := b.ExportTo(c.Context(), args[0], a.out, unverified)
 			for _, file := range files {
 				err = errors.Join(err, a.print(file))
 			}
-			return err
+			return usage(err)
 		})
 	c.Flags().BoolVar(&unverified, "unverified", false, "export a disk that was not verified")
 	return outputFlag(c, &a.out, "the folder to write to")

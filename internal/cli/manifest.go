@@ -33,6 +33,9 @@ type says them; INSTALL_DESKTOP_ENVIRONMENT says that the image has a desktop.`,
 			case format == "kustomize" && dir == "":
 				return usageError{errors.New("--format kustomize makes a folder: name it with --output")}
 			}
+			for i := range m.Kinds {
+				m.Kinds[i] = strings.TrimSpace(m.Kinds[i])
+			}
 			if m.Image, err = imageOf(args[0]); err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -146,6 +147,8 @@ func (m Manifests) Check() error {
 	}
 	if u, err := url.Parse(m.DiskURL); m.DiskURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
 		return fmt.Errorf("--disk-url cannot be %q: CDI takes http and https", m.DiskURL)
+	} else if m.DiskURL != "" && u.User != nil {
+		return errors.New("--disk-url has a login, which everybody who reads the Template would see: give a URL without one")
 	}
 	for _, name := range m.Kinds {
 		i := slices.IndexFunc(manifestKinds, func(k manifestKind) bool { return k.name == name })

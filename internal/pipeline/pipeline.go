@@ -18,6 +18,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -240,6 +241,14 @@ func (b *Build) ExportTo(ctx context.Context, image, folder string, unverified b
 		wrong.Add("OUTPUTS", "names no file: give %s", strings.Join(disk.Outputs(), ", "))
 		return nil, wrong
 	}
+	if name := b.Config.ImageName; name != "" && fileName(name) != strings.ReplaceAll(name, "/", "_") {
+		wrong := settings.Mistakes{}
+		wrong.Add("IMAGE_NAME", "%q cannot be a file's name: give letters, digits, ., _ and -, at most 200, the first a letter or digit", name)
+		return nil, wrong
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return nil, failure.Wrap(err, "there can be no folder "+folder, "give another one with --output")
+	}
 	var from origin
 	err = w.show(ctx, "image", func(ctx context.Context, p progress.Reporter) (string, error) {
 		from, err = w.diskOf(ctx, image, p)
@@ -250,7 +259,9 @@ func (b *Build) ExportTo(ctx context.Context, image, folder string, unverified b
 	}
 	verified := true
 	if from.Manifest == "" {
-		err = w.takeUp(ctx, from.Path)
+		if _, err = w.rooms.disk(ctx, from.Path); err == nil {
+			err = w.takeUp(ctx, from.Path)
+		}
 		verified = w.known.IsVerified()
 	} else {
 		w.disk, w.known = from.Path, Sidecar{Digest: from.Digest, Title: titleOf(from.Name), Guest: from.distribution()}
@@ -272,6 +283,16 @@ func (b *Build) ExportTo(ctx context.Context, image, folder string, unverified b
 		files = append(files, one.Path)
 	}
 	return files, err
+}
+
+// notInFileNames is what the names of exported files do not have: they stand in lists of
+// sums, in XML and in tars.
+var notInFileNames = regexp.MustCompile(`^[^A-Za-z0-9]+|[^A-Za-z0-9._-]`)
+
+// fileName makes a file's name of an image's.
+func fileName(image string) string {
+	name := notInFileNames.ReplaceAllString(strings.ReplaceAll(image, "/", "_"), "-")
+	return name[:min(len(name), 200)]
 }
 
 // titleOf is the image's own name in a reference.

@@ -15,6 +15,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -257,23 +258,35 @@ func (w *way) pack(ctx context.Context, path string, p progress.Reporter) (resul
 // export writes the disk into files of other forms.
 func (w *way) export(ctx context.Context, path string, p progress.Reporter) (result, error) {
 	c := w.Config
-	done, err := w.rooms.export(ctx, path, w.known.Digest, cmp.Or(w.out, c.OutputDir), strings.Split(c.Outputs, ","), disk.Machine{
-		Name:      strings.ReplaceAll(cmp.Or(c.ImageName, w.known.Title, "disk"), "/", "_"),
+	dir, setting := c.OutputDir, "OUTPUT_DIR"
+	if w.out != "" {
+		dir, setting = w.out, "--output"
+	}
+	names := strings.Split(c.Outputs, ",")
+	info, err := w.rooms.disk(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := host.CheckSpace(dir, setting, disk.ExportNeeds(names, info.FileSize)...); err != nil {
+		return nil, err
+	}
+	done, err := w.rooms.export(ctx, path, w.known.Digest, dir, names, disk.Machine{
+		Name:      fileName(cmp.Or(c.ImageName, w.known.Title, "disk")),
 		MemoryMiB: c.MemoryMiB, CPUs: cmp.Or(c.CPUs, exportedCPUs), Distribution: w.known.Guest,
 	}, p)
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	var said []string
 	w.journal.note(func(to *report.Report) {
 		to.Files = nil
 		for _, one := range done {
 			to.Files = append(to.Files, report.File{Name: filepath.Base(one.Path), Digest: one.Digest, Bytes: one.Size})
-			names = append(names, filepath.Base(one.Path)+" "+text.Size(one.Size))
+			said = append(said, filepath.Base(one.Path)+" "+text.Size(one.Size))
 		}
 	})
 	w.exported = done
-	return line(strings.Join(names, ", ")), nil
+	return line(strings.Join(said, ", ")), nil
 }
 
 // exportedCPUs are the processors of an appliance where CPUS is not set: those of the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -64,7 +65,8 @@ type exported struct {
 // Export writes the disk at path, digest of which is its "sha256:…", into dir in the
 // forms that names lists, as NAME.EXTENSION with NAME that of the machine, and their
 // sums, as sha256sum reads them, into NAME.SHA256SUMS. Either all of the files get their
-// names or none; those of an earlier export are replaced.
+// names or none; those of an earlier export are
+// replaced, and its other files stay, with their sums.
 func Export(ctx context.Context, path, digest, dir string, names []string, m Machine, p progress.Reporter) ([]Exported, error) {
 	about, err := Inspect(ctx, path)
 	if err != nil {
@@ -79,8 +81,10 @@ func Export(ctx context.Context, path, digest, dir string, names []string, m Mac
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := host.CheckSpace(dir, "OUTPUT_DIR", ExportNeeds(names, about.FileSize)...); err != nil {
-		return nil, err
+	for _, name := range names {
+		if info, err := os.Stat(filepath.Join(dir, m.Name+"."+name)); err == nil && !info.Mode().IsRegular() {
+			return nil, failure.New(filepath.Join(dir, m.Name+"."+name)+" is no file", "move it away, or choose another folder")
+		}
 	}
 	f, err := host.Open(path)
 	if err != nil {
@@ -95,7 +99,11 @@ func Export(ctx context.Context, path, digest, dir string, names []string, m Mac
 	d := &exported{f, about, digest, m, scratch}
 	var done []Exported
 	var files []*host.AtomicFile
-	var sums strings.Builder
+	sumsFile := filepath.Join(dir, m.Name+".SHA256SUMS")
+	sums, err := earlierSums(sumsFile, names, p)
+	if err != nil {
+		return nil, err
+	}
 	for _, o := range outputs {
 		if !slices.Contains(names, o.extension()) {
 			continue
@@ -121,7 +129,7 @@ func Export(ctx context.Context, path, digest, dir string, names []string, m Mac
 		if info, err := file.Stat(); err == nil {
 			one.Size = info.Size()
 		}
-		fmt.Fprintf(&sums, "%s  %s\n", strings.TrimPrefix(one.Digest, "sha256:"), filepath.Base(name))
+		sums += fmt.Sprintf("%s  %s\n", strings.TrimPrefix(one.Digest, "sha256:"), filepath.Base(name))
 		done, files = append(done, one), append(files, file)
 	}
 	// From here on only the names are missing.
@@ -130,10 +138,31 @@ func Export(ctx context.Context, path, digest, dir string, names []string, m Mac
 			return nil, explainExport(ctx, err, dir)
 		}
 	}
-	return done, host.WriteFile(filepath.Join(dir, m.Name+".SHA256SUMS"), 0o644, func(w io.Writer) error {
-		_, err := io.WriteString(w, sums.String())
+	return done, host.WriteFile(sumsFile, 0o644, func(w io.Writer) error {
+		_, err := io.WriteString(w, sums)
 		return err
 	})
+}
+
+// maxSums bounds a list of sums, in bytes: it has a line for each of the outputs.
+const maxSums = 64 << 10
+
+// earlierSums are the lines of the list for files of an earlier export which are there
+// and are not written now. They may be another disk's, and are warned of.
+func earlierSums(list string, names []string, p progress.Reporter) (sums string, err error) {
+	content, err := host.ReadFile(list, maxSums)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	for line := range strings.Lines(string(content)) {
+		_, file, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
+		again := slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(file, "."+name) })
+		if _, missing := os.Stat(filepath.Join(filepath.Dir(list), filepath.Base(file))); ok && !again && missing == nil {
+			sums += line
+			p.Warn(file + " is of an earlier export, and stays")
+		}
+	}
+	return sums, err
 }
 
 // ExportNeeds estimates the room that the outputs of a compressed disk of size bytes

@@ -66,6 +66,19 @@ func TestEveryOutputHoldsTheDiskAndHasTheSameBytesEachTime(t *testing.T) {
 	}
 }
 
+func TestTheSumsOfAnEarlierExportStay(t *testing.T) {
+	t.Parallel()
+	path, dir := qcow2Disk(t, "-c"), t.TempDir()
+	first := export(t, path, dir, "qcow2", "raw.zst")
+	require.NoError(t, os.Remove(first[1].Path))
+	export(t, path, dir, "ova")
+	sums, err := os.ReadFile(filepath.Join(dir, "lab.SHA256SUMS"))
+	require.NoError(t, err)
+	assert.Regexp(t, `^[0-9a-f]{64}  lab.qcow2\n[0-9a-f]{64}  lab.ova\n$`, string(sums))
+	out, err := inDir(dir, "sha256sum", "--check", "--strict", "lab.SHA256SUMS")
+	require.NoError(t, err, out)
+}
+
 func checkAppliance(t testing.TB, appliance, path string, raw []byte) {
 	t.Helper()
 	at := t.TempDir()
@@ -142,8 +155,9 @@ func TestAnExportThatFailsLeavesWhatWasThere(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "earlier", string(earlier))
 
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "lab.ova"), 0o755))
 	_, err = disk.Export(t.Context(), path, digest, dir, disk.Outputs(), machine, progress.Discard)
-	require.ErrorContains(t, err, "free, but about", "before anything is written")
+	require.ErrorContains(t, err, "lab.ova is no file: move it away", "before anything is written")
 
 	ctx, cancel := context.WithCancel(t.Context())
 	empty := t.TempDir()
