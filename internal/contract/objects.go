@@ -112,7 +112,7 @@ make DataVolumes themselves are added as a User or Group.`, rbacGroup+"/v1", "Ro
 
 // seed is a valid NoCloud seed that changes nothing.
 const seed = `#cloud-config
-# Who may log in: remove the two #, and put in your key. A password works, too:
+# Who may log in: remove the # of the last two lines, and put in your key. A password works, too:
 # cloudinit.readthedocs.io, "Users and groups".
 #ssh_authorized_keys:
 #  - ssh-ed25519 AAAA... you@example.org
@@ -120,9 +120,9 @@ const seed = `#cloud-config
 
 // machine starts from the image itself. KubeVirt infers nothing there.
 func (w *writer) machine() {
-	disk := with(fields{"image": w.pinned}, fields{"imagePullSecret": w.PullSecret})
+	image := with(fields{"image": w.pinned}, fields{"imagePullSecret": w.PullSecret})
 	w.add(forKubeVirt+": a machine that starts from the image itself. What it writes is gone when it stops.",
-		"kubevirt.io/v1", "VirtualMachine", w.named(w.Name), fields{"spec": w.started(w.Name, w.sized(), fields{"containerDisk": disk})})
+		"kubevirt.io/v1", "VirtualMachine", w.named(w.Name), fields{"spec": w.started(w.Name, w.sized(), fields{"containerDisk": image})})
 }
 
 // persistentMachine starts from a clone. Its instance type is inferred from the

@@ -16,7 +16,6 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -297,7 +296,7 @@ func fileName(image string) string {
 
 // titleOf is the image's own name in a reference.
 func titleOf(reference string) string {
-	name, _, _ := strings.Cut(path.Base(reference), "@")
+	name, _, _ := strings.Cut(reference[strings.LastIndex(reference, "/")+1:], "@")
 	name, _, _ = strings.Cut(name, ":")
 	return name
 }

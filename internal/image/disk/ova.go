@@ -52,7 +52,8 @@ func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Repor
 	}); err != nil {
 		return err
 	}
-	manifest := fmt.Sprintf("SHA256(%s.ovf)= %x\nSHA256(%s)= %s\n", d.machine.Name, sha256.Sum256(description.Bytes()), disk, strings.TrimPrefix(sum, "sha256:"))
+	manifest := fmt.Sprintf("SHA256(%s.ovf)= %x\nSHA256(%s)= %s\n",
+		d.machine.Name, sha256.Sum256(description.Bytes()), disk, strings.TrimPrefix(sum, "sha256:"))
 	t := tar.NewWriter(to)
 	add := func(name string, size int64, content io.Reader) error {
 		if err := t.WriteHeader(&tar.Header{Name: name, Size: size, Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}); err != nil {
