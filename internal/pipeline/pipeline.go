@@ -277,11 +277,13 @@ func (b *Build) ExportTo(ctx context.Context, image, folder string, unverified b
 		return nil, failure.New("the disk of "+image+" was not verified", "run diskforge verify on it first, or export it as it is with --unverified")
 	}
 	w.out = folder
-	err = w.run(ctx, exporting)
-	for _, one := range w.exported {
-		files = append(files, one.Path)
+	if err := w.run(ctx, exporting); err != nil {
+		return nil, err
 	}
-	return files, err
+	for _, file := range w.journal.report.Files {
+		files = append(files, filepath.Join(folder, file.Name))
+	}
+	return files, nil
 }
 
 // notInFileNames is what the names of exported files do not have: they stand in lists of

@@ -285,7 +285,6 @@ func (w *way) export(ctx context.Context, path string, p progress.Reporter) (res
 			said = append(said, filepath.Base(one.Path)+" "+text.Size(one.Size))
 		}
 	})
-	w.exported = done
 	return line(strings.Join(said, ", ")), nil
 }
 

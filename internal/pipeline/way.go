@@ -15,7 +15,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/host"
-	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
@@ -33,12 +32,11 @@ type way struct {
 	whole bool
 
 	ready
-	disk     string // the file that the stage before left
-	out      string // the file to write, in place of the stage's own in dir
-	backing  string // the base that disk is an overlay of, or empty
-	known    Sidecar
-	address  string // to push to
-	exported []disk.Exported
+	disk    string // the file that the stage before left
+	out     string // the file to write, in place of the stage's own in dir
+	backing string // the base that disk is an overlay of, or empty
+	known   Sidecar
+	address string // to push to
 	Result
 
 	login   func() (registry.Options, error)

@@ -62,7 +62,7 @@ type exported struct {
 	scratch string // folder for what is needed while one is written
 }
 
-// Export writes the disk at path, digest of which is its "sha256:…", into dir in the
+// Export writes the disk at path, digest of which is its "sha256:…", into dir, which is there, in the
 // forms that names lists, as NAME.EXTENSION with NAME that of the machine, and their
 // sums, as sha256sum reads them, into NAME.SHA256SUMS. Either all of the files get their
 // names or none; those of an earlier export are
@@ -77,9 +77,6 @@ func Export(ctx context.Context, path, digest, dir string, names []string, m Mac
 		if *place, err = filepath.Abs(*place); err != nil {
 			return nil, err
 		}
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
 	}
 	for _, name := range names {
 		if info, err := os.Stat(filepath.Join(dir, m.Name+"."+name)); err == nil && !info.Mode().IsRegular() {
@@ -116,18 +113,18 @@ func Export(ctx context.Context, path, digest, dir string, names []string, m Mac
 		}
 		defer file.Discard()
 		if err := o.write(ctx, d, file.File, p); err != nil {
-			return nil, explainExport(ctx, err, dir)
+			return nil, explain(ctx, err, dir)
 		}
 		p.Activity("hashing " + filepath.Base(name))
 		one := Exported{Path: name}
-		if one.Size, err = file.Seek(0, io.SeekStart); err == nil {
-			one.Digest, err = host.Digest(ctx, file.File, p)
-		}
-		if err != nil {
+		if _, err := file.Seek(0, io.SeekStart); err != nil {
 			return nil, err
 		}
-		if info, err := file.Stat(); err == nil {
-			one.Size = info.Size()
+		if one.Digest, err = host.Digest(ctx, file.File, p); err != nil {
+			return nil, err
+		}
+		if one.Size, err = file.Seek(0, io.SeekCurrent); err != nil {
+			return nil, err
 		}
 		sums += fmt.Sprintf("%s  %s\n", strings.TrimPrefix(one.Digest, "sha256:"), filepath.Base(name))
 		done, files = append(done, one), append(files, file)
@@ -135,7 +132,7 @@ func Export(ctx context.Context, path, digest, dir string, names []string, m Mac
 	// From here on only the names are missing.
 	for _, file := range files {
 		if err := file.Commit(); err != nil {
-			return nil, explainExport(ctx, err, dir)
+			return nil, explain(ctx, err, dir)
 		}
 	}
 	return done, host.WriteFile(sumsFile, 0o644, func(w io.Writer) error {
@@ -180,16 +177,6 @@ func ExportNeeds(names []string, size int64) (needs []host.Need) {
 	return needs
 }
 
-func explainExport(ctx context.Context, err error, dir string) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if host.DiskFull(err) {
-		return failure.Wrap(err, "no space left in "+dir, "free some there, or choose another folder")
-	}
-	return err
-}
-
 // guest is what the guest sees of the disk.
 func (d *exported) guest() (io.ReaderAt, error) {
 	if d.about.Format == FormatRaw {
@@ -227,6 +214,9 @@ func (rawZstd) write(ctx context.Context, d *exported, to *os.File, p progress.R
 	if err != nil {
 		return err
 	}
-	_, err = host.Copy(ctx, z, progress.Reader(io.NewSectionReader(guest, 0, d.about.VirtualSize), d.about.VirtualSize, p))
-	return errors.Join(err, z.Close())
+	if _, err = host.Copy(ctx, z, progress.Reader(io.NewSectionReader(guest, 0, d.about.VirtualSize), d.about.VirtualSize, p)); err != nil {
+		z.Close()
+		return err
+	}
+	return z.Close()
 }

@@ -79,6 +79,29 @@ func TestTheSumsOfAnEarlierExportStay(t *testing.T) {
 	require.NoError(t, err, out)
 }
 
+// A disk that cannot be read to its end makes no appliance: an error between two grains is
+// no end.
+func TestADiskThatCannotBeReadIsNoAppliance(t *testing.T) {
+	t.Parallel()
+	path := qcow2Disk(t, "-c")
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	info, err := f.Stat()
+	require.NoError(t, err)
+	_, err = f.WriteAt(bytes.Repeat([]byte{0xff}, int(info.Size())-324<<10), 324<<10) // behind its tables and its first sectors
+	require.NoError(t, err)
+	digest, err := host.DigestFile(t.Context(), path, progress.Discard)
+	require.NoError(t, err)
+	for _, name := range []string{"ova", "raw.zst"} {
+		dir := t.TempDir()
+		_, err = disk.Export(t.Context(), path, digest, dir, []string{name}, machine, progress.Discard)
+		require.Error(t, err, name)
+		assert.NotContains(t, err.Error(), "\n")
+		assert.Empty(t, names(t, dir))
+	}
+}
+
 func checkAppliance(t testing.TB, appliance, path string, raw []byte) {
 	t.Helper()
 	at := t.TempDir()
@@ -150,6 +173,7 @@ func TestAnExportThatFailsLeavesWhatWasThere(t *testing.T) {
 	}}
 	_, err = disk.Export(t.Context(), path, digest, dir, disk.Outputs(), machine, watcher)
 	require.ErrorContains(t, err, "no space left in "+dir+": ")
+	assert.NotContains(t, err.Error(), "\n")
 	assert.Equal(t, []string{"lab.qcow2", "other"}, names(t, dir))
 	earlier, err := os.ReadFile(filepath.Join(dir, "lab.qcow2"))
 	require.NoError(t, err)

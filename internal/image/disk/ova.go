@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	_ "embed"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -65,11 +64,16 @@ func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Repor
 	if _, err := vmdk.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	return errors.Join(
-		add(d.machine.Name+".ovf", int64(description.Len()), &description),
-		add(d.machine.Name+".mf", int64(len(manifest)), strings.NewReader(manifest)),
-		add(disk, info.Size(), progress.Reader(vmdk, info.Size(), p)),
-		t.Close())
+	if err := add(d.machine.Name+".ovf", int64(description.Len()), &description); err != nil {
+		return err
+	}
+	if err := add(d.machine.Name+".mf", int64(len(manifest)), strings.NewReader(manifest)); err != nil {
+		return err
+	}
+	if err := add(disk, info.Size(), progress.Reader(vmdk, info.Size(), p)); err != nil {
+		return err
+	}
+	return t.Close()
 }
 
 // vmdk writes the disk as a stream-optimized VMDK called name into the scratch folder.

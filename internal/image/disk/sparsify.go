@@ -232,7 +232,7 @@ func explain(ctx context.Context, err error, dir string) error {
 	tail := strings.Join(host.Tail(err), "\n")
 	switch {
 	case host.DiskFull(err):
-		return failure.Wrap(err, "no space left in "+dir, "free some there, or set OUTPUT_DIR to a larger disk")
+		return failure.Wrap(err, "no space left in "+dir, "free some there, or write to a larger disk, with OUTPUT_DIR or --output")
 	case strings.Contains(tail, "Failed to get"):
 		return failure.Wrap(err, "the disk is in use by another process", "power the virtual machine off first")
 	case strings.Contains(tail, "compression_type") || strings.Contains(tail, "compression type"):

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -118,11 +119,11 @@ func (w *vmdkWriter) table(disk io.Reader, first uint64) (at uint32, err error) 
 	z := zlib.NewWriter(&packed)
 	for i := range table {
 		clear(grain)
-		n, err := io.ReadFull(disk, grain)
-		if n == 0 {
+		_, err := io.ReadFull(disk, grain)
+		if errors.Is(err, io.EOF) { // before the grain: the disk ends
 			break
 		}
-		if err != nil && err != io.ErrUnexpectedEOF { //nolint:errorlint // io.ReadFull's own
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return 0, err
 		}
 		if bytes.Equal(grain, empty) {
