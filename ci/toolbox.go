@@ -19,7 +19,7 @@ import (
 var packages = []string{
 	"ansible", "ca-certificates", "git", "openssh-client", "qemu-system-x86", "qemu-utils", "xorriso",
 	// For a base image from packages.
-	"debian-archive-keyring", "mmdebstrap",
+	"debian-archive-keyring", "dosfstools", "mmdebstrap", "mtools",
 	// For that and for the hygiene gate, which reads disks with them.
 	"e2fsprogs", "fdisk", "util-linux",
 	// For verify --full.

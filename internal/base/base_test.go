@@ -73,6 +73,8 @@ func TestTheRecipeNamesOneFileSystemEverywhere(t *testing.T) {
 	for _, name := range []string{"etc/fstab", "boot/grub/grub.cfg", "boot/grub/early.cfg"} {
 		assert.Contains(t, recipeFile("recipe/overlay/"+name), fsUUID, name)
 	}
+	serial := strings.ToUpper(fsUUID[:4] + "-" + fsUUID[4:8])
+	assert.Contains(t, recipeFile("recipe/overlay/etc/fstab"), "UUID="+serial+" ", "as FAT's serial numbers are written")
 	assert.Contains(t, packages(), "cloud-guest-utils", "it has growpart")
 }
 
@@ -104,6 +106,12 @@ func smallDisk(t *testing.T, core []byte) (build, error) {
 	require.NoError(t, os.MkdirAll(grub, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(grub, "boot.img"), bytes.Repeat([]byte{0xb0}, sector), 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(grub, "core.img"), core, 0o644))
+	for _, name := range []string{"BOOT/BOOTX64.EFI", "BOOT/grubx64.efi", "debian/grub.cfg"} {
+		file := b.file("root/boot/efi/EFI/" + name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(name), 0o644))
+		require.NoError(t, os.Chtimes(file, b.epoch, b.epoch))
+	}
 	return b, b.assemble(t.Context())
 }
 
@@ -115,7 +123,7 @@ func TestTheDiskHasBootLoaderPartitionTableAndFileSystemInPlace(t *testing.T) {
 	f, err := os.Open(b.file("disk.raw"))
 	require.NoError(t, err)
 	defer f.Close()
-	head := make([]byte, partitionStart)
+	head := make([]byte, systemStart)
 	_, err = io.ReadFull(f, head)
 	require.NoError(t, err)
 
@@ -125,26 +133,57 @@ func TestTheDiskHasBootLoaderPartitionTableAndFileSystemInPlace(t *testing.T) {
 	entry := head[446:462]
 	assert.Equal(t, byte(0x80), entry[0], "bootable")
 	assert.Equal(t, byte(0x83), entry[4], "Linux")
-	assert.Equal(t, uint32(partitionStart/sector), binary.LittleEndian.Uint32(entry[8:]))
-	assert.Equal(t, uint32((size-partitionStart)/sector), binary.LittleEndian.Uint32(entry[12:]))
-	assert.Equal(t, make([]byte, 48), head[462:510], "no other partition")
+	assert.Equal(t, uint32(rootStart/sector), binary.LittleEndian.Uint32(entry[8:]))
+	assert.Equal(t, uint32((size-rootStart)/sector), binary.LittleEndian.Uint32(entry[12:]), "to the end: it can grow")
+	esp := head[462:478]
+	assert.Equal(t, byte(0xef), esp[4], "EFI system partition")
+	assert.Equal(t, uint32(systemStart/sector), binary.LittleEndian.Uint32(esp[8:]))
+	assert.Equal(t, uint32(systemSize/sector), binary.LittleEndian.Uint32(esp[12:]))
+	assert.Equal(t, make([]byte, 32), head[478:510], "no other partition")
 	assert.Equal(t, core, head[sector:sector+len(core)])
-	assert.Equal(t, make([]byte, partitionStart-sector-len(core)), head[sector+len(core):])
+	assert.Equal(t, make([]byte, systemStart-sector-len(core)), head[sector+len(core):])
 
-	disk := fmt.Sprintf("%s?offset=%d", b.file("disk.raw"), partitionStart)
+	listed, err := exec.Command("mdir", "-b", "-/", "-i", fmt.Sprintf("%s@@%d", b.file("disk.raw"), systemStart), "::").CombinedOutput()
+	require.NoError(t, err, "%s", listed)
+	dated, err := exec.Command("mdir", "-i", fmt.Sprintf("%s@@%d", b.file("disk.raw"), systemStart), "::").CombinedOutput()
+	require.NoError(t, err, "%s", dated)
+	assert.Contains(t, string(dated), "EFI          <DIR>     2023-11-14", "the epoch's date, not today's")
+	assert.Equal(t, []string{"::/EFI/", "::/EFI/BOOT/", "::/EFI/debian/", "::/EFI/BOOT/BOOTX64.EFI", "::/EFI/BOOT/grubx64.efi", "::/EFI/debian/grub.cfg"},
+		strings.Fields(string(listed)))
+	left, err := os.ReadDir(b.file("root/boot/efi"))
+	require.NoError(t, err)
+	assert.Empty(t, left, "it is mounted there")
+
+	disk := fmt.Sprintf("%s?offset=%d", b.file("disk.raw"), rootStart)
 	out, err := exec.Command("/usr/sbin/e2fsck", "-fn", disk).CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	out, err = exec.Command("/usr/sbin/blkid", "--probe", "--offset", strconv.Itoa(partitionStart), b.file("disk.raw")).CombinedOutput()
+	out, err = exec.Command("/usr/sbin/blkid", "--probe", "--offset", strconv.Itoa(rootStart), b.file("disk.raw")).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	assert.Contains(t, string(out), fsUUID)
 	assert.NoError(t, b.convert(t.Context()))
 	assert.FileExists(t, b.file("disk.qcow2"))
 }
 
+func TestTheSameTreeMakesTheSameSystemPartition(t *testing.T) {
+	t.Parallel()
+	var made [2][]byte
+	for i := range made {
+		b, err := smallDisk(t, nil)
+		require.NoError(t, err)
+		f, err := os.Open(b.file("disk.raw"))
+		require.NoError(t, err)
+		defer f.Close()
+		made[i] = make([]byte, rootStart)
+		_, err = io.ReadFull(f, made[i])
+		require.NoError(t, err)
+	}
+	assert.True(t, bytes.Equal(made[0], made[1]))
+}
+
 func TestABootLoaderThatDoesNotFitBeforeThePartitionIsRefused(t *testing.T) {
 	t.Parallel()
-	_, err := smallDisk(t, make([]byte, partitionStart))
-	require.ErrorContains(t, err, "does not fit before the partition")
+	_, err := smallDisk(t, make([]byte, systemStart))
+	require.ErrorContains(t, err, "does not fit before the partitions")
 }
 
 // published puts an image into a new cache as Make does.

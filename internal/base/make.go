@@ -17,7 +17,7 @@ import (
 )
 
 // tools are the external programs.
-var tools = []string{"mmdebstrap", "mke2fs", "sfdisk", "qemu-img", "tar"}
+var tools = []string{"mmdebstrap", "mke2fs", "mkfs.fat", "mmd", "mcopy", "sfdisk", "qemu-img", "tar"}
 
 const (
 	keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -133,7 +133,7 @@ func (b build) file(name string) string { return filepath.Join(b.dir, name) }
 // proxy, and names the directories that chroot and dpkg need in PATH.
 func (b build) env() []string {
 	seconds := fmt.Sprint(b.epoch.Unix())
-	env := host.Env("SOURCE_DATE_EPOCH="+seconds, "E2FSPROGS_FAKE_TIME="+seconds, "DEBIAN_FRONTEND=noninteractive",
+	env := host.Env("SOURCE_DATE_EPOCH="+seconds, "E2FSPROGS_FAKE_TIME="+seconds, "TZ=UTC", "DEBIAN_FRONTEND=noninteractive",
 		"PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy"} {
 		if v := os.Getenv(name); v != "" {
@@ -209,17 +209,23 @@ func (b build) unpack(ctx context.Context) error {
 
 const (
 	sector = 512
-	// partitionStart is where partitions begin by custom. What lies before is
-	// the boot loader's.
-	partitionStart = 1 << 20
+	// systemStart is where the EFI system partition begins, as first partitions do by
+	// custom. What lies before is the BIOS boot loader's.
+	systemStart = 1 << 20
+	// systemSize has room for the loaders twice, as when they are renewed.
+	systemSize = 64 << 20
+	// rootStart is behind it, so that the root file system can grow.
+	rootStart = systemStart + systemSize
 	// bootCode is how much of the first sector belongs to boot.img; behind it
 	// stand the disk's signature and the partition table.
 	bootCode = 440
 )
 
-// assemble makes a raw disk of the tree, without mounting anything: one
-// bootable Linux partition, which growpart enlarges on a larger disk, with an
-// ext4 file system that holds the tree; and the boot loader.
+// assemble makes a raw disk of the tree, without mounting anything: the first
+// partition, Linux', which growpart enlarges on a larger disk, with an ext4 file
+// system that holds the tree; before it the second, from which UEFI starts it; and
+// the boot loader for a BIOS. A table of DOS's kind has room for that loader, and
+// UEFI takes it, too (UEFI specification, 5.2.2).
 func (b build) assemble(ctx context.Context) error {
 	b.p.Activity("making the file system")
 	disk := b.file("disk.raw")
@@ -230,17 +236,47 @@ func (b build) assemble(ctx context.Context) error {
 	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
 		return err
 	}
-	table := fmt.Sprintf("label: dos\nlabel-id: 0x%s\nstart=%d, type=83, bootable\n", fsUUID[:8], partitionStart/sector)
+	table := fmt.Sprintf("label: dos\nlabel-id: 0x%s\nstart=%d, type=83, bootable\nstart=%d, size=%d, type=ef\n",
+		fsUUID[:8], rootStart/sector, systemStart/sector, systemSize/sector)
 	if err := b.run(ctx, host.Cmd{Program: "sfdisk", Args: []string{"--quiet", disk}, Stdin: strings.NewReader(table)}); err != nil {
 		return err
 	}
+	if err := b.systemPartition(ctx, disk); err != nil {
+		return err
+	}
 	if err := b.run(ctx, asRoot("mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", fsUUID,
-		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,lazy_itable_init=0,lazy_journal_init=0", partitionStart, fsUUID),
-		"-d", b.file("root"), disk, fmt.Sprintf("%dk", (size-partitionStart)>>10))); err != nil {
+		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,lazy_itable_init=0,lazy_journal_init=0", rootStart, fsUUID),
+		"-d", b.file("root"), disk, fmt.Sprintf("%dk", (size-rootStart)>>10))); err != nil {
 		return err
 	}
 	if err := writeBootLoader(disk, b.file("root/boot/grub/i386-pc")); err != nil {
 		return fmt.Errorf("writing the boot loader: %w", err)
+	}
+	return nil
+}
+
+// systemPartition makes the EFI system partition of what the recipe put into
+// boot/efi, which is left empty: that is where it is mounted.
+func (b build) systemPartition(ctx context.Context, disk string) error {
+	from, at := fmt.Sprint(systemStart/sector), fmt.Sprintf("%s@@%d", disk, systemStart)
+	steps := []host.Cmd{
+		{Program: "mkfs.fat", Args: []string{"-F", "16", "--invariant", "-i", fsUUID[:8], "-n", "EFI", "-h", from,
+			"--offset", from, disk, fmt.Sprint(systemSize >> 10)}},
+		{Program: "mmd", Args: []string{"-i", at, "::EFI"}},
+	}
+	efi := b.file("root/boot/efi/EFI")
+	for _, dir := range []string{"BOOT", "debian"} {
+		files, err := filepath.Glob(filepath.Join(efi, dir, "*")) // sorted, so that the same files make the same bytes
+		if err != nil || len(files) == 0 {
+			return errors.Join(err, fmt.Errorf("the tree has no boot/efi/EFI/%s", dir))
+		}
+		steps = append(steps, host.Cmd{Program: "mmd", Args: []string{"-i", at, "::EFI/" + dir}},
+			host.Cmd{Program: "mcopy", Args: append(append([]string{"-m", "-i", at}, files...), "::EFI/"+dir)})
+	}
+	for _, step := range append(steps, asRoot("rm", "-r", efi)) {
+		if err := b.run(ctx, step); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -257,8 +293,8 @@ func writeBootLoader(disk, grub string) error {
 	if err != nil {
 		return err
 	}
-	if len(boot) != sector || len(core) > partitionStart-sector {
-		return fmt.Errorf("it does not fit before the partition: boot.img has %d bytes, core.img %d", len(boot), len(core))
+	if len(boot) != sector || len(core) > systemStart-sector {
+		return fmt.Errorf("it does not fit before the partitions: boot.img has %d bytes, core.img %d", len(boot), len(core))
 	}
 	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
 	if err != nil {

@@ -20,10 +20,11 @@ var recipe embed.FS
 
 // recipeVersion changes when the code that follows the recipe changes what
 // comes out of it.
-const recipeVersion = 1
+const recipeVersion = 2
 
-// fsUUID is the root file system's UUID. It is fixed, so that the boot
-// loader's configuration, fstab and repeated builds agree; the files in
+// fsUUID is the root file system's UUID; its first eight digits are the disk's
+// signature and the EFI system partition's serial number. It is fixed, so that the
+// boot loader's configuration, fstab and repeated builds agree; the files in
 // recipe/overlay name it.
 const fsUUID = "6469736b-666f-4267-8000-6f7267652031"
 

@@ -54,9 +54,7 @@ func (s *subject) lookAtDisk(ctx context.Context) (err error) {
 		VirtualSize: i.VirtualSize, FileSize: c.size, ClusterSize: i.ClusterSize,
 		BackingFile: i.BackingFile, ExternalData: i.ExternalData, Encrypted: i.Encrypted, Snapshots: i.Snapshots,
 		Compression: string(s.looked.tables.Compression), TablesRead: s.looked.tables.Read, Tables: s.looked.tables.All,
-	}
-	if s.looked.firmware != nil {
-		s.Disk.Firmware = s.looked.firmware.String()
+		Firmware: s.looked.firmware,
 	}
 	return nil
 }

@@ -265,7 +265,7 @@ func newWriter(r *Report, m Manifests) *writer {
 		w.Namespace = w.workspace()
 	}
 	w.MemoryMiB, w.CPUs = cmp.Or(m.MemoryMiB, 2048), cmp.Or(m.CPUs, 2)
-	w.uefi = r.Disk.Firmware == onlyUEFI.String() && r.Config.Architecture == "amd64"
+	w.uefi = r.Disk.Firmware != nil && r.Disk.Firmware.UEFI && !r.Disk.Firmware.BIOS && r.Config.Architecture == "amd64"
 	for variable, value := range r.Config.Hints {
 		if value != "" {
 			w.hints[label(variable)] = value

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
 )
 
 const repository = "registry.example.org/labs/ubuntu-22.04"
@@ -100,7 +101,7 @@ func TestEveryObjectIsAsItsDefinitionSays(t *testing.T) {
 		"all":             func(_ *contract.Report, m *contract.Manifests) { *m = complete(*m) },
 		"on file systems": func(_ *contract.Report, m *contract.Manifests) { *m = complete(*m); m.VolumeMode = "Filesystem" },
 		"by digest":       func(r *contract.Report, m *contract.Manifests) { m.Image, m.Tag = repository+"@"+r.Digest, "" },
-		"UEFI only":       func(r *contract.Report, _ *contract.Manifests) { r.Disk.Firmware = "UEFI" },
+		"UEFI only":       func(r *contract.Report, _ *contract.Manifests) { r.Disk.Firmware = onlyUEFI },
 		"arm64":           func(r *contract.Report, _ *contract.Manifests) { r.Config.Architecture = "arm64" },
 		"s390x":           func(r *contract.Report, _ *contract.Manifests) { r.Config.Architecture = "s390x" },
 		"no hints":        func(r *contract.Report, m *contract.Manifests) { *m = complete(*m); r.Config.Hints = nil },
@@ -128,7 +129,7 @@ func TestAWrongFieldIsFound(t *testing.T) {
 	api := newCluster(t)
 	r, m := golden(t, ubuntuHints...)
 	good := stream(t, r, complete(m))
-	r.Disk.Firmware = "UEFI"
+	r.Disk.Firmware = onlyUEFI
 	uefi := stream(t, r, m)
 	require.NoError(t, api.refuses(t, good+"---\n"+uefi))
 	for right, wrong := range map[string]string{
@@ -214,23 +215,28 @@ func TestAnInstanceTypeIsInferredFromTheDataSource(t *testing.T) {
 	assert.Equal(t, "2Gi", at(vm, "spec", "template", "spec", "domain", "memory", "guest"))
 }
 
+var onlyUEFI = &disk.Firmware{UEFI: true}
+
 func TestTheFirmwareIsTheDisks(t *testing.T) {
 	t.Parallel()
 	bios, efi := map[string]any{"bios": map[string]any{}}, map[string]any{"efi": map[string]any{"secureBoot": false}}
+	both := &disk.Firmware{BIOS: true, UEFI: true, SecureBoot: true}
+	onlyBIOS := &disk.Firmware{BIOS: true}
 	for _, c := range []struct {
-		disk, preference, architecture string
-		want                           any
+		disk                     *disk.Firmware
+		preference, architecture string
+		want                     any
 	}{
-		{"BIOS", "ubuntu", "amd64", bios},
-		{"BIOS", "debian", "amd64", bios}, // inspect calls the hint an error
-		{"UEFI", "", "amd64", efi},
-		{"BIOS and UEFI", "", "amd64", bios},
-		{"BIOS and UEFI", "debian", "amd64", efi},
-		{"BIOS and UEFI", "ubuntu", "amd64", bios},
-		{"", "debian", "amd64", efi},
-		{"", "", "amd64", bios},
-		{"UEFI", "", "arm64", efi},
-		{"", "", "s390x", nil},
+		{onlyBIOS, "ubuntu", "amd64", bios},
+		{onlyBIOS, "debian", "amd64", bios}, // inspect calls the hint an error
+		{onlyUEFI, "", "amd64", efi},
+		{both, "", "amd64", bios},
+		{both, "debian", "amd64", efi},
+		{both, "ubuntu", "amd64", bios},
+		{nil, "debian", "amd64", efi},
+		{nil, "", "amd64", bios},
+		{onlyUEFI, "", "arm64", efi},
+		{nil, "", "s390x", nil},
 	} {
 		r, m := golden(t)
 		r.Disk.Firmware, r.Config.Architecture = c.disk, c.architecture
@@ -288,7 +294,7 @@ func TestWithoutKindsAllIsWrittenForWhichThereIsEnough(t *testing.T) {
 		"datavolume import-cron vm vm-persistent crownlabs-vm crownlabs-localvm": func(_ *contract.Report, m *contract.Manifests) { m.Workspace = "tea" },
 		"datavolume clone-rbac vm vm-persistent": func(r *contract.Report, m *contract.Manifests) {
 			*m = complete(*m)
-			m.Tag, m.Kinds, r.Disk.Firmware = "", nil, "UEFI" // which CrownLabs does not start
+			m.Tag, m.Kinds, r.Disk.Firmware = "", nil, onlyUEFI // which CrownLabs does not start
 		},
 		"import-cron":              func(_ *contract.Report, m *contract.Manifests) { m.Tag, m.Kinds = "24.04", []string{"import-cron"} },
 		"vm":                       func(_ *contract.Report, m *contract.Manifests) { m.Kinds = []string{"vm"} },
@@ -325,7 +331,7 @@ func TestWhatCannotBeWrittenIsRefusedInALine(t *testing.T) {
 	}
 	r, m := golden(t)
 	m = complete(m)
-	m.Kinds, r.Disk.Firmware = []string{"crownlabs-vm"}, "UEFI"
+	m.Kinds, r.Disk.Firmware = []string{"crownlabs-vm"}, onlyUEFI
 	_, err := r.Manifests(m)
 	assert.ErrorContains(t, err, "CrownLabs starts machines with BIOS")
 

@@ -22,8 +22,6 @@ const (
 	forCDI      = "For CDI 1.66"
 )
 
-var onlyUEFI = disk.Firmware{UEFI: true}
-
 // named is the metadata of an object beside the volumes.
 func (w *writer) named(name string) fields { return fields{"name": name, "namespace": w.Namespace} }
 
@@ -184,8 +182,9 @@ func (w *writer) started(name string, domain, root fields) fields {
 // bootloader is the firmware that the disk, or where it has both the preference,
 // asks for.
 func (w *writer) bootloader() fields {
-	efi, known := oci.PreferenceStarts(w.Config.Hints[oci.HintPreference], onlyUEFI)
-	if w.uefi || w.Config.Architecture == "arm64" || efi && known && w.Disk.Firmware != (disk.Firmware{BIOS: true}).String() {
+	efi, known := oci.PreferenceStarts(w.Config.Hints[oci.HintPreference], disk.Firmware{UEFI: true})
+	onlyBIOS := w.Disk.Firmware != nil && *w.Disk.Firmware == disk.Firmware{BIOS: true}
+	if w.uefi || w.Config.Architecture == "arm64" || efi && known && !onlyBIOS {
 		return fields{"efi": fields{"secureBoot": false}} // KubeVirt's own default is true, and takes SMM
 	}
 	return fields{"bios": fields{}}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -75,7 +76,8 @@ type Disk struct {
 	ExternalData bool   `json:"externalData,omitempty"`
 	Encrypted    bool   `json:"encrypted,omitempty"`
 	Snapshots    int    `json:"snapshots,omitempty"`
-	Firmware     string `json:"firmware,omitempty"` // that it can be started by, where that could be read
+	// Firmware can start it; nil where that could not be read.
+	Firmware *disk.Firmware `json:"firmware,omitempty"`
 	// TablesRead of Tables mapping tables of the second level were read.
 	TablesRead int `json:"tablesRead"`
 	Tables     int `json:"tables"`
@@ -162,6 +164,9 @@ func (r *Report) Text() string {
 	}
 	if d := r.Disk; d != nil {
 		fact("disk", "%s, %s in a file of %s, compression: %s", d.Format, text.Size(int64(d.VirtualSize)), text.Size(d.FileSize), d.Compression)
+		if d.Firmware != nil {
+			fact("starts by", "%s", d.Firmware)
+		}
 	}
 	fact("base", "%s", r.Base())
 	fact("built", "%s", r.Built())

@@ -27,6 +27,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/report"
 )
@@ -135,6 +136,7 @@ func othersFindIt(t *testing.T, address, reference, layout, guest string) {
 	_, digest, _ := strings.Cut(reference, "@")
 	assert.Equal(t, digest, inspected(t, nil, layout).Digest)
 	published := inspected(t, login, reference)
+	assert.Equal(t, &disk.Firmware{BIOS: true, UEFI: true, SecureBoot: true}, published.Disk.Firmware)
 	assert.Equal(t, digest, published.Digest)
 	assert.Positive(t, published.BytesRead)
 	assert.LessOrEqual(t, published.BytesRead, int64(2<<20))
@@ -188,7 +190,7 @@ func checkContract(t *testing.T, image v1.Image) {
 	require.NoError(t, err)
 	assert.Equal(t, "linux", config.OS)
 	assert.Equal(t, "amd64", config.Architecture)
-	assert.Contains(t, config.Config.Env, "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE=linux", "debian would mean UEFI, and this disk starts from a BIOS")
+	assert.Contains(t, config.Config.Env, "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE=debian", "it means UEFI, by which this disk starts, too")
 	manifest, err := image.Manifest()
 	require.NoError(t, err)
 	require.Len(t, manifest.Layers, 1)

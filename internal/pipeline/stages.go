@@ -209,10 +209,12 @@ func (w *way) verify(ctx context.Context, path string, p progress.Reporter) (res
 	if err != nil {
 		return nil, err
 	}
+	firmware, _ := disk.FirmwareOf(path) // a disk of which it cannot be read is not started by UEFI
 	seen, err := w.rooms.verify(ctx, verify.Options{
 		Disk: path, Format: info.Format, VirtualSize: info.VirtualSize, Dir: w.logs("verify"),
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: w.accel,
-		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop && c.CrownLabsMode, Full: w.Full, Persistent: w.Persistent,
+		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop && c.CrownLabsMode, Persistent: w.Persistent,
+		Full: w.Full, UEFI: firmware.UEFI, SecureBoot: firmware.SecureBoot,
 		Excused: w.policy.Reason, Checks: w.playbook.Checks, Goss: w.tools.Goss,
 		KeepOnError: w.KeepOnError, Timeout: bootTimeout(c, w.accel),
 	}, p)

@@ -11,6 +11,23 @@ cp "$1"/usr/lib/grub/i386-pc/*.mod "$1"/usr/lib/grub/i386-pc/*.lst "$1/usr/lib/g
 chroot "$1" grub-mkimage --format=i386-pc --prefix=/boot/grub --config=/boot/grub/early.cfg \
 	--output=/$grub/core.img biosdisk part_msdos ext2 search_fs_uuid
 
+# And what it does for UEFI: shim, which Microsoft signed, in the place where firmware
+# looks on a disk that it does not know, and beside it GRUB and MokManager, which Debian
+# signed. That GRUB reads its configuration from EFI/debian. What is in boot/efi becomes
+# the EFI system partition.
+efi=$1/boot/efi/EFI
+mkdir -p "$efi/BOOT" "$efi/debian"
+cp "$1/usr/lib/shim/shimx64.efi.signed" "$efi/BOOT/BOOTX64.EFI"
+cp "$1/usr/lib/shim/mmx64.efi.signed" "$efi/BOOT/mmx64.efi"
+cp "$1/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$efi/BOOT/grubx64.efi"
+{ cat "$1/boot/grub/early.cfg"; echo 'configfile $prefix/grub.cfg'; } > "$efi/debian/grub.cfg"
+# So that they are renewed there when the packages are: a virtual machine's variables,
+# where other loaders are registered, do not go with its disk.
+chroot "$1" debconf-set-selections <<-END
+	grub-efi-amd64 grub2/force_efi_extra_removable boolean true
+	grub-efi-amd64 grub2/update_nvram boolean false
+END
+
 # cloud-init configures the network through networkd: there is no other.
 chroot "$1" systemctl enable systemd-networkd.service systemd-resolved.service serial-getty@ttyS0.service
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf"

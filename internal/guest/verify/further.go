@@ -26,8 +26,11 @@ func (m *machine) candidates() []candidate {
 	if !m.ahci {
 		sata.unsupported = "the kernel has no driver for it, so the manifest has to say bus: virtio or name a preference that does"
 	}
-	if !m.esp {
-		uefi.unsupported = "the disk has no EFI system partition"
+	switch {
+	case m.SecureBoot:
+		uefi.kind = withSecureBoot
+	case !m.UEFI:
+		uefi.unsupported = "the disk has no EFI system partition with a boot loader"
 	}
 	var all []candidate
 	if m.Full {
@@ -88,10 +91,13 @@ func (m *machine) differences() []Check {
 	checks := []Check{m.check("machine-id and ssh host keys", "differ from the first machine's", err)}
 	if m.kind.uefi {
 		err = nil
-		if !m.uefi {
+		switch {
+		case !m.uefi:
 			err = errors.New("it has no /sys/firmware/efi: it was not started by UEFI")
+		case m.kind.secure && !m.secure:
+			err = errors.New("its SecureBoot variable is not 1: nothing checked its boot loader's signature")
 		}
-		checks = append(checks, m.check("firmware", "UEFI, ssh after "+text.Span(m.result.TimeToSSH), err))
+		checks = append(checks, m.check("firmware", m.kind.name+", ssh after "+text.Span(m.result.TimeToSSH), err))
 	}
 	return checks
 }

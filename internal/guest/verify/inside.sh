@@ -154,13 +154,14 @@ packages() {
 	fi
 }
 
-# What no two machines may share, and what further machines can be made of the
-# disk: with an EFI system partition, with a driver for SATA.
+# What no two machines may share, what started this one (UEFI specification, 3.3:
+# SecureBoot is 1, behind four bytes of attributes, where signatures are checked), and
+# whether there is a driver for SATA.
 identity() {
 	cat /etc/machine-id
 	cut -d' ' -f1-2 /etc/ssh/ssh_host_*_key.pub 2>/dev/null
-	lsblk --noheadings --raw --output PARTTYPE | grep -qi -e c12a7328-f81f-11d2-ba4b-00a0c93ec93b -e '^0xef$' && echo esp
 	[ -d /sys/firmware/efi ] && echo uefi
+	od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c 2>/dev/null | grep -q 1 && echo secure
 	modinfo -n ahci >/dev/null 2>&1 && echo ahci
 }
 

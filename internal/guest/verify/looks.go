@@ -198,10 +198,10 @@ func (m *machine) keepIdentity(out string) (string, error) {
 	for line := range strings.Lines(out) {
 		switch line = text.Line(line); line {
 		case "":
-		case "esp":
-			m.esp = true
 		case "uefi":
 			m.uefi = true
+		case "secure":
+			m.secure = true
 		case "ahci":
 			m.ahci = true
 		default:

@@ -28,9 +28,9 @@ type machine struct {
 	result   Result
 	identity []string // its machine-id and its ssh host keys
 	compare  []string // the first machine's, for a further one
-	esp      bool     // the disk has an EFI system partition
 	ahci     bool     // the kernel has a driver for SATA
 	uefi     bool     // it was started with UEFI
+	secure   bool     // and Secure Boot
 	warnings []string // in cloud-init's log
 }
 
@@ -39,6 +39,7 @@ type kind struct {
 	name      string // in the names of its checks; empty for the first machine
 	crownLabs bool   // CrownLabs' literal seed
 	uefi      bool
+	secure    bool // with Secure Boot
 	sata      bool
 	// persistent: it is not thrown away after its first start, see live.
 	persistent bool
@@ -48,6 +49,8 @@ var (
 	crownLabsSeed = kind{name: "CrownLabs seed", crownLabs: true}
 	overSATA      = kind{name: "SATA", sata: true}
 	withUEFI      = kind{name: "UEFI", uefi: true}
+	// Where signatures are checked, UEFI without that check starts the disk, too.
+	withSecureBoot = kind{name: "Secure Boot", uefi: true, secure: true}
 )
 
 // shell runs a command in a guest, as vm.Guest.Run does.
@@ -84,7 +87,7 @@ func (m *machine) boot() vm.Options {
 		MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Accel: m.Accel,
 		User: m.VMUser, Hostname: hostname, Timeout: m.Timeout, Survive: m.KeepOnError,
 		// Keys that two machines made themselves can be compared.
-		OwnHostKeys: m.Full || m.Persistent, CrownLabs: m.kind.crownLabs, UEFI: m.kind.uefi, SATA: m.kind.sata,
+		OwnHostKeys: m.Full || m.Persistent, CrownLabs: m.kind.crownLabs, UEFI: m.kind.uefi, SecureBoot: m.kind.secure, SATA: m.kind.sata,
 		Online: m.kind.persistent, Reboots: m.kind.persistent,
 	}
 	if m.VirtualSize > 0 {

@@ -42,9 +42,10 @@ type Options struct {
 
 	// Full boots two machines more where the first one passes: a second
 	// overlay with CrownLabs' literal seed, which must share neither machine-id
-	// nor ssh host keys with the first, and one with UEFI where the disk has an
-	// EFI system partition.
-	Full bool
+	// nor ssh host keys with the first, and one with UEFI where the disk can be
+	// started by it: with Secure Boot where its loader is signed.
+	Full             bool
+	UEFI, SecureBoot bool // what the disk can be started by
 	// Persistent boots a machine more whose disk is kept: it installs updates and
 	// starts again twice.
 	Persistent bool

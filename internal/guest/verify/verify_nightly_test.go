@@ -21,6 +21,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -97,21 +98,31 @@ func TestAFreshBaseImageHoldsEveryCheck(t *testing.T) {
 	}
 }
 
-// The second machine gets CrownLabs' literal seed; the base image has no EFI
-// system partition.
+// The second machine gets CrownLabs' literal seed, the third starts by UEFI: with
+// Secure Boot, and where the loader counts as unsigned, without.
 func TestAFreshBaseImageHoldsTheFullVerification(t *testing.T) {
-	o := options(t, image(t, "bookworm"))
-	o.Full = true
-	r, err := verified(t, o)
-	holds(t, err)
-	names := map[string]string{}
-	for _, c := range r.Checks {
-		names[c.Name] = c.Detail
+	for suite, firmware := range map[string]string{"bookworm": "Secure Boot", "trixie": "UEFI"} {
+		t.Run(suite, func(t *testing.T) {
+			i := image(t, suite)
+			has, err := disk.FirmwareOf(i.Path)
+			require.NoError(t, err)
+			require.Equal(t, disk.Firmware{BIOS: true, UEFI: true, SecureBoot: true}, has)
+			o := options(t, i)
+			o.Full, o.UEFI, o.SecureBoot = true, true, firmware == "Secure Boot"
+			r, err := verified(t, o)
+			holds(t, err)
+			names := map[string]string{}
+			for _, c := range r.Checks {
+				names[c.Name] = c.Detail
+			}
+			assert.Contains(t, names, "CrownLabs seed: cloud-init")
+			assert.Contains(t, names["CrownLabs seed: cloud-init's schema"], "mounts: []")
+			assert.Contains(t, names, "CrownLabs seed: machine-id and ssh host keys")
+			for _, check := range []string{"firmware", "units", "root file system", "machine-id and ssh host keys"} {
+				assert.Contains(t, names, firmware+": "+check)
+			}
+		})
 	}
-	assert.Contains(t, names, "CrownLabs seed: cloud-init")
-	assert.Contains(t, names["CrownLabs seed: cloud-init's schema"], "mounts: []")
-	assert.Contains(t, names, "CrownLabs seed: machine-id and ssh host keys")
-	assert.Contains(t, names["UEFI"], "not supported")
 }
 
 // The machine whose disk is kept is updated, and comes back twice as who it was.
@@ -126,40 +137,6 @@ func TestAFreshBaseImageLivesOn(t *testing.T) {
 	}
 	assert.Regexp(t, `installed linux-image-\S+ again$`, names["second life: updates"])
 	assert.Contains(t, names["second life: start 3"], "with the identity of the first start")
-}
-
-// withESP returns the image as a raw disk with an EFI system partition behind
-// its other one, from which GRUB starts the same system.
-func withESP(t *testing.T, i base.Image) base.Image {
-	t.Helper()
-	dir := t.TempDir()
-	script := exec.Command("sh", "-euc", `
-		qemu-img convert -O raw "$1" disk.raw
-		grub-mkimage -O x86_64-efi -o bootx64.efi -p '(hd0,msdos1)/boot/grub' part_msdos ext2 normal linux search configfile echo test
-		truncate -s 16M esp.img
-		mkfs.vfat esp.img
-		mmd -i esp.img ::/EFI ::/EFI/BOOT
-		mcopy -i esp.img bootx64.efi ::/EFI/BOOT/BOOTX64.EFI
-		sectors=$(($(stat -c %s disk.raw) / 512))
-		cat esp.img >> disk.raw
-		echo "start=$sectors, type=ef" | sfdisk -q --append disk.raw`, "sh", i.Path)
-	script.Dir = dir
-	out, err := script.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	i.Path, i.Format = filepath.Join(dir, "disk.raw"), "raw"
-	return i
-}
-
-func TestADiskWithAnEFISystemPartitionIsStartedByUEFIToo(t *testing.T) {
-	o := options(t, withESP(t, image(t, "bookworm")))
-	o.Full, o.VirtualSize = true, 0 // the new partition is in the way of the root's growth
-	r, err := verified(t, o)
-	holds(t, err)
-	var names []string
-	for _, c := range r.Checks {
-		names = append(names, c.Name)
-	}
-	assert.Subset(t, names, []string{"UEFI: firmware", "UEFI: units", "UEFI: machine-id and ssh host keys"})
 }
 
 // serving makes a unit of testdata/desktop.py.

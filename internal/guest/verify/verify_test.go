@@ -418,10 +418,9 @@ func TestAConnectionThatBrokeIsNotTakenForCloudInitsWord(t *testing.T) {
 
 func TestTwoMachinesMayShareNothing(t *testing.T) {
 	first := &machine{}
-	_, _ = first.keepIdentity("0123\nssh-ed25519 AAAA\nesp\n")
-	assert.True(t, first.esp)
+	_, _ = first.keepIdentity("0123\nssh-ed25519 AAAA\n")
 	assert.Empty(t, first.differences())
-	second := first.another(kind{name: "UEFI", uefi: true})
+	second := first.another(withUEFI)
 	second.compare = first.identity
 	_, _ = second.keepIdentity("4567\nssh-ed25519 BBBB\n")
 	checks := second.differences()
@@ -434,33 +433,12 @@ func TestTwoMachinesMayShareNothing(t *testing.T) {
 	assert.Contains(t, checks[0].Detail, "ssh-ed25519 AAAA")
 	assert.NotContains(t, checks[0].Detail, "BBBB")
 	assert.True(t, checks[1].OK)
+	second.kind = withSecureBoot
+	assert.Contains(t, second.differences()[1].Detail, "nothing checked its boot loader's signature")
+	_, _ = second.keepIdentity("secure\n")
+	assert.True(t, second.differences()[1].OK)
 	second.identity = nil
 	assert.False(t, second.differences()[0].OK, "nothing was compared")
-}
-
-func TestAnEFISystemPartitionIsToldByItsRealType(t *testing.T) {
-	if _, err := exec.LookPath("sfdisk"); err != nil {
-		t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
-	}
-	disk := filepath.Join(t.TempDir(), "disk.raw")
-	require.NoError(t, os.WriteFile(disk, nil, 0o600))
-	require.NoError(t, os.Truncate(disk, 16<<20))
-	for table, esp := range map[string]bool{
-		"label: gpt\nsize=2MiB, type=U\nsize=2MiB, type=L\n":                            true,
-		"label: gpt\nsize=2MiB, type=21686148-6449-6E6F-744E-656564454649\nsize=2MiB\n": false,
-		"label: dos\nsize=2MiB, type=ef\nsize=2MiB, type=83\n":                          true,
-		"label: dos\nsize=2MiB, type=83\nsize=2MiB, type=82\n":                          false,
-	} {
-		sfdisk := exec.Command("sfdisk", "--quiet", "--wipe=always", disk)
-		sfdisk.Stdin = strings.NewReader(table)
-		out, err := sfdisk.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		// lsblk wants a block device; it tells the same types, MBR's with 0x.
-		lsblk := fmt.Sprintf("lsblk() { for n in 1 2; do sfdisk --part-type '%s' $n | sed 's/^..$/0x&/'; done; }\n", disk)
-		m := &machine{}
-		_, _ = m.keepIdentity(here(t, 0, lsblk+"identity"))
-		assert.Equal(t, esp, m.esp, table)
-	}
 }
 
 func TestFurtherMachinesDifferInTheirSeedsAndFirmware(t *testing.T) {
@@ -473,7 +451,10 @@ func TestFurtherMachinesDifferInTheirSeedsAndFirmware(t *testing.T) {
 	assert.True(t, o.CrownLabs)
 	assert.Empty(t, o.Forward)
 	assert.Empty(t, second.Checks)
-	assert.True(t, first.another(kind{name: "UEFI", uefi: true}).boot().UEFI)
+	assert.True(t, first.another(withUEFI).boot().UEFI)
+	assert.False(t, first.another(withUEFI).boot().SecureBoot)
+	assert.True(t, first.another(withSecureBoot).boot().UEFI)
+	assert.True(t, first.another(withSecureBoot).boot().SecureBoot)
 }
 
 func TestAKernelWithoutADriverForSATAIsANoteNotABoot(t *testing.T) {
@@ -484,11 +465,14 @@ func TestAKernelWithoutADriverForSATAIsANoteNotABoot(t *testing.T) {
 	assert.Contains(t, m.result.Checks[0].Detail, "not supported: the kernel has no driver for it")
 	assert.Contains(t, m.result.Checks[0].Detail, "bus: virtio")
 	assert.True(t, m.result.Checks[1].OK)
-	assert.Equal(t, "not supported: the disk has no EFI system partition", m.result.Checks[1].Detail)
-	_, _ = m.keepIdentity("esp\nahci\n0123")
-	assert.True(t, m.ahci && m.esp)
+	assert.Equal(t, "not supported: the disk has no EFI system partition with a boot loader", m.result.Checks[1].Detail)
+	_, _ = m.keepIdentity("ahci\n0123")
+	assert.True(t, m.ahci)
+	m.UEFI = true
 	assert.Equal(t, []string{"0123"}, m.identity)
 	assert.Equal(t, []candidate{{kind: crownLabsSeed}, {kind: overSATA}, {kind: withUEFI}}, m.candidates())
+	m.SecureBoot = true
+	assert.Equal(t, candidate{kind: withSecureBoot}, m.candidates()[2])
 	assert.True(t, m.another(overSATA).boot().SATA)
 	m.Full, m.Persistent, m.Desktop = false, true, true
 	assert.Equal(t, []candidate{{kind: secondLife}}, m.candidates())

@@ -34,7 +34,7 @@ func (o Options) arguments() []string {
 	args := []string{
 		"-name", "diskforge", "-nodefaults", "-no-user-config", "-display", "none",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-machine", "q35,vmport=off", "-m", fmt.Sprint(o.MemoryMiB),
+		"-machine", "q35,vmport=off,smm=" + map[bool]string{true: "on", false: "auto"}[o.SecureBoot], "-m", fmt.Sprint(o.MemoryMiB),
 		"-smp", fmt.Sprintf("%d,maxcpus=%d,sockets=%d,cores=%d,threads=1", o.CPUs, o.CPUs*sockets, sockets, o.CPUs),
 		"-smbios", "type=1,manufacturer=KubeVirt,product=None,family=KubeVirt,uuid=" + o.uuid(),
 		"-drive", "if=none,id=disk,file=" + overlayFile + ",format=qcow2,cache=unsafe,discard=unmap",
@@ -69,6 +69,9 @@ func (o Options) arguments() []string {
 		args = append(args,
 			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+o.firmware.code,
 			"-drive", "if=pflash,unit=1,format=raw,file="+varsFile)
+	}
+	if o.SecureBoot { // the variables with the keys are written in system management mode only
+		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on")
 	}
 	return append(args, o.Accel.QEMUArgs()...)
 }

@@ -36,18 +36,20 @@ type Options struct {
 	Dir string
 
 	MemoryMiB int
-	CPUs      int           // 0: as many as suit the accelerator
-	Accel     Verdict       // which accelerator works
-	Forward   []int         // further TCP ports of the guest that can be reached, see Guest.Address
-	At        map[int]int   // ports of the loopback at which those of the guest answer; else any that are free
-	Online    bool          // the guest reaches the network, by this host's address
-	Reboots   bool          // a guest that reboots comes back, and does not end
-	SATA      bool          // disk and seed are SATA disks, not virtio's
-	UEFI      bool          // start with UEFI (OVMF, without Secure Boot) instead of a BIOS
-	User      string        // login user that the seed makes
-	Hostname  string        // name that the seed gives; empty means diskforge
-	Timeout   time.Duration // until ssh answers
-	Survive   bool          // the guest may outlive this process, see Detach
+	CPUs      int         // 0: as many as suit the accelerator
+	Accel     Verdict     // which accelerator works
+	Forward   []int       // further TCP ports of the guest that can be reached, see Guest.Address
+	At        map[int]int // ports of the loopback at which those of the guest answer; else any that are free
+	Online    bool        // the guest reaches the network, by this host's address
+	Reboots   bool        // a guest that reboots comes back, and does not end
+	SATA      bool        // disk and seed are SATA disks, not virtio's
+	UEFI      bool        // start with UEFI (OVMF) instead of a BIOS
+	// SecureBoot starts it with UEFI that takes no loader but those which Microsoft's keys signed.
+	SecureBoot bool
+	User       string        // login user that the seed makes
+	Hostname   string        // name that the seed gives; empty means diskforge
+	Timeout    time.Duration // until ssh answers
+	Survive    bool          // the guest may outlive this process, see Detach
 
 	// OwnHostKeys leaves it to the guest to make its ssh host keys, as every
 	// machine does that a consumer starts. Which key answers is then known
@@ -141,7 +143,7 @@ func (o Options) complete() (Options, error) {
 	o.OwnHostKeys = o.OwnHostKeys || o.CrownLabs
 	if o.UEFI {
 		var err error
-		if o.firmware, err = findFirmware(firmwares); err != nil {
+		if o.firmware, err = findFirmware(firmwares[o.SecureBoot]); err != nil {
 			return o, err
 		}
 	}
@@ -298,12 +300,20 @@ func (g *Guest) removeFiles() error {
 // store of variables, of which each machine gets a copy.
 type firmware struct{ code, vars string }
 
-// firmwares are where distributions put OVMF without Secure Boot.
-var firmwares = []firmware{
-	{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},                 // Debian, Ubuntu
-	{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},             // Fedora
-	{"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},         // Arch
-	{"/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"}, // openSUSE
+// firmwares are where distributions put OVMF without Secure Boot, and with it and
+// Microsoft's keys.
+var firmwares = map[bool][]firmware{
+	false: {
+		{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},                 // Debian, Ubuntu
+		{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},             // Fedora
+		{"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},         // Arch
+		{"/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"}, // openSUSE
+	},
+	true: {
+		{"/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"},
+		{"/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"},
+		{"/usr/share/qemu/ovmf-x86_64-smm-ms-code.bin", "/usr/share/qemu/ovmf-x86_64-smm-ms-vars.bin"},
+	},
 }
 
 func findFirmware(all []firmware) (firmware, error) {

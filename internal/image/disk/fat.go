@@ -61,14 +61,23 @@ func (f fat) root() ([]byte, error) {
 }
 
 // directory returns the entries of the directory that begins in a cluster.
-func (f fat) directory(cluster uint32) (all []byte, err error) {
-	for cluster >= 2 && cluster < f.entries && len(all) < maxDirectory {
+func (f fat) directory(cluster uint32) ([]byte, error) {
+	return f.read(cluster, maxDirectory, func(b []byte) bool { return bytes.Contains(b, make([]byte, 32)) })
+}
+
+func never([]byte) bool { return false }
+
+// read returns the file that begins in a cluster, to the end of its last one: at
+// most limit bytes and a cluster, and no more than up to the first cluster that is
+// the last.
+func (f fat) read(cluster uint32, limit int, last func([]byte) bool) (all []byte, err error) {
+	for cluster >= 2 && cluster < f.entries && len(all) < limit {
 		b, err := readFull(f, f.data+int64(cluster-2)*f.cluster, min(f.cluster, maxDirectory))
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, b...)
-		if bytes.Contains(b, make([]byte, 32)) { // the end, and it may be all there is
+		if last(b) {
 			break
 		}
 		if cluster, err = f.next(cluster); err != nil {

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"bytes"
+	"debug/pe"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,19 +38,40 @@ const maxL1 = 4096
 type Firmware struct {
 	BIOS bool // it has boot code in its first sector
 	UEFI bool // it has an EFI system partition with a boot loader in its default place
+	// SecureBoot: that loader carries a signature of Microsoft's, as shim does, whose
+	// keys firmware with Secure Boot knows.
+	SecureBoot bool
 }
 
 // String names them as people do.
 func (f Firmware) String() string {
+	uefi := "UEFI"
+	if f.SecureBoot {
+		uefi = "UEFI with Secure Boot"
+	}
 	switch {
 	case f.BIOS && f.UEFI:
-		return "BIOS and UEFI"
+		return "BIOS and " + uefi
 	case f.BIOS:
 		return "BIOS"
 	case f.UEFI:
-		return "UEFI"
+		return uefi
 	}
 	return "nothing that a firmware starts"
+}
+
+// MarshalText writes what String says.
+func (f Firmware) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
+// UnmarshalText reads what String says.
+func (f *Firmware) UnmarshalText(b []byte) error {
+	for i := range 8 {
+		*f = Firmware{BIOS: i&1 != 0, UEFI: i&2 != 0, SecureBoot: i&4 != 0}
+		if f.String() == string(b) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no firmware is called %q", b)
 }
 
 // FirmwareOf looks at a disk image on this host.
@@ -91,7 +113,7 @@ func (i *Image) Firmware(r io.ReaderAt) (f Firmware, err error) {
 	f.BIOS = len(bytes.Trim(first[:440], "\x00")) > 0
 	start, err := systemPartition(guest, first)
 	if err == nil && start > 0 {
-		f.UEFI, err = hasLoader(guest, start)
+		f.UEFI, f.SecureBoot, err = loader(guest, start)
 	}
 	if err != nil {
 		err = fmt.Errorf("reading the EFI system partition: %w", err)
@@ -152,31 +174,53 @@ func systemPartition(r io.ReaderAt, first []byte) (int64, error) {
 // 3.5.1.1), as FAT writes them.
 var loaders = []string{"BOOTX64 EFI", "BOOTAA64EFI"}
 
-// hasLoader says whether the FAT file system that begins at start holds
-// EFI/BOOT with a loader.
-func hasLoader(r io.ReaderAt, start int64) (bool, error) {
+// maxLoader bounds what is read of a boot loader, in bytes. Shim has a million, GRUB
+// as one file four.
+const maxLoader = 16 << 20
+
+// loader says whether the FAT file system that begins at start holds EFI/BOOT with
+// a loader, and whether Microsoft signed it.
+func loader(r io.ReaderAt, start int64) (isThere, signed bool, err error) {
 	b, err := readFull(r, start, sectorSize)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	f, ok := parseFAT(r, start, b)
 	if !ok {
-		return false, nil
+		return false, false, nil
 	}
 	dir, err := f.root()
 	for _, name := range []string{"EFI        ", "BOOT       "} {
 		cluster, isThere := lookup(dir, name)
 		if err != nil || !isThere || cluster == 0 {
-			return false, err
+			return false, false, err
 		}
 		dir, err = f.directory(cluster)
 	}
 	for _, name := range loaders {
-		if _, isThere := lookup(dir, name); isThere {
-			return true, err
+		if cluster, isThere := lookup(dir, name); isThere && err == nil {
+			content, err := f.read(cluster, maxLoader, never)
+			return true, signedByMicrosoft(content), err
 		}
 	}
-	return false, err
+	return false, false, err
+}
+
+// signedByMicrosoft says whether a PE file has a certificate table that names
+// Microsoft. Whether the signature holds is for the firmware to say.
+func signedByMicrosoft(b []byte) bool {
+	file, err := pe.NewFile(bytes.NewReader(b))
+	if err != nil {
+		return false
+	}
+	header, ok := file.OptionalHeader.(*pe.OptionalHeader64)
+	if !ok {
+		return false
+	}
+	// This directory's address is an offset in the file (PE format, "The attribute certificate table").
+	table := header.DataDirectory[pe.IMAGE_DIRECTORY_ENTRY_SECURITY]
+	from := min(uint64(table.VirtualAddress), uint64(len(b)))
+	return bytes.Contains(b[from:min(from+uint64(table.Size), uint64(len(b)))], []byte("Microsoft"))
 }
 
 // lookup finds a short name among a directory's entries and returns the cluster
