@@ -70,7 +70,7 @@ func TestARecipesDigestFollowsEverythingThatMakesTheImage(t *testing.T) {
 
 func TestTheRecipeNamesOneFileSystemEverywhere(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"etc/fstab", "boot/grub/grub.cfg", "boot/grub/early.cfg"} {
+	for _, name := range []string{"etc/fstab", "boot/grub/grub.cfg", "boot/grub/early.cfg", "boot/efi/EFI/debian/grub.cfg"} {
 		assert.Contains(t, recipeFile("recipe/overlay/"+name), fsUUID, name)
 	}
 	serial := strings.ToUpper(fsUUID[:4] + "-" + fsUUID[4:8])

@@ -97,6 +97,24 @@ excuses findings of the gate.`,
 	return keepFlag(c, &a.keep)
 }
 
+func (a *app) capture() *cobra.Command {
+	return a.command("capture SOURCE", "Make an image of the disk of a machine that was used",
+		`Copy the disk of a machine that is shut down (a qcow2, raw, VDI, VMDK, VHDX or VHD
+image, a raw disk behind gzip or zstd as KubeVirt's VMExport sends it, an OVA with
+one disk, a block device), take from the copy what must not be in two machines (ids,
+host keys, seeds, leases, logs, histories, caches; accounts stay, without their
+passwords), and go on as build does: sparsify, verify, pack and, where
+TARGET_REGISTRY is set, push. SOURCE is only read. Nothing boots before the disk is
+clean. What remains, as credentials in somebody's home, is told and blocks the image;
+HYGIENE_ALLOW excuses it. The machine needs cloud-init; this host guestfish and
+virt-sparsify (apt-get install guestfish guestfs-tools).`,
+		cobra.ExactArgs(1), []pipeline.Need{pipeline.NeedReference},
+		func(c *cobra.Command, args []string, b *pipeline.Build) error {
+			result, err := b.Capture(c.Context(), args[0])
+			return a.printed(result.Reference, err)
+		})
+}
+
 func (a *app) report() *cobra.Command {
 	c := a.command("report DISK -o DIR", "Write the report of a disk that stages made one by one",
 		`Write what the stages recorded of DISK (in DISK.json) into DIR, as report.html,

@@ -74,14 +74,22 @@ type Result struct {
 // What an earlier run that did not come to its end left in OUTPUT_DIR is used
 // again as far as its inputs are the same. Nothing is packed or pushed that
 // was not verified.
-func (b *Build) Run(ctx context.Context) (Result, error) {
+func (b *Build) Run(ctx context.Context) (Result, error) { return b.walk(ctx, "") }
+
+// Capture does what Run does with the disk of a machine that was used: it is
+// generalised in place of provisioned.
+func (b *Build) Capture(ctx context.Context, source string) (Result, error) {
+	return b.walk(ctx, source)
+}
+
+func (b *Build) walk(ctx context.Context, source string) (Result, error) {
 	dir, err := OpenDir(workDir(b.Config.OutputDir))
 	if err != nil {
 		return Result{}, err
 	}
 	defer dir.Close()
 	w := b.way(dir)
-	w.whole, w.Layout = true, Layout(b.Config.OutputDir, b.Config.ImageName)
+	w.whole, w.Layout, w.source = true, Layout(b.Config.OutputDir, b.Config.ImageName), source
 	if err := w.conclude(w.all(ctx)); err != nil {
 		return Result{}, err
 	}
@@ -93,7 +101,11 @@ func (w *way) all(ctx context.Context) error {
 	if err := w.checkRegistry(ctx); err != nil {
 		return err
 	}
-	if err := w.start(ctx, w.Config.OutputDir); err != nil {
+	start := w.start
+	if w.source != "" {
+		start = w.startCapture
+	}
+	if err := start(ctx, w.Config.OutputDir); err != nil {
 		return err
 	}
 	for _, sideBySide := range stages {

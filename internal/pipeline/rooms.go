@@ -34,22 +34,24 @@ type rooms struct {
 	fetch    func(context.Context, string, registry.FetchOptions, progress.Reporter) (registry.Fetched, error)
 	disk     func(ctx context.Context, path string) (disk.Info, error)
 
-	provision func(context.Context, provision.Options, progress.Reporter) (provision.Result, error)
-	sparsify  func(ctx context.Context, in, out string, o disk.SparsifyOptions, p progress.Reporter) (disk.SparsifyResult, error)
-	scan      func(context.Context, hygiene.Options, progress.Reporter) (hygiene.Result, error)
-	verify    func(context.Context, verify.Options, progress.Reporter) (verify.Result, error)
-	pack      func(ctx context.Context, disk, layout string, m oci.Metadata, p progress.Reporter) (oci.Result, error)
-	inspect   func(ctx context.Context, layout string, p progress.Reporter) (*contract.Report, error)
-	export    func(ctx context.Context, path, digest, dir string, names []string, m disk.Machine, p progress.Reporter) ([]disk.Exported, error)
-	freeTag   func(ctx context.Context, reference string, o registry.Options) (string, error)
-	access    func(ctx context.Context, reference string, o registry.Options) error
-	push      func(ctx context.Context, layout, reference string, o registry.Options, p progress.Reporter) (string, error)
+	provision  func(context.Context, provision.Options, progress.Reporter) (provision.Result, error)
+	importDisk func(ctx context.Context, from, out string, p progress.Reporter) error
+	generalise func(context.Context, hygiene.GeneraliseOptions, progress.Reporter) (hygiene.Generalised, error)
+	sparsify   func(ctx context.Context, in, out string, o disk.SparsifyOptions, p progress.Reporter) (disk.SparsifyResult, error)
+	scan       func(context.Context, hygiene.Options, progress.Reporter) (hygiene.Result, error)
+	verify     func(context.Context, verify.Options, progress.Reporter) (verify.Result, error)
+	pack       func(ctx context.Context, disk, layout string, m oci.Metadata, p progress.Reporter) (oci.Result, error)
+	inspect    func(ctx context.Context, layout string, p progress.Reporter) (*contract.Report, error)
+	export     func(ctx context.Context, path, digest, dir string, names []string, m disk.Machine, p progress.Reporter) ([]disk.Exported, error)
+	freeTag    func(ctx context.Context, reference string, o registry.Options) (string, error)
+	access     func(ctx context.Context, reference string, o registry.Options) error
+	push       func(ctx context.Context, layout, reference string, o registry.Options, p progress.Reporter) (string, error)
 }
 
 var realRooms = rooms{
 	controller: playbook.ControllerVersion, ssh: provision.CheckSSH, qemu: qemuVersion,
 	accel: vm.ChooseAccelerator, tools: provision.EnsureTools, playbook: usedPlaybook,
 	packages: base.CheckPackages, makeBase: base.Make, checksum: base.ResolveChecksum, download: base.Fetch, fetch: registry.Fetch, disk: disk.Inspect,
-	provision: provision.Run, sparsify: disk.Sparsify, scan: hygiene.Scan, verify: verify.Run,
+	provision: provision.Run, importDisk: disk.Import, generalise: hygiene.Generalise, sparsify: disk.Sparsify, scan: hygiene.Scan, verify: verify.Run,
 	pack: oci.Pack, inspect: contract.Layout, export: disk.Export, freeTag: registry.FreeTag, access: registry.CheckAccess, push: registry.Push,
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
@@ -27,7 +28,13 @@ import (
 var (
 	provisioning = stage{
 		name: "provision", file: "provisioned.qcow2", inputs: (*way).provisionInputs,
-		run: (*way).provision, empty: func() result { return new(provisioned) },
+		when: func(w *way) bool { return w.source == "" },
+		run:  (*way).provision, empty: func() result { return new(provisioned) },
+	}
+	capturing = stage{
+		name: "capture", file: "captured.qcow2", inputs: (*way).captureInputs,
+		when: func(w *way) bool { return w.source != "" },
+		run:  (*way).capture, empty: func() result { return new(captured) },
 	}
 	sparsifying = stage{
 		name: "sparsify", file: "disk.qcow2", inputs: (*way).sparsifyInputs,
@@ -45,7 +52,7 @@ var (
 
 // stages are all, in their order. The finished disk is looked at at rest and in
 // the guest that boots from it, side by side.
-var stages = [][]stage{{provisioning}, {sparsifying}, {scanning, verifying}, {packing}, {exporting}, {pushing}}
+var stages = [][]stage{{provisioning, capturing}, {sparsifying}, {scanning, verifying}, {packing}, {exporting}, {pushing}}
 
 // provisioned is the result of provisioning.
 type provisioned struct {
@@ -196,7 +203,15 @@ func (w *way) scan(ctx context.Context, path string, p progress.Reporter) (resul
 			}
 		}
 	})
-	return line(fmt.Sprintf("%d rules, %d files", len(found.Rules), found.Files)), err
+	return line(fmt.Sprintf("%d rules, %d files", len(found.Rules), found.Files)), w.advise(err)
+}
+
+// advise has what was found in a captured machine corrected there: it has no playbook.
+func (w *way) advise(err error) error {
+	if f, ok := failure.In(err); ok && w.source != "" && len(f.Lines) > 0 {
+		f.Try = "correct it in the machine, shut that down and capture it again; HYGIENE_ALLOW excuses findings of the gate"
+	}
+	return err
 }
 
 // verified is the result of a boot.
@@ -209,16 +224,20 @@ func (w *way) verify(ctx context.Context, path string, p progress.Reporter) (res
 	if err != nil {
 		return nil, err
 	}
+	size := info.VirtualSize
+	if w.source != "" {
+		size = 0 // a machine that was installed by hand may have something behind its root file system
+	}
 	firmware, _ := disk.FirmwareOf(path) // a disk of which it cannot be read is not started by UEFI
 	seen, err := w.rooms.verify(ctx, verify.Options{
-		Disk: path, Format: info.Format, VirtualSize: info.VirtualSize, Dir: w.logs("verify"),
+		Disk: path, Format: info.Format, VirtualSize: size, Dir: w.logs("verify"),
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: w.accel,
 		BuildUser: c.BuildUser, VMUser: c.VMUser, BakedUser: c.BakeUser, Desktop: c.Desktop && c.CrownLabsMode, Persistent: w.Persistent,
 		Full: w.Full, UEFI: firmware.UEFI, SecureBoot: firmware.SecureBoot,
 		Excused: w.policy.Reason, Checks: w.playbook.Checks, Goss: w.tools.Goss,
 		KeepOnError: w.KeepOnError, Timeout: bootTimeout(c, w.accel),
 	}, p)
-	return &verified{seen}, err
+	return &verified{seen}, w.advise(err)
 }
 
 func (r *verified) String() string {

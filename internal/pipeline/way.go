@@ -30,6 +30,8 @@ type way struct {
 	results []string
 	// whole is a build of all stages: what earlier runs left in dir is used again.
 	whole bool
+	// source is the disk of a machine that is captured; empty: the playbook makes it.
+	source string
 
 	ready
 	disk    string // the file that the stage before left

@@ -41,6 +41,8 @@ type given struct {
 	download           base.DownloadOptions
 	fetch              registry.FetchOptions
 	provision          provision.Options
+	generalise         hygiene.GeneraliseOptions
+	imported           string // the disk that was
 	sparsify           disk.SparsifyOptions
 	sparsified         string // the disk that was
 	scan               hygiene.Options
@@ -111,6 +113,17 @@ func (g *given) fakes(dir string) *rooms {
 			g.provision = o
 			write(o.Output, "provisioned")
 			return provision.Result{Trimmed: true, Tasks: []report.Task{{Name: "a task", Status: report.OK}}, Timings: provision.Timings{Boot: time.Second}}, nil
+		},
+		importDisk: func(_ context.Context, from, out string, _ progress.Reporter) error {
+			ran("import")
+			g.imported = from
+			write(out, "imported")
+			return nil
+		},
+		generalise: func(_ context.Context, o hygiene.GeneraliseOptions, _ progress.Reporter) (hygiene.Generalised, error) {
+			ran("generalise")
+			g.generalise = o
+			return hygiene.Generalised{System: "debian-12", Repaired: []hygiene.Finding{{Rule: "logs"}, {Rule: "logs"}, {Rule: "machine-id"}}}, nil
 		},
 		sparsify: func(_ context.Context, in, out string, o disk.SparsifyOptions, _ progress.Reporter) (disk.SparsifyResult, error) {
 			ran("sparsify")

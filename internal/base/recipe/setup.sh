@@ -13,14 +13,13 @@ chroot "$1" grub-mkimage --format=i386-pc --prefix=/boot/grub --config=/boot/gru
 
 # And what it does for UEFI: shim, which Microsoft signed, in the place where firmware
 # looks on a disk that it does not know, and beside it GRUB and MokManager, which Debian
-# signed. That GRUB reads its configuration from EFI/debian. What is in boot/efi becomes
+# signed, whose configuration the overlay has in EFI/debian. What is in boot/efi becomes
 # the EFI system partition.
 efi=$1/boot/efi/EFI
-mkdir -p "$efi/BOOT" "$efi/debian"
+mkdir -p "$efi/BOOT"
 cp "$1/usr/lib/shim/shimx64.efi.signed" "$efi/BOOT/BOOTX64.EFI"
 cp "$1/usr/lib/shim/mmx64.efi.signed" "$efi/BOOT/mmx64.efi"
 cp "$1/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$efi/BOOT/grubx64.efi"
-{ cat "$1/boot/grub/early.cfg"; echo 'configfile $prefix/grub.cfg'; } > "$efi/debian/grub.cfg"
 # So that they are renewed there when the packages are: a virtual machine's variables,
 # where other loaders are registered, do not go with its disk.
 chroot "$1" debconf-set-selections <<-END

@@ -160,19 +160,23 @@ func parseLook(item *yaml.Node) (look, error) {
 		Paths   []string
 		Content bool
 		Holds   string
+		Repair  string
 	}
-	if m := newMapping(item, "a look", "what", "paths", "content", "holds"); m.err != nil {
+	if m := newMapping(item, "a look", "what", "paths", "content", "holds", "repair"); m.err != nil {
 		return look{}, m.err
 	}
 	if item.Decode(&given) != nil || given.What == "" || len(given.Paths) == 0 || given.Content && given.Holds != "" {
 		return look{}, fmt.Errorf("line %d: a look has what (a text), paths (a list), and content (true) or holds (a regular expression) or neither", item.Line)
+	}
+	if !slices.Contains([]string{"", repairDelete, repairEmpty}, given.Repair) {
+		return look{}, fmt.Errorf("line %d: repair is %s or %s", item.Line, repairDelete, repairEmpty)
 	}
 	for _, p := range given.Paths {
 		if !strings.HasPrefix(p, "/") {
 			return look{}, fmt.Errorf("line %d: the path %q does not begin with /", item.Line, p)
 		}
 	}
-	l := look{what: given.What, paths: globs(given.Paths...), content: given.Content}
+	l := look{what: given.What, paths: globs(given.Paths...), content: given.Content, repair: given.Repair}
 	if given.Holds != "" {
 		var err error
 		if l.holds, err = regexp.Compile(given.Holds); err != nil {

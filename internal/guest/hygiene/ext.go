@@ -186,6 +186,7 @@ func (v *extVolume) list(ctx context.Context) error {
 		return err
 	}
 	if strings.Contains(string(super), "needs_recovery") {
+		v.disk.unclean = true
 		return errNotNative
 	}
 	if m := blockSize.FindSubmatch(super); m != nil {

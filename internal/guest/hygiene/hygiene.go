@@ -60,6 +60,7 @@ type Options struct {
 
 	LibguestfsEnv []string // see vm.Verdict
 	guestfish     string   // a test's, in place of the real one
+	extra         []rule   // for what they read
 }
 
 // Secret is something that the build knew and the disk must not.
@@ -75,6 +76,8 @@ type Finding struct {
 	Detail string // what is wrong with it; never a secret's value
 	// Excused is the reason that the allow-list gives, or empty.
 	Excused string
+
+	repair string // see look
 }
 
 // String is the finding in one line: rule, path and detail.
@@ -171,6 +174,7 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.unclean = d.unclean
 	// Where there is no system, rules about its files would pass for nothing.
 	if _, ok := t.entries["/etc/passwd"]; !ok {
 		return nil, failure.New("no system was found on the disk: none of its file systems has /etc/passwd", "give a disk with a Linux system")

@@ -50,6 +50,38 @@ func TestARealDiskIsCleanUntilDefectsArePlantedInIt(t *testing.T) {
 	assert.Equal(t, hygiene.Debugfs, r.Method)
 }
 
+// What no two machines may have is gone when libguestfs has changed the files; what
+// somebody has to decide about is there, and nothing else came.
+func TestARealMachineThatWasUsedIsGeneralised(t *testing.T) {
+	base := os.Getenv("DISKFORGE_TEST_BASE")
+	require.NotEmpty(t, base, "set DISKFORGE_TEST_BASE to a Debian cloud image")
+	more := map[string]file{}
+	for _, d := range defects {
+		more[d.path] = d.file
+	}
+	machine := filepath.Join(t.TempDir(), "machine.qcow2")
+	tool(t, "qemu-img", "convert", "-O", "qcow2", base, machine)
+	guestfish(t, "--format=qcow2", "--add", machine, "--inspector", "tar-in", archive(t, more), "/")
+	o := hygiene.GeneraliseOptions{Options: options(t, machine), VMUser: "crownlabs"}
+	o.LibguestfsEnv = forceTCG
+	g, err := hygiene.Generalise(t.Context(), o, progress.Discard)
+	require.NoError(t, err)
+	assert.Regexp(t, `^debian-1\d$`, g.System)
+	r, err := scan(t, machine)
+	require.Error(t, err)
+	left := map[string]bool{}
+	for _, f := range r.Findings {
+		left[f.Rule] = true
+	}
+	for _, rule := range []string{"password-hash", "authorized-keys", "ssh-host-keys", "machine-id", "random-seed", "cloud-init-state", "package-caches", "logs", "shell-history", "temporary-files"} {
+		assert.False(t, left[rule], "%s: %v", rule, found(r))
+	}
+	for _, rule := range []string{"credentials", "private-keys", "nopasswd", "world-writable"} {
+		assert.True(t, left[rule], rule)
+	}
+	assert.Subset(t, expected(), found(r))
+}
+
 func TestAnXFSDiskIsReadThroughLibguestfs(t *testing.T) {
 	raw := filepath.Join(t.TempDir(), "disk.raw")
 	guestfish(t, "disk-create", raw, "raw", "512M", ":", "add", raw, "format:raw", ":", "run",

@@ -27,6 +27,7 @@ type rawDisk struct {
 	limit   int64
 	entries int   // that were read
 	names   int64 // bytes of their paths
+	unclean bool  // a file system's journal has what is not yet in its tables
 }
 
 const rawName = "disk.raw"

@@ -36,6 +36,7 @@ type look struct {
 	paths   []pattern
 	content bool           // only files that are not empty
 	holds   *regexp.Regexp // only files whose content matches, or nil
+	repair  string         // repairDelete, repairEmpty or nothing, see Generalise
 }
 
 // codes are by the rules' names.
@@ -82,7 +83,7 @@ func (r rule) apply(t *tree) []Finding {
 		for _, e := range t.matching(l.paths...) {
 			if detail, wrong := l.judge(e, t.kept[e.path]); wrong && !known[e.path] {
 				known[e.path] = true
-				found = append(found, Finding{Path: e.path, Detail: detail})
+				found = append(found, Finding{Path: e.path, Detail: detail, repair: l.repair})
 			}
 		}
 	}

@@ -68,11 +68,12 @@ type tree struct {
 	files    int
 	bytes    int64
 	inBlocks []string // names of secrets that are on the disk, in a file or not
+	unclean  bool     // see rawDisk
 }
 
 func newTree(o Options, p progress.Reporter) *tree {
 	return &tree{
-		Options: o, p: p, rules: append(slices.Clone(rules), o.Policy.rules...),
+		Options: o, p: p, rules: slices.Concat(rules, o.Policy.rules, o.extra),
 		entries: map[string]entry{}, kept: map[string][]byte{}, hits: map[string]hits{},
 		search: newSearch(o.Secrets, p),
 	}

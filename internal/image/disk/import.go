@@ -1,0 +1,288 @@
+package disk
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// Import writes the disk of a machine to out, a qcow2 image that is not compressed.
+// The disk is a qcow2, raw, VDI, VMDK, VHDX or VHD image, a raw disk behind gzip or
+// zstd (as KubeVirt's VMExport sends it), the one in an OVA, or a block device. It is
+// refused where it refers to other files: what was the machine's is then elsewhere.
+// Memory does not grow with the disk; a compressed raw disk needs room beside out.
+func Import(ctx context.Context, from, out string, p progress.Reporter) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return &failure.Error{What: err.Error(), Try: "check the path and its permissions", Err: err}
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	s := source{File: f, name: from}
+	switch mode := info.Mode(); {
+	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
+		s.driver = FormatRaw // a guest can write any magic into its first sector
+		s.size, err = f.Seek(0, io.SeekEnd)
+	case !mode.IsRegular():
+		err = failure.New(from+": this is neither a file nor a block device", "give a machine's disk")
+	default:
+		s.size = info.Size()
+		err = s.recognise(ctx, out, p)
+	}
+	if s.unpacked != "" {
+		defer os.Remove(s.unpacked)
+	}
+	if err != nil {
+		return named(from, err)
+	}
+	return s.convert(ctx, out, p)
+}
+
+// named puts the file's name before an error for people.
+func named(file string, err error) error {
+	f, ok := failure.In(err)
+	if !ok {
+		return fmt.Errorf("reading %s: %w", file, err)
+	}
+	told := *f
+	told.What = file + ": " + f.What
+	return &told
+}
+
+// source is a disk, in a window of a file: from offset, size bytes.
+type source struct {
+	*os.File
+	name         string
+	driver       string // QEMU's
+	offset, size int64
+	unpacked     string // a file of ours that holds it, or empty
+}
+
+func (s *source) window() *io.SectionReader { return io.NewSectionReader(s.File, s.offset, s.size) }
+
+// recognise finds the driver, and what the file is wrapped in.
+func (s *source) recognise(ctx context.Context, out string, p progress.Reporter) error {
+	format, looks := recognise(s.window(), s.size)
+	if format != "" {
+		s.driver = format
+		i := Look(s.window(), s.size)
+		return i.refusal("")
+	}
+	switch s.driver = drivers[looks.what]; s.driver {
+	case "tar":
+		return s.appliance(ctx, out, p)
+	case "gzip", "zstd":
+		return s.decompress(ctx, s.driver, out, p)
+	case "vmdk":
+		return s.checkVMDK()
+	case "":
+		return failure.New("this is no machine's disk, it looks like "+looks.what,
+			"give a qcow2, raw, VDI, VMDK, VHDX or VHD image, an OVA or a block device")
+	}
+	return nil // QEMU refuses VDI and VHDX images that are differences to others
+}
+
+// drivers are QEMU's, or what a disk is wrapped in, by what a file looks like.
+var drivers = map[string]string{
+	"a VMDK image": "vmdk", "a VMDK descriptor, whose data lie in other files": "vmdk",
+	"a VDI image": "vdi", "a VHDX image": "vhdx", "a VHD image": "vpc",
+	"a tar archive (an OVA is one, too)": "tar", "a gzip archive": "gzip", "a zstd archive": "zstd",
+}
+
+// maxDescriptor bounds the descriptor in a VMDK and that of an OVA, in bytes.
+const maxDescriptor = 1 << 20
+
+// checkVMDK refuses an image that makes QEMU open other files: one that is a
+// descriptor of extents, or a difference to a parent (VMware's "Virtual Disk
+// Format 5.0"; QEMU's block/vmdk.c).
+func (s *source) checkVMDK() error {
+	head := readAt(s.window(), 0, sectorSize)
+	if len(head) < sectorSize || string(head[:4]) != "KDMV" || binary.LittleEndian.Uint64(head[12:]) == 0 {
+		return failure.New("the VMDK has its data in other files", "export the machine as an OVA")
+	}
+	at, size := binary.LittleEndian.Uint64(head[28:]), binary.LittleEndian.Uint64(head[36:])
+	if at > uint64(s.size)/sectorSize || size > maxDescriptor/sectorSize {
+		return failure.New("the VMDK is damaged: its descriptor lies outside of it", "export it again")
+	}
+	if bytes.Contains(readAt(s.window(), int64(at*sectorSize), int64(size*sectorSize)), []byte("parentFileNameHint")) {
+		return failure.New("the VMDK is a snapshot, the difference to another disk", "delete the machine's snapshots, or export it as an OVA")
+	}
+	return nil
+}
+
+// appliance finds the one disk of an OVA: a tar whose first file describes the
+// machine (DMTF's DSP0243, Open Virtualization Format).
+func (s *source) appliance(ctx context.Context, out string, p progress.Reporter) error {
+	var described struct {
+		Files []struct {
+			ID          string `xml:"id,attr"`
+			Href        string `xml:"href,attr"`
+			Compression string `xml:"compression,attr"`
+		} `xml:"References>File"`
+		Disks []struct {
+			FileRef string `xml:"fileRef,attr"`
+		} `xml:"DiskSection>Disk"`
+	}
+	members := map[string]*io.SectionReader{}
+	archive := s.window()
+	for files := tar.NewReader(archive); ctx.Err() == nil; {
+		h, err := files.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return failure.Wrap(err, "the OVA is truncated or damaged", "export it again")
+		}
+		at, err := archive.Seek(0, io.SeekCurrent) // where the member's content begins: tar reads whole blocks
+		if err != nil {
+			return err
+		}
+		members[path.Clean(h.Name)] = io.NewSectionReader(s.File, s.offset+at, h.Size)
+		if path.Ext(h.Name) != ".ovf" || len(described.Files) > 0 {
+			continue
+		}
+		text, err := host.ReadAll(files, maxDescriptor)
+		if err == nil {
+			err = xml.Unmarshal(text, &described)
+		}
+		if err != nil {
+			return failure.Wrap(err, "the OVA's description cannot be read", "export it again")
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if n := len(described.Disks); n != 1 {
+		return failure.New(fmt.Sprintf("the OVA has %d disks, and a containerdisk is one", n), "export a machine with the disk of its system alone")
+	}
+	for _, file := range described.Files {
+		content := members[path.Clean(file.Href)]
+		if file.ID != described.Disks[0].FileRef || content == nil {
+			continue
+		}
+		if file.Compression != "" && file.Compression != "identity" {
+			return failure.New("the OVA's disk is compressed with "+file.Compression, tryUnpack)
+		}
+		_, s.offset, s.size = content.Outer()
+		return s.recognise(ctx, out, p)
+	}
+	return failure.New("the OVA lacks the file of its disk", "export it again")
+}
+
+// decompress unpacks a raw disk into a sparse file beside out.
+func (s *source) decompress(ctx context.Context, how, out string, p progress.Reporter) (err error) {
+	p.Activity("unpacking the disk")
+	compressed := progress.Reader(host.Reader(ctx, s.window()), s.size, p)
+	var content io.Reader
+	if how == "gzip" {
+		content, err = gzip.NewReader(compressed)
+	} else {
+		var d *zstd.Decoder
+		if d, err = zstd.NewReader(compressed, zstd.WithDecoderConcurrency(1)); err == nil {
+			defer d.Close()
+			content = d
+		}
+	}
+	if err != nil {
+		return failure.Wrap(err, "the "+how+" archive cannot be read", "make it again")
+	}
+	f, err := os.CreateTemp(filepath.Dir(out), filepath.Base(out)+"-*.raw")
+	if err != nil {
+		return err
+	}
+	s.File, s.name, s.unpacked, s.offset = f, f.Name(), f.Name(), 0
+	if s.size, err = sparseCopy(f, content); err != nil {
+		f.Close()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := explain(ctx, err, filepath.Dir(out)); host.DiskFull(err) {
+			return err
+		}
+		return failure.Wrap(err, "the "+how+" archive is truncated or damaged", "make it again")
+	}
+	defer f.Close()
+	if format, other := recognise(f, s.size); format != FormatRaw {
+		return failure.New("in the "+how+" archive is no raw disk, it looks like "+other.what, tryUnpack)
+	}
+	s.driver = FormatRaw
+	i := Look(f, s.size)
+	return i.refusal("")
+}
+
+// sparseCopy copies at most 2 TiB and leaves out blocks of zeroes.
+func sparseCopy(to *os.File, from io.Reader) (size int64, err error) {
+	block, zeroes := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		n, err := io.ReadFull(from, block)
+		if n > 0 && !bytes.Equal(block[:n], zeroes[:n]) {
+			if _, err := to.WriteAt(block[:n], size); err != nil {
+				return size, err
+			}
+		}
+		switch size += int64(n); {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF) && n > 0 && n < len(block):
+			return size, to.Truncate(size)
+		case err != nil:
+			return size, err
+		case size > maxVirtualSize:
+			return size, errors.New("it holds more than 2 TiB")
+		}
+	}
+}
+
+// convert has QEMU read the window with the stated driver.
+func (s *source) convert(ctx context.Context, out string, p progress.Reporter) error {
+	from, err := filepath.Abs(s.name)
+	if err != nil {
+		return err
+	}
+	type fields map[string]any
+	file := fields{"driver": "file", "filename": from}
+	if strings.HasPrefix(from, "/dev/") && s.driver == FormatRaw && s.unpacked == "" {
+		file["driver"] = "host_device"
+	}
+	if s.offset > 0 {
+		file = fields{"driver": FormatRaw, "offset": s.offset, "size": s.size, "file": file}
+	}
+	spec, err := json.Marshal(fields{"driver": s.driver, "file": file})
+	if err != nil {
+		return err
+	}
+	if out, err = filepath.Abs(out); err != nil {
+		return err
+	}
+	p.Activity("copying the disk")
+	err = host.Run(ctx, host.Cmd{
+		Program: "qemu-img", Args: []string{"convert", "-p", "-O", FormatQCOW2, "-o", "compat=1.1", "json:" + string(spec), out},
+		Stdout: percent(s.size, p),
+	})
+	if err == nil || ctx.Err() != nil {
+		return explain(ctx, err, filepath.Dir(out))
+	}
+	os.Remove(out) // half a disk
+	if explained := explain(ctx, err, filepath.Dir(out)); !errors.Is(explained, err) || host.DiskFull(err) {
+		return explained
+	}
+	return named(s.name, failure.Wrap(err, "QEMU cannot read the disk", "where it has snapshots, delete them; else export it again"))
+}

@@ -1,0 +1,162 @@
+package disk_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
+)
+
+// as is rawDisk's content in another form.
+func as(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	qemuImg(t, append(append([]string{"convert", "-f", "raw"}, args...), rawDisk(t, 8*mib), path)...)
+	return path
+}
+
+func compressed(t *testing.T, content []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.raw.gz")
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, err := w.Write(content)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	require.NoError(t, os.WriteFile(path, b.Bytes(), 0o600))
+	return path
+}
+
+// appliance is an OVA with the disks, as VirtualBox writes it, described before them.
+func appliance(t *testing.T, attributes string, disks ...string) string {
+	t.Helper()
+	var files, described strings.Builder
+	for i := range disks {
+		fmt.Fprintf(&files, `<File ovf:id="file%d" ovf:href="d%d.vmdk" %s/>`, i, i, attributes)
+		fmt.Fprintf(&described, `<Disk ovf:diskId="vmdisk%d" ovf:fileRef="file%d" ovf:capacity="8388608"/>`, i, i)
+	}
+	path := filepath.Join(t.TempDir(), "machine.ova")
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	defer f.Close()
+	w := tar.NewWriter(f)
+	add := func(name string, content []byte) {
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: name, Size: int64(len(content)), Mode: 0o640}))
+		_, err := w.Write(content)
+		require.NoError(t, err)
+	}
+	add("machine.ovf", []byte(`<?xml version="1.0"?><Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">`+
+		`<References>`+files.String()+`</References><DiskSection>`+described.String()+`</DiskSection></Envelope>`))
+	for i, disk := range disks {
+		content, err := os.ReadFile(disk)
+		require.NoError(t, err)
+		add(fmt.Sprintf("d%d.vmdk", i), content)
+	}
+	require.NoError(t, w.Close())
+	return path
+}
+
+func TestAMachinesDiskIsTakenFromTheFormInWhichItIsKept(t *testing.T) {
+	t.Parallel()
+	raw := rawDisk(t, 8*mib)
+	content, err := os.ReadFile(raw)
+	require.NoError(t, err)
+	stream := as(t, "d.vmdk", "-O", "vmdk", "-o", "subformat=streamOptimized")
+	ours := t.TempDir()
+	_, err = disk.Export(t.Context(), as(t, "d.qcow2", "-O", "qcow2"), "sha256:"+strings.Repeat("a", 64), ours, []string{"ova", "raw.zst"}, disk.Machine{Name: "m", MemoryMiB: 512, CPUs: 1}, progress.Discard)
+	require.NoError(t, err)
+	for what, from := range map[string]string{
+		"raw": raw, "qcow2": as(t, "d.qcow2", "-O", "qcow2", "-c"), "VDI": as(t, "d.vdi", "-O", "vdi"), "VHDX": as(t, "d.vhdx", "-O", "vhdx"),
+		"VHD": as(t, "d.vhd", "-O", "vpc", "-o", "force_size=on"), "fixed VHD": as(t, "f.vhd", "-O", "vpc", "-o", "subformat=fixed,force_size=on"),
+		"VMDK": as(t, "s.vmdk", "-O", "vmdk"), "stream of VMware": stream,
+		"gzip": compressed(t, content), "OVA": appliance(t, "", stream), "our OVA": ours + "/m.ova", "our raw.zst": ours + "/m.raw.zst",
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			out := filepath.Join(dir, "out.qcow2")
+			require.NoError(t, disk.Import(t.Context(), from, out, progress.Discard))
+			assert.Contains(t, qemuImg(t, "compare", "-f", "raw", "-F", "qcow2", raw, out), "Images are identical")
+			assert.Equal(t, []string{"out.qcow2"}, names(t, dir))
+			_, err := disk.Inspect(t.Context(), out)
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestWhatIsNoWholeDiskOfOneMachineIsRefusedInALine(t *testing.T) {
+	t.Parallel()
+	base := as(t, "base.vmdk", "-O", "vmdk")
+	stream := as(t, "d.vmdk", "-O", "vmdk", "-o", "subformat=streamOptimized")
+	file := func(content []byte) string {
+		path := filepath.Join(t.TempDir(), "file")
+		require.NoError(t, os.WriteFile(path, content, 0o600))
+		return path
+	}
+	with := func(disk string, change ...string) string {
+		qemuImg(t, append(append([]string{change[0]}, change[1:]...), disk)...)
+		return disk
+	}
+	child := filepath.Join(t.TempDir(), "child.vmdk")
+	qemuImg(t, "create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", base, child)
+	content, err := os.ReadFile(stream)
+	require.NoError(t, err)
+	archive, err := os.ReadFile(appliance(t, "", stream))
+	require.NoError(t, err)
+	packed, err := os.ReadFile(compressed(t, noise(mib)))
+	require.NoError(t, err)
+	for want, from := range map[string]string{
+		"the OVA has 2 disks":               appliance(t, "", stream, stream),
+		"the OVA has 0 disks":               appliance(t, ""),
+		"compressed with gzip":              appliance(t, `ovf:compression="gzip"`, stream),
+		"is truncated or damaged":           file(archive[:len(archive)/2]),
+		"archive is truncated or damaged":   file(packed[:len(packed)/2]),
+		"is no raw disk, it looks like":     compressed(t, content),
+		"the difference to another disk":    child,
+		"has its data in other files":       as(t, "flat.vmdk", "-O", "vmdk", "-o", "subformat=monolithicFlat"),
+		"internal snapshots":                with(as(t, "s.qcow2", "-O", "qcow2"), "snapshot", "-c", "before"),
+		"it looks like a text file":         file([]byte("a letter\n")),
+		"neither a file nor a block device": t.TempDir(),
+		"no such file or directory":         "/nowhere/disk.vdi",
+		"no space left":                     rawDisk(t, 8*mib),
+		"QEMU cannot read the disk":         file(append(bytes.Repeat([]byte{0}, 64), "\x7f\x10\xda\xbe garbage"...)),
+	} {
+		t.Run(want, func(t *testing.T) {
+			dir := t.TempDir()
+			if want == "no space left" {
+				dir = testkit.MountTmpfs(t, "1m")
+			}
+			err := disk.Import(t.Context(), from, filepath.Join(dir, "out"), progress.Discard)
+			require.ErrorContains(t, err, want)
+			assert.NotContains(t, err.Error(), "\n")
+			assert.Empty(t, names(t, dir))
+		})
+	}
+}
+
+func TestAStoppedImportLeavesNothing(t *testing.T) {
+	t.Parallel()
+	stop := errors.New("stopped by the test")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stop)
+	content, err := os.ReadFile(rawDisk(t, 8*mib))
+	require.NoError(t, err)
+	for _, from := range []string{compressed(t, content), rawDisk(t, 8*mib)} {
+		dir := t.TempDir()
+		require.ErrorIs(t, disk.Import(ctx, from, filepath.Join(dir, "out"), progress.Discard), stop)
+		assert.Empty(t, names(t, dir))
+	}
+}

@@ -1,0 +1,128 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
+	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/report"
+	"github.com/netgroup-polito/diskforge/internal/text"
+)
+
+// captured is the result of capturing.
+type captured struct {
+	hygiene.Generalised
+	From  origin    `json:"from"` // the machine
+	Built time.Time `json:"built"`
+	Size  int64     `json:"size"` // of the disk's file, in bytes
+}
+
+// captureInputs is the digest of all that a captured disk is made from.
+func (w *way) captureInputs() string {
+	rules, _ := os.ReadFile(w.Config.HygieneAllow) // what is not there was said before
+	return inputs(map[string]any{
+		"version": w.Version, "source": w.base.Digest, "rules": rules,
+		"vmUser": w.Config.VMUser, "bakeUser": w.Config.BakeUser,
+	})
+}
+
+// startCapture gets what the stages need when the disk is there, and checks, before
+// anything slow starts, that the host can hold it, in out.
+func (w *way) startCapture(ctx context.Context, out string) error {
+	if w.Config.ImageName == "" {
+		return failure.New("IMAGE_NAME is not set", "name the image: --image-name course")
+	}
+	info, err := os.Stat(w.source)
+	if err != nil {
+		return failure.Wrap(err, "there is no "+w.source, "give a machine's disk: a qcow2, raw, VDI, VMDK, VHDX or VHD image, an OVA or a block device")
+	}
+	if err := host.CheckSpace(out, "OUTPUT_DIR", host.Need{Bytes: 2 * info.Size(), What: "the captured disk and its image"}); err != nil {
+		return err
+	}
+	for _, program := range []string{"guestfish", "virt-sparsify"} { // where no playbook ran, nothing trimmed the disk
+		if _, err := host.Look(program); err != nil && (program == "guestfish" || w.Config.Sparsify != "none") {
+			return err
+		}
+	}
+	if err := w.readPolicy(); err != nil {
+		return err
+	}
+	if err := w.show(ctx, "accel", w.accelerator); err != nil {
+		return err
+	}
+	return w.show(ctx, "source", func(ctx context.Context, p progress.Reporter) (string, error) {
+		f, err := os.Open(w.source) // a block device has no length
+		if err != nil {
+			return "", failure.Wrap(err, w.source+" cannot be read", "check its permissions")
+		}
+		defer f.Close()
+		w.base = origin{Name: filepath.Base(w.source), Created: info.ModTime().UTC().Truncate(time.Second)}
+		w.base.Digest, err = host.Digest(ctx, f, p)
+		return w.base.Digest, err
+	})
+}
+
+// capture copies the machine's disk to out and takes from it what must not be in two
+// machines.
+func (w *way) capture(ctx context.Context, out string, p progress.Reporter) (result, error) {
+	c := w.Config
+	if err := w.rooms.importDisk(ctx, w.source, out, p); err != nil {
+		return nil, err
+	}
+	scratch, err := w.dir.Temp("capture")
+	if err != nil {
+		return nil, err
+	}
+	r := &captured{From: w.base, Built: time.Now().UTC().Truncate(time.Second)}
+	r.Generalised, err = w.rooms.generalise(ctx, hygiene.GeneraliseOptions{
+		Options: hygiene.Options{
+			Disk: out, Format: disk.FormatQCOW2, Dir: scratch, BakedUser: c.BakeUser, Policy: w.policy, LibguestfsEnv: w.accel.LibguestfsEnv(),
+		},
+		VMUser: c.VMUser,
+	}, p)
+	if err != nil {
+		return nil, err
+	}
+	r.From.Guest, r.From.Known = playbook.GuessGuest(r.System)
+	if info, err := os.Stat(out); err == nil {
+		r.Size = info.Size()
+	}
+	return r, nil
+}
+
+func (r *captured) String() string {
+	return fmt.Sprintf("%s, %s repaired", r.System, text.Count(len(r.Repaired), "leftover"))
+}
+
+func (r *captured) fill(to *report.Report) {
+	counts := map[string]int{}
+	for _, f := range r.Repaired {
+		if counts[f.Rule]++; counts[f.Rule] == 1 {
+			to.Checks = append(to.Checks, report.Check{Group: "capture", Name: f.Rule, OK: true})
+		}
+	}
+	for i, c := range to.Checks {
+		if n := counts[c.Name]; c.Group == "capture" {
+			to.Checks[i].Detail = "repaired " + text.Count(n, "leftover") + " of the machine"
+		}
+	}
+	to.Base = report.Base{Name: r.From.Name, Digest: r.From.Digest, Guest: r.From.Guest.Name}
+	size(to, "captured", r.Size)
+}
+
+func (r *captured) leave(w *way) {
+	w.base = r.From
+	w.known = Sidecar{
+		Digest: w.known.Digest, BaseName: r.From.Name, BaseDigest: r.From.Digest, Created: created(w.Config, r.From.Created),
+		Architecture: w.Config.Architecture, Title: w.Config.ImageName, Version: w.Config.ImageTag,
+		Built: r.Built, Guest: r.From.distribution(),
+	}
+}
