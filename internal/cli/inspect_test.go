@@ -36,7 +36,12 @@ func TestInspectTellsOfALayoutAndOfARegistry(t *testing.T) {
 	ref := host + "/lab/ubuntu:v1"
 	code, _, stderr := run(t, "push", "--unverified", dir, ref)
 	require.Zero(t, code, stderr)
-	for _, what := range []string{dir, ref, host + "/lab/ubuntu@" + made.Digest} {
+	for what, printed := range map[string]string{dir: "oci:" + dir + "@" + made.Digest, ref: "oci://" + ref, host + "/lab/ubuntu@" + made.Digest: ""} {
+		if printed != "" { // as builds print it, and ISO_URL takes it
+			code, stdout, stderr := run(t, "inspect", printed)
+			require.Zero(t, code, stderr)
+			assert.Contains(t, stdout, made.Digest)
+		}
 		code, stdout, stderr := run(t, "inspect", what)
 		require.Zero(t, code, stderr)
 		assert.Contains(t, stdout, made.Digest)
@@ -50,6 +55,15 @@ func TestInspectTellsOfALayoutAndOfARegistry(t *testing.T) {
 		assert.Equal(t, made.Digest, r.Digest)
 		assert.Equal(t, what != dir, r.BytesRead > 0)
 	}
+}
+
+func TestInspectFailsWhereALayoutHasAnotherImage(t *testing.T) {
+	t.Parallel()
+	dir, made := layoutOf(t)
+	code, stdout, stderr := run(t, "inspect", "oci:"+dir+"@sha256:"+strings.Repeat("0", 64))
+	assert.Equal(t, 1, code)
+	assert.Empty(t, stdout)
+	assert.Contains(t, stderr, dir+" has the image "+made.Digest+", not sha256:0000")
 }
 
 func TestInspectFailsWhereThereIsNoContainerdisk(t *testing.T) {

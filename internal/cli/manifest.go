@@ -76,6 +76,7 @@ type says them; INSTALL_DESKTOP_ENVIRONMENT says that the image has a desktop.`,
 // imageOf is where an image is in a registry: the reference that was given, or the
 // one that a layout was packed for.
 func imageOf(what string) (string, error) {
+	what, _ = pipeline.Place(what)
 	if _, err := os.Stat(what); err != nil {
 		return what, nil //nolint:nilerr // it is a reference, or Inspect says that it is neither
 	}

@@ -72,7 +72,7 @@ var manifestKinds = []manifestKind{
 	{name: kindVolume, write: (*writer).volume},
 	{name: kindCron, write: (*writer).cron, given: func(m Manifests) bool { return m.Tag != "" },
 		needs: "an image that is named by a tag, and not by a digest: CDI polls the tag (its issue 2689)"},
-	{name: "clone-rbac", write: (*writer).cloneRights, given: func(m Manifests) bool { return len(m.CloneTo) > 0 },
+	{name: kindClone, write: (*writer).cloneRights, given: func(m Manifests) bool { return len(m.CloneTo) > 0 },
 		needs: "--clone-to with the namespaces that may clone"},
 	{name: "vm", write: (*writer).machine},
 	{name: "vm-persistent", write: (*writer).persistentMachine, golden: true},
@@ -89,6 +89,7 @@ const MovingTag = "latest"
 const (
 	kindVolume = "datavolume"
 	kindCron   = "import-cron"
+	kindClone  = "clone-rbac"
 )
 
 func inWorkspace(m Manifests) bool { return m.Workspace != "" }
@@ -149,6 +150,12 @@ func (m Manifests) Check() error {
 		return fmt.Errorf("--disk-url cannot be %q: CDI takes http and https", m.DiskURL)
 	} else if m.DiskURL != "" && u.User != nil {
 		return errors.New("--disk-url has a login, which everybody who reads the Template would see: give a URL without one")
+	}
+	switch {
+	case m.DiskURL != "" && m.Workspace == "":
+		return errors.New("--disk-url is for CrownLabs' CloudVM: give --workspace, too")
+	case len(m.CloneTo) > 0 && len(m.Kinds) > 0 && !slices.Contains(m.Kinds, kindClone):
+		return fmt.Errorf("--clone-to has no effect here: add --kind %s, or leave --kind out", kindClone)
 	}
 	for _, name := range m.Kinds {
 		i := slices.IndexFunc(manifestKinds, func(k manifestKind) bool { return k.name == name })

@@ -321,6 +321,8 @@ func TestWhatCannotBeWrittenIsRefusedInALine(t *testing.T) {
 		"--clone-to cannot be \"-\"":                       func(m *contract.Manifests) { m.CloneTo = []string{"lab", "-"} },
 		"--volume-mode cannot be \"block\"":                func(m *contract.Manifests) { m.VolumeMode = "block" },
 		"--pull-secret cannot be \"a b\"":                  func(m *contract.Manifests) { m.PullSecret = "a b" },
+		"give --workspace, too":                            func(m *contract.Manifests) { m.DiskURL = "https://example.org/d" },
+		"--clone-to has no effect here":                    func(m *contract.Manifests) { m.CloneTo, m.Kinds = []string{"lab"}, []string{"vm"} },
 		"--disk-url cannot be \"disk.qcow2\"":              func(m *contract.Manifests) { m.DiskURL = "disk.qcow2" },
 	} {
 		r, m := golden(t)
@@ -331,7 +333,7 @@ func TestWhatCannotBeWrittenIsRefusedInALine(t *testing.T) {
 	}
 	r, m := golden(t)
 	m = complete(m)
-	m.Kinds, r.Disk.Firmware = []string{"crownlabs-vm"}, onlyUEFI
+	m.CloneTo, m.Kinds, r.Disk.Firmware = nil, []string{"crownlabs-vm"}, onlyUEFI
 	_, err := r.Manifests(m)
 	assert.ErrorContains(t, err, "CrownLabs starts machines with BIOS")
 

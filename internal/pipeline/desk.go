@@ -196,6 +196,13 @@ func (w *way) diskOf(ctx context.Context, name string, p progress.Reporter) (o o
 func (b *Build) Inspect(ctx context.Context, what string) (r *contract.Report, err error) {
 	stage := b.UI.Stage("inspect")
 	defer func() { stage.End(r.Read(), err) }()
+	place, digest := Place(what)
+	defer func() {
+		if err == nil && digest != "" && r.Digest != digest {
+			err = failure.New(fmt.Sprintf("%s has the image %s, not %s", place, r.Digest, digest), "build it again, or leave the digest out")
+		}
+	}()
+	what = place
 	if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
 		return contract.Layout(ctx, what, stage)
 	}
@@ -213,6 +220,20 @@ func (b *Build) Inspect(ctx context.Context, what string) (r *contract.Report, e
 	}
 	defer image.Close()
 	return contract.Image(ctx, image.Image, stage)
+}
+
+// Place is where an image is, a path or a registry's reference, also in the forms in
+// which builds print it and ISO_URL takes it: oci:DIR@DIGEST, oci://REFERENCE. The
+// digest is that of an image that a layout must have, or empty.
+func Place(what string) (place, digest string) {
+	if !strings.HasPrefix(what, "oci:") {
+		return what, ""
+	}
+	image := splitImage(what)
+	if image.Layout == "" {
+		return image.Reference, ""
+	}
+	return image.Layout, image.Digest
 }
 
 // namesRegistry says whether what comes before the first slash can be a
