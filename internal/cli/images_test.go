@@ -88,7 +88,7 @@ func TestThePageOfARegistryShowsTheNewestImages(t *testing.T) {
 	newest := publish(t, host+"/lab/java", 2, base, "v2", "latest")
 	theirs(t, host+"/lab/nginx:1")
 	out := t.TempDir()
-	saved := report.Report{Schema: report.Schema, Image: report.Image{Name: "java", Digest: newest}, Playbook: report.Playbook{File: "playbooks/java.yml"}}
+	saved := report.Report{Schema: report.Schema, Outcome: report.Packed, Image: report.Image{Name: "java", Digest: newest}, Playbook: report.Playbook{File: "playbooks/java.yml"}}
 	require.NoError(t, os.Mkdir(filepath.Join(out, "java"), 0o755))
 	_, err := saved.Save(filepath.Join(out, "java"))
 	require.NoError(t, err)
@@ -105,6 +105,7 @@ func TestThePageOfARegistryShowsTheNewestImages(t *testing.T) {
 		assert.Contains(t, page, part)
 	}
 	assert.Equal(t, 2, strings.Count(page, "<article"))
+	assert.NotContains(t, page, "not pushed", "it is there, whoever pushed it")
 
 	code, said, errs = run(t, "site", host+"/none", "--output-dir", out)
 	assert.Equal(t, 1, code)

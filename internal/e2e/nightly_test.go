@@ -128,11 +128,38 @@ func TestManyImagesThatWereKilledThreeTimesAreFinished(t *testing.T) {
 	assert.Equal(t, parent.Digest, inspected(t, login, address+"/labs/parent:nightly").Digest)
 }
 
-func TestADeskIsReachedAndLeavesNothing(t *testing.T) {
+// cloudImage is the one that the nightly tests are given.
+func cloudImage(t *testing.T) string {
+	t.Helper()
 	base := os.Getenv("DISKFORGE_TEST_BASE")
 	require.NotEmpty(t, base, "set DISKFORGE_TEST_BASE to a Debian cloud image")
+	return base
+}
+
+func TestADeskIsReachedAndLeavesNothing(t *testing.T) { reachesADesk(t, cloudImage(t)) }
+
+// The OVA is read by a program of others, which makes a machine for KVM of it.
+func TestAnApplianceIsImportedByVirtV2VAndStarts(t *testing.T) {
+	dir := t.TempDir()
+	r := start(t, map[string]string{"OUTPUTS": "ova", "IMAGE_NAME": "lab"}, diskforge(t), "export", cloudImage(t), "-o", dir, "--unverified")
+	require.Zero(t, r.wait(10*time.Minute), r.errors())
+	v2v := exec.Command("virt-v2v", "-i", "ova", "lab.ova", "-o", "local", "-of", "qcow2", "-os", ".")
+	v2v.Dir = dir
+	out, err := v2v.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	machine, err := os.ReadFile(filepath.Join(dir, "lab.xml")) // libvirt's
+	require.NoError(t, err)
+	assert.Contains(t, string(machine), "<memory unit='KiB'>2097152</memory>")
+	assert.Contains(t, string(machine), "debian")
+	disk := filepath.Join(dir, "lab.qcow2")
+	require.NoError(t, os.Rename(filepath.Join(dir, "lab-sda"), disk))
+	reachesADesk(t, disk)
+}
+
+func reachesADesk(t *testing.T, disk string) {
+	t.Helper()
 	tmp := t.TempDir()
-	r := start(t, map[string]string{"TMPDIR": tmp}, diskforge(t), "run", base)
+	r := start(t, map[string]string{"TMPDIR": tmp}, diskforge(t), "run", disk)
 	r.await(20*time.Minute, "stage=boot", "done")
 	var ssh string
 	require.Eventually(t, func() bool {
@@ -164,8 +191,7 @@ const counting = `
 `
 
 func TestAnAuthorTriesAPlaybookAgainAndAgain(t *testing.T) {
-	base := os.Getenv("DISKFORGE_TEST_BASE")
-	require.NotEmpty(t, base, "set DISKFORGE_TEST_BASE to a Debian cloud image")
+	base := cloudImage(t)
 	tmp, dir, keys := t.TempDir(), tree(t, fmt.Sprintf(counting, "first")), filepath.Join(t.TempDir(), "keys")
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "tests"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "tests", "course.yaml"), []byte("file: {/etc/text: {exists: true, contents: [second]}}\n"), 0o644))

@@ -66,6 +66,7 @@ func SiteOf(repositories []registry.Repository, outputDir string, now time.Time)
 			Name: name, From: names[e.Base], Reference: e.Repository + "@" + e.Digest, Pushed: true, Built: e.Built, Size: e.Size, Tags: e.Tags,
 		}
 		if saved, page := reportIn(outputDir, name, n); saved != nil && saved.Image.Digest == e.Digest {
+			saved.Outcome = report.Published // if not by that build, later
 			l.Report, l.Page = saved, page
 		}
 		site.Images = append(site.Images, l)
