@@ -47,7 +47,7 @@ func TestOtherClientsTakeTheDiskOutOfWhatWePublish(t *testing.T) {
 
 	layout, ref := filepath.Join(dir, "layout"), address+"/labs/clients:nightly"
 	env := map[string]string{"REGISTRY_USER": "me", "REGISTRY_PASS": secret}
-	for _, args := range [][]string{{"pack", disk, "-o", layout}, {"push", layout, ref, "--unverified"}} {
+	for _, args := range [][]string{{"pack", disk, "-o", layout, "--image-name", "clients", "--image-tag", "nightly"}, {"push", layout, ref, "--unverified"}} {
 		r := start(t, env, diskforge(t), args...)
 		require.Zero(t, r.wait(time.Minute), r.errors())
 	}
@@ -63,7 +63,7 @@ func TestOtherClientsTakeTheDiskOutOfWhatWePublish(t *testing.T) {
 		},
 		"umoci of our layout": {
 			{"cp", "-r", layout, "copied"},
-			{"umoci", "unpack", "--image", "copied:latest", "bundle"},
+			{"umoci", "unpack", "--image", "copied:nightly", "bundle"},
 			{"ln", "bundle/rootfs/disk/disk.qcow2", "taken"},
 		},
 		"podman": {
