@@ -47,7 +47,7 @@ func TestOtherClientsTakeTheDiskOutOfWhatWePublish(t *testing.T) {
 
 	layout, ref := filepath.Join(dir, "layout"), address+"/labs/clients:nightly"
 	env := map[string]string{"REGISTRY_USER": "me", "REGISTRY_PASS": secret}
-	for _, args := range [][]string{{"pack", disk, "-o", layout, "--image-name", "clients", "--image-tag", "nightly"}, {"push", layout, ref, "--unverified"}} {
+	for _, args := range [][]string{{"pack", disk, "-o", layout, "--target-registry", address, "--registry-prefix", "labs", "--image-name", "clients", "--image-tag", "nightly"}, {"push", layout, ref, "--unverified"}} {
 		r := start(t, env, diskforge(t), args...)
 		require.Zero(t, r.wait(time.Minute), r.errors())
 	}
