@@ -15,6 +15,7 @@ import (
 	reference "github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/text"
@@ -154,7 +155,7 @@ var checks = []check{
 			case strings.Contains(l.MediaType, "docker"):
 				f.warn("the layer is " + inDockers)
 			}
-			if l.Compression == oci.Zstd {
+			if l.Compression == host.Zstd {
 				f.fail("the layer is compressed with zstd, which nodes unpack and CDI up to 1.66 cannot read (its issue 4277); " +
 					"gzip and plain layers are read by all")
 			}
@@ -366,16 +367,16 @@ var checks = []check{
 			level = Note // the tables that were not read may say otherwise
 		}
 		switch {
-		case packed && on != oci.Plain:
+		case packed && on != host.Plain:
 			f.add(level, "a disk that is compressed inside is compressed again (%s): that saves next to nothing, "+
 				"and parts of it cannot be read alone", on)
-		case !packed && on == oci.Plain && s.Disk.FileSize > 0 && (s.looked.Format != disk.FormatQCOW2 || s.looked.tables.Data > 0):
+		case !packed && on == host.Plain && s.Disk.FileSize > 0 && (s.looked.Format != disk.FormatQCOW2 || s.looked.tables.Data > 0):
 			f.add(level, "neither the disk nor the layer is compressed")
 		}
 		if inside == disk.Zstd {
 			f.note("the disk is compressed with zstd, which Harvester on Longhorn cannot read; KubeVirt 1.0 and CDI can")
 		}
-		return fmt.Sprintf("disk: %s, layer: %s", cmp.Or(string(inside), oci.Plain), on)
+		return fmt.Sprintf("disk: %s, layer: %s", cmp.Or(string(inside), host.Plain), on)
 	}},
 
 	// What the image says of itself, and its tag.
@@ -447,9 +448,9 @@ var checks = []check{
 // layerTypes are the media types of layers, with what they say of the
 // compression.
 var layerTypes = map[types.MediaType]string{
-	types.OCIUncompressedLayer: oci.Plain, types.OCILayer: oci.Gzip, types.OCILayerZStd: oci.Zstd,
-	types.DockerUncompressedLayer: oci.Plain, types.DockerLayer: oci.Gzip,
-	"application/vnd.docker.image.rootfs.diff.tar.zstd": oci.Zstd,
+	types.OCIUncompressedLayer: host.Plain, types.OCILayer: host.Gzip, types.OCILayerZStd: host.Zstd,
+	types.DockerUncompressedLayer: host.Plain, types.DockerLayer: host.Gzip,
+	"application/vnd.docker.image.rootfs.diff.tar.zstd": host.Zstd,
 }
 
 // some quotes the first names.

@@ -54,12 +54,12 @@ func (s *subject) readLayer(ctx context.Context, d v1.Descriptor, p progress.Rep
 	}
 	head := make([]byte, min(d.Size, 4))
 	_, err = b.ReadAt(head, 0)
-	switch l.Compression = oci.Compression(head); {
+	switch l.Compression = host.Compression(head); {
 	case errors.Is(err, oci.ErrNoRanges):
 		l.WholeRead = oci.ErrNoRanges.Error()
 	case err != nil && err != io.EOF:
 		return nil, err
-	case l.Compression != oci.Plain:
+	case l.Compression != host.Plain:
 		l.WholeRead = "it is compressed"
 	default:
 		l.archive = s.readParts(ctx, l, b)
@@ -98,7 +98,7 @@ func (s *subject) stream(ctx context.Context, l *layer, b oci.Blob, p progress.R
 		return archive{err: s.blame(err)}
 	}
 	defer rc.Close()
-	unpacked, how, err := oci.Unpack(source{Reader: progress.Reader(host.Reader(ctx, rc), l.Size, p), s: s})
+	unpacked, how, err := host.Unpack(source{Reader: progress.Reader(host.Reader(ctx, rc), l.Size, p), s: s})
 	if l.Compression = how; err != nil {
 		return archive{err: err}
 	}

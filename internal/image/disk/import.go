@@ -3,7 +3,6 @@ package disk
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -15,8 +14,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -56,17 +53,6 @@ func Import(ctx context.Context, from, out string, p progress.Reporter) error {
 		return named(from, err)
 	}
 	return s.convert(ctx, out, p)
-}
-
-// named puts the file's name before an error for people.
-func named(file string, err error) error {
-	f, ok := failure.In(err)
-	if !ok {
-		return fmt.Errorf("reading %s: %w", file, err)
-	}
-	told := *f
-	told.What = file + ": " + f.What
-	return &told
 }
 
 // source is a disk, in a window of a file: from offset, size bytes.
@@ -190,28 +176,24 @@ func (s *source) appliance(ctx context.Context, out string, p progress.Reporter)
 }
 
 // decompress unpacks a raw disk into a sparse file beside out.
-func (s *source) decompress(ctx context.Context, how, out string, p progress.Reporter) (err error) {
+func (s *source) decompress(ctx context.Context, how, out string, p progress.Reporter) error {
 	p.Activity("unpacking the disk")
-	compressed := progress.Reader(host.Reader(ctx, s.window()), s.size, p)
-	var content io.Reader
-	if how == "gzip" {
-		content, err = gzip.NewReader(compressed)
-	} else {
-		var d *zstd.Decoder
-		if d, err = zstd.NewReader(compressed, zstd.WithDecoderConcurrency(1)); err == nil {
-			defer d.Close()
-			content = d
-		}
-	}
+	content, _, err := host.Unpack(progress.Reader(host.Reader(ctx, s.window()), s.size, p))
 	if err != nil {
 		return failure.Wrap(err, "the "+how+" archive cannot be read", "make it again")
 	}
+	defer content.Close()
 	f, err := os.CreateTemp(filepath.Dir(out), filepath.Base(out)+"-*.raw")
 	if err != nil {
 		return err
 	}
 	s.File, s.name, s.unpacked, s.offset = f, f.Name(), f.Name(), 0
-	if s.size, err = sparseCopy(f, content); err != nil {
+	to := &host.SparseWriter{File: f}
+	_, err = io.Copy(to, io.LimitReader(content, maxVirtualSize+1))
+	if s.size = to.At; err == nil {
+		err = f.Truncate(s.size)
+	}
+	if err != nil {
 		f.Close()
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -228,27 +210,6 @@ func (s *source) decompress(ctx context.Context, how, out string, p progress.Rep
 	s.driver = FormatRaw
 	i := Look(f, s.size)
 	return i.refusal("")
-}
-
-// sparseCopy copies at most 2 TiB and leaves out blocks of zeroes.
-func sparseCopy(to *os.File, from io.Reader) (size int64, err error) {
-	block, zeroes := make([]byte, 64<<10), make([]byte, 64<<10)
-	for {
-		n, err := io.ReadFull(from, block)
-		if n > 0 && !bytes.Equal(block[:n], zeroes[:n]) {
-			if _, err := to.WriteAt(block[:n], size); err != nil {
-				return size, err
-			}
-		}
-		switch size += int64(n); {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF) && n > 0 && n < len(block):
-			return size, to.Truncate(size)
-		case err != nil:
-			return size, err
-		case size > maxVirtualSize:
-			return size, errors.New("it holds more than 2 TiB")
-		}
-	}
 }
 
 // convert has QEMU read the window with the stated driver.

@@ -40,15 +40,21 @@ func Inspect(ctx context.Context, path string) (Info, error) { return inspectOve
 // Info is of the overlay alone.
 func inspectOver(ctx context.Context, path, base string) (Info, error) {
 	info, err := inspect(ctx, path, base)
-	if f, ok := failure.In(err); ok {
-		named := *f
-		named.What = path + ": " + f.What
-		return Info{}, &named
+	return info, named(path, err)
+}
+
+// named puts the file's name before an error.
+func named(file string, err error) error {
+	if err == nil {
+		return nil
 	}
-	if err != nil {
-		return Info{}, fmt.Errorf("inspecting %s: %w", path, err)
+	f, ok := failure.In(err)
+	if !ok {
+		return fmt.Errorf("inspecting %s: %w", file, err)
 	}
-	return info, nil
+	told := *f
+	told.What = file + ": " + f.What
+	return &told
 }
 
 func inspect(ctx context.Context, path, base string) (Info, error) {

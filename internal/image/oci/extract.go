@@ -2,7 +2,6 @@ package oci
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,9 +59,8 @@ func (w Want) Check(name, digest, inputs string) error {
 }
 
 const (
-	maxDisk    = 2 << 40  // bytes of a disk, those of the largest virtual size
-	maxEntries = 16       // of a layer; a containerdisk has two
-	sparseStep = 64 << 10 // bytes of zeros that become a hole
+	maxDisk    = 2 << 40 // bytes of a disk, those of the largest virtual size
+	maxEntries = 16      // of a layer; a containerdisk has two
 )
 
 // Extract takes the disk out of the layout in dir, into cacheDir.
@@ -224,7 +222,7 @@ func (x *extraction) copy(ctx context.Context, out *os.File, p progress.Reporter
 	}
 	defer raw.Close()
 	in := host.Reader(ctx, progress.Reader(raw, x.layer.Size, p))
-	unpacked, _, err := Unpack(in)
+	unpacked, _, err := host.Unpack(in)
 	if err != nil {
 		return "", err
 	}
@@ -276,7 +274,7 @@ func classify(h *tar.Header) (isDisk bool, err error) {
 func writeDisk(ctx context.Context, in io.Reader, size int64, out *os.File) (string, error) {
 	h := newHasher()
 	defer h.Close()
-	n, err := host.Copy(ctx, io.MultiWriter(h, &sparseWriter{file: out}), in)
+	n, err := host.Copy(ctx, io.MultiWriter(h, &host.SparseWriter{File: out}), in)
 	if err == nil && n != size {
 		err = io.ErrUnexpectedEOF
 	}
@@ -285,29 +283,6 @@ func writeDisk(ctx context.Context, in io.Reader, size int64, out *os.File) (str
 	}
 	digest, _ := h.sum()
 	return digest.String(), err
-}
-
-// sparseWriter writes at its place what is not all zeros.
-type sparseWriter struct {
-	file *os.File
-	at   int64
-}
-
-var zeros [sparseStep]byte
-
-func (s *sparseWriter) Write(b []byte) (int, error) {
-	n := len(b)
-	for len(b) > 0 {
-		step := b[:min(len(b), sparseStep)]
-		if !bytes.Equal(step, zeros[:len(step)]) {
-			if _, err := s.file.WriteAt(step, s.at); err != nil {
-				return 0, err
-			}
-		}
-		s.at += int64(len(step))
-		b = b[len(step):]
-	}
-	return n, nil
 }
 
 func (x *extraction) explain(err error) error {
