@@ -67,8 +67,8 @@ var programs = []program{
 	{"sfdisk", "--version", ""},
 	{"blkid", "--version", ""},
 	{"debugfs", "", ""}, // and mke2fs
-	{"guestfish", "--version", "looking into disks whose file system is not ext2, ext3 or ext4"},
-	{"virt-sparsify", "--version", "sparsifying images whose guest does not trim"},
+	{"guestfish", "--version", "diskforge capture, and looking into disks whose file system is not ext2, ext3 or ext4"},
+	{"virt-sparsify", "--version", "diskforge capture, and sparsifying images whose guest does not trim"},
 }
 
 func (p program) look(ctx context.Context) Finding {

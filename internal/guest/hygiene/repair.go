@@ -185,7 +185,7 @@ func (t *tree) change(ctx context.Context, dir, script string) error {
 	t.p.Activity("changing the files with libguestfs")
 	err = host.RunAppliance(ctx, c)
 	if _, explained := failure.In(err); err != nil && !explained && !errors.Is(err, context.Canceled) {
-		err = failure.Wrap(err, "libguestfs cannot change the disk", "it needs one Linux system whose /etc/fstab names its file systems")
+		err = failure.Wrap(err, "libguestfs cannot change the disk", "it needs one Linux system whose /etc/fstab names its file systems, and on this host a readable /boot/vmlinuz*: libguestfs-test-tool says more")
 	}
 	return err
 }
