@@ -227,8 +227,8 @@ func signedByMicrosoft(b []byte) bool {
 // in which it begins.
 func lookup(dir []byte, name string) (uint32, bool) {
 	for ; len(dir) >= 32 && dir[0] != 0; dir = dir[32:] {
-		const longName = 0x0f
-		if dir[11]&longName != longName && string(dir[:11]) == name {
+		const label = 0x08 // the file system's own name, often EFI, and every part of a long one
+		if dir[11]&label == 0 && string(dir[:11]) == name {
 			return uint32(binary.LittleEndian.Uint16(dir[20:]))<<16 | uint32(binary.LittleEndian.Uint16(dir[26:])), true
 		}
 	}

@@ -38,7 +38,7 @@ func withESP(t *testing.T, label, size, bits string, loader []byte, files ...str
 	kind := map[string]string{"gpt": "uefi", "dos": "ef"}[label]
 	run(t, "label: "+label+"\nstart=2048, size="+size+"M, type="+kind+"\n", "sfdisk", "-q", raw)
 	run(t, "", "qemu-img", "create", "-q", "-f", "raw", esp, size+"M")
-	run(t, "", "mkfs.fat", "-F", bits, "-s", "1", esp)
+	run(t, "", "mkfs.fat", "-F", bits, "-s", "1", "-n", "EFI", esp) // a label is an entry of the root
 	if len(files) > 0 {
 		folder := filepath.Dir(files[0])
 		run(t, "", "mmd", "-i", esp, "::"+filepath.Dir(folder), "::"+folder)
