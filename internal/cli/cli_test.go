@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"os/exec"
 	"strings"
 	"sync"
@@ -116,4 +117,17 @@ func silence(t *testing.T) silent {
 	t.Cleanup(server.Close)
 	s.address = server.Listener.Addr().String()
 	return s
+}
+
+func TestVerifyOfWhatIsNoDiskSaysSoOnceAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	letter := filepath.Join(t.TempDir(), "letter")
+	require.NoError(t, os.WriteFile(letter, []byte("Dear Sir\n"), 0o600))
+	code, stdout, stderr := run(t, "verify", letter)
+	assert.Equal(t, 1, code)
+	assert.Empty(t, stdout)
+	assert.Equal(t, 1, strings.Count(stderr, "it looks like a text file"), stderr)
+	left, err := filepath.Glob(filepath.Dir(letter) + "/*")
+	require.NoError(t, err)
+	assert.Equal(t, []string{letter}, left)
 }

@@ -212,6 +212,9 @@ func (b *Build) SparsifyTo(ctx context.Context, in, out string) error {
 // VerifyDisk looks into the disk, at rest and in an overlay that it boots, and,
 // where all is well, records that beside it.
 func (b *Build) VerifyDisk(ctx context.Context, path string) error {
+	if _, err := b.way(nil).rooms.disk(ctx, path); err != nil { // before there is work beside it
+		return err
+	}
 	return b.inWorkOf(path, func(w *way) error {
 		if err := w.prepareVerify(ctx); err != nil {
 			return err
