@@ -2,12 +2,12 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -37,12 +37,14 @@ func (w *way) captureInputs() string {
 // startCapture gets what the stages need when the disk is there, and checks, before
 // anything slow starts, that the host can hold it, in out.
 func (w *way) startCapture(ctx context.Context, out string) error {
-	if w.Config.ImageName == "" {
-		return failure.New("IMAGE_NAME is not set", "name the image: --image-name course")
-	}
-	info, err := os.Stat(w.source)
+	source, err := disk.OpenSource(w.source)
 	if err != nil {
-		return failure.Wrap(err, "there is no "+w.source, "give a machine's disk: a qcow2, raw, VDI, VMDK, VHDX or VHD image, an OVA or a block device")
+		return err
+	}
+	defer source.Close()
+	info, err := source.Stat()
+	if err != nil {
+		return err
 	}
 	if err := host.CheckSpace(out, "OUTPUT_DIR", host.Need{Bytes: 2 * info.Size(), What: "the captured disk and its image"}); err != nil {
 		return err
@@ -59,21 +61,21 @@ func (w *way) startCapture(ctx context.Context, out string) error {
 		return err
 	}
 	return w.show(ctx, "source", func(ctx context.Context, p progress.Reporter) (string, error) {
-		f, err := os.Open(w.source) // a block device has no length
-		if err != nil {
-			return "", failure.Wrap(err, w.source+" cannot be read", "check its permissions")
-		}
-		defer f.Close()
 		w.base = origin{Name: filepath.Base(w.source), Created: info.ModTime().UTC().Truncate(time.Second)}
-		w.base.Digest, err = host.Digest(ctx, f, p)
+		w.base.Digest, err = host.Digest(ctx, source, p)
 		return w.base.Digest, err
 	})
 }
 
 // capture copies the machine's disk to out and takes from it what must not be in two
 // machines.
-func (w *way) capture(ctx context.Context, out string, p progress.Reporter) (result, error) {
+func (w *way) capture(ctx context.Context, out string, p progress.Reporter) (_ result, err error) {
 	c := w.Config
+	defer func() {
+		if err != nil { // it is somebody's disk, and serves no further run
+			err = errors.Join(err, os.RemoveAll(out))
+		}
+	}()
 	if err := w.rooms.importDisk(ctx, w.source, out, p); err != nil {
 		return nil, err
 	}

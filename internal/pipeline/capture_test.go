@@ -55,9 +55,11 @@ func TestACapturedMachineGoesTheWayOfABuild(t *testing.T) {
 
 func TestWhatACaptureLacksIsSaidBeforeTheDiskIsCopied(t *testing.T) {
 	for want, change := range map[string]func(b *Build, disk *string){
-		"IMAGE_NAME is not set":        func(b *Build, _ *string) { b.Config.ImageName = "" },
-		"there is no /nowhere/lab.vdi": func(_ *Build, disk *string) { *disk = "/nowhere/lab.vdi" },
-		"apt-get install guestfish":    func(*Build, *string) { t.Setenv("PATH", t.TempDir()) },
+		"IMAGE_NAME: is not set":                           func(b *Build, _ *string) { b.Config.ImageName = "" },
+		"SOURCE: is empty":                                 func(_ *Build, disk *string) { *disk = "" },
+		"stat /nowhere/lab.vdi: no such file or directory": func(_ *Build, disk *string) { *disk = "/nowhere/lab.vdi" },
+		"is neither a file nor a block device":             func(_ *Build, disk *string) { *disk = t.TempDir() },
+		"apt-get install guestfish":                        func(*Build, *string) { t.Setenv("PATH", t.TempDir()) },
 	} {
 		b, g, _ := wired(t, everything(t.TempDir()))
 		disk := machine(t, "guestfish", "virt-sparsify")

@@ -79,6 +79,16 @@ func (b *Build) Run(ctx context.Context) (Result, error) { return b.walk(ctx, ""
 // Capture does what Run does with the disk of a machine that was used: it is
 // generalised in place of provisioned.
 func (b *Build) Capture(ctx context.Context, source string) (Result, error) {
+	wrong := settings.Mistakes{}
+	if source == "" {
+		wrong.Add("SOURCE", "is empty: name the disk of a machine")
+	}
+	if b.Config.ImageName == "" {
+		wrong.Add("IMAGE_NAME", "is not set: name the image: --image-name course")
+	}
+	if len(wrong) > 0 {
+		return Result{}, wrong
+	}
 	return b.walk(ctx, source)
 }
 

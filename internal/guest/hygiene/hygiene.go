@@ -61,6 +61,7 @@ type Options struct {
 	LibguestfsEnv []string // see vm.Verdict
 	guestfish     string   // a test's, in place of the real one
 	extra         []rule   // for what they read
+	closed        bool     // file systems that were not closed are not read, with libguestfs
 }
 
 // Secret is something that the build knew and the disk must not.
@@ -165,6 +166,9 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, error) {
 	if native(volumes) {
 		err = d.walkExt(ctx, t)
 	}
+	if o.closed && d.unclean {
+		return nil, failure.New("a file system of the disk was not closed: the machine runs, or was switched off", "shut the machine down and capture it again")
+	}
 	if errors.Is(err, errNotNative) {
 		t.forget()
 		t.method = Libguestfs
@@ -174,7 +178,6 @@ func read(ctx context.Context, o Options, p progress.Reporter) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.unclean = d.unclean
 	// Where there is no system, rules about its files would pass for nothing.
 	if _, ok := t.entries["/etc/passwd"]; !ok {
 		return nil, failure.New("no system was found on the disk: none of its file systems has /etc/passwd", "give a disk with a Linux system")

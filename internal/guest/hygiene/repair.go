@@ -43,6 +43,7 @@ const uid = "1000"
 // before anything is changed. Findings without a repair are left to Scan.
 func Generalise(ctx context.Context, o GeneraliseOptions, p progress.Reporter) (Generalised, error) {
 	o.extra = []rule{{code: code{reads: globs("/usr/lib/os-release", "/etc/os-release")}}}
+	o.closed = true
 	t, err := read(ctx, o.Options, p)
 	if err == nil {
 		err = t.generalisable(o)
@@ -99,15 +100,14 @@ func ended(ctx context.Context, err error) error {
 
 // generalisable says what stands against it.
 func (t *tree) generalisable(o GeneraliseOptions) error {
-	if t.unclean {
-		return failure.New("a file system of the disk was not closed: the machine runs, or was switched off", "shut the machine down and capture it again")
-	}
 	if _, ok := t.entries["/usr/bin/cloud-init"]; !ok {
 		return failure.New("the machine has no cloud-init, which makes the login user where KubeVirt starts it",
 			"install it in the machine (apt-get install cloud-init), shut the machine down and capture it again")
 	}
+	isThere := false
 	for line := range strings.Lines(string(t.kept["/etc/passwd"])) {
 		fields := strings.Split(line, ":")
+		isThere = isThere || fields[0] == o.VMUser
 		switch {
 		case len(fields) < 3 || fields[2] != uid && fields[0] != o.VMUser || o.BakedUser && fields[0] == o.VMUser:
 		case fields[0] == o.VMUser:
@@ -116,6 +116,9 @@ func (t *tree) generalisable(o GeneraliseOptions) error {
 			return failure.New(fmt.Sprintf("the account %s has UID %s, which the login user %s has to get", fields[0], uid, o.VMUser),
 				fmt.Sprintf("set VM_USER=%s BAKE_USER=true to log in as it, with its home, or delete it in the machine and capture that again", fields[0]))
 		}
+	}
+	if o.BakedUser && !isThere {
+		return failure.New("the machine has no account "+o.VMUser+", which BAKE_USER=true keeps", "leave BAKE_USER out, or name its account with VM_USER")
 	}
 	return nil
 }
@@ -180,12 +183,13 @@ func (t *tree) change(ctx context.Context, dir, script string) error {
 	if err != nil {
 		return err
 	}
-	c.Env = append(c.Env, t.LibguestfsEnv...)
+	c.Env = slices.Concat(c.Env, []string{"TMPDIR=" + dir, "LIBGUESTFS_TMPDIR=" + dir}, t.LibguestfsEnv)
 	c.Stdin = strings.NewReader(script)
 	t.p.Activity("changing the files with libguestfs")
 	err = host.RunAppliance(ctx, c)
 	if _, explained := failure.In(err); err != nil && !explained && !errors.Is(err, context.Canceled) {
-		err = failure.Wrap(err, "libguestfs cannot change the disk", "it needs one Linux system whose /etc/fstab names its file systems, and on this host a readable /boot/vmlinuz*: libguestfs-test-tool says more")
+		err = failure.Wrap(err, "libguestfs cannot change the disk", "it needs one Linux system whose /etc/fstab names its file systems, "+
+			"and on this host a readable /boot/vmlinuz*: libguestfs-test-tool says more")
 	}
 	return err
 }

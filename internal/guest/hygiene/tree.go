@@ -68,7 +68,6 @@ type tree struct {
 	files    int
 	bytes    int64
 	inBlocks []string // names of secrets that are on the disk, in a file or not
-	unclean  bool     // see rawDisk
 }
 
 func newTree(o Options, p progress.Reporter) *tree {

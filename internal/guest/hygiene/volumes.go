@@ -63,7 +63,7 @@ func (d *rawDisk) volumes(ctx context.Context) ([]volume, error) {
 	}
 	for _, v := range volumes {
 		if v.kind == "crypto_LUKS" {
-			return nil, failure.New(fmt.Sprintf("%s is encrypted: nobody can look into it", v), "build on a base whose disk is not encrypted")
+			return nil, failure.New(fmt.Sprintf("%s is encrypted: nobody can look into it", v), "give a disk that is not encrypted")
 		}
 	}
 	if native(volumes) && !slices.ContainsFunc(volumes, volume.ext) {

@@ -3,6 +3,7 @@ package disk
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -10,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
@@ -26,9 +29,9 @@ import (
 // refused where it refers to other files: what was the machine's is then elsewhere.
 // Memory does not grow with the disk; a compressed raw disk needs room beside out.
 func Import(ctx context.Context, from, out string, p progress.Reporter) error {
-	f, err := os.Open(from)
+	f, err := OpenSource(from)
 	if err != nil {
-		return &failure.Error{What: err.Error(), Try: "check the path and its permissions", Err: err}
+		return err
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -36,15 +39,12 @@ func Import(ctx context.Context, from, out string, p progress.Reporter) error {
 		return err
 	}
 	s := source{File: f, name: from}
-	switch mode := info.Mode(); {
-	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
-		s.driver = FormatRaw // a guest can write any magic into its first sector
-		s.size, err = f.Seek(0, io.SeekEnd)
-	case !mode.IsRegular():
-		err = failure.New(from+": this is neither a file nor a block device", "give a machine's disk")
-	default:
+	if info.Mode().IsRegular() {
 		s.size = info.Size()
 		err = s.recognise(ctx, out, p)
+	} else {
+		s.driver = FormatRaw // a guest can write any magic into its first sector
+		s.size, err = f.Seek(0, io.SeekEnd)
 	}
 	if s.unpacked != "" {
 		defer os.Remove(s.unpacked)
@@ -53,6 +53,29 @@ func Import(ctx context.Context, from, out string, p progress.Reporter) error {
 		return named(from, err)
 	}
 	return s.convert(ctx, out, p)
+}
+
+// forms are the sources of Import.
+const forms = "give a qcow2, raw, VDI, VMDK, VHDX or VHD image, a raw disk behind gzip or zstd, an OVA or a block device"
+
+// OpenSource opens what Import may read: a file or a block device. Nothing else is
+// opened, as a named pipe would wait for its other end.
+func OpenSource(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() && info.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
+		return nil, failure.New(path+" is neither a file nor a block device", forms)
+	}
+	if strings.Contains(path, "://") && err != nil {
+		return nil, failure.New(path+" is no file on this host", "download it, and give the file")
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.Open(path)
+	}
+	if err != nil {
+		return nil, &failure.Error{What: err.Error(), Try: "check the path and its permissions", Err: err}
+	}
+	return f, nil
 }
 
 // source is a disk, in a window of a file: from offset, size bytes.
@@ -72,7 +95,13 @@ func (s *source) recognise(ctx context.Context, out string, p progress.Reporter)
 	if format != "" {
 		s.driver = format
 		i := Look(s.window(), s.size)
-		return i.refusal("")
+		if err := i.refusal(""); err != nil || format == FormatRaw {
+			return err
+		}
+		if _, err := i.Tables(ctx, s.window(), math.MaxInt64); err != nil { // what QEMU would read as zeroes
+			return truncated(err)
+		}
+		return nil
 	}
 	switch s.driver = drivers[looks.what]; s.driver {
 	case "tar":
@@ -81,9 +110,10 @@ func (s *source) recognise(ctx context.Context, out string, p progress.Reporter)
 		return s.decompress(ctx, s.driver, out, p)
 	case "vmdk":
 		return s.checkVMDK()
+	case "vdi":
+		return s.checkVDI()
 	case "":
-		return failure.New("this is no machine's disk, it looks like "+looks.what,
-			"give a qcow2, raw, VDI, VMDK, VHDX or VHD image, an OVA or a block device")
+		return failure.New("this is no machine's disk, it looks like "+looks.what, forms)
 	}
 	return nil // QEMU refuses VDI and VHDX images that are differences to others
 }
@@ -116,6 +146,20 @@ func (s *source) checkVMDK() error {
 	return nil
 }
 
+// checkVDI refuses an image that is shorter than the blocks that its header counts,
+// which QEMU reads as zeroes (VirtualBox' VDICore.h, VDIHEADER1).
+func (s *source) checkVDI() error {
+	head := readAt(s.window(), 0, sectorSize)
+	if len(head) < sectorSize {
+		return truncated(errTruncated)
+	}
+	data, block, allocated := binary.LittleEndian.Uint32(head[0x158:]), binary.LittleEndian.Uint32(head[0x178:]), binary.LittleEndian.Uint32(head[0x184:])
+	if uint64(data)+uint64(block)*uint64(allocated) > uint64(s.size) {
+		return truncated(errTruncated)
+	}
+	return nil
+}
+
 // appliance finds the one disk of an OVA: a tar whose first file describes the
 // machine (DMTF's DSP0243, Open Virtualization Format).
 func (s *source) appliance(ctx context.Context, out string, p progress.Reporter) error {
@@ -129,7 +173,7 @@ func (s *source) appliance(ctx context.Context, out string, p progress.Reporter)
 			FileRef string `xml:"fileRef,attr"`
 		} `xml:"DiskSection>Disk"`
 	}
-	members := map[string]*io.SectionReader{}
+	members, isDescribed := map[string]*io.SectionReader{}, false
 	archive := s.window()
 	for files := tar.NewReader(archive); ctx.Err() == nil; {
 		h, err := files.Next()
@@ -144,9 +188,10 @@ func (s *source) appliance(ctx context.Context, out string, p progress.Reporter)
 			return err
 		}
 		members[path.Clean(h.Name)] = io.NewSectionReader(s.File, s.offset+at, h.Size)
-		if path.Ext(h.Name) != ".ovf" || len(described.Files) > 0 {
+		if path.Ext(h.Name) != ".ovf" || isDescribed {
 			continue
 		}
+		isDescribed = true
 		text, err := host.ReadAll(files, maxDescriptor)
 		if err == nil {
 			err = xml.Unmarshal(text, &described)
@@ -157,6 +202,9 @@ func (s *source) appliance(ctx context.Context, out string, p progress.Reporter)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if !isDescribed {
+		return failure.New("the tar archive is no OVA: no .ovf in it describes a machine", tryUnpack)
 	}
 	if n := len(described.Disks); n != 1 {
 		return failure.New(fmt.Sprintf("the OVA has %d disks, and a containerdisk is one", n), "export a machine with the disk of its system alone")
@@ -205,12 +253,17 @@ func (s *source) decompress(ctx context.Context, how, out string, p progress.Rep
 	}
 	defer f.Close()
 	if format, other := recognise(f, s.size); format != FormatRaw {
-		return failure.New("in the "+how+" archive is no raw disk, it looks like "+other.what, tryUnpack)
+		return failure.New("in the "+how+" archive is no raw disk, it looks like "+cmp.Or(other.what, "a qcow2 image"), tryUnpack)
 	}
 	s.driver = FormatRaw
 	i := Look(f, s.size)
 	return i.refusal("")
 }
+
+// checkCorrupt is the exit code of qemu-img check for an image with errors, 1 for one that
+// it could not read to the end; others say
+// that it leaks, or that its format cannot be checked.
+const checkCorrupt = 2
 
 // convert has QEMU read the window with the stated driver.
 func (s *source) convert(ctx context.Context, out string, p progress.Reporter) error {
@@ -232,6 +285,12 @@ func (s *source) convert(ctx context.Context, out string, p progress.Reporter) e
 	}
 	if out, err = filepath.Abs(out); err != nil {
 		return err
+	}
+	if s.driver == "vmdk" { // its tables may point behind its end, which QEMU reads as zeroes, too
+		err := host.Run(ctx, host.Cmd{Program: "qemu-img", Args: []string{"check", "-q", "json:" + string(spec)}})
+		if exit, ran := errors.AsType[*exec.ExitError](err); ran && exit.ExitCode() <= checkCorrupt {
+			return named(s.name, truncated(err))
+		}
 	}
 	p.Activity("copying the disk")
 	err = host.Run(ctx, host.Cmd{

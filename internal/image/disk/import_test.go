@@ -114,25 +114,40 @@ func TestWhatIsNoWholeDiskOfOneMachineIsRefusedInALine(t *testing.T) {
 	qemuImg(t, "create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", base, child)
 	content, err := os.ReadFile(stream)
 	require.NoError(t, err)
+	// cut takes the last clusters of guest data away, as a download that stopped.
+	cut := func(path string) string {
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		require.NoError(t, os.Truncate(path, info.Size()-600<<10))
+		return path
+	}
+	qcow2Content, err := os.ReadFile(as(t, "d.qcow2", "-O", "qcow2"))
+	require.NoError(t, err)
 	archive, err := os.ReadFile(appliance(t, "", stream))
 	require.NoError(t, err)
 	packed, err := os.ReadFile(compressed(t, noise(mib)))
 	require.NoError(t, err)
 	for want, from := range map[string]string{
-		"the OVA has 2 disks":               appliance(t, "", stream, stream),
-		"the OVA has 0 disks":               appliance(t, ""),
-		"compressed with gzip":              appliance(t, `ovf:compression="gzip"`, stream),
-		"is truncated or damaged":           file(archive[:len(archive)/2]),
-		"archive is truncated or damaged":   file(packed[:len(packed)/2]),
-		"is no raw disk, it looks like":     compressed(t, content),
-		"the difference to another disk":    child,
-		"has its data in other files":       as(t, "flat.vmdk", "-O", "vmdk", "-o", "subformat=monolithicFlat"),
-		"internal snapshots":                with(as(t, "s.qcow2", "-O", "qcow2"), "snapshot", "-c", "before"),
-		"it looks like a text file":         file([]byte("a letter\n")),
-		"neither a file nor a block device": t.TempDir(),
-		"no such file or directory":         "/nowhere/disk.vdi",
-		"no space left":                     rawDisk(t, 8*mib),
-		"QEMU cannot read the disk":         file(append(bytes.Repeat([]byte{0}, 64), "\x7f\x10\xda\xbe garbage"...)),
+		"the OVA has 2 disks":                                             appliance(t, "", stream, stream),
+		"the OVA has 0 disks":                                             appliance(t, ""),
+		"compressed with gzip":                                            appliance(t, `ovf:compression="gzip"`, stream),
+		"is truncated or damaged":                                         file(archive[:len(archive)/2]),
+		"archive is truncated or damaged":                                 file(packed[:len(packed)/2]),
+		"is no raw disk, it looks like":                                   compressed(t, content),
+		"the difference to another disk":                                  child,
+		"has its data in other files":                                     as(t, "flat.vmdk", "-O", "vmdk", "-o", "subformat=monolithicFlat"),
+		"holds 1 internal snapshot, ":                                     with(as(t, "s.qcow2", "-O", "qcow2"), "snapshot", "-c", "before"),
+		"it looks like a text file":                                       file([]byte("a letter\n")),
+		"the disk image is truncated":                                     cut(as(t, "late.qcow2", "-O", "qcow2")),
+		"/late.vdi: the disk image is trunc":                              cut(as(t, "late.vdi", "-O", "vdi")),
+		"/late.vmdk: the disk image is trunc":                             cut(as(t, "late.vmdk", "-O", "vmdk")),
+		"in the gzip archive is no raw disk, it looks like a qcow2 image": compressed(t, qcow2Content),
+		"is no OVA: no .ovf":                                              file(plainTar(t)),
+		"is no file on this host":                                         "https://example.org/lab.ova",
+		"neither a file nor a block device":                               t.TempDir(),
+		"no such file or directory":                                       "/nowhere/disk.vdi",
+		"no space left":                                                   rawDisk(t, 8*mib),
+		"QEMU cannot read the disk":                                       file([]byte("vhdxfile and garbage")),
 	} {
 		t.Run(want, func(t *testing.T) {
 			dir := t.TempDir()
@@ -145,6 +160,16 @@ func TestWhatIsNoWholeDiskOfOneMachineIsRefusedInALine(t *testing.T) {
 			assert.Empty(t, names(t, dir))
 		})
 	}
+}
+
+// plainTar is an archive that describes no machine.
+func plainTar(t *testing.T) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	require.NoError(t, w.WriteHeader(&tar.Header{Name: "letter", Mode: 0o600}))
+	require.NoError(t, w.Close())
+	return b.Bytes()
 }
 
 func TestAStoppedImportLeavesNothing(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Info is what a disk image is that a containerdisk may be made of.
@@ -117,7 +118,7 @@ func (i *Image) refusal(base string) error {
 	case i.Encrypted:
 		return failure.New("the qcow2 image is encrypted", "give one that is not")
 	case i.Snapshots != 0:
-		return failure.New(fmt.Sprintf("the qcow2 image holds %d internal snapshots, which would publish earlier states of the disk", i.Snapshots), flatten)
+		return failure.New(fmt.Sprintf("the qcow2 image holds %s, which would publish earlier states of the disk", text.Count(i.Snapshots, "internal snapshot")), flatten)
 	case i.Dirty:
 		return failure.New("the qcow2 image was not closed properly", "repair it with qemu-img check -r all, or make it again")
 	case i.Corrupt:

@@ -110,7 +110,7 @@ func TestADiskThatIsMoreThanItsOwnFileIsRefused(t *testing.T) {
 		"has a backing file":                  overlay,
 		"external data file":                  external,
 		"is encrypted":                        encrypted,
-		"1 internal snapshots":                snapshot,
+		"1 internal snapshot":                 snapshot,
 		"3298534883328 bytes is out of range": huge,
 		"marked as corrupt":                   corrupt,
 	} {
