@@ -60,17 +60,17 @@ const forms = "give a qcow2, raw, VDI, VMDK, VHDX or VHD image, a raw disk behin
 
 // OpenSource opens what Import may read: a file or a block device. Nothing else is
 // opened, as a named pipe would wait for its other end.
-func OpenSource(path string) (*os.File, error) {
-	info, err := os.Stat(path)
+func OpenSource(name string) (*os.File, error) {
+	info, err := os.Stat(name)
 	if err == nil && !info.Mode().IsRegular() && info.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
-		return nil, failure.New(path+" is neither a file nor a block device", forms)
+		return nil, failure.New(name+" is neither a file nor a block device", forms)
 	}
-	if strings.Contains(path, "://") && err != nil {
-		return nil, failure.New(path+" is no file on this host", "download it, and give the file")
+	if strings.Contains(name, "://") && err != nil {
+		return nil, failure.New(name+" is no file on this host", "download it, and give the file")
 	}
 	var f *os.File
 	if err == nil {
-		f, err = os.Open(path)
+		f, err = os.Open(name)
 	}
 	if err != nil {
 		return nil, &failure.Error{What: err.Error(), Try: "check the path and its permissions", Err: err}

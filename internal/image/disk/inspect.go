@@ -118,7 +118,8 @@ func (i *Image) refusal(base string) error {
 	case i.Encrypted:
 		return failure.New("the qcow2 image is encrypted", "give one that is not")
 	case i.Snapshots != 0:
-		return failure.New(fmt.Sprintf("the qcow2 image holds %s, which would publish earlier states of the disk", text.Count(i.Snapshots, "internal snapshot")), flatten)
+		what := text.Count(i.Snapshots, "internal snapshot")
+		return failure.New(fmt.Sprintf("the qcow2 image holds %s, which would publish earlier states of the disk", what), flatten)
 	case i.Dirty:
 		return failure.New("the qcow2 image was not closed properly", "repair it with qemu-img check -r all, or make it again")
 	case i.Corrupt:
