@@ -324,11 +324,11 @@ type DiskforgeInspectOpts struct {
 	//
 	// Write it as JSON.
 	//
-	AsJSON bool // diskforge (../../../../ci/build.go:163:2)
+	AsJSON bool // diskforge (../../../../ci/build.go:167:2)
 }
 
 // Inspect looks into a containerdisk in a registry, anybody's, and returns what it is and whether KubeVirt and CDI take it; where they do not, it fails.
-func (r *Diskforge) Inspect(ctx context.Context, ref string, opts ...DiskforgeInspectOpts) (string, error) { // diskforge (../../../../ci/build.go:157:1)
+func (r *Diskforge) Inspect(ctx context.Context, ref string, opts ...DiskforgeInspectOpts) (string, error) { // diskforge (../../../../ci/build.go:161:1)
 	if r.inspect != nil {
 		return *r.inspect, nil
 	}
@@ -459,27 +459,31 @@ type DiskforgeVerifyOpts struct {
 	//
 	// The playbook whose checks (tests/PLAYBOOK.yaml in the tree) the disk has to pass.
 	//
-	AnsiblePlaybook string // diskforge (../../../../ci/build.go:129:2)
+	AnsiblePlaybook string // diskforge (../../../../ci/build.go:130:2)
 	//
 	// The playbook tree. Default: the one that diskforge brings along.
 	//
-	Ansible *Directory // diskforge (../../../../ci/build.go:132:2)
+	Ansible *Directory // diskforge (../../../../ci/build.go:133:2)
 	//
 	// The file that excuses findings of the hygiene gate, with reasons, and may add rules (default: tests/PLAYBOOK.allow.yaml in the playbook tree).
 	//
-	HygieneAllow *File // diskforge (../../../../ci/build.go:135:2)
+	HygieneAllow *File // diskforge (../../../../ci/build.go:136:2)
 	//
 	// Settings, KEY=VALUE each: INSTALL_DESKTOP_ENVIRONMENT=true.
 	//
-	Set []string // diskforge (../../../../ci/build.go:138:2)
+	Set []string // diskforge (../../../../ci/build.go:139:2)
 	//
 	// Boot twice more: with CrownLabs' own seed, whose machine-id and host keys have to differ, and with UEFI where the disk can.
 	//
-	Full bool // diskforge (../../../../ci/build.go:141:2)
+	Full bool // diskforge (../../../../ci/build.go:142:2)
+	//
+	// Boot once more with a disk that is kept: it reaches the network, installs updates and starts again twice.
+	//
+	Persistent bool // diskforge (../../../../ci/build.go:145:2)
 }
 
 // Verify boots a disk the way KubeVirt does, looks inside, there and at rest, and returns what it said. Build does that by itself.
-func (r *Diskforge) Verify(ctx context.Context, disk *File, opts ...DiskforgeVerifyOpts) (string, error) { // diskforge (../../../../ci/build.go:123:1)
+func (r *Diskforge) Verify(ctx context.Context, disk *File, opts ...DiskforgeVerifyOpts) (string, error) { // diskforge (../../../../ci/build.go:124:1)
 	assertNotNil("disk", disk)
 	if r.verify != nil {
 		return *r.verify, nil
@@ -505,6 +509,10 @@ func (r *Diskforge) Verify(ctx context.Context, disk *File, opts ...DiskforgeVer
 		// `full` optional argument
 		if !querybuilder.IsZeroValue(opts[i].Full) {
 			q = q.Arg("full", opts[i].Full)
+		}
+		// `persistent` optional argument
+		if !querybuilder.IsZeroValue(opts[i].Persistent) {
+			q = q.Arg("persistent", opts[i].Persistent)
 		}
 	}
 	q = q.Arg("disk", disk)
@@ -874,7 +882,7 @@ func (r *DiskforgeImage) WithGraphQLQuery(q *querybuilder.Selection) *DiskforgeI
 }
 
 // Containerdisk is the image as a container, from scratch, with the disk in /disk. Publishing it gives it another digest than publish does: Dagger writes layers anew.
-func (r *DiskforgeImage) Containerdisk() *Container { // diskforge (../../../../ci/image.go:203:1)
+func (r *DiskforgeImage) Containerdisk() *Container { // diskforge (../../../../ci/image.go:232:1)
 	q := r.query.Select("containerdisk")
 
 	return &Container{
@@ -883,7 +891,7 @@ func (r *DiskforgeImage) Containerdisk() *Container { // diskforge (../../../../
 }
 
 // Digest is the digest of the image's manifest, sha256:HEX.
-func (r *DiskforgeImage) Digest(ctx context.Context) (string, error) { // diskforge (../../../../ci/image.go:176:1)
+func (r *DiskforgeImage) Digest(ctx context.Context) (string, error) { // diskforge (../../../../ci/image.go:205:1)
 	if r.digest != nil {
 		return *r.digest, nil
 	}
@@ -900,6 +908,15 @@ func (r *DiskforgeImage) Disk() *File { // diskforge (../../../../ci/image.go:68
 	q := r.query.Select("disk")
 
 	return &File{
+		query: q,
+	}
+}
+
+// Files are the disk in the forms that the setting OUTPUTS names (qcow2, raw.zst, ova), with their SHA256SUMS.
+func (r *DiskforgeImage) Files() *Directory { // diskforge (../../../../ci/image.go:88:1)
+	q := r.query.Select("files")
+
+	return &Directory{
 		query: q,
 	}
 }
@@ -958,11 +975,11 @@ type DiskforgeImageInspectOpts struct {
 	//
 	// Write it as JSON.
 	//
-	AsJSON bool // diskforge (../../../../ci/image.go:155:2)
+	AsJSON bool // diskforge (../../../../ci/image.go:184:2)
 }
 
 // Inspect checks the image, packed, against what KubeVirt and CDI ask of a containerdisk, and returns what it found.
-func (r *DiskforgeImage) Inspect(ctx context.Context, opts ...DiskforgeImageInspectOpts) (string, error) { // diskforge (../../../../ci/image.go:151:1)
+func (r *DiskforgeImage) Inspect(ctx context.Context, opts ...DiskforgeImageInspectOpts) (string, error) { // diskforge (../../../../ci/image.go:180:1)
 	if r.inspect != nil {
 		return *r.inspect, nil
 	}
@@ -981,7 +998,7 @@ func (r *DiskforgeImage) Inspect(ctx context.Context, opts ...DiskforgeImageInsp
 }
 
 // Layout is the image as an OCI layout. Its digest is the one that publish gives.
-func (r *DiskforgeImage) Layout() *Directory { // diskforge (../../../../ci/image.go:166:1)
+func (r *DiskforgeImage) Layout() *Directory { // diskforge (../../../../ci/image.go:195:1)
 	q := r.query.Select("layout")
 
 	return &Directory{
@@ -990,7 +1007,7 @@ func (r *DiskforgeImage) Layout() *Directory { // diskforge (../../../../ci/imag
 }
 
 // Log is what the stages wrote while they ran.
-func (r *DiskforgeImage) Log(ctx context.Context) (string, error) { // diskforge (../../../../ci/image.go:88:1)
+func (r *DiskforgeImage) Log(ctx context.Context) (string, error) { // diskforge (../../../../ci/image.go:109:1)
 	if r.log != nil {
 		return *r.log, nil
 	}
@@ -1003,7 +1020,7 @@ func (r *DiskforgeImage) Log(ctx context.Context) (string, error) { // diskforge
 }
 
 // Oci is the image's OCI layout as a tar archive.
-func (r *DiskforgeImage) Oci() *File { // diskforge (../../../../ci/image.go:188:1)
+func (r *DiskforgeImage) Oci() *File { // diskforge (../../../../ci/image.go:217:1)
 	q := r.query.Select("oci")
 
 	return &File{
@@ -1016,11 +1033,11 @@ type DiskforgeImagePublishOpts struct {
 	//
 	// PREFIX/NAME:TAG in the registry; use a new tag for each build. Default: what the settings REGISTRY_PREFIX, IMAGE_NAME and IMAGE_TAG say.
 	//
-	Image string // diskforge (../../../../ci/image.go:217:2)
+	Image string // diskforge (../../../../ci/image.go:246:2)
 }
 
 // Publish pushes the image to with-registry's registry and returns its reference with digest, the one that `diskforge pack` gives for disk and record.
-func (r *DiskforgeImage) Publish(ctx context.Context, opts ...DiskforgeImagePublishOpts) (string, error) { // diskforge (../../../../ci/image.go:213:1)
+func (r *DiskforgeImage) Publish(ctx context.Context, opts ...DiskforgeImagePublishOpts) (string, error) { // diskforge (../../../../ci/image.go:242:1)
 	if r.publish != nil {
 		return *r.publish, nil
 	}
@@ -1048,7 +1065,7 @@ func (r *DiskforgeImage) Record() *File { // diskforge (../../../../ci/image.go:
 }
 
 // Report tells what was made from what, how long it took, what was checked and what it looks like: report.html, report.json, and summary.md for a job summary.
-func (r *DiskforgeImage) Report() *Directory { // diskforge (../../../../ci/image.go:98:1)
+func (r *DiskforgeImage) Report() *Directory { // diskforge (../../../../ci/image.go:119:1)
 	q := r.query.Select("report")
 
 	return &Directory{
@@ -1057,7 +1074,7 @@ func (r *DiskforgeImage) Report() *Directory { // diskforge (../../../../ci/imag
 }
 
 // Summary tells the same in short, as text.
-func (r *DiskforgeImage) Summary(ctx context.Context) (string, error) { // diskforge (../../../../ci/image.go:108:1)
+func (r *DiskforgeImage) Summary(ctx context.Context) (string, error) { // diskforge (../../../../ci/image.go:129:1)
 	if r.summary != nil {
 		return *r.summary, nil
 	}
@@ -1074,11 +1091,15 @@ type DiskforgeImageVerifyOpts struct {
 	//
 	// Boot twice more: with CrownLabs' own seed, whose machine-id and host keys have to differ, and with UEFI where the disk can.
 	//
-	Full bool // diskforge (../../../../ci/image.go:122:2)
+	Full bool // diskforge (../../../../ci/image.go:143:2)
+	//
+	// Boot once more with a disk that is kept: it reaches the network, installs updates and starts again twice.
+	//
+	Persistent bool // diskforge (../../../../ci/image.go:146:2)
 }
 
 // Verify boots the disk once more and looks inside, as build did.
-func (r *DiskforgeImage) Verify(ctx context.Context, opts ...DiskforgeImageVerifyOpts) (string, error) { // diskforge (../../../../ci/image.go:118:1)
+func (r *DiskforgeImage) Verify(ctx context.Context, opts ...DiskforgeImageVerifyOpts) (string, error) { // diskforge (../../../../ci/image.go:139:1)
 	if r.verify != nil {
 		return *r.verify, nil
 	}
@@ -1087,6 +1108,10 @@ func (r *DiskforgeImage) Verify(ctx context.Context, opts ...DiskforgeImageVerif
 		// `full` optional argument
 		if !querybuilder.IsZeroValue(opts[i].Full) {
 			q = q.Arg("full", opts[i].Full)
+		}
+		// `persistent` optional argument
+		if !querybuilder.IsZeroValue(opts[i].Persistent) {
+			q = q.Arg("persistent", opts[i].Persistent)
 		}
 	}
 
