@@ -309,9 +309,9 @@ func TestADiskThatNeedsAnythingButItselfIsRefused(t *testing.T) {
 	snapshot := qcow2(t, raw)
 	qemuImg(t, "snapshot", "-c", "before", snapshot)
 	for words, disk := range map[string]string{
-		"backing file":       made("qcow2", "-b", base, "-F", "qcow2"),
-		"external data file": made("qcow2", "-o", "data_file="+filepath.Join(t.TempDir(), "data")),
-		"internal snapshots": snapshot,
+		"backing file":         made("qcow2", "-b", base, "-F", "qcow2"),
+		"external data file":   made("qcow2", "-o", "data_file="+filepath.Join(t.TempDir(), "data")),
+		"1 internal snapshot,": snapshot,
 		"is encrypted": made("qcow2", "--object", "secret,id=s,data=abc",
 			"-o", "encrypt.format=aes,encrypt.key-secret=s"),
 		"a VMDK image": made("vmdk"),
