@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
@@ -107,14 +109,12 @@ func (r *captured) String() string {
 func (r *captured) fill(to *report.Report) {
 	counts := map[string]int{}
 	for _, f := range r.Repaired {
-		if counts[f.Rule]++; counts[f.Rule] == 1 {
-			to.Checks = append(to.Checks, report.Check{Group: "capture", Name: f.Rule, OK: true})
-		}
+		counts[f.Rule]++
 	}
-	for i, c := range to.Checks {
-		if n := counts[c.Name]; c.Group == "capture" {
-			to.Checks[i].Detail = "repaired " + text.Count(n, "leftover") + " of the machine"
-		}
+	for _, rule := range slices.Sorted(maps.Keys(counts)) {
+		to.Checks = append(to.Checks, report.Check{
+			Group: "capture", Name: rule, OK: true, Detail: "repaired " + text.Count(counts[rule], "leftover") + " of the machine",
+		})
 	}
 	to.Base = report.Base{Name: r.From.Name, Digest: r.From.Digest, Guest: r.From.Guest.Name}
 	size(to, "captured", r.Size)

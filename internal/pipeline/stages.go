@@ -228,7 +228,10 @@ func (w *way) verify(ctx context.Context, path string, p progress.Reporter) (res
 	if w.source != "" {
 		size = 0 // a machine that was installed by hand may have something behind its root file system
 	}
-	firmware, _ := disk.FirmwareOf(path) // a disk of which it cannot be read is not started by UEFI
+	var firmware disk.Firmware
+	if w.Full {
+		firmware, _ = disk.FirmwareOf(path) // a disk of which it cannot be read is not started by UEFI
+	}
 	seen, err := w.rooms.verify(ctx, verify.Options{
 		Disk: path, Format: info.Format, VirtualSize: size, Dir: w.logs("verify"),
 		MemoryMiB: c.MemoryMiB, CPUs: c.CPUs, Accel: w.accel,

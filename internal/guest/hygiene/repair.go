@@ -1,6 +1,7 @@
 package hygiene
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -175,11 +176,7 @@ func (t *tree) change(ctx context.Context, dir, script string) error {
 	if err != nil {
 		return err
 	}
-	fish := "guestfish"
-	if t.guestfish != "" {
-		fish = t.guestfish
-	}
-	c, err := command(dir, fish, "--rw", "--format="+t.Format, "--add", disk, "--inspector")
+	c, err := command(dir, cmp.Or(t.guestfish, "guestfish"), "--rw", "--format="+t.Format, "--add", disk, "--inspector")
 	if err != nil {
 		return err
 	}
