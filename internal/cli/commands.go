@@ -100,8 +100,8 @@ excuses findings of the gate.`,
 func (a *app) capture() *cobra.Command {
 	return a.command("capture SOURCE", "Make an image of the disk of a machine that was used",
 		`Copy the disk of a machine that is shut down (a qcow2, raw, VDI, VMDK, VHDX or VHD
-image, a raw disk behind gzip or zstd as KubeVirt's VMExport sends it, an OVA with
-one disk, a block device), take from the copy what must not be in two machines (ids,
+image, a raw disk behind gzip or zstd, an OVA with one disk, KubeVirt's export of a
+volume or a machine, a block device), take from the copy what must not be in two machines (ids,
 host keys, seeds, leases, logs, histories, caches; accounts stay, without their
 passwords), and go on as build does: sparsify, verify, pack and, where
 TARGET_REGISTRY is set, push. SOURCE is only read. Nothing boots before the disk is

@@ -16,7 +16,10 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -25,7 +28,7 @@ import (
 
 // Import writes the disk of a machine to out, a qcow2 image that is not compressed.
 // The disk is a qcow2, raw, VDI, VMDK, VHDX or VHD image, a raw disk behind gzip or
-// zstd (as KubeVirt's VMExport sends it), the one in an OVA, or a block device. It is
+// zstd, the one in an OVA or in an OCI archive of KubeVirt's VirtualMachineExport, or a block device. It is
 // refused where it refers to other files: what was the machine's is then elsewhere.
 // Memory does not grow with the disk; a compressed raw disk needs room beside out.
 func Import(ctx context.Context, from, out string, p progress.Reporter) error {
@@ -56,7 +59,7 @@ func Import(ctx context.Context, from, out string, p progress.Reporter) error {
 }
 
 // forms are the sources of Import.
-const forms = "give a qcow2, raw, VDI, VMDK, VHDX or VHD image, a raw disk behind gzip or zstd, an OVA or a block device"
+const forms = "give a qcow2, raw, VDI, VMDK, VHDX or VHD image, a raw disk behind gzip or zstd, an OVA, KubeVirt's export or a block device"
 
 // OpenSource opens what Import may read: a file or a block device. Nothing else is
 // opened, as a named pipe would wait for its other end.
@@ -105,9 +108,9 @@ func (s *source) recognise(ctx context.Context, out string, p progress.Reporter)
 	}
 	switch s.driver = drivers[looks.what]; s.driver {
 	case "tar":
-		return s.appliance(ctx, out, p)
+		return s.archive(ctx, out, p)
 	case "gzip", "zstd":
-		return s.decompress(ctx, s.driver, out, p)
+		return s.decompress(ctx, s.driver, "", out, p)
 	case "vmdk":
 		return s.checkVMDK()
 	case "vdi":
@@ -125,7 +128,8 @@ var drivers = map[string]string{
 	"a tar archive (an OVA is one, too)": "tar", "a gzip archive": "gzip", "a zstd archive": "zstd",
 }
 
-// maxDescriptor bounds the descriptor in a VMDK and that of an OVA, in bytes.
+// maxDescriptor bounds the descriptor in a VMDK and each description in an archive, in
+// bytes.
 const maxDescriptor = 1 << 20
 
 // checkVMDK refuses an image that makes QEMU open other files: one that is a
@@ -160,9 +164,57 @@ func (s *source) checkVDI() error {
 	return nil
 }
 
-// appliance finds the one disk of an OVA: a tar whose first file describes the
-// machine (DMTF's DSP0243, Open Virtualization Format).
-func (s *source) appliance(ctx context.Context, out string, p progress.Reporter) error {
+// archive finds the one disk of a machine in a tar.
+func (s *source) archive(ctx context.Context, out string, p progress.Reporter) error {
+	members, described := members{}, ""
+	archive := s.window()
+	for files := tar.NewReader(archive); ctx.Err() == nil; {
+		h, err := files.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return failure.Wrap(err, "the archive is truncated or damaged", "export it again")
+		}
+		at, err := archive.Seek(0, io.SeekCurrent) // where the member's content begins: tar reads whole blocks
+		if err != nil {
+			return err
+		}
+		name := path.Clean(h.Name)
+		members[name] = io.NewSectionReader(s.File, s.offset+at, h.Size)
+		if described == "" && path.Ext(name) == ".ovf" {
+			described = name
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case members["index.json"] != nil:
+		return s.exported(ctx, members, out, p)
+	case described != "":
+		return s.appliance(ctx, members, described, out, p)
+	}
+	return failure.New("the tar archive holds no machine: no .ovf as in an OVA, no index.json as in KubeVirt's export", tryUnpack)
+}
+
+// members are the contents of a tar's files.
+type members map[string]*io.SectionReader
+
+// read decodes a member that describes others.
+func (m members) read(name string, decode func([]byte, any) error, to any) error {
+	if m[name] == nil {
+		return fmt.Errorf("%s is missing", name)
+	}
+	text, err := host.ReadAll(m[name], maxDescriptor)
+	if err != nil {
+		return err
+	}
+	return decode(text, to)
+}
+
+// appliance finds the disk of an OVA, which a file in it describes (DMTF's DSP0243,
+// Open Virtualization Format).
+func (s *source) appliance(ctx context.Context, files members, name, out string, p progress.Reporter) error {
 	var described struct {
 		Files []struct {
 			ID          string `xml:"id,attr"`
@@ -173,44 +225,14 @@ func (s *source) appliance(ctx context.Context, out string, p progress.Reporter)
 			FileRef string `xml:"fileRef,attr"`
 		} `xml:"DiskSection>Disk"`
 	}
-	members, isDescribed := map[string]*io.SectionReader{}, false
-	archive := s.window()
-	for files := tar.NewReader(archive); ctx.Err() == nil; {
-		h, err := files.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return failure.Wrap(err, "the OVA is truncated or damaged", "export it again")
-		}
-		at, err := archive.Seek(0, io.SeekCurrent) // where the member's content begins: tar reads whole blocks
-		if err != nil {
-			return err
-		}
-		members[path.Clean(h.Name)] = io.NewSectionReader(s.File, s.offset+at, h.Size)
-		if path.Ext(h.Name) != ".ovf" || isDescribed {
-			continue
-		}
-		isDescribed = true
-		text, err := host.ReadAll(files, maxDescriptor)
-		if err == nil {
-			err = xml.Unmarshal(text, &described)
-		}
-		if err != nil {
-			return failure.Wrap(err, "the OVA's description cannot be read", "export it again")
-		}
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if !isDescribed {
-		return failure.New("the tar archive is no OVA: no .ovf in it describes a machine", tryUnpack)
+	if err := files.read(name, xml.Unmarshal, &described); err != nil {
+		return failure.Wrap(err, "the OVA's description cannot be read", "export it again")
 	}
 	if n := len(described.Disks); n != 1 {
 		return failure.New(fmt.Sprintf("the OVA has %d disks, and a containerdisk is one", n), "export a machine with the disk of its system alone")
 	}
 	for _, file := range described.Files {
-		content := members[path.Clean(file.Href)]
+		content := files[path.Clean(file.Href)]
 		if file.ID != described.Disks[0].FileRef || content == nil {
 			continue
 		}
@@ -223,10 +245,47 @@ func (s *source) appliance(ctx context.Context, out string, p progress.Reporter)
 	return failure.New("the OVA lacks the file of its disk", "export it again")
 }
 
-// decompress unpacks a raw disk into a sparse file beside out.
-func (s *source) decompress(ctx context.Context, how, out string, p progress.Reporter) error {
+// exportedDisk is the type of a disk in what KubeVirt 1.9 and newer export of a machine
+// or a template (pkg/storage/oci/oci.go).
+const exportedDisk = "application/vnd.kubevirt.disk.raw+zstd"
+
+// exported finds the disk of a machine in the OCI archive of a VirtualMachineExport: a
+// blob that is the raw disk behind zstd, and no tar as the layer of a containerdisk is.
+func (s *source) exported(ctx context.Context, files members, out string, p progress.Reporter) error {
+	blob := func(digest v1.Hash) string { return path.Join("blobs", digest.Algorithm, digest.Hex) }
+	var index v1.IndexManifest
+	var manifest v1.Manifest
+	err := files.read("index.json", json.Unmarshal, &index)
+	if err == nil && len(index.Manifests) == 1 {
+		err = files.read(blob(index.Manifests[0].Digest), json.Unmarshal, &manifest)
+	}
+	if err != nil {
+		return failure.Wrap(err, "the OCI archive is damaged", "export it again")
+	}
+	disks := slices.DeleteFunc(manifest.Layers, func(d v1.Descriptor) bool { return d.MediaType != exportedDisk })
+	switch {
+	case len(disks) > 1:
+		return failure.New(fmt.Sprintf("the export has %d disks, and a containerdisk is one", len(disks)), "export a machine with the disk of its system alone")
+	case len(disks) == 0:
+		return failure.New("the OCI archive is no export of a KubeVirt machine", "a containerdisk is no machine that was used: build from it, with ISO_URL=oci:LAYOUT")
+	}
+	content := files[blob(disks[0].Digest)]
+	if content == nil || content.Size() != disks[0].Size {
+		return failure.New("the OCI archive lacks the machine's disk", "export it again")
+	}
+	_, s.offset, s.size = content.Outer()
+	return s.decompress(ctx, "zstd", disks[0].Digest.String(), out, p)
+}
+
+// decompress unpacks a raw disk into a sparse file beside out. What is compressed has
+// the digest, where one is given.
+func (s *source) decompress(ctx context.Context, how, digest, out string, p progress.Reporter) error {
 	p.Activity("unpacking the disk")
-	content, _, err := host.Unpack(progress.Reader(host.Reader(ctx, s.window()), s.size, p))
+	packed := progress.Reader(host.Reader(ctx, s.window()), s.size, p)
+	if digest != "" {
+		packed = host.Verify(packed, s.size, digest, func(got string) error { return errors.New("its digest is " + got) })
+	}
+	content, _, err := host.Unpack(packed)
 	if err != nil {
 		return failure.Wrap(err, "the "+how+" archive cannot be read", "make it again")
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,9 @@ import (
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -69,6 +73,49 @@ func appliance(t *testing.T, attributes string, disks ...string) string {
 	return path
 }
 
+// kubevirtExport is the OCI archive that KubeVirt writes of a machine with these raw disks,
+// changed before its digests are made.
+func kubevirtExport(t *testing.T, change func(*v1.Manifest), disks ...[]byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "export.oci.tar")
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	defer f.Close()
+	w := tar.NewWriter(f)
+	add := func(name string, content []byte) {
+		require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(content)), Mode: 0o644}))
+		_, err := w.Write(content)
+		require.NoError(t, err)
+	}
+	blob := func(mediaType types.MediaType, content []byte) v1.Descriptor {
+		digest, size, err := v1.SHA256(bytes.NewReader(content))
+		require.NoError(t, err)
+		add("blobs/sha256/"+digest.Hex, content)
+		return v1.Descriptor{MediaType: mediaType, Digest: digest, Size: size}
+	}
+	text := func(of any) []byte {
+		text, err := json.Marshal(of)
+		require.NoError(t, err)
+		return text
+	}
+	add("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`))
+	m := v1.Manifest{
+		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: "application/vnd.kubevirt.virtualmachine.v1",
+		Config: blob("application/vnd.kubevirt.virtualmachine.config.v1+json", []byte(`{"kind":"VirtualMachine"}`)),
+	}
+	for _, disk := range disks {
+		z, err := zstd.NewWriter(nil)
+		require.NoError(t, err)
+		m.Layers = append(m.Layers, blob("application/vnd.kubevirt.disk.raw+zstd", z.EncodeAll(disk, nil)))
+	}
+	if change != nil {
+		change(&m)
+	}
+	add("index.json", text(v1.IndexManifest{SchemaVersion: 2, Manifests: []v1.Descriptor{blob(types.OCIManifestSchema1, text(m))}}))
+	require.NoError(t, w.Close())
+	return path
+}
+
 func TestAMachinesDiskIsTakenFromTheFormInWhichItIsKept(t *testing.T) {
 	t.Parallel()
 	raw := rawDisk(t, 8*mib)
@@ -83,6 +130,7 @@ func TestAMachinesDiskIsTakenFromTheFormInWhichItIsKept(t *testing.T) {
 		"VHD": as(t, "d.vhd", "-O", "vpc", "-o", "force_size=on"), "fixed VHD": as(t, "f.vhd", "-O", "vpc", "-o", "subformat=fixed,force_size=on"),
 		"VMDK": as(t, "s.vmdk", "-O", "vmdk"), "stream of VMware": stream,
 		"gzip": compressed(t, content), "OVA": appliance(t, "", stream), "our OVA": ours + "/m.ova", "our raw.zst": ours + "/m.raw.zst",
+		"KubeVirt's export": kubevirtExport(t, nil, content),
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -127,6 +175,11 @@ func TestWhatIsNoWholeDiskOfOneMachineIsRefusedInALine(t *testing.T) {
 	require.NoError(t, err)
 	packed, err := os.ReadFile(compressed(t, noise(mib)))
 	require.NoError(t, err)
+	raw, err := os.ReadFile(rawDisk(t, 8*mib))
+	require.NoError(t, err)
+	damaged, err := os.ReadFile(kubevirtExport(t, nil, raw))
+	require.NoError(t, err)
+	damaged[bytes.Index(damaged, []byte("\x28\xb5\x2f\xfd"))+mib] ^= 1 // in the noise of the disk, behind the beginning of zstd
 	for want, from := range map[string]string{
 		"the OVA has 2 disks":                                             appliance(t, "", stream, stream),
 		"the OVA has 0 disks":                                             appliance(t, ""),
@@ -142,12 +195,16 @@ func TestWhatIsNoWholeDiskOfOneMachineIsRefusedInALine(t *testing.T) {
 		"/late.vdi: the disk image is trunc":                              cut(as(t, "late.vdi", "-O", "vdi")),
 		"/late.vmdk: the disk image is trunc":                             cut(as(t, "late.vmdk", "-O", "vmdk")),
 		"in the gzip archive is no raw disk, it looks like a qcow2 image": compressed(t, qcow2Content),
-		"is no OVA: no .ovf":                                              file(plainTar(t)),
-		"is no file on this host":                                         "https://example.org/lab.ova",
-		"neither a file nor a block device":                               t.TempDir(),
-		"no such file or directory":                                       "/nowhere/disk.vdi",
-		"no space left":                                                   rawDisk(t, 8*mib),
-		"QEMU cannot read the disk":                                       file([]byte("vhdxfile and garbage")),
+		"holds no machine: no .ovf":                                       file(plainTar(t)),
+		"the export has 2 disks":                                          kubevirtExport(t, nil, []byte("one"), []byte("two")),
+		"is no export of a KubeVirt machine": kubevirtExport(t, func(m *v1.Manifest) { m.Layers[0].MediaType = types.OCILayer }, raw),
+		"the OCI archive lacks the machine's disk": kubevirtExport(t, func(m *v1.Manifest) { m.Layers[0].Digest.Hex = strings.Repeat("0", 64) }, raw),
+		"zstd archive is truncated or damaged":     file(damaged),
+		"is no file on this host":                  "https://example.org/lab.ova",
+		"neither a file nor a block device":        t.TempDir(),
+		"no such file or directory":                "/nowhere/disk.vdi",
+		"no space left":                            rawDisk(t, 8*mib),
+		"QEMU cannot read the disk":                file([]byte("vhdxfile and garbage")),
 	} {
 		t.Run(want, func(t *testing.T) {
 			dir := t.TempDir()
