@@ -207,7 +207,7 @@ digest; progress and errors go to standard error.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(a.build(), a.capture())
+	root.AddCommand(a.build(), a.capture(), a.snapshot())
 	root.AddCommand(a.provision(), a.sparsify(), a.verify(), a.pack(), a.export(), a.push(), a.report(), a.inspect(), a.manifest(), a.run(),
 		a.init(), a.plan(), a.buildAll(), a.catalogue(), a.images(), a.site(), a.base(), a.tools(), a.stages(), a.doctor(), a.version())
 	return root

@@ -43,6 +43,7 @@ func TestACommandLineThatCannotBeUnderstoodIsAUsageError(t *testing.T) {
 		"export nowhere --output= --outputs ova":    "--output is empty",
 		"export a.example/b -o out --outputs ova":   "no tag",
 		"export nowhere -o out":                     "OUTPUTS: names no file",
+		"snapshot --destination a.example/b/c":      "REGISTRY/FOLDER/NAME:TAG",
 		"run nowhere -p 8080":                       "give HOST:GUEST",
 		"run nowhere -p 8080:80,8080:81":            "given before",
 		"run nowhere -p 8080:80 -p 8081:80":         "given before",

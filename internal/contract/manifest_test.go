@@ -93,71 +93,84 @@ func kinds(all []contract.Manifest) (names []string) {
 	return names
 }
 
+// variants are ways to ask for objects, by what they show.
+var variants = map[string]func(*contract.Report, *contract.Manifests){
+	"as it is":        func(*contract.Report, *contract.Manifests) {},
+	"all":             func(_ *contract.Report, m *contract.Manifests) { *m = complete(*m) },
+	"on file systems": func(_ *contract.Report, m *contract.Manifests) { *m = complete(*m); m.VolumeMode = "Filesystem" },
+	"by digest":       func(r *contract.Report, m *contract.Manifests) { m.Image, m.Tag = repository+"@"+r.Digest, "" },
+	"UEFI only":       func(r *contract.Report, _ *contract.Manifests) { r.Disk.Firmware = onlyUEFI },
+	"arm64":           func(r *contract.Report, _ *contract.Manifests) { r.Config.Architecture = "arm64" },
+	"s390x":           func(r *contract.Report, _ *contract.Manifests) { r.Config.Architecture = "s390x" },
+	"no hints":        func(r *contract.Report, m *contract.Manifests) { *m = complete(*m); r.Config.Hints = nil },
+	"a kind of hint": func(r *contract.Report, m *contract.Manifests) {
+		r.Config.Hints["INSTANCETYPE_KUBEVIRT_IO_DEFAULT_INSTANCETYPE_KIND"] = "VirtualMachineInstancetype"
+	},
+	"little memory": func(_ *contract.Report, m *contract.Manifests) { *m = complete(*m); m.MemoryMiB, m.CPUs = 256, 1 },
+	"long names": func(_ *contract.Report, m *contract.Manifests) {
+		*m = complete(*m)
+		m.Image, m.Tag = "registry.example.org/"+strings.Repeat("x.y_z-", 30)+"a:"+strings.Repeat("T", 128), strings.Repeat("T", 128)
+	},
+}
+
+// asked is the stream of a variant.
+func asked(t testing.TB, variant string) string {
+	t.Helper()
+	r, m := golden(t, ubuntuHints...)
+	variants[variant](r, &m)
+	return stream(t, r, m)
+}
+
 func TestEveryObjectIsAsItsDefinitionSays(t *testing.T) {
 	t.Parallel()
 	api := newCluster(t)
-	for name, change := range map[string]func(*contract.Report, *contract.Manifests){
-		"as it is":        func(*contract.Report, *contract.Manifests) {},
-		"all":             func(_ *contract.Report, m *contract.Manifests) { *m = complete(*m) },
-		"on file systems": func(_ *contract.Report, m *contract.Manifests) { *m = complete(*m); m.VolumeMode = "Filesystem" },
-		"by digest":       func(r *contract.Report, m *contract.Manifests) { m.Image, m.Tag = repository+"@"+r.Digest, "" },
-		"UEFI only":       func(r *contract.Report, _ *contract.Manifests) { r.Disk.Firmware = onlyUEFI },
-		"arm64":           func(r *contract.Report, _ *contract.Manifests) { r.Config.Architecture = "arm64" },
-		"s390x":           func(r *contract.Report, _ *contract.Manifests) { r.Config.Architecture = "s390x" },
-		"no hints":        func(r *contract.Report, m *contract.Manifests) { *m = complete(*m); r.Config.Hints = nil },
-		"a kind of hint": func(r *contract.Report, m *contract.Manifests) {
-			r.Config.Hints["INSTANCETYPE_KUBEVIRT_IO_DEFAULT_INSTANCETYPE_KIND"] = "VirtualMachineInstancetype"
-		},
-		"little memory": func(_ *contract.Report, m *contract.Manifests) { *m = complete(*m); m.MemoryMiB, m.CPUs = 256, 1 },
-		"long names": func(_ *contract.Report, m *contract.Manifests) {
-			*m = complete(*m)
-			m.Image, m.Tag = "registry.example.org/"+strings.Repeat("x.y_z-", 30)+"a:"+strings.Repeat("T", 128), strings.Repeat("T", 128)
-		},
-	} {
-		r, m := golden(t, ubuntuHints...)
-		change(r, &m)
-		text := stream(t, r, m)
+	for name := range variants {
+		text := asked(t, name)
 		assert.NoError(t, api.refuses(t, text), "%s:\n%s", name, text)
-		assert.Equal(t, text, stream(t, r, m), "the same each time")
+		assert.Equal(t, text, asked(t, name), "the same each time")
 		assert.NotContains(t, text, "\x1b")
 	}
 }
 
-// The judge itself can refuse: each of these is one mistake.
+// mistakes are each one mistake, by what they replace.
+var mistakes = map[string]string{
+	"runStrategy: ":                             "runStrategie: ",
+	"imagePullSecret: ":                         "imagePullSecrets: ",
+	"volumeMode: Block":                         "volumeMod: Block",
+	"storage: 8Mi":                              "storage: eight",
+	"managedDataSource: ":                       "managedDatasource: ",
+	"secureBoot: ":                              "secureboot: ",
+	"bios: {}":                                  "bios: {secureBoot: false}",
+	"masquerade: {}":                            "masquerade: {on: true}",
+	"cores: 2":                                  "cores: two",
+	"environmentType: LocalVM":                  "environmentType: LokalVM",
+	"reservedCPUPercentage: 25":                 "reservedCPUPercentage: 125",
+	"name: desktop":                             "name: it",
+	"prettyName: ":                              "pretty: ",
+	"pvc:\n      name: ubuntu-22-04\n":          "pvc:\n",
+	"workspace.crownlabs.polito.it/Workspace":   "workspace.crownlabs.polito.it/Works",
+	"namespace: workspace-tea":                  "namespace: Workspace_tea",
+	"kind: DataImportCron":                      "kind: DataImportCrons",
+	"kubevirt.io/default-instancetype: u1.medi": "kubevirt.io/default-instancetype: -u1.medi",
+}
+
+// mistaken is the stream with a mistake.
+func mistaken(t testing.TB, right, wrong string) string {
+	t.Helper()
+	stream := asked(t, "all")
+	if !strings.Contains(stream, right) {
+		stream = asked(t, "UEFI only")
+	}
+	require.Contains(t, stream, right)
+	return strings.Replace(stream, right, wrong, 1)
+}
+
+// The judge itself can refuse.
 func TestAWrongFieldIsFound(t *testing.T) {
 	t.Parallel()
 	api := newCluster(t)
-	r, m := golden(t, ubuntuHints...)
-	good := stream(t, r, complete(m))
-	r.Disk.Firmware = onlyUEFI
-	uefi := stream(t, r, m)
-	require.NoError(t, api.refuses(t, good+"---\n"+uefi))
-	for right, wrong := range map[string]string{
-		"runStrategy: ":                             "runStrategie: ",
-		"imagePullSecret: ":                         "imagePullSecrets: ",
-		"volumeMode: Block":                         "volumeMod: Block",
-		"storage: 8Mi":                              "storage: eight",
-		"managedDataSource: ":                       "managedDatasource: ",
-		"secureBoot: ":                              "secureboot: ",
-		"bios: {}":                                  "bios: {secureBoot: false}",
-		"masquerade: {}":                            "masquerade: {on: true}",
-		"cores: 2":                                  "cores: two",
-		"environmentType: LocalVM":                  "environmentType: LokalVM",
-		"reservedCPUPercentage: 25":                 "reservedCPUPercentage: 125",
-		"name: desktop":                             "name: it",
-		"prettyName: ":                              "pretty: ",
-		"pvc:\n      name: ubuntu-22-04\n":          "pvc:\n",
-		"workspace.crownlabs.polito.it/Workspace":   "workspace.crownlabs.polito.it/Works",
-		"namespace: workspace-tea":                  "namespace: Workspace_tea",
-		"kind: DataImportCron":                      "kind: DataImportCrons",
-		"kubevirt.io/default-instancetype: u1.medi": "kubevirt.io/default-instancetype: -u1.medi",
-	} {
-		stream := good
-		if !strings.Contains(good, right) {
-			stream = uefi
-		}
-		require.Contains(t, stream, right)
-		assert.Error(t, api.refuses(t, strings.Replace(stream, right, wrong, 1)), "%q", wrong)
+	for right, wrong := range mistakes {
+		assert.Error(t, api.refuses(t, mistaken(t, right, wrong)), "%q", wrong)
 	}
 }
 

@@ -69,6 +69,15 @@ func (w *way) startCapture(ctx context.Context, out string) error {
 	})
 }
 
+// CopyDisk copies the disk of a machine to out, a qcow2 image, where Capture cannot
+// read the disk itself.
+func (b *Build) CopyDisk(ctx context.Context, source, out string) error {
+	w := b.way(nil)
+	return w.show(ctx, "copy", func(ctx context.Context, p progress.Reporter) (string, error) {
+		return "into " + filepath.Base(out), w.rooms.importDisk(ctx, source, out, p)
+	})
+}
+
 // capture copies the machine's disk to out and takes from it what must not be in two
 // machines.
 func (w *way) capture(ctx context.Context, out string, p progress.Reporter) (_ result, err error) {

@@ -197,14 +197,14 @@ func TestWhatIsNoWholeDiskOfOneMachineIsRefusedInALine(t *testing.T) {
 		"in the gzip archive is no raw disk, it looks like a qcow2 image": compressed(t, qcow2Content),
 		"holds no machine: no .ovf":                                       file(plainTar(t)),
 		"the export has 2 disks":                                          kubevirtExport(t, nil, []byte("one"), []byte("two")),
-		"is no export of a KubeVirt machine": kubevirtExport(t, func(m *v1.Manifest) { m.Layers[0].MediaType = types.OCILayer }, raw),
-		"the OCI archive lacks the machine's disk": kubevirtExport(t, func(m *v1.Manifest) { m.Layers[0].Digest.Hex = strings.Repeat("0", 64) }, raw),
-		"zstd archive is truncated or damaged":     file(damaged),
-		"is no file on this host":                  "https://example.org/lab.ova",
-		"neither a file nor a block device":        t.TempDir(),
-		"no such file or directory":                "/nowhere/disk.vdi",
-		"no space left":                            rawDisk(t, 8*mib),
-		"QEMU cannot read the disk":                file([]byte("vhdxfile and garbage")),
+		"is no export of a KubeVirt machine":                              kubevirtExport(t, func(m *v1.Manifest) { m.Layers[0].MediaType = types.OCILayer }, raw),
+		"the OCI archive lacks the machine's disk":                        kubevirtExport(t, func(m *v1.Manifest) { m.Layers[0].Digest.Hex = strings.Repeat("0", 64) }, raw),
+		"zstd archive is truncated or damaged":                            file(damaged),
+		"is no file on this host":                                         "https://example.org/lab.ova",
+		"neither a file nor a block device":                               t.TempDir(),
+		"no such file or directory":                                       "/nowhere/disk.vdi",
+		"no space left":                                                   rawDisk(t, 8*mib),
+		"QEMU cannot read the disk":                                       file([]byte("vhdxfile and garbage")),
 	} {
 		t.Run(want, func(t *testing.T) {
 			dir := t.TempDir()
