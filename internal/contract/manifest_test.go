@@ -141,7 +141,7 @@ var mistakes = map[string]string{
 	"managedDataSource: ":                       "managedDatasource: ",
 	"secureBoot: ":                              "secureboot: ",
 	"bios: {}":                                  "bios: {secureBoot: false}",
-	"masquerade: {}":                            "masquerade: {on: true}",
+	"masquerade: {}":                            "masquerade: true",
 	"cores: 2":                                  "cores: two",
 	"environmentType: LocalVM":                  "environmentType: LokalVM",
 	"reservedCPUPercentage: 25":                 "reservedCPUPercentage: 125",

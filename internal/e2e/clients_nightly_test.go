@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +29,23 @@ func client(t *testing.T, dir, login string, args ...string) {
 	c.Env = append(os.Environ(), "HOME="+dir, "REGISTRY_AUTH_FILE="+login, "XDG_RUNTIME_DIR="+dir)
 	out, err := c.CombinedOutput()
 	require.NoError(t, err, "%s: %s", args, out)
+}
+
+// dockerLogin is a config.json of Docker with the registry's login.
+func dockerLogin(t *testing.T, address string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.json")
+	auth := base64.StdEncoding.EncodeToString([]byte("me:" + secret))
+	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, `{"auths": {%q: {"auth": %q}}}`, address, auth), 0o600))
+	return path
+}
+
+// oras is the path of the program that .ci/oras pins.
+func oras(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "-C", filepath.Join(root(t), ".ci", "oras"), "tool", "-n", "oras").Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
 }
 
 // What we pack and push, the clients of others take out again, without anything of
@@ -51,13 +69,16 @@ func TestOtherClientsTakeTheDiskOutOfWhatWePublish(t *testing.T) {
 		r := start(t, env, diskforge(t), args...)
 		require.Zero(t, r.wait(time.Minute), r.errors())
 	}
-	login := filepath.Join(dir, "login.json")
-	auth := base64.StdEncoding.EncodeToString([]byte("me:" + secret))
-	require.NoError(t, os.WriteFile(login, fmt.Appendf(nil, `{"auths": {%q: {"auth": %q}}}`, address, auth), 0o600))
+	login := dockerLogin(t, address)
 
 	for name, steps := range map[string][][]string{
 		"skopeo and umoci": {
 			{"skopeo", "copy", "--src-tls-verify=false", "docker://" + ref, "oci:copied:nightly"},
+			{"umoci", "unpack", "--image", "copied:nightly", "bundle"},
+			{"ln", "bundle/rootfs/disk/disk.qcow2", "taken"},
+		},
+		"oras and umoci": {
+			{oras(t), "copy", "--from-plain-http", "--from-registry-config", login, "--to-oci-layout", ref, "copied:nightly"},
 			{"umoci", "unpack", "--image", "copied:nightly", "bundle"},
 			{"ln", "bundle/rootfs/disk/disk.qcow2", "taken"},
 		},
