@@ -27,7 +27,7 @@ Dagger module: the one that _EXPERIMENTAL_DAGGER_RUNNER_HOST names, or Docker's.
 A registry is then reached from the engine, with REGISTRY_USER and its password
 only. DISKFORGE_BASE_IMAGE, DISKFORGE_GO_IMAGE and DISKFORGE_APT_MIRROR name
 other images and another mirror for the toolbox.`,
-		cobra.NoArgs, []pipeline.Need{pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedReference},
+		cobra.NoArgs, []pipeline.Need{pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedTarget},
 		func(c *cobra.Command, _ []string, b *pipeline.Build) error {
 			run, err := a.runner(where, b)
 			if err != nil {
@@ -108,7 +108,7 @@ TARGET_REGISTRY is set, push. SOURCE is only read. Nothing boots before the disk
 clean. What remains, as credentials in somebody's home, is told and blocks the image;
 HYGIENE_ALLOW excuses it. The machine needs cloud-init; this host guestfish and
 virt-sparsify (apt-get install guestfish guestfs-tools).`,
-		cobra.ExactArgs(1), []pipeline.Need{pipeline.NeedReference},
+		cobra.ExactArgs(1), []pipeline.Need{pipeline.NeedTarget},
 		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			result, err := b.Capture(c.Context(), args[0])
 			return a.printed(result.Reference, err)

@@ -26,6 +26,7 @@ const (
 	NeedBase      Need = iota // ISO_URL with ISO_CHECKSUM, or BASE_FROM_PACKAGES
 	NeedPlaybook              // ANSIBLE_PLAYBOOK
 	NeedReference             // where TARGET_REGISTRY is set, the rest of the address
+	NeedTarget                // likewise for what builds and pushes: IMAGE_TAG is then by default the day's
 )
 
 // Parse checks every setting, alone and by the rules of the rooms that it is for,
@@ -45,12 +46,12 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 			}
 		}
 		c.Outputs = checkOutputs(c.Outputs, wrong)
-		if needed(NeedReference) {
-			if needed(NeedBase) && c.TargetRegistry != "" && c.Push && c.ImageTag == "" {
+		if whole := needed(NeedTarget); whole || needed(NeedReference) {
+			if whole && c.TargetRegistry != "" && c.Push && c.ImageTag == "" {
 				// As setup-crownlabs-vm.sh had it (CROWNLABS_REGISTRY_IMAGE_VERSION).
 				c.ImageTag, c.TagOfDay = time.Now().UTC().Format("20060102"), true
 			}
-			checkReference(c, wrong, needed(NeedBase) && !c.Push)
+			checkReference(c, wrong, whole && !c.Push)
 		}
 	})
 }

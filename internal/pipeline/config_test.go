@@ -99,7 +99,7 @@ func TestAllMistakesAreReportedAtOnce(t *testing.T) {
 	_, err := from(t, map[string]string{
 		"MEMORY": "lots", "DISK_SIZE": "10X", "ACCELERATOR": "hvf", "INSTALL_DESKTOP_ENVIRONMENT": "maybe",
 		"ISO_URL": "https://example.org/x.qcow2", "TARGET_REGISTRY": "harbor.example.org", "IMAGE_NAME": "Bad Name", "IMAGE_TAG": "1",
-	}, NeedBase, NeedPlaybook, NeedReference)
+	}, NeedBase, NeedPlaybook, NeedTarget)
 	require.Error(t, err)
 	for _, name := range []string{"MEMORY", "DISK_SIZE", "ACCELERATOR", "INSTALL_DESKTOP_ENVIRONMENT", "ISO_CHECKSUM", "ANSIBLE_PLAYBOOK", "IMAGE_NAME"} {
 		assert.Contains(t, err.Error(), name)
@@ -120,12 +120,22 @@ func TestTheReferenceIsPutTogether(t *testing.T) {
 	c, err := from(t, map[string]string{
 		"TARGET_REGISTRY": "harbor.example.org", "REGISTRY_PREFIX": "labs", "IMAGE_NAME": "base", "IMAGE_TAG": "2026-11",
 		"REGISTRY_USER": "me", "REGISTRY_PASS": "planted", "ISO_URL": "https://example.org/x", "ISO_CHECKSUM": ofBase,
-	}, NeedBase, NeedReference)
+	}, NeedBase, NeedTarget)
 	require.NoError(t, err)
 	assert.Equal(t, "harbor.example.org/labs/base:2026-11", c.Reference)
 	for _, form := range []string{"%v", "%+v", "%#v", "%s"} {
 		assert.NotContains(t, fmt.Sprintf(form, c), "planted", form)
 	}
+}
+
+func TestWhatIsBuiltOrCapturedHasTheDaysTag(t *testing.T) {
+	env := map[string]string{"TARGET_REGISTRY": "harbor.example.org", "IMAGE_NAME": "course"}
+	c, err := from(t, env, NeedTarget)
+	require.NoError(t, err)
+	assert.True(t, c.TagOfDay)
+	assert.Regexp(t, `^harbor.example.org/course:20\d{6}$`, c.Reference)
+	_, err = from(t, env, NeedReference)
+	assert.ErrorContains(t, err, "IMAGE_TAG", "of a layout that lies there nobody knows the day")
 }
 
 func TestANameIsCheckedAndFoundWhereNothingIsPushed(t *testing.T) {
@@ -141,7 +151,7 @@ func TestANameIsCheckedAndFoundWhereNothingIsPushed(t *testing.T) {
 
 func TestABuildThatLeavesThePushToAnotherNeedsTheWholeAddress(t *testing.T) {
 	env := map[string]string{"PUSH": "false", "BASE_FROM_PACKAGES": "true"}
-	_, err := from(t, env, NeedBase, NeedReference)
+	_, err := from(t, env, NeedBase, NeedTarget)
 	for _, name := range []string{"TARGET_REGISTRY: is not set", "IMAGE_NAME", "IMAGE_TAG"} {
 		require.ErrorContains(t, err, name)
 	}
@@ -149,7 +159,7 @@ func TestABuildThatLeavesThePushToAnotherNeedsTheWholeAddress(t *testing.T) {
 	require.NoError(t, err, "push itself has the address from the layout")
 
 	env["TARGET_REGISTRY"], env["IMAGE_NAME"], env["IMAGE_TAG"] = "harbor.example.org", "base", "1"
-	c, err := from(t, env, NeedBase, NeedReference)
+	c, err := from(t, env, NeedBase, NeedTarget)
 	require.NoError(t, err)
 	assert.Equal(t, "harbor.example.org/base:1", c.Reference)
 	assert.False(t, c.Push)

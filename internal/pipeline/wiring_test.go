@@ -197,7 +197,7 @@ func wired(t *testing.T, environ map[string]string) (*Build, *given, *bytes.Buff
 	t.Setenv("KUBERNETES_SERVICE_HOST", "") // or the test's folders' modes would not count
 	s, err := settings.Read(environ, func(string) (string, bool) { return "", false })
 	require.NoError(t, err)
-	c, err := Parse(s, NeedBase, NeedPlaybook, NeedReference)
+	c, err := Parse(s, NeedBase, NeedPlaybook, NeedTarget)
 	require.NoError(t, err)
 	out, g := &bytes.Buffer{}, &given{}
 	u := ui.New(out, false)
