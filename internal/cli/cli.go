@@ -23,8 +23,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -126,7 +128,7 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.As(context.Cause(ctx), &sig):
 		return 128 + int(sig.Signal.(syscall.Signal))
 	case errors.As(err, &mistakes), errors.As(err, new(catalogue.Mistakes)), errors.As(err, new(usageError)),
-		errors.Is(err, pipeline.ErrNoPlaybook), errors.Is(err, pipeline.ErrNoPackage):
+		errors.Is(err, playbook.ErrUnknown), errors.Is(err, base.ErrNoPackage):
 		return exitUsage
 	}
 	return exitFailed

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 )
 
@@ -80,9 +81,12 @@ func imageOf(what string) (string, error) {
 	if _, err := os.Stat(what); err != nil {
 		return what, nil //nolint:nilerr // it is a reference, or Inspect says that it is neither
 	}
-	packed, err := pipeline.Load(what)
-	if err == nil && packed.Reference == "" {
-		err = usageError{fmt.Errorf("%s was packed for no registry, from which a cluster could get it: push it, and name the reference", what)}
+	packed, err := oci.Load(what)
+	if err != nil {
+		return "", err
 	}
-	return packed.Reference, err
+	if packed.Reference == "" {
+		return "", usageError{fmt.Errorf("%s was packed for no registry, from which a cluster could get it: push it, and name the reference", what)}
+	}
+	return packed.Reference, nil
 }

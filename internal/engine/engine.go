@@ -16,6 +16,7 @@ import (
 	"github.com/dagger/querybuilder"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/ui"
@@ -109,7 +110,7 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 	if err := exportLayout(ctx, image, result.Layout); err != nil {
 		return result, err
 	}
-	packed, err := pipeline.Load(result.Layout)
+	packed, err := oci.Load(result.Layout)
 	if err != nil {
 		return result, err
 	}
