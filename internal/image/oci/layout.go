@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
@@ -302,7 +301,7 @@ func load(dir string) (*Layout, error) {
 		Layer:       Layer{m.Layers[0].Digest.String(), m.Layers[0].Size, string(m.Layers[0].MediaType)},
 		Annotations: m.Annotations,
 		DiskDigest:  m.Annotations[AnnotationDisk],
-		Reference:   reference(described.Annotations),
+		Reference:   described.Annotations[annotationName],
 		layer:       layer{files, m.Layers[0]},
 	}
 	l.Verified = l.DiskDigest != "" && described.Annotations[AnnotationVerified] == l.DiskDigest
@@ -316,18 +315,6 @@ func load(dir string) (*Layout, error) {
 	b.Close()
 	l.Name, l.Image.Blob = dir, func(v1.Descriptor) (Blob, error) { return Blob{Open: l.layer.Compressed}, nil }
 	return l, nil
-}
-
-// reference is where an image was meant to go: layouts of earlier releases have
-// the whole reference for the tag.
-func reference(annotations map[string]string) string {
-	if whole := annotations[annotationName]; whole != "" {
-		return whole
-	}
-	if old := annotations[annotationTag]; strings.Contains(old, "/") {
-		return old
-	}
-	return ""
 }
 
 // readIndex reads what images there are in the layout in dir.

@@ -47,9 +47,6 @@ type Result struct {
 // memory does not grow with it. Errors that a person can act on are
 // *failure.Error.
 func Pack(ctx context.Context, diskFile, layoutDir string, m Metadata, p progress.Reporter) (Result, error) {
-	if err := m.validate(); err != nil {
-		return Result{}, err
-	}
 	w, err := newLayoutWriter(ctx, layoutDir)
 	if err != nil {
 		return Result{}, err
