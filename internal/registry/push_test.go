@@ -428,13 +428,6 @@ func TestADamagedLayoutIsNotPublished(t *testing.T) {
 	failed(t, t.TempDir(), s.ref(), alice, "no OCI image layout")
 }
 
-func TestHalfALoginIsRefused(t *testing.T) {
-	t.Parallel()
-	dir, _, _ := packed(t, 1)
-	failed(t, dir, "localhost:1/a:1", registry.Options{Username: user}, "REGISTRY_USER is set without a password")
-	failed(t, dir, "localhost:1/a:1", registry.Options{Password: password}, "without a user")
-}
-
 func TestTheDockerConfigAndItsHelpersAreAsked(t *testing.T) {
 	dir, _, _ := packed(t, 1)
 	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
