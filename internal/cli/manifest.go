@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -77,11 +78,11 @@ type says them; INSTALL_DESKTOP_ENVIRONMENT says that the image has a desktop.`,
 // imageOf is where an image is in a registry: the reference that was given, or the
 // one that a layout was packed for.
 func imageOf(what string) (string, error) {
-	what, _ = pipeline.Place(what)
-	if _, err := os.Stat(what); err != nil {
-		return what, nil //nolint:nilerr // it is a reference, or Inspect says that it is neither
+	at := pipeline.Locate(what)
+	if _, err := os.Stat(at.Layout); err != nil {
+		return cmp.Or(at.Reference, at.Layout), nil //nolint:nilerr // it is a reference, or Inspect says that it is neither
 	}
-	packed, err := oci.Load(what)
+	packed, err := oci.Load(at.Layout)
 	if err != nil {
 		return "", err
 	}

@@ -261,8 +261,8 @@ func (b *Build) ExportTo(ctx context.Context, image, folder string, unverified b
 		verified = w.known.IsVerified()
 	} else {
 		w.disk, w.known = from.Path, Sidecar{Digest: from.Digest, Title: titleOf(from.Name), Guest: from.distribution()}
-		if info, statErr := os.Stat(image); statErr == nil && info.IsDir() {
-			packed, err := oci.Load(image)
+		if layout := Locate(image).Layout; layout != "" {
+			packed, err := oci.Load(layout)
 			if err != nil {
 				return nil, err
 			}
