@@ -238,7 +238,7 @@ func (f *Files) small(what string) func(v1.Descriptor) ([]byte, error) {
 // Layout is an OCI image layout with one containerdisk in it.
 type Layout struct {
 	Image
-	Layer       Layer
+	Layer       v1.Descriptor
 	Annotations map[string]string // of the manifest
 	DiskDigest  string            // of the disk in the layer, or empty where Pack did not make it
 	Reference   string            // where it was meant to go when it was packed, or empty
@@ -298,7 +298,7 @@ func load(dir string) (*Layout, error) {
 		return nil, err
 	}
 	l := &Layout{
-		Layer:       Layer{m.Layers[0].Digest.String(), m.Layers[0].Size, string(m.Layers[0].MediaType)},
+		Layer:       m.Layers[0],
 		Annotations: m.Annotations,
 		DiskDigest:  m.Annotations[AnnotationDisk],
 		Reference:   described.Annotations[annotationName],
@@ -308,7 +308,7 @@ func load(dir string) (*Layout, error) {
 	if l.Image, err = Resolve(described, raw, nil, files.small("config")); err != nil {
 		return nil, err
 	}
-	b, err := files.blob(l.layer.desc)
+	b, err := files.blob(l.Layer)
 	if err != nil {
 		return nil, fmt.Errorf("its layer: %w", err)
 	}

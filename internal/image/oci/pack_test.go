@@ -100,7 +100,7 @@ func TestTheImageIsWhatKubeVirtAndCDIExpect(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, fmt.Sprintf("sha256:%x", sha256.Sum256(content)), result.DiskDigest)
 			assert.EqualValues(t, 6<<20, result.VirtualSize)
-			assert.Equal(t, string(c.layer), result.Layer.MediaType)
+			assert.Equal(t, c.layer, result.Layer.MediaType)
 			checkLayer(t, image, "disk/"+c.name, content)
 			checkManifest(t, image, result)
 			checkConfig(t, image)
