@@ -120,14 +120,13 @@ func withSignals(parent context.Context) (context.Context, func()) {
 }
 
 func exitCode(ctx context.Context, err error) int {
-	var sig interrupted
-	var mistakes settings.Mistakes
+	sig, stopped := errors.AsType[interrupted](context.Cause(ctx))
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(context.Cause(ctx), &sig):
+	case stopped:
 		return 128 + int(sig.Signal.(syscall.Signal))
-	case errors.As(err, &mistakes), errors.As(err, new(catalogue.Mistakes)), errors.As(err, new(usageError)),
+	case errors.As(err, new(settings.Mistakes)), errors.As(err, new(catalogue.Mistakes)), errors.As(err, new(usageError)),
 		errors.Is(err, playbook.ErrUnknown), errors.Is(err, base.ErrNoPackage):
 		return exitUsage
 	}

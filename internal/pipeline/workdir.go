@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -168,9 +169,7 @@ type Record struct {
 // Save records what the stage made. Stage and, where it is zero, Time are set.
 func (d *Dir) Save(stage string, r Record) error {
 	r.Stage = stage
-	if r.Time.IsZero() {
-		r.Time = time.Now().UTC()
-	}
+	r.Time = cmp.Or(r.Time, time.Now().UTC())
 	if err := d.root.Mkdir("records", 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
