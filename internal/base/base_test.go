@@ -307,12 +307,6 @@ func TestTheEndOfTheContextEndsTheMakingAndLeavesNothing(t *testing.T) {
 	onlyLock(t, o.CacheDir)
 }
 
-func TestTooLittleSpaceIsSaidBeforeAnythingStarts(t *testing.T) {
-	t.Parallel()
-	require.NoError(t, checkSpace(t.TempDir(), 1))
-	require.ErrorContains(t, checkSpace(t.TempDir(), 1<<62), " left: free some space")
-}
-
 func TestMissingProgramsAreNamedByTheirPackages(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	err := Options{CacheDir: t.TempDir()}.checkHost(t.Context())

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
-	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // tools are the external programs.
@@ -40,7 +38,7 @@ func (o Options) checkHost(ctx context.Context) error {
 	if len(missing) > 0 {
 		return failure.New("making a base image needs programs that this host lacks", "apt-get install "+strings.Join(missing, " "))
 	}
-	if err := checkSpace(o.CacheDir, neededSpace); err != nil {
+	if err := host.CheckSpace(o.CacheDir, "CACHE_DIR", host.Need{Bytes: neededSpace, What: "making a base image"}); err != nil {
 		return err
 	}
 	if os.Geteuid() == 0 {
@@ -51,15 +49,6 @@ func (o Options) checkHost(ctx context.Context) error {
 			"run it as root, or install uidmap and give this user subordinate ids (usermod --add-subuids 100000-165535 --add-subgids 100000-165535)")
 	}
 	return nil
-}
-
-func checkSpace(dir string, need int64) error {
-	free, err := host.FreeSpace(dir)
-	if err != nil || free >= need {
-		return err
-	}
-	return failure.New(fmt.Sprintf("making a base image needs %s in %s, which has %s left", text.Size(need), dir, text.Size(free)),
-		"free some space or choose another directory")
 }
 
 // asRoot returns a command that sees itself as root and may own files as any
@@ -319,12 +308,5 @@ func (b build) keepKernel(context.Context) error {
 	if err != nil || len(kernels) == 0 {
 		return errors.Join(err, errors.New("the base image has no kernel in /boot"))
 	}
-	content, err := os.ReadFile(kernels[0])
-	if err != nil {
-		return err
-	}
-	return host.WriteFile(b.kept(".vmlinuz"), 0o644, func(w io.Writer) error {
-		_, err := w.Write(content)
-		return err
-	})
+	return host.Move(kernels[0], b.kept(".vmlinuz"))
 }

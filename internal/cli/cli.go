@@ -23,8 +23,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -118,15 +120,14 @@ func withSignals(parent context.Context) (context.Context, func()) {
 }
 
 func exitCode(ctx context.Context, err error) int {
-	var sig interrupted
-	var mistakes settings.Mistakes
+	sig, stopped := errors.AsType[interrupted](context.Cause(ctx))
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(context.Cause(ctx), &sig):
+	case stopped:
 		return 128 + int(sig.Signal.(syscall.Signal))
-	case errors.As(err, &mistakes), errors.As(err, new(catalogue.Mistakes)), errors.As(err, new(usageError)),
-		errors.Is(err, pipeline.ErrNoPlaybook), errors.Is(err, pipeline.ErrNoPackage):
+	case errors.As(err, new(settings.Mistakes)), errors.As(err, new(catalogue.Mistakes)), errors.As(err, new(usageError)),
+		errors.Is(err, playbook.ErrUnknown), errors.Is(err, base.ErrNoPackage):
 		return exitUsage
 	}
 	return exitFailed

@@ -112,7 +112,7 @@ the repository names is kept: delete the index first.`,
 			}
 			failed := 0
 			for _, ref := range args {
-				deleted, err := s.Delete(c.Context(), ref)
+				kept, err := s.Delete(c.Context(), ref)
 				if c.Context().Err() != nil || err != nil && len(args) == 1 {
 					return err
 				}
@@ -121,20 +121,16 @@ the repository names is kept: delete the index first.`,
 					a.ui.Warn(err.Error())
 					continue
 				}
-				if err := a.print(deletion(ref, deleted)); err != nil {
+				done := ref + ": deleted"
+				if len(kept) > 0 {
+					done = fmt.Sprintf("%s: the tag is gone, the image keeps %s", ref, strings.Join(kept, ", "))
+				}
+				if err := a.print(done); err != nil {
 					return err
 				}
 			}
 			return someFailed(failed, len(args), "were not deleted")
 		}))
-}
-
-// deletion says in a line what is gone.
-func deletion(ref string, d registry.Deleted) string {
-	if len(d.Kept) > 0 {
-		return fmt.Sprintf("%s: the tag is gone, the image keeps %s", ref, strings.Join(d.Kept, ", "))
-	}
-	return ref + ": deleted"
 }
 
 // someFailed is the error that something could not be done with some of many,

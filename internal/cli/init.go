@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
 	"github.com/netgroup-polito/diskforge/internal/fleet/starter"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 )
@@ -21,7 +22,7 @@ plan and build-all then work in it. What is there already is left, and named.`,
 		cobra.MaximumNArgs(1), nil,
 		func(c *cobra.Command, args []string, _ *pipeline.Build) error {
 			switch {
-			case o.Name != "" && !starter.Named(o.Name):
+			case o.Name != "" && !catalogue.Named(o.Name):
 				return usageError{fmt.Errorf("--name %q cannot be an image's name: give lower-case letters and digits, with - . or _ between them", o.Name)}
 			case o.Course != "" && !slices.Contains(starter.Courses(), o.Course):
 				return usageError{fmt.Errorf("--course %q is not known: give one of %s", o.Course, strings.Join(starter.Courses(), ", "))}

@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 )
 
@@ -29,6 +30,6 @@ dangerous. What only breaks a convention is a warning.`,
 			if err != nil {
 				return err
 			}
-			return report.Refused()
+			return report.Err(contract.Error) // what they refuse
 		})
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 )
 
@@ -76,13 +78,16 @@ type says them; INSTALL_DESKTOP_ENVIRONMENT says that the image has a desktop.`,
 // imageOf is where an image is in a registry: the reference that was given, or the
 // one that a layout was packed for.
 func imageOf(what string) (string, error) {
-	what, _ = pipeline.Place(what)
-	if _, err := os.Stat(what); err != nil {
-		return what, nil //nolint:nilerr // it is a reference, or Inspect says that it is neither
+	at := pipeline.Locate(what)
+	if _, err := os.Stat(at.Layout); err != nil {
+		return cmp.Or(at.Reference, at.Layout), nil //nolint:nilerr // it is a reference, or Inspect says that it is neither
 	}
-	packed, err := pipeline.Load(what)
-	if err == nil && packed.Reference == "" {
-		err = usageError{fmt.Errorf("%s was packed for no registry, from which a cluster could get it: push it, and name the reference", what)}
+	packed, err := oci.Load(at.Layout)
+	if err != nil {
+		return "", err
 	}
-	return packed.Reference, err
+	if packed.Reference == "" {
+		return "", usageError{fmt.Errorf("%s was packed for no registry, from which a cluster could get it: push it, and name the reference", what)}
+	}
+	return packed.Reference, nil
 }

@@ -31,8 +31,6 @@ type check struct {
 	find func(*subject, *findings) (right string)
 }
 
-func (s *subject) indexed() bool { return s.Index != nil }
-
 func (s *subject) hasDisk() bool { return s.Disk != nil }
 
 func (s *subject) isQCOW2() bool {
@@ -95,7 +93,7 @@ var checks = []check{
 		}
 		return "an OCI image"
 	}},
-	{"index", (*subject).indexed, func(s *subject, f *findings) string {
+	{"index", func(s *subject) bool { return s.Index != nil }, func(s *subject, f *findings) string {
 		f.note("the reference names %d images (%s); this is the one for %s, no other was inspected",
 			len(s.Index.Platforms), strings.Join(s.Index.Platforms, ", "), s.Index.Taken)
 		platform := strings.Split(s.Index.Taken, "/") // or "unknown"

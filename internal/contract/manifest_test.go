@@ -31,7 +31,7 @@ func golden(t testing.TB, env ...string) (r *contract.Report, m contract.Manifes
 		image.config.Config.Env = env
 		image.annotations["org.opencontainers.image.title"] = "Ubuntu \x1b[2J with an escape"
 		r := inspected(t, image)
-		require.NoError(t, r.Refused())
+		require.NoError(t, r.Err(contract.Error))
 		var err error
 		raw, err = json.Marshal(r)
 		require.NoError(t, err)

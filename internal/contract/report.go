@@ -83,15 +83,6 @@ type Disk struct {
 	Tables     int `json:"tables"`
 }
 
-// Base is the name and the digest of what the image was built on, as far as it
-// says so.
-func (r *Report) Base() string {
-	return strings.TrimSpace(oci.BaseName(r.Annotations) + " " + r.Annotations[oci.AnnotationBaseDigest])
-}
-
-// Built is when diskforge's playbook had run, or empty.
-func (r *Report) Built() string { return r.Annotations[oci.AnnotationBuilt] }
-
 // Guest is the guest's release ("Debian 12"), or empty.
 func (r *Report) Guest() string { return r.Annotations[oci.AnnotationGuest] }
 
@@ -118,9 +109,6 @@ type Result struct {
 	Level  Level  `json:"level"`
 	Detail string `json:"detail"` // one line
 }
-
-// Refused is the error of an image that KubeVirt or CDI refuses, or nil.
-func (r *Report) Refused() error { return r.Err(Error) }
 
 // Err returns an error where a check ended at the level or above it, with one
 // line for each, or nil.
@@ -168,8 +156,8 @@ func (r *Report) Text() string {
 			fact("starts by", "%s", d.Firmware)
 		}
 	}
-	fact("base", "%s", r.Base())
-	fact("built", "%s", r.Built())
+	fact("base", "%s %s", oci.BaseName(r.Annotations), r.Annotations[oci.AnnotationBaseDigest])
+	fact("built", "%s", r.Annotations[oci.AnnotationBuilt])
 	fact("guest", "%s", r.Guest())
 	fact("inputs", "%s", r.Inputs)
 	fact("read", "%s", r.Read())

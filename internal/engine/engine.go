@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,8 +17,10 @@ import (
 	"github.com/dagger/querybuilder"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/settings"
+	"github.com/netgroup-polito/diskforge/internal/text"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -60,7 +63,13 @@ func (b *Build) Run(ctx context.Context) (pipeline.Result, error) {
 	b.warn()
 	s := b.UI.Stage("dagger")
 	result, err := interruptible(ctx, func() (pipeline.Result, error) {
-		return b.session(ctx, module, inputs, &transcript{file: file, to: s})
+		// All of the engine's progress goes into the file, what stages say also to the user.
+		said := &text.Splitter{Most: 4 << 10, Line: func(line string) {
+			if what := activity(line); what != "" {
+				s.Activity(what)
+			}
+		}}
+		return b.session(ctx, module, inputs, s, io.MultiWriter(file, said))
 	})
 	s.End(result.Reference, err)
 	return result, explain(err, file.Name())
@@ -83,7 +92,7 @@ func interruptible(ctx context.Context, run func() (pipeline.Result, error)) (re
 }
 
 // session connects to the engine, has the image built, and takes it out.
-func (b *Build) session(ctx context.Context, module string, inputs inputs, log *transcript) (result pipeline.Result, err error) {
+func (b *Build) session(ctx context.Context, module string, inputs inputs, s *ui.Stage, log io.Writer) (result pipeline.Result, err error) {
 	if err := answers(ctx); err != nil {
 		return result, unreachable(err)
 	}
@@ -93,7 +102,7 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 		return result, unreachable(err)
 	}
 	defer client.Close()
-	log.to.Activity("loading the module " + module)
+	s.Activity("loading the module " + module)
 	if err := client.ModuleSource(module).AsModule().Serve(ctx); err != nil {
 		return result, failure.Wrap(err, "the Dagger module "+module+" cannot be loaded", "")
 	}
@@ -109,7 +118,7 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, log *
 	if err := exportLayout(ctx, image, result.Layout); err != nil {
 		return result, err
 	}
-	packed, err := pipeline.Load(result.Layout)
+	packed, err := oci.Load(result.Layout)
 	if err != nil {
 		return result, err
 	}
@@ -197,8 +206,9 @@ func unreachable(err error) error {
 	} else {
 		where = "at " + where
 	}
+	said := strings.Split(strings.TrimSpace(err.Error()), "\n")
 	return &failure.Error{
-		What: "no Dagger engine answers " + where, Err: err, Lines: lastLines(err.Error(), 5),
+		What: "no Dagger engine answers " + where, Err: err, Lines: said[max(0, len(said)-5):],
 		Try: "start Docker, or name an engine in _EXPERIMENTAL_DAGGER_RUNNER_HOST, or build on this host with --engine host",
 	}
 }
@@ -224,35 +234,6 @@ func explain(err error, log string) error {
 
 // functions is how the engine names where an error was.
 var functions = regexp.MustCompile(`^(?:input: )?(?:diskforge(?:\.\w+)+ )?`)
-
-func lastLines(text string, n int) []string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return lines[max(0, len(lines)-n):]
-}
-
-// transcript is the engine's progress: all of it in a file, what stages say
-// also to the user.
-type transcript struct {
-	file *os.File
-	to   *ui.Stage
-	part string
-}
-
-// Write implements io.Writer.
-func (t *transcript) Write(b []byte) (int, error) {
-	t.part += string(b)
-	for {
-		line, rest, found := strings.Cut(t.part, "\n")
-		if !found {
-			break
-		}
-		t.part = rest
-		if what := activity(line); what != "" {
-			t.to.Activity(what)
-		}
-	}
-	return t.file.Write(b)
-}
 
 // said is what a stage of diskforge said, in a line of Dagger's plain progress:
 // "14  : ┆ [20.1s] | 09:12:01 INFO starting the guest stage=provision …".

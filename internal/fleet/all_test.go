@@ -76,7 +76,7 @@ func lose(t *testing.T, data string, layout string) {
 	t.Helper()
 	l, err := oci.Load(layout)
 	require.NoError(t, err)
-	hex := strings.TrimPrefix(l.Layer.Digest, "sha256:")
+	hex := strings.TrimPrefix(l.Layer.Digest.String(), "sha256:")
 	lost := 0
 	require.NoError(t, filepath.WalkDir(data, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil && filepath.Base(path) == hex {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -103,11 +104,11 @@ func (b *builder) send(ctx context.Context, one *pipeline.Build, e *Entry, paren
 		return result, false, nil
 	}
 	packed, err := e.packed(b.Config.OutputDir)
-	if err != nil || e.Parent != nil && packed.Base != parent.Digest {
+	if err != nil || e.Parent != nil && packed.Annotations[oci.AnnotationBaseDigest] != parent.Digest {
 		return result, false, nil //nolint:nilerr // it is built
 	}
 	result, err = one.Send(ctx)
-	if errors.Is(err, pipeline.ErrDamaged) {
+	if errors.Is(err, oci.ErrDamaged) {
 		b.table.Warn(e.Name, "what was made earlier is damaged: it is built again")
 		return Result{}, false, nil
 	}

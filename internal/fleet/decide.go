@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -94,20 +95,11 @@ func (p Policy) tooOld(e *Entry) string {
 	case p.MaxAge > 0 && built.IsZero():
 		return "nobody knows how old it is"
 	case p.MaxAge > 0 && age > p.MaxAge:
-		return fmt.Sprintf("%s old, and %s is the limit", ago(age), ago(p.MaxAge))
+		return fmt.Sprintf("%s old, and %s is the limit", registry.FormatAge(age), registry.FormatAge(p.MaxAge))
 	case e.Parent != nil && e.Parent.Found != nil && !built.IsZero() && e.Parent.Found.Built.After(built):
 		return "older than " + e.From
 	}
 	return ""
-}
-
-// ago writes a duration in days where it has some, else in hours and minutes.
-func ago(d time.Duration) string {
-	const day = 24 * time.Hour
-	if d >= day {
-		return fmt.Sprintf("%dd", d/day)
-	}
-	return strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s")
 }
 
 // inherit builds what starts from an image that is built.

@@ -7,11 +7,15 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/text"
@@ -70,7 +74,7 @@ func (a *All) learnInputs(ctx context.Context, entries []*Entry, s *ui.Stage) er
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if errors.Is(e.Err, pipeline.ErrNoPlaybook) || errors.Is(e.Err, pipeline.ErrNoPackage) {
+		if errors.Is(e.Err, playbook.ErrUnknown) || errors.Is(e.Err, base.ErrNoPackage) {
 			mistakes = append(mistakes, a.mistakes(e, several(e.Err), nil)...)
 		}
 	}
@@ -85,7 +89,7 @@ func (e *Entry) learn(ctx context.Context, planner *pipeline.Planner) error {
 		from = e.Parent.Inputs
 	}
 	pin, err := planner.Pin(ctx, e.config, from)
-	if e.Parent != nil && from == "" && !errors.Is(err, pipeline.ErrNoPlaybook) && !errors.Is(err, pipeline.ErrNoPackage) {
+	if e.Parent != nil && from == "" && !errors.Is(err, playbook.ErrUnknown) && !errors.Is(err, base.ErrNoPackage) {
 		return nil // nobody can say: the plan blocks it with its parent
 	}
 	if err != nil {
@@ -204,16 +208,17 @@ func (e *Entry) made(outputDir string) (found *Found, absent string) {
 	case err != nil:
 		return nil, ""
 	}
-	return &Found{Digest: packed.Digest, Built: packed.Built}, ""
+	built, _ := time.Parse(time.RFC3339, packed.Annotations[oci.AnnotationBuilt]) // zero where that is not known
+	return &Found{Digest: packed.Digest, Built: built}, ""
 }
 
 var errOther = errors.New("holds another image, or one that was not verified")
 
 // packed is the image in OUTPUT_DIR, if it is of these inputs and was verified.
-func (e *Entry) packed(outputDir string) (pipeline.Packed, error) {
+func (e *Entry) packed(outputDir string) (*oci.Layout, error) {
 	dir := e.layout(outputDir)
-	packed, err := pipeline.Load(dir)
-	if err == nil && (packed.Inputs != e.Inputs || !packed.Verified) {
+	packed, err := oci.Load(dir)
+	if err == nil && (packed.Annotations[oci.AnnotationInputs] != e.Inputs || !packed.Verified) {
 		err = fmt.Errorf("%s %w", dir, errOther)
 	}
 	return packed, err

@@ -62,9 +62,7 @@ func (a *All) Plan(ctx context.Context) ([]*Entry, error) {
 		return nil, err
 	}
 	policy := a.Policy
-	if policy.Now.IsZero() {
-		policy.Now = time.Now()
-	}
+	policy.Now = cmp.Or(policy.Now, time.Now())
 	policy.decide(entries)
 	fields := settings.Fields()
 	for _, e := range entries {
@@ -204,8 +202,7 @@ func (e *Entry) argument(f settings.Field) (value string, ok bool) {
 
 // several are the mistakes that an error has.
 func several(err error) []string {
-	var mistakes settings.Mistakes
-	if errors.As(err, &mistakes) {
+	if mistakes, ok := errors.AsType[settings.Mistakes](err); ok {
 		return mistakes
 	}
 	return []string{err.Error()}

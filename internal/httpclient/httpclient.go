@@ -104,7 +104,9 @@ func (t *Transport) CloseIdleConnections() { t.http.CloseIdleConnections() }
 // RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if _, redirects := origin(req); redirects > maxRedirects {
-		closeBody(req)
+		if req.Body != nil {
+			req.Body.Close()
+		}
 		return nil, ErrRedirects
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
@@ -146,12 +148,6 @@ func (t *Transport) watchBody(req *http.Request, w *watch) {
 			}
 			return &sent{body, w, t.think}, nil
 		}
-	}
-}
-
-func closeBody(req *http.Request) {
-	if req.Body != nil {
-		req.Body.Close()
 	}
 }
 

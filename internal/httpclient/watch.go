@@ -48,11 +48,10 @@ func newWatch(ctx context.Context, cancel context.CancelCauseFunc, limit time.Du
 func (w *watch) run() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer != nil || w.finished {
-		return
+	if w.timer == nil && !w.finished {
+		w.since = time.Now()
+		w.timer = time.AfterFunc(w.left, w.end)
 	}
-	w.since = time.Now()
-	w.timer = time.AfterFunc(w.left, w.end)
 }
 
 func (w *watch) end() {
@@ -63,8 +62,8 @@ func (w *watch) end() {
 	}
 }
 
-// pause stops the time.
-func (w *watch) pause() {
+// came stops the time, and notes that the request got on by so many bytes.
+func (w *watch) came(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.timer != nil {
@@ -72,11 +71,14 @@ func (w *watch) pause() {
 		w.timer = nil
 		w.left -= time.Since(w.since)
 	}
+	if w.got += int64(n); w.got >= least {
+		w.got, w.left = 0, w.limit
+	}
 }
 
 // finish stops the time for good.
 func (w *watch) finish() {
-	w.pause()
+	w.came(0)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.finished = true
@@ -89,22 +91,12 @@ func (w *watch) grant(d time.Duration) {
 	w.got, w.left, w.limit = 0, d, d
 }
 
-// came notes that the request got on.
-func (w *watch) came(n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.got += int64(n); w.got >= least {
-		w.got, w.left = 0, w.limit
-	}
-}
-
 // why is the reason for which a request ended.
 func (w *watch) why(err error) error {
 	if err == nil || err == io.EOF {
 		return err
 	}
-	var stalled *IdleError
-	if cause := context.Cause(w.ctx); errors.As(cause, &stalled) {
+	if stalled, ok := errors.AsType[*IdleError](context.Cause(w.ctx)); ok {
 		return stalled
 	}
 	return err
@@ -120,7 +112,7 @@ type sent struct {
 
 // Read implements io.Reader.
 func (s *sent) Read(p []byte) (int, error) {
-	s.pause()
+	s.came(0)
 	n, err := s.ReadCloser.Read(p)
 	s.came(n)
 	if err != nil {
@@ -140,7 +132,6 @@ type received struct {
 func (r *received) Read(p []byte) (int, error) {
 	r.run()
 	n, err := r.ReadCloser.Read(p)
-	r.pause()
 	r.came(n)
 	return n, r.why(err)
 }

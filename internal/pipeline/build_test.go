@@ -239,10 +239,15 @@ func aDisk(t *testing.T) string {
 func TestAnImageThatWasNotVerifiedIsNotPushed(t *testing.T) {
 	b, _ := newBuild(t)
 	layout := filepath.Join(t.TempDir(), "layout")
-	_, err := b.PackTo(t.Context(), aDisk(t), layout)
+	packed, err := b.PackTo(t.Context(), aDisk(t), layout)
 	require.NoError(t, err)
 	_, err = b.PushLayout(t.Context(), layout, "127.0.0.1:9/labs/x:1", false)
 	require.ErrorContains(t, err, "--unverified")
+	b.Config.Outputs, b.Config.CacheDir = "qcow2", t.TempDir()
+	for _, image := range []string{layout, packed} { // a path, and as it was printed: oci:DIR@DIGEST
+		_, err = b.ExportTo(t.Context(), image, t.TempDir(), false)
+		require.ErrorContains(t, err, "was not verified")
+	}
 	_, err = b.PushLayout(t.Context(), layout, "", true)
 	require.ErrorContains(t, err, "no address")
 	require.ErrorIs(t, err, registry.ErrReference)

@@ -208,10 +208,10 @@ func TestPackagesAreGivenToThePlaybookThatTakesThem(t *testing.T) {
 	assert.Equal(t, "course", c.Playbook, "a playbook of one's own gets them, too")
 	assert.Equal(t, []any{"octave"}, c.ExtraVars["packages"])
 
-	none := func(context.Context, base.Options, []string, progress.Reporter) error { return ErrNoPackage }
+	none := func(context.Context, base.Options, []string, progress.Reporter) error { return base.ErrNoPackage }
 	require.NoError(t, checkPackages(t.Context(), c, "bookworm", none, progress.Discard), "its repositories may have them")
 	c.AnsibleDir = ""
-	require.ErrorIs(t, checkPackages(t.Context(), c, "bookworm", none, progress.Discard), ErrNoPackage)
+	require.ErrorIs(t, checkPackages(t.Context(), c, "bookworm", none, progress.Discard), base.ErrNoPackage)
 
 	for want, s := range map[string]settings.Settings{
 		`PACKAGES: "Octave" is no package's name`:           {"PACKAGES": "Octave"},

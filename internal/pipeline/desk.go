@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -168,21 +169,15 @@ func checkPorts(ports []Port) error {
 
 // diskOf is the disk of an image, taken into the cache where it is packed.
 func (w *way) diskOf(ctx context.Context, name string, p progress.Reporter) (o origin, err error) {
-	image := settings.BaseImage{Layout: name}
-	if strings.HasPrefix(name, "oci:") { // as a build prints a layout, and ISO_URL takes both
-		image = splitImage(name)
-	}
+	image := Locate(name)
 	if image.Reference == "" {
 		switch info, err := os.Stat(image.Layout); {
-		case err == nil && !info.IsDir():
-			o.Path, err = filepath.Abs(image.Layout)
-			return o, err
-		case err == nil:
-		case image.Layout != name || !namesRegistry(name):
+		case err != nil:
 			return o, failure.New("there is no disk and no layout "+image.Layout+" here",
 				"give a disk, the folder of an OCI layout, or REGISTRY/REPOSITORY:TAG")
-		default:
-			image = splitImage("oci://" + name)
+		case !info.IsDir():
+			o.Path, err = filepath.Abs(image.Layout)
+			return o, err
 		}
 	}
 	taken, title, err := w.takeOut(ctx, image, 0, p)
@@ -196,25 +191,23 @@ func (w *way) diskOf(ctx context.Context, name string, p progress.Reporter) (o o
 func (b *Build) Inspect(ctx context.Context, what string) (r *contract.Report, err error) {
 	stage := b.UI.Stage("inspect")
 	defer func() { stage.End(r.Read(), err) }()
-	place, digest := Place(what)
-	defer func() {
-		if err == nil && digest != "" && r.Digest != digest {
-			err = failure.New(fmt.Sprintf("%s has the image %s, not %s", place, r.Digest, digest), "build it again, or leave the digest out")
+	at := Locate(what)
+	if at.Reference == "" {
+		if _, err := os.Stat(at.Layout); errors.Is(err, fs.ErrNotExist) {
+			return nil, failure.New("there is no folder or file "+at.Layout+" here, and it names no registry either", "")
 		}
-	}()
-	what = place
-	if _, err := os.Stat(what); err == nil || strings.HasPrefix(what, ".") || strings.HasPrefix(what, "/") {
-		return contract.Layout(ctx, what, stage)
-	}
-	if !namesRegistry(what) {
-		return nil, failure.New("there is no folder or file "+what+" here, and it names no registry either", "")
+		r, err = contract.Layout(ctx, at.Layout, stage)
+		if err == nil && at.Digest != "" && r.Digest != at.Digest {
+			err = failure.New(fmt.Sprintf("%s has the image %s, not %s", at.Layout, r.Digest, at.Digest), "build it again, or leave the digest out")
+		}
+		return r, err
 	}
 	options, err := RegistryOptions(b.Config, b.Version)
 	if err != nil {
 		return nil, err
 	}
-	stage.Activity("reading " + what)
-	image, err := registry.Open(ctx, what, options)
+	stage.Activity("reading " + at.Reference)
+	image, err := registry.Open(ctx, at.Reference, options)
 	if err != nil {
 		return nil, err
 	}
@@ -222,23 +215,18 @@ func (b *Build) Inspect(ctx context.Context, what string) (r *contract.Report, e
 	return contract.Image(ctx, image.Image, stage)
 }
 
-// Place is where an image is, a path or a registry's reference, also in the forms in
-// which builds print it and ISO_URL takes it: oci:DIR@DIGEST, oci://REFERENCE. The
-// digest is that of an image that a layout must have, or empty.
-func Place(what string) (place, digest string) {
-	if !strings.HasPrefix(what, "oci:") {
-		return what, ""
+// Locate says where an image is: a path (Layout), of which nobody says what is there,
+// or a registry's reference; also in the forms in which builds print it and ISO_URL
+// takes it, oci:DIR@DIGEST and oci://REFERENCE. What comes before the first slash must
+// look like a registry: clients take a lone name for a folder of Docker Hub.
+func Locate(what string) settings.BaseImage {
+	if strings.HasPrefix(what, "oci:") {
+		return splitImage(what)
 	}
-	image := splitImage(what)
-	if image.Layout == "" {
-		return image.Reference, ""
+	first, _, slash := strings.Cut(what, "/")
+	named := slash && strings.Trim(first, ".") != "" && (first == "localhost" || strings.ContainsAny(first, ".:@"))
+	if _, err := os.Stat(what); err == nil || !named {
+		return settings.BaseImage{Layout: what}
 	}
-	return image.Layout, image.Digest
-}
-
-// namesRegistry says whether what comes before the first slash can be a
-// registry: clients take a lone name for a folder of Docker Hub.
-func namesRegistry(what string) bool {
-	first, _, slash := strings.Cut(strings.TrimPrefix(what, "oci://"), "/")
-	return slash && (first == "localhost" || strings.ContainsAny(first, ".:@"))
+	return splitImage("oci://" + what)
 }

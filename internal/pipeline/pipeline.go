@@ -24,7 +24,6 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/failure"
-	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -167,33 +166,6 @@ func Layout(outputDir, image string) string {
 	return filepath.Join(outputDir, strings.ReplaceAll(image, "/", "_"))
 }
 
-// ErrDamaged is the cause of errors of a layout whose blobs are not what they were.
-var ErrDamaged = oci.ErrDamaged
-
-// Packed is what is known of an image in an OCI layout.
-type Packed struct {
-	Digest    string    // of the manifest
-	Inputs    string    // the digest of what it was made from, or empty
-	Base      string    // the digest of what it was built on, or empty
-	Built     time.Time // when the playbook had run; zero where that is not known
-	Reference string    // where it is to be pushed to, or empty
-	Verified  bool
-}
-
-// Load reads a layout and checks it, but for the content of its layer.
-func Load(layout string) (Packed, error) {
-	l, err := oci.Load(layout)
-	if err != nil {
-		return Packed{}, err
-	}
-	p := Packed{
-		Digest: l.Digest, Inputs: l.Annotations[oci.AnnotationInputs], Base: l.Annotations[oci.AnnotationBaseDigest],
-		Reference: l.Reference, Verified: l.Verified,
-	}
-	p.Built, _ = time.Parse(time.RFC3339, l.Annotations[oci.AnnotationBuilt])
-	return p, nil
-}
-
 func workDir(outputDir string) string { return filepath.Join(outputDir, "work") }
 
 // The stages on their own. Work and logs of DISK are in DISK.work.
@@ -289,9 +261,11 @@ func (b *Build) ExportTo(ctx context.Context, image, folder string, unverified b
 		verified = w.known.IsVerified()
 	} else {
 		w.disk, w.known = from.Path, Sidecar{Digest: from.Digest, Title: titleOf(from.Name), Guest: from.distribution()}
-		if info, statErr := os.Stat(image); statErr == nil && info.IsDir() {
-			var packed Packed
-			packed, err = Load(image)
+		if layout := Locate(image).Layout; layout != "" {
+			packed, err := oci.Load(layout)
+			if err != nil {
+				return nil, err
+			}
 			verified = packed.Verified
 		}
 	}
@@ -392,12 +366,6 @@ func (b *Build) Tools(ctx context.Context) (string, error) {
 	}
 	return filepath.Dir(w.tools.Packer), nil
 }
-
-// ToolsDirVariable names the folder of tools that somebody compiled before.
-const ToolsDirVariable = provision.ToolsDirVariable
-
-// ToolsVersions are those of the tools, by their names.
-var ToolsVersions = provision.ToolsVersions
 
 // inWorkOf runs work with the work directory of a disk.
 func (b *Build) inWorkOf(path string, work func(*way) error) error {

@@ -32,12 +32,6 @@ type Pin struct {
 	Whole    string            // why the whole playbook tree counts, or empty
 }
 
-// The causes of errors about what an image asks for and nobody has.
-var (
-	ErrNoPlaybook = playbook.ErrUnknown
-	ErrNoPackage  = base.ErrNoPackage
-)
-
 // NewPlanner plans what this host would build.
 func NewPlanner(ctx context.Context, cacheDir string, p progress.Reporter) (*Planner, error) {
 	controller, err := playbook.ControllerVersion(ctx)
@@ -143,7 +137,7 @@ func checkPackages(ctx context.Context, c settings.Config, suite string,
 	o := baseOptions(c, "")
 	o.Suite = suite
 	err := check(ctx, o, strings.Split(c.Packages, ","), p)
-	if errors.Is(err, ErrNoPackage) && (c.AnsibleDir != "" || c.GitURL != "") {
+	if errors.Is(err, base.ErrNoPackage) && (c.AnsibleDir != "" || c.GitURL != "") {
 		p.Warn(err.Error() + ": unless the playbook adds a repository that has it")
 		return nil
 	}

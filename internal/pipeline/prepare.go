@@ -105,10 +105,7 @@ func (w *way) prepare(ctx context.Context) (err error) {
 	if err := g.Wait(); err != nil || !w.base.Known {
 		return err
 	}
-	if err := w.playbookInputs.CheckRelease(w.base.Guest); err != nil {
-		return err
-	}
-	return playbook.CheckVersions(w.controller, w.base.Guest)
+	return manageable(w.controller, w.base.Guest, w.playbookInputs)
 }
 
 // prepareVerify gets what verify needs: an accelerator and, where the playbook

@@ -137,20 +137,6 @@ func TestFieldsOfALaterVersionAreTolerated(t *testing.T) {
 	assert.True(t, ok)
 }
 
-func TestARecordWithoutADigestIsNotSaved(t *testing.T) {
-	d, r := recorded(t)
-	for _, spoil := range []func(*pipeline.Record){
-		func(r *pipeline.Record) { r.Digest = "sha256:" },
-		func(r *pipeline.Record) { r.Output = "/etc/passwd" },
-		func(r *pipeline.Record) { r.Inputs = "" },
-	} {
-		bad := r
-		spoil(&bad)
-		require.Error(t, d.Save("sparsify", bad))
-	}
-	require.Error(t, d.Save("../../etc/passwd", r))
-}
-
 func TestLoadingEndsWithTheContext(t *testing.T) {
 	d, _ := recorded(t)
 	stop := errors.New("stopped by the test")

@@ -48,10 +48,7 @@ type way struct {
 
 // way begins a way. The password file, which may be a pipe, is read once.
 func (b *Build) way(dir *Dir) *way {
-	w := &way{Build: b, rooms: b.rooms, dir: dir, results: slices.Clone(b.Results), address: b.Config.Reference}
-	if w.rooms == nil {
-		w.rooms = &realRooms
-	}
+	w := &way{Build: b, rooms: cmp.Or(b.rooms, &realRooms), dir: dir, results: slices.Clone(b.Results), address: b.Config.Reference}
 	w.login = sync.OnceValues(func() (registry.Options, error) { return RegistryOptions(b.Config, b.Version) })
 	w.secrets = func() ([]hygiene.Secret, error) {
 		login, err := w.login()

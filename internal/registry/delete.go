@@ -19,41 +19,34 @@ import (
 // whatever it is asked to delete.
 var ErrNoDeletion = errors.New("the registry does not delete images")
 
-// Deleted says what Delete took away.
-type Deleted struct {
-	Digest string   // of the image, "sha256:…"
-	Tags   []string // that are gone
-	Kept   []string // tags that still name the image; none where it is gone
-}
-
 // Delete deletes the image REGISTRY/REPOSITORY@DIGEST with all its tags, or
 // takes the tag REGISTRY/REPOSITORY:TAG away: with the image where no other tag
 // names it, else the tag alone, which not every registry can do. An image that
 // an index of the repository names is not deleted. The space is free when the
-// registry has collected its garbage.
-func (s *Session) Delete(ctx context.Context, ref string) (Deleted, error) {
+// registry has collected its garbage. Kept are the tags that still name the
+// image; none where it is gone.
+func (s *Session) Delete(ctx context.Context, ref string) (kept []string, err error) {
 	stored, err := parseStored(ref)
 	if err != nil {
-		return Deleted{}, err
+		return nil, err
 	}
 	entries, err := s.Entries(ctx, stored.Context().String())
 	if err != nil {
-		return Deleted{}, err
+		return nil, err
 	}
 	tag, ok := stored.(name.Tag)
 	if !ok {
-		return Deleted{Digest: stored.Identifier()}, s.deleteImage(ctx, stored, stored.Identifier(), entries)
+		return nil, s.deleteImage(ctx, stored, stored.Identifier(), entries)
 	}
 	i := slices.IndexFunc(entries, func(e Entry) bool { return slices.Contains(e.Tags, tag.TagStr()) })
 	if i < 0 {
-		return Deleted{}, failure.New(fmt.Sprintf("registry %s has no %s", tag.RegistryStr(), tag), "diskforge images list shows what it has")
+		return nil, failure.New(fmt.Sprintf("registry %s has no %s", tag.RegistryStr(), tag), "diskforge images list shows what it has")
 	}
-	d := Deleted{Digest: entries[i].Digest, Tags: []string{tag.TagStr()}}
 	if len(entries[i].Tags) == 1 {
-		return d, s.deleteImage(ctx, tag, d.Digest, entries)
+		return nil, s.deleteImage(ctx, tag, entries[i].Digest, entries)
 	}
-	d.Kept = slices.DeleteFunc(entries[i].Tags, func(t string) bool { return t == tag.TagStr() })
-	return d, s.untag(ctx, tag, d)
+	kept = slices.DeleteFunc(entries[i].Tags, func(t string) bool { return t == tag.TagStr() })
+	return kept, s.untag(ctx, tag, entries[i].Digest, kept)
 }
 
 // DeleteListed deletes an image that Entries listed, as Delete does, unless it
@@ -162,7 +155,7 @@ func (a *access) noDeletion(err error) error {
 
 // untag takes a tag alone away: by the distribution API or, as Harbor takes
 // only digests there, by Harbor's.
-func (s *Session) untag(ctx context.Context, tag name.Tag, d Deleted) error {
+func (s *Session) untag(ctx context.Context, tag name.Tag, digest string, kept []string) error {
 	harbor, err := s.harbor(ctx, tag.Context(), deleting)
 	if err != nil {
 		return err
@@ -172,7 +165,7 @@ func (s *Session) untag(ctx context.Context, tag name.Tag, d Deleted) error {
 		// A slash in a repository's name is encoded twice (swagger.yaml,
 		// repositoryName).
 		return harbor.delete(ctx, fmt.Sprintf("/api/v2.0/projects/%s/repositories/%s/artifacts/%s/tags/%s",
-			url.PathEscape(project), url.PathEscape(url.PathEscape(repository)), d.Digest, url.PathEscape(tag.TagStr())))
+			url.PathEscape(project), url.PathEscape(url.PathEscape(repository)), digest, url.PathEscape(tag.TagStr())))
 	}
 	a := s.access(tag.Context(), deleting)
 	refused := false
@@ -182,8 +175,8 @@ func (s *Session) untag(ctx context.Context, tag name.Tag, d Deleted) error {
 	}
 	if refused || notDeleted(err) {
 		return failure.New(fmt.Sprintf("registry %s deletes no tag alone, and the image of %s has others: %s",
-			tag.RegistryStr(), tag, strings.Join(d.Kept, ", ")),
-			fmt.Sprintf("delete the image with all its tags, %s@%s, or leave it", tag.Context(), d.Digest))
+			tag.RegistryStr(), tag, strings.Join(kept, ", ")),
+			fmt.Sprintf("delete the image with all its tags, %s@%s, or leave it", tag.Context(), digest))
 	}
 	return err
 }

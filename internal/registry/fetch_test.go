@@ -123,14 +123,14 @@ func TestFetchNamesWhatIsWrongWithoutSecrets(t *testing.T) {
 func TestABrokenTransferIsBegunAgain(t *testing.T) {
 	t.Parallel()
 	dir, disk, made := madeFrom(t, 4, inputsA)
-	layer, err := os.ReadFile(filepath.Join(dir, "blobs/sha256", strings.TrimPrefix(made.Layer.Digest, "sha256:")))
+	layer, err := os.ReadFile(filepath.Join(dir, "blobs/sha256", strings.TrimPrefix(made.Layer.Digest.String(), "sha256:")))
 	require.NoError(t, err)
 	var broken atomic.Int32
 	s := newServer(t, nil)
 	push(t, dir, s.ref(), alice)
 	s.mu.Lock()
 	s.handle = func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, made.Layer.Digest) || broken.Add(1) > 2 {
+		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, made.Layer.Digest.String()) || broken.Add(1) > 2 {
 			return false
 		}
 		w.Header().Set("Content-Length", strconv.Itoa(len(layer)))
@@ -156,10 +156,10 @@ func TestAnotherLayerThanTheManifestSaysIsNotTaken(t *testing.T) {
 	push(t, dir, s.ref(), alice)
 	s.mu.Lock()
 	s.handle = func(w http.ResponseWriter, r *http.Request) bool {
-		if !strings.HasSuffix(r.URL.Path, made.Layer.Digest) {
+		if !strings.HasSuffix(r.URL.Path, made.Layer.Digest.String()) {
 			return false
 		}
-		layer, err := os.ReadFile(filepath.Join(dir, "blobs/sha256", strings.TrimPrefix(made.Layer.Digest, "sha256:")))
+		layer, err := os.ReadFile(filepath.Join(dir, "blobs/sha256", strings.TrimPrefix(made.Layer.Digest.String(), "sha256:")))
 		if err == nil {
 			layer[len(layer)-1] ^= 1
 			_, _ = w.Write(layer)

@@ -157,19 +157,19 @@ func TestARegistryThatLostABlobHasNotTheImage(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, ok)
 
-	blob := d.stored(t, "/blobs/sha256/"+made.Layer.Digest[7:9]+"/"+strings.TrimPrefix(made.Layer.Digest, "sha256:")+"/data")
+	blob := d.stored(t, "/blobs/sha256/"+made.Layer.Digest.String()[7:9]+"/"+strings.TrimPrefix(made.Layer.Digest.String(), "sha256:")+"/data")
 	require.Len(t, blob, 1)
 	require.NoError(t, os.Truncate(blob[0], 100))
 	found, ok, err := in.Find(t.Context(), d.ref(), "sha256:one")
 	require.NoError(t, err)
 	assert.False(t, ok, "half a layer is none")
-	assert.Equal(t, made.Layer.Digest, found.Lost)
+	assert.Equal(t, made.Layer.Digest.String(), found.Lost)
 
 	require.NoError(t, os.Remove(blob[0]))
 	found, ok, err = in.Find(t.Context(), d.ref(), "sha256:one")
 	require.NoError(t, err)
 	assert.False(t, ok)
-	assert.Equal(t, registry.Found{Lost: made.Layer.Digest}, found)
+	assert.Equal(t, registry.Found{Lost: made.Layer.Digest.String()}, found)
 }
 
 func TestStorageElsewhereIsNotAsked(t *testing.T) {

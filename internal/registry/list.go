@@ -281,10 +281,8 @@ func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
 		return ""
 	}
 	e.Inputs, e.Disk = digest(oci.AnnotationInputs), digest(oci.AnnotationDisk)
-	e.Base = digest("org.opencontainers.image.base.digest")
-	if e.Built = moment(m.Annotations[oci.AnnotationBuilt]); e.Built.IsZero() {
-		e.Built = moment(m.Annotations["org.opencontainers.image.created"])
-	}
+	e.Base = digest(oci.AnnotationBaseDigest)
+	e.Built = cmp.Or(moment(m.Annotations[oci.AnnotationBuilt]), moment(m.Annotations[oci.AnnotationCreated]))
 	return e, nil
 }
 

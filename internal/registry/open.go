@@ -22,9 +22,6 @@ type Image struct {
 	oci.Image
 	access *access
 	close  func()
-	// try is access.try with the context that Open was given: what reads the
-	// image later is an io.Reader, which is given none.
-	try func(do func(context.Context) error) error
 }
 
 // Open reads the manifest and config of ref: REGISTRY/REPOSITORY with :TAG,
@@ -52,12 +49,9 @@ func Open(ctx context.Context, ref string, o Options) (*Image, error) {
 func (s *Session) open(ctx context.Context, ref name.Reference, what purpose) (*Image, error) {
 	a := s.access(ref.Context(), what)
 	i := &Image{access: a}
-	i.try = func(do func(context.Context) error) error {
-		return a.try(ctx, progress.Discard, func() error { return do(ctx) })
-	}
-	err := i.try(func(ctx context.Context) error { return i.load(ctx, ref) })
-	i.Blob, i.BytesRead = i.blob, a.guard.read.Load
-	i.Tags = func() ([]string, error) { return a.allTags(ctx) }
+	err := a.try(ctx, progress.Discard, func() error { return i.load(ctx, ref) })
+	i.Blob = func(d v1.Descriptor) (oci.Blob, error) { return a.lazy(ctx, d), nil }
+	i.BytesRead, i.Tags = a.guard.read.Load, func() ([]string, error) { return a.allTags(ctx) }
 	return i, err
 }
 
@@ -93,25 +87,26 @@ func (i *Image) load(ctx context.Context, named name.Reference) error {
 	return failure.Wrap(err, fmt.Sprintf("no image can be taken from %s", named), try)
 }
 
-// blob is a blob of the image, which is not read yet.
-func (i *Image) blob(d v1.Descriptor) (oci.Blob, error) {
+// lazy is a blob that is not read yet. What reads it later is an io.Reader, which
+// is given no context: it has this one.
+func (a *access) lazy(ctx context.Context, d v1.Descriptor) oci.Blob {
 	parts := readerAt(func(p []byte, offset int64) error {
-		return i.try(func(ctx context.Context) error { return i.access.readPart(ctx, d, p, offset) })
+		return a.try(ctx, progress.Discard, func() error { return a.readPart(ctx, d, p, offset) })
 	})
 	open := func() (all io.ReadCloser, err error) {
-		err = i.try(func(ctx context.Context) error {
-			rc, err := i.access.open(ctx, d)
+		err = a.try(ctx, progress.Discard, func() error {
+			rc, err := a.open(ctx, d)
 			all = watched{rc, func(err error) error {
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
-				return i.access.explain(err, 1)
+				return a.explain(err, 1)
 			}}
 			return err
 		})
 		return all, err
 	}
-	return oci.Blob{ReaderAt: io.NewSectionReader(parts, 0, d.Size), Open: open}, nil
+	return oci.Blob{ReaderAt: io.NewSectionReader(parts, 0, d.Size), Open: open}
 }
 
 // readerAt is an io.ReaderAt that reads all of p or nothing.

@@ -34,7 +34,7 @@ func opened(t *testing.T, ref string, o registry.Options) (*registry.Image, v1.D
 	assert.Equal(t, made.Digest, i.Digest)
 	var m v1.Manifest
 	require.NoError(t, json.Unmarshal(i.Manifest, &m))
-	assert.Equal(t, made.Layer.Digest, m.Layers[0].Digest.String())
+	assert.Equal(t, made.Layer.Digest.String(), m.Layers[0].Digest.String())
 	return i, m.Layers[0]
 }
 

@@ -135,12 +135,6 @@ type target struct {
 
 // NewSession returns a Session that asks nothing yet.
 func NewSession(o Options) (*Session, error) {
-	switch {
-	case o.Username != "" && o.Password == "":
-		return nil, failure.New("REGISTRY_USER is set without a password", "set REGISTRY_PASS or REGISTRY_PASS_FILE")
-	case o.Username == "" && o.Password != "":
-		return nil, failure.New("a registry password is set without a user", "set REGISTRY_USER")
-	}
 	network, err := httpclient.New(httpclient.Options{CAFile: o.CAFile, Idle: o.idle, Think: answerTimeout, Dial: o.dial})
 	if err != nil {
 		return nil, err

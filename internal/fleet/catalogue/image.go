@@ -37,6 +37,9 @@ const maxName = 128
 // distribution specification, "Pulling manifests").
 var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 
+// Named says whether an image can have the name.
+func Named(name string) bool { return len(name) <= maxName && component.MatchString(name) }
+
 // image makes one image of what it says itself and of the defaults.
 func (l *loader) image(line int, defaults, own entry, axes map[string]string) {
 	e := defaults.over(own)
@@ -47,7 +50,7 @@ func (l *loader) image(line int, defaults, own entry, axes map[string]string) {
 	x := expander{l: l, axes: axes, image: "this image"}
 	i := Image{Name: x.text(name, "name", "name"), Line: line, Wanted: true, Settings: map[string]string{}}
 	x.image = i.Name
-	if !placeholder.MatchString(i.Name) && (len(i.Name) > maxName || !component.MatchString(i.Name)) {
+	if !placeholder.MatchString(i.Name) && !Named(i.Name) {
 		l.add(name.line, "name cannot be %q: give at most %d lower-case letters and digits, with . _ or - between them", i.Name, maxName)
 	}
 	for _, t := range e.tags {

@@ -24,25 +24,12 @@ type rule struct {
 	Description string
 	Examples    []any
 	Ref         string `json:"$ref"`
-	Type        types
+	Type        any    // the name of one, or a list of them
 	Pattern     *regexp.Regexp
 	Enum        []string
 	AnyOf       []rule
 	Properties  map[string]rule
 	Definitions map[string]rule
-}
-
-// types are the names of one type or several.
-type types []string
-
-// UnmarshalJSON reads both forms that a schema has.
-func (t *types) UnmarshalJSON(b []byte) error {
-	var one string
-	if json.Unmarshal(b, &one) == nil {
-		*t = types{one}
-		return nil
-	}
-	return json.Unmarshal(b, (*[]string)(t))
 }
 
 // schema is the schema as the loader uses it: what may stand where has one
@@ -68,10 +55,12 @@ func (r rule) accepts(s string) bool {
 
 // takes says whether the rule is for JSON's kind of scalar, too.
 func (r rule) takes(kind string) bool {
-	return slices.Contains(r.Type, kind) ||
-		kind == "integer" && slices.Contains(r.Type, "number") ||
+	return r.is(kind) || kind == "integer" && r.is("number") ||
 		slices.ContainsFunc(r.AnyOf, func(a rule) bool { return a.takes(kind) })
 }
+
+// is says whether the rule names the type. No type's name is a part of another's.
+func (r rule) is(kind string) bool { return strings.Contains(fmt.Sprint(r.Type), kind) }
 
 // advice says what to give instead.
 func (r rule) advice() string {
@@ -79,7 +68,7 @@ func (r rule) advice() string {
 		if len(a.Enum) > 0 {
 			return "give " + strings.Join(a.Enum, ", ")
 		}
-		if slices.Contains(a.Type, "boolean") {
+		if a.is("boolean") {
 			return "give true or false"
 		}
 	}

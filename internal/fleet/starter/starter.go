@@ -113,12 +113,6 @@ func inTheWay(root *os.Root, path string) error {
 	return nil
 }
 
-// Named says whether an image can have the name: a repository's last part (OCI
-// distribution specification, <name>).
-func Named(name string) bool { return imageName.MatchString(name) }
-
-var imageName = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*$`)
-
 // create writes a file that is not there, whole or not at all.
 func create(root *os.Root, f file) error {
 	if err := root.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {

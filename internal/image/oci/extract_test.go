@@ -308,7 +308,7 @@ func TestAHostileLayerIsRefusedAndLeavesNothing(t *testing.T) {
 func TestADamagedLayerOfALayoutIsNotTaken(t *testing.T) {
 	t.Parallel()
 	dir, made := pack(t, rawDisk(t, 3), metadata)
-	layer := filepath.Join(dir, "blobs/sha256", strings.TrimPrefix(made.Layer.Digest, "sha256:"))
+	layer := filepath.Join(dir, "blobs/sha256", strings.TrimPrefix(made.Layer.Digest.String(), "sha256:"))
 	b, err := os.ReadFile(layer)
 	require.NoError(t, err)
 	b[len(b)/2] ^= 1

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
@@ -239,7 +238,7 @@ func (f *Files) small(what string) func(v1.Descriptor) ([]byte, error) {
 // Layout is an OCI image layout with one containerdisk in it.
 type Layout struct {
 	Image
-	Layer       Layer
+	Layer       v1.Descriptor
 	Annotations map[string]string // of the manifest
 	DiskDigest  string            // of the disk in the layer, or empty where Pack did not make it
 	Reference   string            // where it was meant to go when it was packed, or empty
@@ -299,35 +298,23 @@ func load(dir string) (*Layout, error) {
 		return nil, err
 	}
 	l := &Layout{
-		Layer:       Layer{m.Layers[0].Digest.String(), m.Layers[0].Size, string(m.Layers[0].MediaType)},
+		Layer:       m.Layers[0],
 		Annotations: m.Annotations,
 		DiskDigest:  m.Annotations[AnnotationDisk],
-		Reference:   reference(described.Annotations),
+		Reference:   described.Annotations[annotationName],
 		layer:       layer{files, m.Layers[0]},
 	}
 	l.Verified = l.DiskDigest != "" && described.Annotations[AnnotationVerified] == l.DiskDigest
 	if l.Image, err = Resolve(described, raw, nil, files.small("config")); err != nil {
 		return nil, err
 	}
-	b, err := files.blob(l.layer.desc)
+	b, err := files.blob(l.Layer)
 	if err != nil {
 		return nil, fmt.Errorf("its layer: %w", err)
 	}
 	b.Close()
 	l.Name, l.Image.Blob = dir, func(v1.Descriptor) (Blob, error) { return Blob{Open: l.layer.Compressed}, nil }
 	return l, nil
-}
-
-// reference is where an image was meant to go: layouts of earlier releases have
-// the whole reference for the tag.
-func reference(annotations map[string]string) string {
-	if whole := annotations[annotationName]; whole != "" {
-		return whole
-	}
-	if old := annotations[annotationTag]; strings.Contains(old, "/") {
-		return old
-	}
-	return ""
 }
 
 // readIndex reads what images there are in the layout in dir.

@@ -65,13 +65,13 @@ func TestALayoutThatIsNotOneContainerdiskIsRefusedWithTheReason(t *testing.T) {
 		"its manifest: open": func(dir string, made oci.Result) { require.NoError(t, os.Remove(blobPath(dir, made.Digest))) },
 		"cannot parse hash":  func(dir string, made oci.Result) { edit(t, dir, made.Digest, "../../etc/passwd") },
 		"its layer: open": func(dir string, made oci.Result) {
-			require.NoError(t, os.Remove(blobPath(dir, made.Layer.Digest)))
+			require.NoError(t, os.Remove(blobPath(dir, made.Layer.Digest.String())))
 		},
 		"bytes, not": func(dir string, made oci.Result) {
-			require.NoError(t, os.Truncate(blobPath(dir, made.Layer.Digest), 9))
+			require.NoError(t, os.Truncate(blobPath(dir, made.Layer.Digest.String()), 9))
 		},
 		"path escapes from parent": func(dir string, made oci.Result) {
-			path := blobPath(dir, made.Layer.Digest)
+			path := blobPath(dir, made.Layer.Digest.String())
 			require.NoError(t, os.Rename(path, path+".away"))
 			require.NoError(t, os.Symlink(path+".away", path))
 		},
@@ -117,7 +117,7 @@ func TestADirectoryThatOnlyHoldsALayoutSaysWhereItIs(t *testing.T) {
 func TestADamagedLayerFailsBeforeItsLastBytesAreGivenOut(t *testing.T) {
 	t.Parallel()
 	dir, made := pack(t, rawDisk(t, 3), metadata)
-	f, err := os.OpenFile(blobPath(dir, made.Layer.Digest), os.O_RDWR, 0)
+	f, err := os.OpenFile(blobPath(dir, made.Layer.Digest.String()), os.O_RDWR, 0)
 	require.NoError(t, err)
 	_, err = f.WriteAt([]byte("damage"), 1000)
 	require.NoError(t, err)

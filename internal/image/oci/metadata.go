@@ -3,7 +3,6 @@ package oci
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"regexp"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 )
 
@@ -153,29 +151,6 @@ func PreferenceFor(distribution string, f disk.Firmware) string {
 		return "linux.efi"
 	}
 	return "linux"
-}
-
-func (m Metadata) validate() error {
-	if known := Architecture(m.Architecture); known == "" || known != m.Architecture {
-		try := "KubeVirt runs amd64, arm64 and s390x"
-		if known != "" {
-			try = "images call it " + known
-		}
-		return failure.New(fmt.Sprintf("no containerdisk can have the architecture %q", m.Architecture), try)
-	}
-	for _, hint := range [][2]string{{"the instance type", m.InstanceType}, {"the preference", m.Preference}} {
-		if hint[1] != "" && !LabelValue(hint[1]) {
-			return failure.New(fmt.Sprintf("%s cannot be %q", hint[0], hint[1]),
-				"it becomes a Kubernetes label: at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends")
-		}
-	}
-	// A node would take the image for a bootable container, not for a disk.
-	for _, key := range []string{"containers.bootc", "ostree.bootable"} {
-		if _, ok := m.Annotations[key]; ok {
-			return failure.New("a containerdisk cannot have the annotation "+key, "it marks bootable containers")
-		}
-	}
-	return nil
 }
 
 func (m Metadata) created() time.Time {

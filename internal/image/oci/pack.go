@@ -26,17 +26,10 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-// Layer is the one layer of a containerdisk, as the registry stores it.
-type Layer struct {
-	Digest    string // "sha256:…"
-	Size      int64  // bytes
-	MediaType string // OCI: plain tar, or tar+gzip
-}
-
 // Result says what Pack made.
 type Result struct {
 	Digest      string // of the manifest, "sha256:…"
-	Layer       Layer
+	Layer       v1.Descriptor
 	DiskDigest  string // of the disk file, "sha256:…"
 	VirtualSize int64  // bytes that the guest sees
 }
@@ -47,9 +40,6 @@ type Result struct {
 // memory does not grow with it. Errors that a person can act on are
 // *failure.Error.
 func Pack(ctx context.Context, diskFile, layoutDir string, m Metadata, p progress.Reporter) (Result, error) {
-	if err := m.validate(); err != nil {
-		return Result{}, err
-	}
 	w, err := newLayoutWriter(ctx, layoutDir)
 	if err != nil {
 		return Result{}, err
@@ -81,7 +71,7 @@ func Pack(ctx context.Context, diskFile, layoutDir string, m Metadata, p progres
 	}
 	return Result{
 		Digest:      digest.String(),
-		Layer:       Layer{l.Digest.String(), l.Size, string(l.MediaType)},
+		Layer:       l.Descriptor,
 		DiskDigest:  l.disk.String(),
 		VirtualSize: src.about.VirtualSize,
 	}, nil
