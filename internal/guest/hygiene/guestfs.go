@@ -18,17 +18,9 @@ import (
 // as the guest would and sends as one tar archive.
 func (d *rawDisk) walkGuestfs(ctx context.Context, t *tree) error {
 	// The disk is opened with an overlay, which takes what a journal holds.
-	fish := cmp.Or(t.guestfish, "guestfish")
-	c, err := command(d.dir, fish, "--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true")
-	if err != nil {
-		return err
-	}
-	c.Env = append(c.Env, t.LibguestfsEnv...)
+	c := t.fish(d.dir, "--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true")
 	d.p.Activity("reading the files with libguestfs")
-	err = stream(ctx, c, host.RunAppliance, func(out *bufio.Reader) error { return d.untar(out, t) })
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+	err := stream(ctx, c, host.RunAppliance, func(out *bufio.Reader) error { return d.untar(out, t) })
 	if _, explained := failure.In(err); err != nil && !explained {
 		err = failure.Wrap(err, "libguestfs cannot read the disk", "it needs one Linux system whose /etc/fstab names its file systems")
 	}
@@ -46,6 +38,13 @@ func (d *rawDisk) walkGuestfs(ctx context.Context, t *tree) error {
 		v.unmounted = !mounted && v.partition > 0 && !v.passive() && !strings.HasSuffix(v.kind, "_member")
 	}
 	return nil
+}
+
+// fish is a run of guestfish.
+func (t *tree) fish(dir string, args ...string) host.Cmd {
+	c := command(dir, cmp.Or(t.guestfish, "guestfish"), args...)
+	c.Env = append(c.Env, t.LibguestfsEnv...)
+	return c
 }
 
 // untar adds every member of the archive. None is unpacked.

@@ -117,11 +117,8 @@ func (r Result) Unexcused() []Finding {
 // Any other error means that the disk could not be looked into.
 func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	t, err := read(ctx, o, p)
-	if ctx.Err() != nil {
-		return Result{}, context.Cause(ctx)
-	}
 	if err != nil {
-		return Result{}, err
+		return Result{}, ended(ctx, err)
 	}
 	r := Result{Rules: named(t.rules), Files: t.files, Bytes: t.bytes, Method: t.method}
 	for _, v := range t.volumes {
@@ -131,9 +128,6 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	}
 	masked := Mask(o.Secrets)
 	for _, rule := range t.rules {
-		if ctx.Err() != nil {
-			return Result{}, context.Cause(ctx)
-		}
 		found := rule.apply(t)
 		slices.SortStableFunc(found, func(a, b Finding) int { return cmp.Compare(a.Path, b.Path) })
 		for _, f := range found {

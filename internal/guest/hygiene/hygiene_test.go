@@ -394,7 +394,7 @@ func TestAMissingProgramIsNamedWithItsPackage(t *testing.T) {
 	disk := minixDisk(t)
 	onlyPrograms(t, "qemu-img", "prlimit", "blkid", "sfdisk", "debugfs")
 	_, err := scan(t, disk)
-	require.EqualError(t, err, "looking into the disk: guestfish is not installed: apt-get install guestfish")
+	require.EqualError(t, err, "guestfish is not installed: apt-get install guestfish")
 }
 
 func TestAnEndedScanLeavesNothing(t *testing.T) {

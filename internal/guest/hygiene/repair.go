@@ -1,9 +1,7 @@
 package hygiene
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -176,15 +174,12 @@ func (t *tree) change(ctx context.Context, dir, script string) error {
 	if err != nil {
 		return err
 	}
-	c, err := command(dir, cmp.Or(t.guestfish, "guestfish"), "--rw", "--format="+t.Format, "--add", disk, "--inspector")
-	if err != nil {
-		return err
-	}
-	c.Env = slices.Concat(c.Env, []string{"TMPDIR=" + dir, "LIBGUESTFS_TMPDIR=" + dir}, t.LibguestfsEnv)
+	c := t.fish(dir, "--rw", "--format="+t.Format, "--add", disk, "--inspector")
+	c.Env = append(c.Env, "TMPDIR="+dir, "LIBGUESTFS_TMPDIR="+dir)
 	c.Stdin = strings.NewReader(script)
 	t.p.Activity("changing the files with libguestfs")
 	err = host.RunAppliance(ctx, c)
-	if _, explained := failure.In(err); err != nil && !explained && !errors.Is(err, context.Canceled) {
+	if _, explained := failure.In(err); err != nil && !explained {
 		err = failure.Wrap(err, "libguestfs cannot change the disk", "it needs one Linux system whose /etc/fstab names its file systems, "+
 			"and on this host a readable /boot/vmlinuz*: libguestfs-test-tool says more")
 	}

@@ -73,11 +73,10 @@ func (d *rawDisk) volumes(ctx context.Context) ([]volume, error) {
 }
 
 func (d *rawDisk) partitions(ctx context.Context) ([]volume, error) {
-	c, err := command(d.dir, "sfdisk", "--json", rawName)
-	if err != nil {
+	table, err := host.Output(ctx, command(d.dir, "sfdisk", "--json", rawName))
+	if errors.Is(err, exec.ErrNotFound) {
 		return nil, err
 	}
-	table, err := host.Output(ctx, c)
 	if err != nil {
 		return nil, context.Cause(ctx) // sfdisk fails where there is no partition table: no volumes
 	}
