@@ -199,7 +199,7 @@ func loader(r io.ReaderAt, start int64) (isThere, signed bool, err error) {
 	}
 	for _, name := range loaders {
 		if cluster, isThere := lookup(dir, name); isThere && err == nil {
-			content, err := f.read(cluster, maxLoader, never)
+			content, err := f.read(cluster, maxLoader, nil)
 			return true, signedByMicrosoft(content), err
 		}
 	}

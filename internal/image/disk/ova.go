@@ -18,14 +18,10 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-// ova is an appliance for VirtualBox and VMware: a tar of a description (DMTF's
+// writeOVA writes an appliance for VirtualBox and VMware: a tar of a description (DMTF's
 // DSP0243, Open Virtualization Format 1.1), its manifest, and the disk as a
 // stream-optimized VMDK, in the order that a reader of a stream needs.
-type ova struct{}
-
-func (ova) extension() string { return "ova" }
-
-func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
+func writeOVA(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
 	firmware, err := FirmwareOf(d.Name())
 	if err != nil {
 		return err
@@ -36,17 +32,17 @@ func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Repor
 		return err
 	}
 	defer vmdk.Close()
-	info, err := vmdk.Stat()
+	size, err := vmdk.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}
-	sum, err := host.Digest(ctx, vmdk, p)
+	sum, err := host.DigestFile(ctx, vmdk.Name(), p)
 	if err != nil {
 		return err
 	}
 	var description bytes.Buffer
 	if err := ovf.Execute(&description, map[string]any{
-		"Machine": d.machine, "Disk": disk, "Size": info.Size(), "Capacity": d.about.VirtualSize,
+		"Machine": d.machine, "Disk": disk, "Size": size, "Capacity": d.about.VirtualSize,
 		"EFI": firmware.UEFI && !firmware.BIOS, "OS": systemOf(d.machine.Distribution),
 	}); err != nil {
 		return err
@@ -61,16 +57,13 @@ func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Repor
 		_, err := host.Copy(ctx, t, content)
 		return err
 	}
-	if _, err := vmdk.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
 	if err := add(d.machine.Name+".ovf", int64(description.Len()), &description); err != nil {
 		return err
 	}
 	if err := add(d.machine.Name+".mf", int64(len(manifest)), strings.NewReader(manifest)); err != nil {
 		return err
 	}
-	if err := add(disk, info.Size(), progress.Reader(vmdk, info.Size(), p)); err != nil {
+	if err := add(disk, size, progress.Reader(io.NewSectionReader(vmdk, 0, size), size, p)); err != nil {
 		return err
 	}
 	return t.Close()
@@ -91,8 +84,7 @@ func (d *exported) vmdk(ctx context.Context, name string, p progress.Reporter) (
 		f.Close()
 		return nil, err
 	}
-	_, err = f.Seek(0, io.SeekStart)
-	return f, err
+	return f, nil
 }
 
 // system is what an appliance calls its guest's operating system.

@@ -57,10 +57,9 @@ type SparsifyOptions struct {
 
 // SparsifyResult says what was done.
 type SparsifyResult struct {
-	Method      Method // the one that was used, never Auto
-	Compression Compression
-	Before      Info
-	After       Info
+	Method Method // the one that was used, never Auto
+	Before Info
+	After  Info
 }
 
 // Sparsify makes the qcow2 image out from the disk image in, which it only
@@ -104,7 +103,7 @@ func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progres
 	if err := target.Commit(); err != nil {
 		return SparsifyResult{}, err
 	}
-	return SparsifyResult{Method: method, Compression: o.Compression, Before: before, After: after}, nil
+	return SparsifyResult{Method: method, Before: before, After: after}, nil
 }
 
 // inspect looks at what is converted: an overlay together with its base.
@@ -115,7 +114,6 @@ func (o SparsifyOptions) inspect(ctx context.Context, in string) (Info, error) {
 	}
 	base, err := Inspect(ctx, o.Base)
 	before.FileSize += base.FileSize
-	before.ActualSize += base.ActualSize
 	before.DataSize += base.DataSize
 	return before, err
 }
