@@ -224,14 +224,6 @@ func TestCrownLabsSeedIsWhatCrownLabsWrites(t *testing.T) {
 	}, got)
 }
 
-func TestCrownLabsSeedIsForItsUserOnly(t *testing.T) {
-	t.Parallel()
-	o := blank(t)
-	o.CrownLabs = true
-	_, err := Start(t.Context(), o, progress.Discard)
-	require.ErrorContains(t, err, `makes the user crownlabs, not "tester"`)
-}
-
 func TestAHostWithoutUEFIFirmwareSaysHowToGetIt(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
