@@ -61,7 +61,7 @@ func (d *rawDisk) untar(archive io.Reader, t *tree) error {
 		if h.Size > d.limit-t.bytes {
 			return damaged("the file system", "its files are longer than it can hold")
 		}
-		e := entry{path: path.Clean("/" + h.Name), mode: uint32(h.Mode)&0o7777 | tarType(h.Typeflag), size: h.Size}
+		e := entry{path: path.Clean("/" + h.Name), mode: uint32(h.Mode)&0o7777 | tarTypes[h.Typeflag], size: h.Size}
 		if err := d.count(e.path); err != nil {
 			return err
 		}
@@ -79,15 +79,7 @@ func (d *rawDisk) untar(archive io.Reader, t *tree) error {
 	}
 }
 
-// tarType is the type in an entry's mode; no rule is about others.
-func tarType(flag byte) uint32 {
-	switch flag {
-	case tar.TypeReg, tar.TypeLink, tar.TypeGNUSparse:
-		return typeRegular
-	case tar.TypeDir:
-		return typeDir
-	case tar.TypeSymlink:
-		return typeSymlink
-	}
-	return 0
+// tarTypes are the types in an entry's mode; no rule is about others.
+var tarTypes = map[byte]uint32{
+	tar.TypeReg: typeRegular, tar.TypeLink: typeRegular, tar.TypeGNUSparse: typeRegular, tar.TypeDir: typeDir, tar.TypeSymlink: typeSymlink,
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -155,18 +156,11 @@ func lock(content string) (without string, whose []string) {
 // quoted is a path as guestfish takes it, whatever bytes it has: names on the disk
 // are somebody's.
 func quoted(path string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, c := range []byte(path) {
-		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"\`, c) >= 0 {
-			fmt.Fprintf(&b, `\x%02x`, c)
-		} else {
-			b.WriteByte(c)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
+	escape := func(s string) string { return `\x` + strings.ReplaceAll(fmt.Sprintf("% x", s), " ", `\x`) }
+	return `"` + unquotable.ReplaceAllStringFunc(path, escape) + `"`
 }
+
+var unquotable = regexp.MustCompile(`[^!#-\[\]-~]`)
 
 // change runs guestfish's commands on the disk, which it mounts as the guest would.
 func (t *tree) change(ctx context.Context, dir, script string) error {

@@ -95,9 +95,6 @@ func (t *tree) add(e entry, content io.Reader) error {
 	}
 	t.files++
 	t.bytes += e.size
-	if t.files%64 == 0 {
-		t.p.Bytes(t.bytes, 0)
-	}
 	var keep head
 	wanted := t.wanted(e.path)
 	if wanted {
