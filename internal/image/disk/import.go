@@ -175,7 +175,7 @@ func (s *source) appliance(ctx context.Context, out string, p progress.Reporter)
 	}
 	members, isDescribed := map[string]*io.SectionReader{}, false
 	archive := s.window()
-	for files := tar.NewReader(archive); ctx.Err() == nil; {
+	for files := tar.NewReader(archive); ; {
 		h, err := files.Next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -199,9 +199,6 @@ func (s *source) appliance(ctx context.Context, out string, p progress.Reporter)
 		if err != nil {
 			return failure.Wrap(err, "the OVA's description cannot be read", "export it again")
 		}
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
 	}
 	if !isDescribed {
 		return failure.New("the tar archive is no OVA: no .ovf in it describes a machine", tryUnpack)
@@ -243,11 +240,8 @@ func (s *source) decompress(ctx context.Context, how, out string, p progress.Rep
 	}
 	if err != nil {
 		f.Close()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := explain(ctx, err, filepath.Dir(out)); host.DiskFull(err) {
-			return err
+		if explained := explain(ctx, err, filepath.Dir(out)); ctx.Err() != nil || host.DiskFull(err) {
+			return explained
 		}
 		return failure.Wrap(err, "the "+how+" archive is truncated or damaged", "make it again")
 	}
