@@ -46,9 +46,14 @@ func (m *machine) candidates() []candidate {
 func (m *machine) further(ctx context.Context, all []candidate) error {
 	for _, c := range all {
 		if c.unsupported != "" {
-			m.result.Checks = append(m.result.Checks, m.check(c.name, "not supported: "+c.unsupported, nil))
-		} else if err := m.join(ctx, m.another(c.kind)); err != nil {
-			return err
+			m.add(c.name, "not supported: "+c.unsupported, nil)
+			continue
+		}
+		other := m.another(c.kind)
+		err := other.run(ctx)
+		m.result.Checks = append(m.result.Checks, other.result.Checks...)
+		if err != nil {
+			return fmt.Errorf("the machine with %s: %w", c.name, err)
 		}
 	}
 	return nil
@@ -63,16 +68,6 @@ func (m *machine) another(k kind) *machine {
 		o.VMUser, o.BakedUser = vm.CrownLabsUser, m.BakedUser && m.VMUser == vm.CrownLabsUser
 	}
 	return &machine{Options: o, kind: k, p: m.p, compare: m.identity}
-}
-
-// join runs another machine and adds its checks to the result.
-func (m *machine) join(ctx context.Context, other *machine) error {
-	err := other.run(ctx)
-	m.result.Checks = append(m.result.Checks, other.result.Checks...)
-	if err != nil {
-		return fmt.Errorf("the machine with %s: %w", other.kind.name, err)
-	}
-	return nil
 }
 
 // differences are the checks that only a further machine can be put to.

@@ -85,7 +85,7 @@ func TestAFreshBaseImageHoldsEveryCheck(t *testing.T) {
 			}
 			r, err := verified(t, o)
 			holds(t, err)
-			assert.Contains(t, r.CloudInit, "done")
+			assert.Contains(t, fmt.Sprint(r.Checks), "{boot cloud-init true done")
 			assert.Contains(t, fmt.Sprint(r.Packages), "{cloud-init ")
 			var moments []string
 			for _, m := range r.Boot {
