@@ -62,8 +62,6 @@ type requirement struct {
 	Name    string `yaml:"name"`
 	Src     string `yaml:"src"`
 	Source  string `yaml:"source"`
-	Type    string `yaml:"type"`
-	SCM     string `yaml:"scm"`
 	Version string `yaml:"version"`
 	Include string `yaml:"include"`
 }
