@@ -102,7 +102,6 @@ type Result struct {
 	Findings    []Finding // in the order of the rules, then of the paths
 	Rules       []Rule    // all that were applied
 	Files       int       // regular files that were read
-	Bytes       int64     // their content's length
 	Method      string    // Debugfs or Libguestfs
 	FileSystems []FileSystem
 }
@@ -120,7 +119,7 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	if err != nil {
 		return Result{}, ended(ctx, err)
 	}
-	r := Result{Rules: named(t.rules), Files: t.files, Bytes: t.bytes, Method: t.method}
+	r := Result{Rules: named(t.rules), Files: t.files, Method: t.method}
 	for _, v := range t.volumes {
 		if v.mount != "" {
 			r.FileSystems = append(r.FileSystems, FileSystem{Type: v.kind, Mount: v.mount, Partition: v.partition})

@@ -47,7 +47,6 @@ func TestACleanDiskPasses(t *testing.T) {
 		assert.Equal(t, []hygiene.FileSystem{{Type: "ext4", Mount: "/", Partition: 1}}, r.FileSystems)
 		assert.Equal(t, hygiene.Rules(), r.Rules)
 		assert.Positive(t, r.Files)
-		assert.Positive(t, r.Bytes)
 	}
 }
 

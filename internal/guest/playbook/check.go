@@ -50,8 +50,6 @@ func (s Source) Check(ctx context.Context, in Inputs, extraVars map[string]any, 
 		Args: []string{"--list-hosts", "--inventory", GuestAlias + ",", "--extra-vars", "@" + vars, filepath.Join(s.Root, filepath.FromSlash(s.File))},
 	})
 	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
 	case errors.Is(err, exec.ErrNotFound):
 		return err
 	case err != nil:

@@ -109,9 +109,6 @@ func EnsureTools(ctx context.Context, cache string, report progress.Reporter) (T
 		return tools, err
 	}
 	lock, err := host.LockDir(ctx, cache, "waiting for another diskforge that compiles the tools", report)
-	if ctx.Err() != nil {
-		return Tools{}, context.Cause(ctx)
-	}
 	if err != nil {
 		return Tools{}, failure.Wrap(err, "locking the tools' cache", "set another cache directory")
 	}

@@ -502,11 +502,6 @@ func FuzzWhatTheGuestSays(f *testing.F) {
 	})
 }
 
-func TestChecksWithoutGossAreRefusedBeforeAnyBoot(t *testing.T) {
-	_, err := Run(t.Context(), Options{Checks: "checks.yaml"}, progress.Discard)
-	require.ErrorContains(t, err, "without goss")
-}
-
 func TestADiskThatNeverAnswersFailsWithTheConsolesLog(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "disk.raw")
 	require.NoError(t, os.WriteFile(disk, nil, 0o600))

@@ -217,10 +217,7 @@ func (h probing) boot(ctx context.Context, kernel string) (Verdict, error) {
 		v = not(fmt.Sprintf("%s opens, but a kernel printed nothing within %v under it (nested virtualisation?)", h.device, h.patience))
 	}
 	process.Stop()
-	if ctx.Err() != nil {
-		return Verdict{}, context.Cause(ctx)
-	}
-	return v, nil
+	return v, context.Cause(ctx)
 }
 
 // key names what a verdict depends on: this boot of the host, and with it its kernel, and QEMU.
