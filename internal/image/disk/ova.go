@@ -3,6 +3,7 @@ package disk
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -43,7 +44,7 @@ func writeOVA(ctx context.Context, d *exported, to *os.File, p progress.Reporter
 	var description bytes.Buffer
 	if err := ovf.Execute(&description, map[string]any{
 		"Machine": d.machine, "Disk": disk, "Size": size, "Capacity": d.about.VirtualSize,
-		"EFI": firmware.UEFI && !firmware.BIOS, "OS": systemOf(d.machine.Distribution),
+		"EFI": firmware.UEFI && !firmware.BIOS, "OS": cmp.Or(systems[d.machine.Distribution], systems[""]),
 	}); err != nil {
 		return err
 	}
@@ -94,14 +95,11 @@ type system struct {
 	Words  string
 }
 
-func systemOf(distribution string) system {
-	switch distribution {
-	case "debian":
-		return system{96, "debian10_64Guest", "Debian GNU/Linux (64-bit)"}
-	case "ubuntu":
-		return system{94, "ubuntu64Guest", "Ubuntu Linux (64-bit)"}
-	}
-	return system{101, "otherLinux64Guest", "Linux (64-bit)"}
+// systems are by distributions; others are some Linux.
+var systems = map[string]system{
+	"debian": {96, "debian10_64Guest", "Debian GNU/Linux (64-bit)"},
+	"ubuntu": {94, "ubuntu64Guest", "Ubuntu Linux (64-bit)"},
+	"":       {101, "otherLinux64Guest", "Linux (64-bit)"},
 }
 
 //go:embed machine.ovf.tmpl
