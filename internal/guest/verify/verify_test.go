@@ -470,12 +470,12 @@ func TestAKernelWithoutADriverForSATAIsANoteNotABoot(t *testing.T) {
 	assert.True(t, m.ahci)
 	m.UEFI = true
 	assert.Equal(t, []string{"0123"}, m.identity)
-	assert.Equal(t, []candidate{{kind: crownLabsSeed}, {kind: overSATA}, {kind: withUEFI}}, m.candidates())
+	assert.Equal(t, []kind{crownLabsSeed, overSATA, withUEFI}, m.candidates())
 	m.SecureBoot = true
-	assert.Equal(t, candidate{kind: withSecureBoot}, m.candidates()[2])
+	assert.Equal(t, withSecureBoot, m.candidates()[2])
 	assert.True(t, m.another(overSATA).boot().SATA)
 	m.Full, m.Persistent, m.Desktop = false, true, true
-	assert.Equal(t, []candidate{{kind: secondLife}}, m.candidates())
+	assert.Equal(t, []kind{secondLife}, m.candidates())
 	second := m.another(secondLife).boot()
 	assert.True(t, second.Online && second.Reboots && second.OwnHostKeys)
 	assert.Equal(t, []int{DesktopPort}, second.Forward)
