@@ -116,13 +116,6 @@ func TestEmulationIsChosenWithoutAProbe(t *testing.T) {
 	assert.Zero(t, count())
 }
 
-func TestAnUnknownAcceleratorIsRefused(t *testing.T) {
-	t.Parallel()
-	h, _ := fake(t, boots)
-	_, err := h.choose(t.Context(), "hvf", "", progress.Discard)
-	require.ErrorContains(t, err, `"hvf" is no accelerator: choose auto, kvm or tcg`)
-}
-
 func TestTheVerdictIsProvenOncePerBootOfTheHost(t *testing.T) {
 	t.Parallel()
 	h, count := fake(t, fails)
