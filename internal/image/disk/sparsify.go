@@ -129,29 +129,19 @@ const notTrimmed = "the disk was not trimmed: what deleted files held stays in i
 // choose returns the method to use.
 func choose(o SparsifyOptions, to progress.Reporter) (Method, error) {
 	const program = "virt-sparsify"
-	_, err := host.Look(program)
-	installed := err == nil
-	switch o.Method {
-	case None:
-	case Trim:
-		if !o.Trimmed {
-			to.Warn(notTrimmed + "; SPARSIFY=auto or virt-sparsify would free it")
-		}
-	case VirtSparsify:
-		if !installed {
-			return "", failure.New(program+" is not installed", "apt-get install "+host.Package(program)+", or set SPARSIFY=auto")
-		}
-	case Auto:
-		switch {
-		case o.Trimmed:
-			return Trim, nil
-		case installed:
-			return VirtSparsify, nil
-		}
+	_, missing := host.Look(program)
+	switch {
+	case o.Method == Auto && o.Trimmed:
+		return Trim, nil
+	case o.Method == Auto && missing == nil:
+		return VirtSparsify, nil
+	case o.Method == Auto:
 		to.Warn(notTrimmed + "; " + program + " (apt-get install " + host.Package(program) + ") would free it")
 		return None, nil
-	default:
-		return "", fmt.Errorf("unknown method %q", o.Method)
+	case o.Method == Trim && !o.Trimmed:
+		to.Warn(notTrimmed + "; SPARSIFY=auto or virt-sparsify would free it")
+	case o.Method == VirtSparsify && missing != nil:
+		return "", failure.New(program+" is not installed", "apt-get install "+host.Package(program)+", or set SPARSIFY=auto")
 	}
 	return o.Method, nil
 }
@@ -170,9 +160,6 @@ func convert(ctx context.Context, source image, target string, c Compression, si
 		args, options = append(args, "-c"), options+",compression_type=zstd"
 	case Zlib:
 		args = append(args, "-c") // the type's name is unknown to QEMU before 5.1
-	case NoCompression:
-	default:
-		return fmt.Errorf("unknown compression %q", c)
 	}
 	args = append(args, "-o", options)
 	for _, path := range []string{source.path, target} {
