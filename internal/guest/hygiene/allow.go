@@ -91,19 +91,14 @@ func parsePolicy(text []byte, there []rule) (Policy, error) {
 	for _, r := range there {
 		names = append(names, r.Name)
 	}
-	var lines []int // of the excuses
+	var excuses []*yaml.Node // an excuse may stand before its rule
 	for _, item := range list.Content {
 		isRule := there == nil
 		for i := 0; i < len(item.Content); i += 2 {
 			isRule = isRule || item.Content[i].Value == "find"
 		}
 		if !isRule {
-			m := newMapping(item, "an excuse", "rule", "path", "reason")
-			p.Excuses = append(p.Excuses, Excuse{m.text("rule"), m.text("path"), m.text("reason")})
-			lines = append(lines, item.Line)
-			if m.err != nil {
-				return p, m.err
-			}
+			excuses = append(excuses, item)
 			continue
 		}
 		r, err := parseRule(item)
@@ -115,10 +110,16 @@ func parsePolicy(text []byte, there []rule) (Policy, error) {
 		}
 		p.rules, names = append(p.rules, r), append(names, r.Name)
 	}
-	for i, e := range p.Excuses {
-		if !slices.Contains(names, e.Rule) {
-			return p, fmt.Errorf("line %d: no rule is called %q: there are %s", lines[i], e.Rule, strings.Join(names, ", "))
+	for _, item := range excuses {
+		values, err := mapping(item, "an excuse", 3, "rule", "path", "reason")
+		if err != nil {
+			return p, err
 		}
+		e := Excuse{values["rule"].Value, values["path"].Value, values["reason"].Value}
+		if !slices.Contains(names, e.Rule) {
+			return p, fmt.Errorf("line %d: no rule is called %q: there are %s", item.Line, e.Rule, strings.Join(names, ", "))
+		}
+		p.Excuses = append(p.Excuses, e)
 	}
 	return p, nil
 }
@@ -128,16 +129,16 @@ var ruleName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 
 // parseRule reads a rule; one that is built in may have no looks, but code.
 func parseRule(item *yaml.Node) (rule, error) {
-	m := newMapping(item, "a rule", "rule", "demands", "find")
-	r := rule{Rule: Rule{m.text("rule"), m.text("demands")}}
-	if m.err != nil {
-		return r, m.err
+	values, err := mapping(item, "a rule", 2, "rule", "demands", "find")
+	if err != nil {
+		return rule{}, err
 	}
+	r := rule{Rule: Rule{values["rule"].Value, values["demands"].Value}}
 	if !ruleName.MatchString(r.Name) {
 		return r, fmt.Errorf("line %d: a rule cannot be called %q: give lower-case letters, digits and -", item.Line, r.Name)
 	}
 	r.code = codes[r.Name]
-	looks := m.values["find"]
+	looks := values["find"]
 	if looks == nil {
 		return r, nil
 	}
@@ -162,8 +163,8 @@ func parseLook(item *yaml.Node) (look, error) {
 		Holds   string
 		Repair  string
 	}
-	if m := newMapping(item, "a look", "what", "paths", "content", "holds", "repair"); m.err != nil {
-		return look{}, m.err
+	if _, err := mapping(item, "a look", 0, "what", "paths", "content", "holds", "repair"); err != nil {
+		return look{}, err
 	}
 	if item.Decode(&given) != nil || given.What == "" || len(given.Paths) == 0 || given.Content && given.Holds != "" {
 		return look{}, fmt.Errorf("line %d: a look has what (a text), paths (a list), and content (true) or holds (a regular expression) or neither", item.Line)
@@ -186,46 +187,32 @@ func parseLook(item *yaml.Node) (look, error) {
 	return l, nil
 }
 
-// mapping is a YAML mapping that may have certain keys, each once.
-type mapping struct {
-	*yaml.Node
-	what   string
-	values map[string]*yaml.Node
-	err    error // the first
-}
-
-func newMapping(n *yaml.Node, what string, keys ...string) *mapping {
-	m := &mapping{Node: n, what: what, values: map[string]*yaml.Node{}}
+// mapping reads a YAML mapping that may have certain keys, each once. The first of
+// them, so many, it must have, each with a text.
+func mapping(n *yaml.Node, what string, texts int, keys ...string) (map[string]*yaml.Node, error) {
 	last := len(keys) - 1
 	has := strings.Join(keys[:last], ", ") + " and " + keys[last]
 	if n.Kind != yaml.MappingNode {
-		m.err = fmt.Errorf("line %d: %s has the keys %s", n.Line, what, has)
-		return m
+		return nil, fmt.Errorf("line %d: %s has the keys %s", n.Line, what, has)
 	}
+	values := map[string]*yaml.Node{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
-		if !slices.Contains(keys, key.Value) || m.values[key.Value] != nil {
-			m.err = fmt.Errorf("line %d: the key %q is unknown or given twice: %s has %s", key.Line, key.Value, what, has)
-			return m
+		if !slices.Contains(keys, key.Value) || values[key.Value] != nil {
+			return nil, fmt.Errorf("line %d: the key %q is unknown or given twice: %s has %s", key.Line, key.Value, what, has)
 		}
-		m.values[key.Value] = n.Content[i+1]
+		values[key.Value] = n.Content[i+1]
 	}
-	return m
-}
-
-// text is the value of a key that the mapping must have.
-func (m *mapping) text(key string) string {
-	v := m.values[key]
-	switch {
-	case m.err != nil:
-	case v == nil:
-		m.err = fmt.Errorf("line %d: %s has no %s", m.Line, m.what, key)
-	case v.Kind != yaml.ScalarNode || strings.TrimSpace(v.Value) == "":
-		m.err = fmt.Errorf("line %d: %s needs a text", v.Line, key)
-	default:
-		return strings.TrimSpace(v.Value)
+	for _, key := range keys[:texts] {
+		v := values[key]
+		if v == nil {
+			return nil, fmt.Errorf("line %d: %s has no %s", n.Line, what, key)
+		}
+		if v.Value = strings.TrimSpace(v.Value); v.Kind != yaml.ScalarNode || v.Value == "" {
+			return nil, fmt.Errorf("line %d: %s needs a text", v.Line, key)
+		}
 	}
-	return ""
+	return values, nil
 }
 
 // pattern is a glob for paths in the guest: * and ? stay within one name, **

@@ -123,8 +123,6 @@ func (v *extVolume) debugfs(ctx context.Context, commands []string, read func(*b
 	}
 	err = stream(ctx, c, host.Run, read)
 	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
 	case strings.Contains(complaint, "unsupported feature(s)"):
 		return errNotNative
 	case complaint != "":

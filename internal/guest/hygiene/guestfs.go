@@ -18,17 +18,9 @@ import (
 // as the guest would and sends as one tar archive.
 func (d *rawDisk) walkGuestfs(ctx context.Context, t *tree) error {
 	// The disk is opened with an overlay, which takes what a journal holds.
-	fish := cmp.Or(t.guestfish, "guestfish")
-	c, err := command(d.dir, fish, "--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true")
-	if err != nil {
-		return err
-	}
-	c.Env = append(c.Env, t.LibguestfsEnv...)
+	c := t.fish(d.dir, "--ro", "--format=raw", "--add", d.path(), "--inspector", "tar-out", "/", "-", "numericowner:true")
 	d.p.Activity("reading the files with libguestfs")
-	err = stream(ctx, c, host.RunAppliance, func(out *bufio.Reader) error { return d.untar(out, t) })
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+	err := stream(ctx, c, host.RunAppliance, func(out *bufio.Reader) error { return d.untar(out, t) })
 	if _, explained := failure.In(err); err != nil && !explained {
 		err = failure.Wrap(err, "libguestfs cannot read the disk", "it needs one Linux system whose /etc/fstab names its file systems")
 	}
@@ -48,6 +40,13 @@ func (d *rawDisk) walkGuestfs(ctx context.Context, t *tree) error {
 	return nil
 }
 
+// fish is a run of guestfish.
+func (t *tree) fish(dir string, args ...string) host.Cmd {
+	c := command(dir, cmp.Or(t.guestfish, "guestfish"), args...)
+	c.Env = append(c.Env, t.LibguestfsEnv...)
+	return c
+}
+
 // untar adds every member of the archive. None is unpacked.
 func (d *rawDisk) untar(archive io.Reader, t *tree) error {
 	members := tar.NewReader(archive)
@@ -62,7 +61,7 @@ func (d *rawDisk) untar(archive io.Reader, t *tree) error {
 		if h.Size > d.limit-t.bytes {
 			return damaged("the file system", "its files are longer than it can hold")
 		}
-		e := entry{path: path.Clean("/" + h.Name), mode: uint32(h.Mode)&0o7777 | tarType(h.Typeflag), size: h.Size}
+		e := entry{path: path.Clean("/" + h.Name), mode: uint32(h.Mode)&0o7777 | tarTypes[h.Typeflag], size: h.Size}
 		if err := d.count(e.path); err != nil {
 			return err
 		}
@@ -80,15 +79,7 @@ func (d *rawDisk) untar(archive io.Reader, t *tree) error {
 	}
 }
 
-// tarType is the type in an entry's mode; no rule is about others.
-func tarType(flag byte) uint32 {
-	switch flag {
-	case tar.TypeReg, tar.TypeLink, tar.TypeGNUSparse:
-		return typeRegular
-	case tar.TypeDir:
-		return typeDir
-	case tar.TypeSymlink:
-		return typeSymlink
-	}
-	return 0
+// tarTypes are the types in an entry's mode; no rule is about others.
+var tarTypes = map[byte]uint32{
+	tar.TypeReg: typeRegular, tar.TypeLink: typeRegular, tar.TypeGNUSparse: typeRegular, tar.TypeDir: typeDir, tar.TypeSymlink: typeSymlink,
 }

@@ -102,7 +102,6 @@ type Result struct {
 	Findings    []Finding // in the order of the rules, then of the paths
 	Rules       []Rule    // all that were applied
 	Files       int       // regular files that were read
-	Bytes       int64     // their content's length
 	Method      string    // Debugfs or Libguestfs
 	FileSystems []FileSystem
 }
@@ -117,13 +116,10 @@ func (r Result) Unexcused() []Finding {
 // Any other error means that the disk could not be looked into.
 func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	t, err := read(ctx, o, p)
-	if ctx.Err() != nil {
-		return Result{}, context.Cause(ctx)
-	}
 	if err != nil {
-		return Result{}, err
+		return Result{}, ended(ctx, err)
 	}
-	r := Result{Rules: named(t.rules), Files: t.files, Bytes: t.bytes, Method: t.method}
+	r := Result{Rules: named(t.rules), Files: t.files, Method: t.method}
 	for _, v := range t.volumes {
 		if v.mount != "" {
 			r.FileSystems = append(r.FileSystems, FileSystem{Type: v.kind, Mount: v.mount, Partition: v.partition})
@@ -131,9 +127,6 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	}
 	masked := Mask(o.Secrets)
 	for _, rule := range t.rules {
-		if ctx.Err() != nil {
-			return Result{}, context.Cause(ctx)
-		}
 		found := rule.apply(t)
 		slices.SortStableFunc(found, func(a, b Finding) int { return cmp.Compare(a.Path, b.Path) })
 		for _, f := range found {

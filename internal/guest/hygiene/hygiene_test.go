@@ -47,7 +47,6 @@ func TestACleanDiskPasses(t *testing.T) {
 		assert.Equal(t, []hygiene.FileSystem{{Type: "ext4", Mount: "/", Partition: 1}}, r.FileSystems)
 		assert.Equal(t, hygiene.Rules(), r.Rules)
 		assert.Positive(t, r.Files)
-		assert.Positive(t, r.Bytes)
 	}
 }
 
@@ -394,7 +393,7 @@ func TestAMissingProgramIsNamedWithItsPackage(t *testing.T) {
 	disk := minixDisk(t)
 	onlyPrograms(t, "qemu-img", "prlimit", "blkid", "sfdisk", "debugfs")
 	_, err := scan(t, disk)
-	require.EqualError(t, err, "looking into the disk: guestfish is not installed: apt-get install guestfish")
+	require.EqualError(t, err, "guestfish is not installed: apt-get install guestfish")
 }
 
 func TestAnEndedScanLeavesNothing(t *testing.T) {

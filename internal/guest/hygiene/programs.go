@@ -3,7 +3,6 @@ package hygiene
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"slices"
 
@@ -11,12 +10,8 @@ import (
 )
 
 // command is a run of an external program in dir.
-func command(dir, name string, args ...string) (host.Cmd, error) {
-	path, err := host.Look(name)
-	if err != nil {
-		return host.Cmd{}, fmt.Errorf("looking into the disk: %w", err)
-	}
-	return host.Cmd{Program: path, Args: args, Dir: dir, Env: host.Env("LC_ALL=C")}, nil
+func command(dir, name string, args ...string) host.Cmd {
+	return host.Cmd{Program: name, Args: args, Dir: dir, Env: host.Env("LC_ALL=C")}
 }
 
 // What a program that reads an untrusted file system may take: 2 GiB of
@@ -25,11 +20,8 @@ var limits = []string{"--as=2147483648", "--fsize=0", "--core=0"}
 
 // limited is a run of a program under the limits.
 func limited(dir, name string, args ...string) (host.Cmd, error) {
-	c, err := command(dir, name)
-	if err != nil {
-		return c, err
-	}
-	return command(dir, "prlimit", slices.Concat(limits, []string{c.Program}, args)...)
+	path, err := host.Look(name)
+	return command(dir, "prlimit", slices.Concat(limits, []string{path}, args)...), err
 }
 
 // stream runs a program with start and hands its output to read, which gets

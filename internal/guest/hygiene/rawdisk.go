@@ -45,10 +45,7 @@ func (d *rawDisk) unpack(ctx context.Context, o Options) error {
 		err = os.Symlink(abs, d.path())
 	case "qcow2":
 		d.p.Activity("unpacking the disk")
-		var c host.Cmd
-		if c, err = command(d.dir, "qemu-img", "convert", "-f", o.Format, "-O", "raw", abs, rawName); err == nil {
-			err = host.Run(ctx, c)
-		}
+		err = host.Run(ctx, command(d.dir, "qemu-img", "convert", "-f", o.Format, "-O", "raw", abs, rawName))
 	default:
 		err = fmt.Errorf("the hygiene gate reads qcow2 and raw disks, not %q", o.Format)
 	}
@@ -104,7 +101,7 @@ func (d *rawDisk) searchBlocks(ctx context.Context, t *tree) error {
 		}
 		t.took(v.String(), hits)
 	}
-	if len(t.search.names) == 1 { // no secret
+	if len(t.search.words) == 0 {
 		return nil
 	}
 	hits, err := search(0, d.size)

@@ -1,12 +1,11 @@
 package hygiene
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -157,18 +156,11 @@ func lock(content string) (without string, whose []string) {
 // quoted is a path as guestfish takes it, whatever bytes it has: names on the disk
 // are somebody's.
 func quoted(path string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, c := range []byte(path) {
-		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"\`, c) >= 0 {
-			fmt.Fprintf(&b, `\x%02x`, c)
-		} else {
-			b.WriteByte(c)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
+	escape := func(s string) string { return `\x` + strings.ReplaceAll(fmt.Sprintf("% x", s), " ", `\x`) }
+	return `"` + unquotable.ReplaceAllStringFunc(path, escape) + `"`
 }
+
+var unquotable = regexp.MustCompile(`[^!#-\[\]-~]`)
 
 // change runs guestfish's commands on the disk, which it mounts as the guest would.
 func (t *tree) change(ctx context.Context, dir, script string) error {
@@ -176,15 +168,12 @@ func (t *tree) change(ctx context.Context, dir, script string) error {
 	if err != nil {
 		return err
 	}
-	c, err := command(dir, cmp.Or(t.guestfish, "guestfish"), "--rw", "--format="+t.Format, "--add", disk, "--inspector")
-	if err != nil {
-		return err
-	}
-	c.Env = slices.Concat(c.Env, []string{"TMPDIR=" + dir, "LIBGUESTFS_TMPDIR=" + dir}, t.LibguestfsEnv)
+	c := t.fish(dir, "--rw", "--format="+t.Format, "--add", disk, "--inspector")
+	c.Env = append(c.Env, "TMPDIR="+dir, "LIBGUESTFS_TMPDIR="+dir)
 	c.Stdin = strings.NewReader(script)
 	t.p.Activity("changing the files with libguestfs")
 	err = host.RunAppliance(ctx, c)
-	if _, explained := failure.In(err); err != nil && !explained && !errors.Is(err, context.Canceled) {
+	if _, explained := failure.In(err); err != nil && !explained {
 		err = failure.Wrap(err, "libguestfs cannot change the disk", "it needs one Linux system whose /etc/fstab names its file systems, "+
 			"and on this host a readable /boot/vmlinuz*: libguestfs-test-tool says more")
 	}

@@ -18,17 +18,12 @@ import (
 const minSecret = 6
 
 const (
-	window = 1 << 20 // bytes searched at a time
-	// before and after are how far a private key is looked at around its
-	// header's last words.
-	before, after = 64, 256
+	window  = 1 << 20 // bytes searched at a time
+	overlap = 320     // bytes of a window that are looked at again with the next: a key's header and some of the key
 )
 
-// keyWords stand in the first line of every PEM and OpenSSH private key.
-const keyWords = "PRIVATE KEY"
-
-// privateKey tells a key from the mere words, which programs that read keys
-// carry, too: behind the header stands base64, or a header of its own.
+// privateKey tells a key, PEM's or OpenSSH's, from the mere words PRIVATE KEY, which
+// programs that read keys carry, too: behind the header stands base64, or a header of its own.
 var privateKey = regexp.MustCompile(`-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----[ \t]*(?:\r?\n|\\n)\s*(?:[A-Za-z0-9+/=]{40}|[A-Z][A-Za-z-]+: )`)
 
 // hits is what was found in one file.
@@ -39,15 +34,14 @@ type hits struct {
 
 // search looks for all secrets and for private keys in one pass.
 type search struct {
-	words   *matcher
-	names   []string // the secret of each of the matcher's words; "" is keyWords
+	words   [][]byte
+	names   []string // the secret of each word
 	overlap int
 	buffer  []byte
 }
 
 func newSearch(secrets []Secret, p progress.Reporter) *search {
-	s := &search{names: []string{""}, overlap: before + after}
-	words := [][]byte{[]byte(keyWords)}
+	s := &search{overlap: overlap}
 	for _, secret := range secrets {
 		value := strings.TrimSpace(secret.Value)
 		if len(value) < minSecret {
@@ -57,11 +51,10 @@ func newSearch(secrets []Secret, p progress.Reporter) *search {
 			continue
 		}
 		for _, word := range spellings(value) {
-			words, s.names = append(words, word), append(s.names, secret.Name)
+			s.words, s.names = append(s.words, word), append(s.names, secret.Name)
 			s.overlap = max(s.overlap, len(word))
 		}
 	}
-	s.words = newMatcher(words)
 	s.buffer = make([]byte, window+s.overlap)
 	return s
 }
@@ -98,69 +91,16 @@ func (s *search) in(r io.Reader) (hits, error) {
 		if end && fill == 0 {
 			found.key = isKeyFile(text) // all of it
 		}
-		s.words.each(text, func(word, at int) { s.note(&found, text, word, at) })
+		for i, word := range s.words {
+			if !slices.Contains(found.secrets, s.names[i]) && bytes.Contains(text, word) {
+				found.secrets = append(found.secrets, s.names[i])
+			}
+		}
+		found.key = found.key || privateKey.Match(text)
 		if end {
 			return found, nil
 		}
 		// What may go on behind the window is looked at again.
 		fill = copy(s.buffer, text[len(text)-s.overlap:])
-	}
-}
-
-func (s *search) note(found *hits, text []byte, word, at int) {
-	if name := s.names[word]; name != "" {
-		if !slices.Contains(found.secrets, name) {
-			found.secrets = append(found.secrets, name)
-		}
-		return
-	}
-	found.key = found.key || privateKey.Match(text[max(0, at-before):min(len(text), at+after)])
-}
-
-// matcher finds many words at once by the method of Wu and Manber: the two
-// bytes at the end of a window as long as the shortest word tell how far no
-// word can begin.
-type matcher struct {
-	words [][]byte
-	least int // the shortest word's length
-	shift [1 << 16]uint8
-	last  map[uint16][]int // words by the two bytes that end their first least bytes
-}
-
-func newMatcher(words [][]byte) *matcher {
-	m := &matcher{words: words, least: 255, last: map[uint16][]int{}}
-	for _, w := range words {
-		m.least = min(m.least, len(w))
-	}
-	for i := range m.shift {
-		m.shift[i] = uint8(m.least - 1)
-	}
-	for i, w := range words {
-		for end := 1; end < m.least; end++ {
-			pair := uint16(w[end-1])<<8 | uint16(w[end])
-			m.shift[pair] = min(m.shift[pair], uint8(m.least-1-end))
-			if end == m.least-1 {
-				m.last[pair] = append(m.last[pair], i)
-			}
-		}
-	}
-	return m
-}
-
-// each calls found for each word and where it begins.
-func (m *matcher) each(text []byte, found func(word, at int)) {
-	for at := 0; at+m.least <= len(text); {
-		end := at + m.least - 1
-		pair := uint16(text[end-1])<<8 | uint16(text[end])
-		if s := m.shift[pair]; s > 0 {
-			at += int(s)
-			continue
-		}
-		for _, i := range m.last[pair] {
-			if bytes.HasPrefix(text[at:], m.words[i]) {
-				found(i, at)
-			}
-		}
-		at++
 	}
 }

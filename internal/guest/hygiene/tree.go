@@ -1,6 +1,7 @@
 package hygiene
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -95,23 +96,20 @@ func (t *tree) add(e entry, content io.Reader) error {
 	}
 	t.files++
 	t.bytes += e.size
-	if t.files%64 == 0 {
-		t.p.Bytes(t.bytes, 0)
-	}
-	var keep head
-	wanted := t.wanted(e.path)
-	if wanted {
-		content = io.TeeReader(content, &keep)
+	if t.wanted(e.path) {
+		head, err := io.ReadAll(io.LimitReader(content, maxKept))
+		if err != nil {
+			return err
+		}
+		t.kept[e.path] = head
+		t.keptAll += len(head)
+		content = io.MultiReader(bytes.NewReader(head), content)
 	}
 	found, err := t.search.in(content)
 	if err != nil {
 		return err
 	}
 	t.took(e.path, found)
-	if wanted {
-		t.kept[e.path] = keep.b
-		t.keptAll += len(keep.b)
-	}
 	if t.keptAll > maxKeptAll {
 		return damaged("the file system", "the files that rules read hold more than 128 MiB")
 	}
@@ -139,14 +137,6 @@ func (t *tree) link(e entry, first string) error {
 	}
 	t.took(e.path, t.hits[first])
 	return t.add(e, nil)
-}
-
-// head keeps the beginning of what is written to it.
-type head struct{ b []byte }
-
-func (h *head) Write(b []byte) (int, error) {
-	h.b = append(h.b, b[:min(len(b), maxKept-len(h.b))]...)
-	return len(b), nil
 }
 
 // wanted says whether a rule reads the file's content.

@@ -50,7 +50,7 @@ func native(volumes []volume) bool {
 // volumes lists the disk's partitions and what is in each. It leaves their
 // many formats to sfdisk and blkid.
 func (d *rawDisk) volumes(ctx context.Context) ([]volume, error) {
-	whole := volume{size: d.size}
+	whole := volume{size: d.size, tags: map[string]string{}}
 	if err := d.probe(ctx, &whole); err != nil {
 		return nil, err
 	}
@@ -73,11 +73,10 @@ func (d *rawDisk) volumes(ctx context.Context) ([]volume, error) {
 }
 
 func (d *rawDisk) partitions(ctx context.Context) ([]volume, error) {
-	c, err := command(d.dir, "sfdisk", "--json", rawName)
-	if err != nil {
+	table, err := host.Output(ctx, command(d.dir, "sfdisk", "--json", rawName))
+	if errors.Is(err, exec.ErrNotFound) {
 		return nil, err
 	}
-	table, err := host.Output(ctx, c)
 	if err != nil {
 		return nil, context.Cause(ctx) // sfdisk fails where there is no partition table: no volumes
 	}
@@ -147,9 +146,6 @@ func (d *rawDisk) probe(ctx context.Context, v *volume) error {
 	out, err := host.Output(ctx, c)
 	if exit, ran := errors.AsType[*exec.ExitError](err); err != nil && (!ran || exit.ExitCode() != blkidNothing) {
 		return err
-	}
-	if v.tags == nil {
-		v.tags = map[string]string{}
 	}
 	for line := range strings.Lines(string(out)) {
 		switch key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "="); key {

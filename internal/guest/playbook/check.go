@@ -50,8 +50,6 @@ func (s Source) Check(ctx context.Context, in Inputs, extraVars map[string]any, 
 		Args: []string{"--list-hosts", "--inventory", GuestAlias + ",", "--extra-vars", "@" + vars, filepath.Join(s.Root, filepath.FromSlash(s.File))},
 	})
 	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
 	case errors.Is(err, exec.ErrNotFound):
 		return err
 	case err != nil:
@@ -240,21 +238,11 @@ func (s Source) folders(names ...string) []string {
 // configValue is the value of a setting in the defaults of an ansible.cfg, by
 // one of its names, as Python's configparser reads it, or "".
 func configValue(b []byte, names ...string) string {
-	section := ""
-	for line := range strings.Lines(string(b)) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "[") {
-			section = strings.Trim(line, "[]")
-			continue
-		}
-		name, value, found := strings.Cut(line, "=")
-		if !found {
-			name, value, found = strings.Cut(line, ":")
-		}
-		if found && section == "defaults" && slices.Contains(names, strings.ToLower(strings.TrimSpace(name))) {
-			value, _, _ = strings.Cut(value, " ;")
-			return strings.TrimSpace(value)
-		}
+	_, defaults, _ := strings.Cut("\n"+string(b), "\n[defaults]")
+	defaults, _, _ = strings.Cut(defaults, "\n[")
+	setting := regexp.MustCompile(`(?im)^[ \t]*(?:` + strings.Join(names, "|") + `)[ \t]*[=:][ \t]*(.*?)[ \t\r]*(?: ;.*)?$`)
+	if m := setting.FindStringSubmatch(defaults); m != nil {
+		return m[1]
 	}
 	return ""
 }

@@ -28,21 +28,17 @@ var scpLike = regexp.MustCompile(`^(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9][
 // helpers. The address is never repeated in the error: it may hold a secret.
 // No host is asked.
 func ValidateGitURL(raw string) error {
-	const full = "write https://host/path, ssh://user@host/path, user@host:path or file:///path"
+	const none, full = "is no address that git may be given", "write https://host/path, ssh://user@host/path, user@host:path or file:///path"
 	bad := func(what, try string) error { return failure.New("GIT_ANSIBLE_URL "+what, try) }
 	u, err := url.Parse(raw)
 	switch {
-	case raw == "":
-		return bad("is empty", full)
-	case strings.HasPrefix(raw, "-"):
-		return bad("begins with a dash, like an option", full)
 	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r == 0x7f }):
 		return bad("has a space or a control character in it", "write a space as %20")
 	case scpLike.MatchString(raw) && !strings.Contains(raw, "://"):
 		return nil
 	// file:/e://x is a path to us and a host called file to git.
 	case err != nil || !strings.HasPrefix(raw[len(u.Scheme):], "://"):
-		return bad("is no address that git may be given", full)
+		return bad(none, full)
 	}
 	_, password := u.User.Password()
 	switch {
@@ -52,12 +48,9 @@ func ValidateGitURL(raw string) error {
 		return bad("has credentials in it", "leave them to git's credential helpers")
 	case u.RawQuery != "" || u.Fragment != "":
 		return bad("has a query or a fragment", "give the address of the repository alone")
-	case strings.HasPrefix(u.User.Username(), "-") || strings.HasPrefix(u.Hostname(), "-"):
-		return bad("has a part that begins with a dash, like an option", full)
-	case u.Scheme == "file" && (u.Host != "" || !strings.HasPrefix(u.Path, "/")):
-		return bad("is a file address without an absolute path", "write file:///path")
-	case u.Scheme != "file" && u.Hostname() == "":
-		return bad("names no host", full)
+	case strings.HasPrefix(u.User.Username(), "-") || strings.HasPrefix(u.Hostname(), "-"), // like an option
+		u.Scheme == "file" && (u.Host != "" || !strings.HasPrefix(u.Path, "/")), u.Scheme != "file" && u.Hostname() == "":
+		return bad(none, full)
 	}
 	return nil
 }

@@ -21,7 +21,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -41,7 +40,7 @@ type Options struct {
 	GitURL     string
 	GitBranch  string // branch, tag or full commit
 	GitPath    string // the tree within the repository; DefaultGitPath if empty
-	Embedded   fs.FS  // the tree that the program carries
+	Embedded   fs.FS  // the tree that the program carries; needed where nothing else is set
 	// Playbook is a path in the tree, or the name of a playbook in its
 	// playbooks folder; .yml or .yaml may be left out.
 	Playbook string
@@ -79,11 +78,8 @@ func (o Options) open(ctx context.Context, report progress.Reporter) (t *Tree, e
 		if err = errors.Join(ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)); err == nil {
 			t, err = r.open(ctx, o.Cache, report)
 		}
-	case o.Embedded != nil:
-		t, err = NewTree(ctx, o.Embedded)
 	default:
-		err = failure.New("there is no playbook to run",
-			"set ANSIBLE_DIR to a directory of playbooks, or GIT_ANSIBLE_URL to a repository")
+		t, err = NewTree(ctx, o.Embedded)
 	}
 	if err != nil {
 		return nil, err
@@ -106,8 +102,7 @@ type opened struct {
 // matter. It is Trees that closes it.
 func (t *Trees) Open(ctx context.Context, opts Options, report progress.Reporter) (*Tree, error) {
 	// There is only one tree that the program carries.
-	key := fmt.Sprintf("%q %q %q %q %t %q",
-		opts.AnsibleDir, opts.GitURL, opts.GitBranch, opts.GitPath, opts.Embedded != nil, opts.Vault)
+	key := fmt.Sprintf("%q %q %q %q %q", opts.AnsibleDir, opts.GitURL, opts.GitBranch, opts.GitPath, opts.Vault)
 	if known, ok := t.opened[key]; ok {
 		return known.tree, known.err
 	}
@@ -264,8 +259,12 @@ func (s Source) Keep(in Inputs) error {
 	all := s.beside("all")
 	err := os.Rename(s.Root, all)
 	for _, name := range in.Files {
+		to := filepath.Join(s.Root, filepath.FromSlash(name))
 		if err == nil {
-			err = move(filepath.Join(all, filepath.FromSlash(name)), filepath.Join(s.Root, filepath.FromSlash(name)))
+			err = os.MkdirAll(filepath.Dir(to), 0o700)
+		}
+		if err == nil {
+			err = os.Rename(filepath.Join(all, filepath.FromSlash(name)), to)
 		}
 	}
 	if err == nil {
@@ -275,11 +274,4 @@ func (s Source) Keep(in Inputs) error {
 		return fmt.Errorf("taking out what the playbook does not use: %w", err)
 	}
 	return nil
-}
-
-func move(from, to string) error {
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-		return err
-	}
-	return os.Rename(from, to)
 }

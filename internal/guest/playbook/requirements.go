@@ -39,9 +39,6 @@ func (s Source) install(ctx context.Context, file string, report progress.Report
 			Program: "ansible-galaxy", Args: []string{kind, "install", "-r", file, "-p", s.beside("galaxy", kind+"s")},
 			Dir: s.Root, Confined: true, Env: host.Env(append(gitVariables(), s.Env()...)...),
 		})
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
 		if err != nil {
 			return &failure.Error{What: fmt.Sprintf("installing the %ss of %s: %v", kind, name, err), Lines: host.Tail(err), Err: err,
 				Try: "are the versions there, and the server reachable?"}
@@ -62,8 +59,6 @@ type requirement struct {
 	Name    string `yaml:"name"`
 	Src     string `yaml:"src"`
 	Source  string `yaml:"source"`
-	Type    string `yaml:"type"`
-	SCM     string `yaml:"scm"`
 	Version string `yaml:"version"`
 	Include string `yaml:"include"`
 }

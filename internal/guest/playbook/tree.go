@@ -91,9 +91,6 @@ func NewTree(ctx context.Context, fsys fs.FS, no ...fs.FileInfo) (*Tree, error) 
 		}
 		return t.add(name, d, no)
 	})
-	if _, actionable := failure.In(err); actionable || ctx.Err() != nil {
-		return nil, err
-	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the playbooks: %w", err)
 	}

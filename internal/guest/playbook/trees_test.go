@@ -71,8 +71,6 @@ func TestTreesAreReadWhereTheyLie(t *testing.T) {
 	assert.Equal(t, users, theirs.URL)
 	assert.NoDirExists(t, cache)
 
-	_, err = trees.Open(t.Context(), playbook.Options{}, progress.Discard)
-	actionable(t, err, "ANSIBLE_DIR")
 	url, _, _ := repository(t)
 	_, err = trees.Open(t.Context(), playbook.Options{GitURL: url, GitBranch: "gone", Cache: cache}, progress.Discard)
 	actionable(t, err, `"gone"`)

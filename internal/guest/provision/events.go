@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"io"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,8 +34,8 @@ type events struct {
 	report  progress.Reporter
 	keptUp  func(port string)
 	secrets *strings.Replacer // what the logs must not hold; nil before start
-	log     io.WriteCloser    // all lines
-	ansible io.WriteCloser    // Ansible's lines
+	log     *os.File          // all lines
+	ansible *os.File          // Ansible's lines
 	split   text.Splitter
 	named   string // the beginning of a task's line whose name holds line breaks
 
@@ -73,23 +73,16 @@ const (
 const maxEvent = 1 << 20
 
 // open creates the logs.
-func (e *events) open(packerLog, ansibleLog string) error {
-	for path, to := range map[string]*io.WriteCloser{packerLog: &e.log, ansibleLog: &e.ansible} {
-		f, err := newLog(path)
-		if err != nil {
-			return err
-		}
-		*to = f
+func (e *events) open(packerLog, ansibleLog string) (err error) {
+	if e.log, err = newLog(packerLog); err == nil {
+		e.ansible, err = newLog(ansibleLog)
 	}
-	return nil
+	return err
 }
 
 func (e *events) close() {
-	for _, c := range []io.Closer{e.log, e.ansible} {
-		if c != nil {
-			c.Close()
-		}
-	}
+	e.log.Close() // which may be nil
+	e.ansible.Close()
 }
 
 // start begins the clock.

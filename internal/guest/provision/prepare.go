@@ -125,23 +125,23 @@ func (b *build) userData(key, hostKey vm.Key) ([]byte, error) {
 	user := vm.NewUser(b.opts.user(), key.Authorized()+" "+keyComment)
 	if !b.opts.BakeUser {
 		// Its own group would take GID 1000.
-		user.UID, user.NoUserGroup, user.PrimaryGroup = buildUID, true, "users"
+		user["uid"], user["no_user_group"], user["primary_group"] = buildUID, true, "users"
 	}
 	// Nothing here may make cloud-init restart sshd (ssh_pwauth would), which
 	// by then has let us in.
 	config := vm.UserData{
-		Users: []vm.User{user}, HostKeys: hostKey.HostKeys(),
-		PreserveHostname: true,
+		"users": []any{user}, "ssh_keys": hostKey.HostKeys(),
+		"preserve_hostname": true,
 		// Every sudo looks the host's name up; the network may take seconds to
 		// not know it.
-		ManageEtcHosts: "localhost",
+		"manage_etc_hosts": "localhost",
 	}
 	script, err := b.settingsScript()
 	if err != nil {
 		return nil, err
 	}
 	if script != "" {
-		config.BootCommands = [][]string{{"sh", "-c", script}}
+		config["bootcmd"] = [][]string{{"sh", "-c", script}}
 	}
 	return config.Encode()
 }

@@ -109,9 +109,6 @@ func EnsureTools(ctx context.Context, cache string, report progress.Reporter) (T
 		return tools, err
 	}
 	lock, err := host.LockDir(ctx, cache, "waiting for another diskforge that compiles the tools", report)
-	if ctx.Err() != nil {
-		return Tools{}, context.Cause(ctx)
-	}
 	if err != nil {
 		return Tools{}, failure.Wrap(err, "locking the tools' cache", "set another cache directory")
 	}
@@ -134,8 +131,7 @@ func ToolsReady(cache string) bool {
 
 var errNotCompiled = errors.New("the tools are not compiled yet")
 
-// ready are the programs that are there, or errNotCompiled. Former versions of
-// diskforge put that of their Go behind the name of a set's directory.
+// ready are the programs that are there, or errNotCompiled.
 func ready(cache string) (Tools, error) {
 	if dir := os.Getenv(ToolsDirVariable); dir != "" {
 		tools, err := load(dir)
@@ -145,13 +141,11 @@ func ready(cache string) (Tools, error) {
 		}
 		return tools, nil
 	}
-	dirs, _ := filepath.Glob(filepath.Join(cache, toolsKey()+"*"))
-	for _, dir := range dirs {
-		if tools, err := load(dir); err == nil {
-			return tools, nil
-		}
+	tools, err := load(filepath.Join(cache, toolsKey()))
+	if err != nil {
+		return Tools{}, errNotCompiled
 	}
-	return Tools{}, errNotCompiled
+	return tools, nil
 }
 
 // toolsKey identifies the programs: it changes when a pinned version does.
@@ -219,29 +213,15 @@ func compileTo(ctx context.Context, cache, dir string, report progress.Reporter)
 	return nil
 }
 
-// reportEvery is after how many packages the progress is reported: a log should
-// not have a line for each.
-const reportEvery = 100
-
-// compile builds each program into out. Their packages are counted: go build -v
-// names each once.
+// compile builds each program into out.
 func compile(ctx context.Context, src, out, log string, report progress.Reporter) error {
-	done := 0
 	for _, p := range programs {
 		version, file := ToolsVersions()[p.name], filepath.Join(out, p.file())
 		report.Activity("compiling " + p.name + " " + version)
 		err := host.Run(ctx, host.Cmd{
 			Program: "go", Dir: src, Env: goEnv(), Log: log,
-			Args: []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-v",
+			Args: []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false",
 				"-ldflags", "-s -w " + strings.ReplaceAll(p.ldflags, "{version}", version), "-o", file, p.module + p.pkg},
-			OnLine: func(line string) {
-				if strings.HasPrefix(line, "go: ") {
-					return
-				}
-				if done++; done%reportEvery == 0 {
-					report.Activity(fmt.Sprintf("compiling %s %s (%d packages so far)", p.name, version, done))
-				}
-			},
 		})
 		if err != nil {
 			return err

@@ -58,7 +58,6 @@ func (m *machine) judgeCloudInit(a answer) (string, error) {
 	if err != nil {
 		return "", errors.Join(a.err, err)
 	}
-	m.result.CloudInit = status.name()
 	if status.Extended == "" { // before 23.4, only its log has warnings
 		status.Recoverable = map[string][]string{"WARNING": m.warnings}
 	}

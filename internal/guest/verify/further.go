@@ -11,44 +11,42 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
-// candidate is a machine that Options.Full or Persistent adds, where the disk is for it.
-type candidate struct {
-	kind
-	unsupported string // why it is not, or empty
-}
-
-// candidates are those of this machine's disk that the options ask for. Disks on SATA are what KubeVirt
-// gives where neither the manifest nor a preference names a bus. A kernel
-// without a driver for them, as Debian's for clouds, is a choice: instance type
-// preferences ask for virtio.
-func (m *machine) candidates() []candidate {
-	sata, uefi := candidate{kind: overSATA}, candidate{kind: withUEFI}
+// candidates are the machines of this disk that Options.Full and Persistent ask
+// for. Disks on SATA are what KubeVirt gives where neither the manifest nor a
+// preference names a bus. A kernel without a driver for them, as Debian's for
+// clouds, is a choice: instance type preferences ask for virtio.
+func (m *machine) candidates() (all []kind) {
+	sata, uefi := overSATA, withUEFI
 	if !m.ahci {
 		sata.unsupported = "the kernel has no driver for it, so the manifest has to say bus: virtio or name a preference that does"
 	}
 	switch {
 	case m.SecureBoot:
-		uefi.kind = withSecureBoot
+		uefi = withSecureBoot
 	case !m.UEFI:
 		uefi.unsupported = "the disk has no EFI system partition with a boot loader"
 	}
-	var all []candidate
 	if m.Full {
-		all = append(all, candidate{kind: crownLabsSeed}, sata, uefi)
+		all = append(all, crownLabsSeed, sata, uefi)
 	}
 	if m.Persistent {
-		all = append(all, candidate{kind: secondLife})
+		all = append(all, secondLife)
 	}
 	return all
 }
 
 // further boots the other machines, one after another, until one fails.
-func (m *machine) further(ctx context.Context, all []candidate) error {
-	for _, c := range all {
-		if c.unsupported != "" {
-			m.result.Checks = append(m.result.Checks, m.check(c.name, "not supported: "+c.unsupported, nil))
-		} else if err := m.join(ctx, m.another(c.kind)); err != nil {
-			return err
+func (m *machine) further(ctx context.Context, all []kind) error {
+	for _, k := range all {
+		if k.unsupported != "" {
+			m.add(k.name, "not supported: "+k.unsupported, nil)
+			continue
+		}
+		other := m.another(k)
+		err := other.run(ctx)
+		m.result.Checks = append(m.result.Checks, other.result.Checks...)
+		if err != nil {
+			return fmt.Errorf("the machine with %s: %w", k.name, err)
 		}
 	}
 	return nil
@@ -63,16 +61,6 @@ func (m *machine) another(k kind) *machine {
 		o.VMUser, o.BakedUser = vm.CrownLabsUser, m.BakedUser && m.VMUser == vm.CrownLabsUser
 	}
 	return &machine{Options: o, kind: k, p: m.p, compare: m.identity}
-}
-
-// join runs another machine and adds its checks to the result.
-func (m *machine) join(ctx context.Context, other *machine) error {
-	err := other.run(ctx)
-	m.result.Checks = append(m.result.Checks, other.result.Checks...)
-	if err != nil {
-		return fmt.Errorf("the machine with %s: %w", other.kind.name, err)
-	}
-	return nil
 }
 
 // differences are the checks that only a further machine can be put to.

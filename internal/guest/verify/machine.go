@@ -42,7 +42,8 @@ type kind struct {
 	secure    bool // with Secure Boot
 	sata      bool
 	// persistent: it is not thrown away after its first start, see live.
-	persistent bool
+	persistent  bool
+	unsupported string // why the disk is not for it, or empty
 }
 
 var (

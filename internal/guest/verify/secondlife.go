@@ -37,10 +37,7 @@ func (m *machine) live(ctx context.Context) error {
 		shown := m.servedDesktop(ctx, m.guest.Address(DesktopPort), usual)
 		m.result.Checks = append(m.result.Checks, shown.checks...)
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return nil
+	return context.Cause(ctx)
 }
 
 func (m *machine) add(name, detail string, err error) {
@@ -53,10 +50,7 @@ func (m *machine) asked(ctx context.Context, late, function string) (string, err
 	ctx, cancel := m.within(ctx, late)
 	defer cancel()
 	out, err := m.ask(ctx, insideScript+"\n"+function+" </dev/null 2>&1", m.BuildUser, m.VMUser, m.guest.AuthorizedKey())
-	switch {
-	case ctx.Err() != nil:
-		return "", context.Cause(ctx)
-	case err != nil && out != "":
+	if err != nil && out != "" {
 		return "", errors.New(lastLine(out))
 	}
 	return out, err

@@ -2,9 +2,6 @@ package vm
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -21,9 +18,8 @@ const (
 
 // Verdict says which accelerator to use.
 type Verdict struct {
-	Accelerator string `json:"accelerator"`      // kvm or tcg
-	Why         string `json:"why,omitempty"`    // why not kvm, in one line; empty for kvm
-	Cached      bool   `json:"cached,omitempty"` // the proof is of an earlier run since the host booted
+	Accelerator string `json:"accelerator"`   // kvm or tcg
+	Why         string `json:"why,omitempty"` // why not kvm, in one line; empty for kvm
 	// OneThread says that one thread of QEMU must emulate all processors of a
 	// guest. Before QEMU 8.1 (accel/tcg: "Always lock pages before
 	// translation") one processor may go on running what another has just
@@ -40,13 +36,10 @@ func ChooseAccelerator(ctx context.Context, want, cacheDir string, p progress.Re
 }
 
 func (h probing) choose(ctx context.Context, want, cacheDir string, p progress.Reporter) (Verdict, error) {
-	version, errVersion := h.version(ctx)
-	switch want {
-	case TCG:
+	said, errVersion := host.Output(ctx, host.Cmd{Program: h.qemu, Args: []string{"--version"}})
+	version := string(said)
+	if want == TCG {
 		return not("ACCELERATOR=tcg asks for emulation").emulatedBy(version), nil
-	case Auto, KVM:
-	default:
-		return Verdict{}, failure.New(fmt.Sprintf("ACCELERATOR=%q is no accelerator", want), "choose auto, kvm or tcg")
 	}
 	v, err := h.probe(ctx, version, errVersion, cacheDir, p)
 	if err != nil || v.Accelerator == KVM {
@@ -110,23 +103,4 @@ func (v Verdict) LibguestfsEnv() []string {
 type proof struct {
 	Key     string  `json:"key"`
 	Verdict Verdict `json:"verdict"`
-}
-
-func proofFile(dir string) string { return filepath.Join(dir, "accelerator.json") }
-
-// loadProof returns the verdict that dir keeps for the key.
-func loadProof(dir, key string) (Verdict, bool) {
-	var p proof
-	if host.ReadJSON(proofFile(dir), &p) != nil || p.Key != key || p.Verdict.Accelerator != KVM && p.Verdict.Accelerator != TCG {
-		return Verdict{}, false
-	}
-	p.Verdict.Cached = true
-	return p.Verdict, true
-}
-
-func saveProof(dir, key string, v Verdict) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return host.WriteJSON(proofFile(dir), 0o600, proof{key, v})
 }

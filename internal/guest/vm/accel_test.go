@@ -116,28 +116,19 @@ func TestEmulationIsChosenWithoutAProbe(t *testing.T) {
 	assert.Zero(t, count())
 }
 
-func TestAnUnknownAcceleratorIsRefused(t *testing.T) {
-	t.Parallel()
-	h, _ := fake(t, boots)
-	_, err := h.choose(t.Context(), "hvf", "", progress.Discard)
-	require.ErrorContains(t, err, `"hvf" is no accelerator: choose auto, kvm or tcg`)
-}
-
 func TestTheVerdictIsProvenOncePerBootOfTheHost(t *testing.T) {
 	t.Parallel()
 	h, count := fake(t, fails)
 	dir := filepath.Join(t.TempDir(), "cache")
-	for i, cached := range []bool{false, true} {
+	for range 2 {
 		v, err := h.choose(t.Context(), Auto, dir, progress.Discard)
 		require.NoError(t, err)
-		assert.Equal(t, cached, v.Cached, "run %d", i)
 		assert.Contains(t, v.Why, "failed to set MSR")
 		assert.Equal(t, 1, count())
 	}
 	require.NoError(t, os.WriteFile(h.bootID, []byte("second boot\n"), 0o600))
-	v, err := h.choose(t.Context(), Auto, dir, progress.Discard)
+	_, err := h.choose(t.Context(), Auto, dir, progress.Discard)
 	require.NoError(t, err)
-	assert.False(t, v.Cached)
 	assert.Equal(t, 2, count())
 }
 
@@ -147,9 +138,8 @@ func TestADamagedCacheIsProvenAgain(t *testing.T) {
 		h, count := fake(t, boots)
 		dir := t.TempDir()
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "accelerator.json"), []byte(content), 0o600))
-		v, err := h.choose(t.Context(), Auto, dir, progress.Discard)
+		_, err := h.choose(t.Context(), Auto, dir, progress.Discard)
 		require.NoError(t, err)
-		assert.False(t, v.Cached)
 		assert.Equal(t, 1, count())
 	}
 }

@@ -67,10 +67,11 @@ func (h probing) probe(ctx context.Context, version string, errVersion error, ca
 	if errVersion != nil {
 		return Verdict{}, errVersion
 	}
-	key := h.key(version)
+	key, file := h.key(version), filepath.Join(cacheDir, "accelerator.json")
 	kept := cacheDir != "" && key != ""
-	if v, ok := loadProof(cacheDir, key); ok && kept {
-		return v, nil
+	var known proof
+	if kept && host.ReadJSON(file, &known) == nil && known.Key == key {
+		return known.Verdict, nil
 	}
 	kernel := h.kernel(cacheDir)
 	if kernel == "" {
@@ -82,16 +83,13 @@ func (h probing) probe(ctx context.Context, version string, errVersion error, ca
 	if err != nil || !kept {
 		return v, err
 	}
-	if err := saveProof(cacheDir, key, v); err != nil {
+	if err = os.MkdirAll(cacheDir, 0o755); err == nil {
+		err = host.WriteJSON(file, 0o600, proof{key, v})
+	}
+	if err != nil {
 		p.Warn("the verdict on KVM is not kept: " + err.Error())
 	}
 	return v, nil
-}
-
-// version is what QEMU says of its version.
-func (h probing) version(ctx context.Context) (string, error) {
-	out, err := host.Output(ctx, host.Cmd{Program: h.qemu, Args: []string{"--version"}})
-	return string(out), err
 }
 
 // emulatedBy completes a verdict for emulation by the QEMU that says this of
@@ -219,20 +217,15 @@ func (h probing) boot(ctx context.Context, kernel string) (Verdict, error) {
 		v = not(fmt.Sprintf("%s opens, but a kernel printed nothing within %v under it (nested virtualisation?)", h.device, h.patience))
 	}
 	process.Stop()
-	if ctx.Err() != nil {
-		return Verdict{}, context.Cause(ctx)
-	}
-	return v, nil
+	return v, context.Cause(ctx)
 }
 
-// key names what a verdict depends on: this boot of the host, its kernel, QEMU.
+// key names what a verdict depends on: this boot of the host, and with it its kernel, and QEMU.
 func (h probing) key(qemuVersion string) string {
-	var u unix.Utsname
-	_ = unix.Uname(&u)
 	boot, err := os.ReadFile(h.bootID)
 	if err != nil {
 		return "" // not to be cached
 	}
 	first, _, _ := strings.Cut(qemuVersion, "\n")
-	return strings.Join([]string{strings.TrimSpace(string(boot)), unix.ByteSliceToString(u.Release[:]), first}, " / ")
+	return strings.TrimSpace(string(boot)) + " / " + first
 }

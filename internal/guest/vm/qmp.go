@@ -1,14 +1,12 @@
 package vm
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"sync"
@@ -92,18 +90,23 @@ func (m *monitor) close() {
 	m.in.Close()
 }
 
+// ask gives a command to the monitor for people, and returns what it prints.
+func (m *monitor) ask(ctx context.Context, command string) (said string, err error) {
+	raw, err := m.execute(ctx, "human-monitor-command", map[string]any{"command-line": command})
+	if err == nil {
+		err = json.Unmarshal(raw, &said)
+	}
+	return said, err
+}
+
 // snapshot saves or loads one. QMP's own commands for that are jobs that name each
 // block device; the monitor for people prints nothing where it succeeds.
 func (m *monitor) snapshot(ctx context.Context, command string) error {
-	raw, err := m.execute(ctx, "human-monitor-command", map[string]any{"command-line": command})
-	if err != nil {
-		return err
+	said, err := m.ask(ctx, command)
+	if err == nil && said != "" {
+		err = fmt.Errorf("QEMU refuses %s: %s", command, text.Line(said))
 	}
-	var said string
-	if err := json.Unmarshal(raw, &said); err != nil || said != "" {
-		return fmt.Errorf("QEMU refuses %s: %s", command, cmp.Or(text.Line(said), string(raw)))
-	}
-	return nil
+	return err
 }
 
 // forwardedPorts opens the monitor and asks which ports of 127.0.0.1 lead to
@@ -113,13 +116,9 @@ func (m *monitor) forwardedPorts(ctx context.Context, guest []int) (map[int]int,
 	if _, err := m.execute(ctx, "qmp_capabilities", nil); err != nil {
 		return nil, err
 	}
-	raw, err := m.execute(ctx, "human-monitor-command", map[string]any{"command-line": "info usernet"})
+	table, err := m.ask(ctx, "info usernet")
 	if err != nil {
 		return nil, err
-	}
-	var table string
-	if err := json.Unmarshal(raw, &table); err != nil {
-		return nil, fmt.Errorf("reading QEMU's table of forwarded ports: %w", err)
 	}
 	return parsePorts(table, guest)
 }
@@ -154,7 +153,7 @@ const maxScreen = 8 << 20
 // Screen returns what the guest's screen shows, as PNG of at most 8 MiB. It
 // takes QEMU 7.1 or newer.
 func (g *Guest) Screen(ctx context.Context) ([]byte, error) {
-	file := filepath.Join(g.options.Dir, screenFile)
+	file := g.file(screenFile)
 	defer os.Remove(file)
 	_, err := g.qmp.execute(ctx, "screendump", map[string]any{"filename": screenFile, "format": "png"})
 	if err != nil {

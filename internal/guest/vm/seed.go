@@ -45,67 +45,27 @@ func authorized(key ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
 }
 
-// UserData is the part of cloud-init's user-data that seeds use.
-type UserData struct {
-	Users            []User     `yaml:"users"`
-	HostKeys         *HostKeys  `yaml:"ssh_keys,omitempty"`
-	PreserveHostname bool       `yaml:"preserve_hostname,omitempty"`
-	ManageEtcHosts   string     `yaml:"manage_etc_hosts,omitempty"`
-	BootCommands     [][]string `yaml:"bootcmd,omitempty"`
-	CrownLabs        *crownLabs `yaml:",inline,omitempty"`
+// UserData is cloud-init's user-data.
+type UserData map[string]any
+
+// NewUser is an account that cloud-init makes, of somebody who logs in with a key alone
+// and may sudo without a password.
+func NewUser(name, authorizedKey string) map[string]any {
+	return map[string]any{
+		"name": name, "shell": "/bin/bash", "sudo": "ALL=(ALL) NOPASSWD:ALL", "lock_passwd": true,
+		"ssh_authorized_keys": []string{authorizedKey},
+	}
 }
 
-// User is an account that cloud-init makes. It may sudo without a password.
-type User struct {
-	Name              string   `yaml:"name"`
-	Shell             string   `yaml:"shell"`
-	Sudo              string   `yaml:"sudo"`
-	LockPasswd        bool     `yaml:"lock_passwd"`
-	Passwd            string   `yaml:"passwd,omitempty"`
-	SSHAuthorizedKeys []string `yaml:"ssh_authorized_keys"`
-	UID               int      `yaml:"uid,omitempty"`
-	NoUserGroup       bool     `yaml:"no_user_group,omitempty"`
-	PrimaryGroup      string   `yaml:"primary_group,omitempty"`
+// HostKeys are the key as a seed brings it: made by us, so that ssh knows whom it talks to.
+func (k Key) HostKeys() map[string]string {
+	return map[string]string{"ed25519_private": string(k.Private), "ed25519_public": k.Authorized()}
 }
-
-// NewUser is a user who logs in with a key alone.
-func NewUser(name, authorizedKey string) User {
-	return User{Name: name, Shell: "/bin/bash", Sudo: "ALL=(ALL) NOPASSWD:ALL", LockPasswd: true, SSHAuthorizedKeys: []string{authorizedKey}}
-}
-
-// HostKeys are the guest's own, made by us: then ssh knows whom it talks to.
-type HostKeys struct {
-	Private string `yaml:"ed25519_private"`
-	Public  string `yaml:"ed25519_public"`
-}
-
-// HostKeys are the key as a seed brings it.
-func (k Key) HostKeys() *HostKeys { return &HostKeys{string(k.Private), k.Authorized()} }
 
 // Encode is the file that cloud-init reads.
 func (u UserData) Encode() ([]byte, error) {
 	b, err := yaml.Marshal(u)
 	return append([]byte("#cloud-config\n"), b...), err
-}
-
-type metaData struct {
-	InstanceID    string `yaml:"instance-id"`
-	LocalHostname string `yaml:"local-hostname"`
-}
-
-// crownLabs is what CrownLabs' seeds have beside an ordinary one
-// (operators/pkg/forge/cloudinit.go there): a network configuration where
-// cloud-init does not look for one, and a list of mounts that is empty for who
-// has none. cloud-init's schema warns about both, see verify.
-type crownLabs struct {
-	Network struct {
-		Version int `yaml:"version"`
-		ID0     struct {
-			DHCP4 bool `yaml:"dhcp4"`
-		} `yaml:"id0"`
-	} `yaml:"network"`
-	Mounts            [][]string `yaml:"mounts"`
-	SSHAuthorizedKeys []string   `yaml:"ssh_authorized_keys"` // for the image's default user, whom nobody makes
 }
 
 // unknownPassword is the SHA-512 hash of a password that was thrown away:
@@ -122,16 +82,20 @@ func newKeys() (keys, error) {
 	return keys{user, hostKey}, errors.Join(errUser, errHost)
 }
 
-// userData is the seed's user-data.
+// userData is the seed's user-data. CrownLabs' seeds (operators/pkg/forge/cloudinit.go
+// there) have beside an ordinary one a network configuration where cloud-init does not
+// look for one, a list of mounts that is empty for who has none, and keys for the image's
+// default user, whom nobody makes. cloud-init's schema warns about the first two, see verify.
 func (o Options) userData(k keys) UserData {
-	seed := UserData{Users: []User{NewUser(o.User, k.user.Authorized())}}
+	user := NewUser(o.User, k.user.Authorized())
+	seed := UserData{"users": []any{user}}
 	if o.CrownLabs {
-		seed.Users[0].LockPasswd, seed.Users[0].Passwd = false, unknownPassword
-		seed.CrownLabs = &crownLabs{Mounts: [][]string{}, SSHAuthorizedKeys: seed.Users[0].SSHAuthorizedKeys}
-		seed.CrownLabs.Network.Version, seed.CrownLabs.Network.ID0.DHCP4 = 2, true
+		user["lock_passwd"], user["passwd"] = false, unknownPassword
+		seed["network"] = map[string]any{"version": 2, "id0": map[string]bool{"dhcp4": true}}
+		seed["mounts"], seed["ssh_authorized_keys"] = []string{}, user["ssh_authorized_keys"]
 	}
 	if !o.OwnHostKeys {
-		seed.HostKeys = k.host.HostKeys()
+		seed["ssh_keys"] = k.host.HostKeys()
 	}
 	return seed
 }
@@ -146,7 +110,7 @@ func writeSeed(ctx context.Context, o Options, k keys) error {
 	if err != nil {
 		return err
 	}
-	meta, err := yaml.Marshal(metaData{InstanceID: ssh.FingerprintSHA256(k.host.PublicKey()), LocalHostname: o.Hostname})
+	meta, err := yaml.Marshal(map[string]string{"instance-id": ssh.FingerprintSHA256(k.host.PublicKey()), "local-hostname": o.Hostname})
 	if err != nil {
 		return err
 	}

@@ -43,10 +43,8 @@ func (d died) Error() string { return string(d) }
 func (g *Guest) awaitSSH(ctx context.Context) error {
 	wait, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	over := time.AfterFunc(g.options.Timeout, func() {
-		cancel(died(fmt.Sprintf("the guest did not answer ssh within %v", g.options.Timeout)))
-	})
-	defer over.Stop()
+	wait, stop := context.WithTimeoutCause(wait, g.options.Timeout, died(fmt.Sprintf("the guest did not answer ssh within %v", g.options.Timeout)))
+	defer stop()
 	go func() {
 		select {
 		case <-g.process.Done():
@@ -73,24 +71,15 @@ func (g *Guest) awaitSSH(ctx context.Context) error {
 // time for its answer.
 func (g *Guest) watch(every, within time.Duration) {
 	client := g.client
-	ended := make(chan struct{})
 	go func() {
-		_ = client.Wait() // how it ended is told to whoever uses it
-		close(ended)
-	}()
-	go func() {
-		for {
-			select {
-			case <-ended:
-				return
-			case <-time.After(every):
-			}
+		for err := error(nil); err == nil; { // until the connection has ended
+			time.Sleep(every)
 			late := time.AfterFunc(within, func() {
 				g.frozen.Store(true)
 				_ = client.Close()
 			})
 			// OpenSSH's own request; sshd refuses it, which is an answer, too.
-			_, _, _ = client.SendRequest("keepalive@openssh.com", true, nil)
+			_, _, err = client.SendRequest("keepalive@openssh.com", true, nil)
 			late.Stop()
 		}
 	}()
@@ -117,11 +106,11 @@ func (g *Guest) explain(ctx context.Context, err error) error {
 		}
 		what = "the guest did not start: " + g.process.Wait().Error()
 	}
-	lines := g.Console()
+	lines := g.console.Last()
 	select {
 	case <-g.process.Done():
 		<-g.console.Done()
-		lines = append(g.Console(), host.Tail(g.process.Wait())...)
+		lines = append(g.console.Last(), host.Tail(g.process.Wait())...)
 	default:
 	}
 	return &failure.Error{

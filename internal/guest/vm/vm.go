@@ -137,9 +137,6 @@ func (o Options) complete() (Options, error) {
 	if o.Hostname == "" {
 		o.Hostname = "diskforge"
 	}
-	if o.CrownLabs && o.User != CrownLabsUser {
-		return o, fmt.Errorf("CrownLabs' seed makes the user %s, not %q", CrownLabsUser, o.User)
-	}
 	o.OwnHostKeys = o.OwnHostKeys || o.CrownLabs
 	if o.UEFI {
 		var err error
@@ -221,9 +218,6 @@ func (g *Guest) ConsoleLog() string { return g.file(consoleFile) }
 
 // file is the path of a file in Options.Dir.
 func (g *Guest) file(name string) string { return filepath.Join(g.options.Dir, name) }
-
-// Console returns the last lines of the serial console, oldest first.
-func (g *Guest) Console() []string { return g.console.Last() }
 
 // Done is closed when the guest has ended.
 func (g *Guest) Done() <-chan struct{} { return g.console.Done() }

@@ -21,18 +21,18 @@ import (
 
 // An output writes a disk in a form that others take. The same disk and the same
 // Machine give the same bytes, and memory does not grow with the disk.
-type output interface {
-	extension() string // of its file's name, behind the dot; it is its name in OUTPUTS, too
-	write(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error
+type output struct {
+	extension string // of its file's name, behind the dot; it is its name in OUTPUTS, too
+	write     func(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error
 }
 
 // outputs are all that there are.
-var outputs = []output{copied{}, rawZstd{}, ova{}}
+var outputs = []output{{FormatQCOW2, writeQCOW2}, {"raw.zst", writeRawZstd}, {"ova", writeOVA}}
 
 // Outputs are the names of the forms that Export writes.
 func Outputs() (names []string) {
 	for _, o := range outputs {
-		names = append(names, o.extension())
+		names = append(names, o.extension)
 	}
 	return names
 }
@@ -72,11 +72,8 @@ func Export(ctx context.Context, path, digest, dir string, names []string, m Mac
 	if err != nil {
 		return nil, err
 	}
-	// Absolute: a relative one with a colon in it ("nbd:…") would be a protocol to QEMU.
-	for _, place := range []*string{&path, &dir} {
-		if *place, err = filepath.Abs(*place); err != nil {
-			return nil, err
-		}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
 	}
 	for _, name := range names {
 		if info, err := os.Stat(filepath.Join(dir, m.Name+"."+name)); err == nil && !info.Mode().IsRegular() {
@@ -102,10 +99,10 @@ func Export(ctx context.Context, path, digest, dir string, names []string, m Mac
 		return nil, err
 	}
 	for _, o := range outputs {
-		if !slices.Contains(names, o.extension()) {
+		if !slices.Contains(names, o.extension) {
 			continue
 		}
-		name := filepath.Join(dir, m.Name+"."+o.extension())
+		name := filepath.Join(dir, m.Name+"."+o.extension)
 		p.Activity("writing " + filepath.Base(name))
 		file, err := host.Create(name, 0o644)
 		if err != nil {
@@ -117,13 +114,10 @@ func Export(ctx context.Context, path, digest, dir string, names []string, m Mac
 		}
 		p.Activity("hashing " + filepath.Base(name))
 		one := Exported{Path: name}
-		if _, err := file.Seek(0, io.SeekStart); err != nil {
+		if one.Digest, err = host.DigestFile(ctx, file.Name(), p); err != nil {
 			return nil, err
 		}
-		if one.Digest, err = host.Digest(ctx, file.File, p); err != nil {
-			return nil, err
-		}
-		if one.Size, err = file.Seek(0, io.SeekCurrent); err != nil {
+		if one.Size, err = file.Seek(0, io.SeekEnd); err != nil {
 			return nil, err
 		}
 		sums += fmt.Sprintf("%s  %s\n", strings.TrimPrefix(one.Digest, "sha256:"), filepath.Base(name))
@@ -167,10 +161,10 @@ func earlierSums(list string, names []string, p progress.Reporter) (sums string,
 // zstd.
 func ExportNeeds(names []string, size int64) (needs []host.Need) {
 	for _, name := range names {
-		switch name {
-		case ova{}.extension():
+		switch {
+		case name == "ova":
 			needs = append(needs, host.Need{Bytes: size * 12 / 5, What: "the appliance and its disk"})
-		case copied{}.extension(), rawZstd{}.extension():
+		case slices.Contains(Outputs(), name):
 			needs = append(needs, host.Need{Bytes: size, What: "the " + name})
 		}
 	}
@@ -185,12 +179,8 @@ func (d *exported) guest() (io.ReaderAt, error) {
 	return qcow2.Open(d, nil)
 }
 
-// copied is the qcow2 image as it is.
-type copied struct{}
-
-func (copied) extension() string { return FormatQCOW2 }
-
-func (copied) write(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
+// writeQCOW2 writes the qcow2 image as it is.
+func writeQCOW2(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
 	if d.about.Format != FormatQCOW2 {
 		return convert(ctx, image{d.Name(), d.about.Format}, to.Name(), Zstd, d.about.DataSize, p)
 	}
@@ -198,13 +188,9 @@ func (copied) write(ctx context.Context, d *exported, to *os.File, p progress.Re
 	return err
 }
 
-// rawZstd is the disk as the guest sees it, compressed by zstd: what CDI takes by HTTP,
-// and dd from a pipe.
-type rawZstd struct{}
-
-func (rawZstd) extension() string { return "raw.zst" }
-
-func (rawZstd) write(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
+// writeRawZstd writes the disk as the guest sees it, compressed by zstd: what CDI takes by
+// HTTP, and dd from a pipe.
+func writeRawZstd(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
 	guest, err := d.guest()
 	if err != nil {
 		return err

@@ -65,11 +65,9 @@ func (f fat) directory(cluster uint32) ([]byte, error) {
 	return f.read(cluster, maxDirectory, func(b []byte) bool { return bytes.Contains(b, make([]byte, 32)) })
 }
 
-func never([]byte) bool { return false }
-
 // read returns the file that begins in a cluster, to the end of its last one: at
-// most limit bytes and a cluster, and no more than up to the first cluster that is
-// the last.
+// most limit bytes and a cluster, and where last is not nil, no more than up to the
+// first cluster that it says is the last.
 func (f fat) read(cluster uint32, limit int, last func([]byte) bool) (all []byte, err error) {
 	for cluster >= 2 && cluster < f.entries && len(all) < limit {
 		b, err := readFull(f, f.data+int64(cluster-2)*f.cluster, min(f.cluster, maxDirectory))
@@ -77,7 +75,7 @@ func (f fat) read(cluster uint32, limit int, last func([]byte) bool) (all []byte
 			return nil, err
 		}
 		all = append(all, b...)
-		if last(b) {
+		if last != nil && last(b) {
 			break
 		}
 		if cluster, err = f.next(cluster); err != nil {

@@ -2,11 +2,13 @@ package disk
 
 import (
 	"bytes"
+	"cmp"
 	"debug/pe"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/lima-vm/go-qcow2reader/image/qcow2"
@@ -45,19 +47,16 @@ type Firmware struct {
 
 // String names them as people do.
 func (f Firmware) String() string {
-	uefi := "UEFI"
-	if f.SecureBoot {
-		uefi = "UEFI with Secure Boot"
+	var all []string
+	if f.BIOS {
+		all = append(all, "BIOS")
 	}
-	switch {
-	case f.BIOS && f.UEFI:
-		return "BIOS and " + uefi
-	case f.BIOS:
-		return "BIOS"
-	case f.UEFI:
-		return uefi
+	if f.UEFI && f.SecureBoot {
+		all = append(all, "UEFI with Secure Boot")
+	} else if f.UEFI {
+		all = append(all, "UEFI")
 	}
-	return "nothing that a firmware starts"
+	return cmp.Or(strings.Join(all, " and "), "nothing that a firmware starts")
 }
 
 // MarshalText writes what String says.
@@ -199,7 +198,7 @@ func loader(r io.ReaderAt, start int64) (isThere, signed bool, err error) {
 	}
 	for _, name := range loaders {
 		if cluster, isThere := lookup(dir, name); isThere && err == nil {
-			content, err := f.read(cluster, maxLoader, never)
+			content, err := f.read(cluster, maxLoader, nil)
 			return true, signedByMicrosoft(content), err
 		}
 	}

@@ -168,7 +168,7 @@ func (s *source) checkVDI() error {
 func (s *source) archive(ctx context.Context, out string, p progress.Reporter) error {
 	members, described := members{}, ""
 	archive := s.window()
-	for files := tar.NewReader(archive); ctx.Err() == nil; {
+	for files := tar.NewReader(archive); ; {
 		h, err := files.Next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -187,8 +187,6 @@ func (s *source) archive(ctx context.Context, out string, p progress.Reporter) e
 		}
 	}
 	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
 	case members["index.json"] != nil:
 		return s.exported(ctx, members, out, p)
 	case described != "":
@@ -302,11 +300,8 @@ func (s *source) decompress(ctx context.Context, how, digest, out string, p prog
 	}
 	if err != nil {
 		f.Close()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := explain(ctx, err, filepath.Dir(out)); host.DiskFull(err) {
-			return err
+		if explained := explain(ctx, err, filepath.Dir(out)); ctx.Err() != nil || host.DiskFull(err) {
+			return explained
 		}
 		return failure.Wrap(err, "the "+how+" archive is truncated or damaged", "make it again")
 	}

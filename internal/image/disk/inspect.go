@@ -20,7 +20,6 @@ type Info struct {
 	Format      string // FormatQCOW2 or FormatRaw
 	VirtualSize int64  // bytes that the guest sees
 	FileSize    int64  // length of the file in bytes: what a layer carries
-	ActualSize  int64  // bytes that the file takes on its filesystem
 	DataSize    int64  // bytes of the guest's data once unpacked, in whole clusters
 	// Compression is that of at least half of its data. Compressing such an image
 	// again costs seconds and gains next to nothing.
@@ -39,26 +38,8 @@ func Inspect(ctx context.Context, path string) (Info, error) { return inspectOve
 
 // inspectOver allows the image to be an overlay of base, an absolute path. The
 // Info is of the overlay alone.
-func inspectOver(ctx context.Context, path, base string) (Info, error) {
-	info, err := inspect(ctx, path, base)
-	return info, named(path, err)
-}
-
-// named puts the file's name before an error.
-func named(file string, err error) error {
-	if err == nil {
-		return nil
-	}
-	f, ok := failure.In(err)
-	if !ok {
-		return fmt.Errorf("inspecting %s: %w", file, err)
-	}
-	told := *f
-	told.What = file + ": " + f.What
-	return &told
-}
-
-func inspect(ctx context.Context, path, base string) (Info, error) {
+func inspectOver(ctx context.Context, path, base string) (info Info, err error) {
+	defer func() { err = named(path, err) }()
 	f, err := host.Open(path)
 	if errors.Is(err, host.ErrNotRegular) {
 		return Info{}, failure.New("this is no regular file", "give a qcow2 or raw disk image")
@@ -76,10 +57,7 @@ func inspect(ctx context.Context, path, base string) (Info, error) {
 		return Info{}, err
 	}
 	allocated := st.Sys().(*syscall.Stat_t).Blocks * sectorSize
-	info := Info{
-		Format: i.Format, VirtualSize: int64(i.VirtualSize), FileSize: i.FileSize,
-		ActualSize: allocated, DataSize: allocated, Compression: NoCompression,
-	}
+	info = Info{Format: i.Format, VirtualSize: int64(i.VirtualSize), FileSize: i.FileSize, DataSize: allocated, Compression: NoCompression}
 	if i.Format == FormatQCOW2 {
 		t, err := i.Tables(ctx, f, math.MaxInt64)
 		if ctx.Err() != nil {
@@ -95,6 +73,20 @@ func inspect(ctx context.Context, path, base string) (Info, error) {
 		err = fmt.Errorf("qemu-img sees a virtual size of %d bytes, its header says %d", seen, info.VirtualSize)
 	}
 	return info, err
+}
+
+// named puts the file's name before an error.
+func named(file string, err error) error {
+	if err == nil {
+		return nil
+	}
+	f, ok := failure.In(err)
+	if !ok {
+		return fmt.Errorf("inspecting %s: %w", file, err)
+	}
+	told := *f
+	told.What = file + ": " + f.What
+	return &told
 }
 
 func truncated(err error) error {

@@ -3,6 +3,7 @@ package disk
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -18,14 +19,10 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
-// ova is an appliance for VirtualBox and VMware: a tar of a description (DMTF's
+// writeOVA writes an appliance for VirtualBox and VMware: a tar of a description (DMTF's
 // DSP0243, Open Virtualization Format 1.1), its manifest, and the disk as a
 // stream-optimized VMDK, in the order that a reader of a stream needs.
-type ova struct{}
-
-func (ova) extension() string { return "ova" }
-
-func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
+func writeOVA(ctx context.Context, d *exported, to *os.File, p progress.Reporter) error {
 	firmware, err := FirmwareOf(d.Name())
 	if err != nil {
 		return err
@@ -36,18 +33,18 @@ func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Repor
 		return err
 	}
 	defer vmdk.Close()
-	info, err := vmdk.Stat()
+	size, err := vmdk.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}
-	sum, err := host.Digest(ctx, vmdk, p)
+	sum, err := host.DigestFile(ctx, vmdk.Name(), p)
 	if err != nil {
 		return err
 	}
 	var description bytes.Buffer
 	if err := ovf.Execute(&description, map[string]any{
-		"Machine": d.machine, "Disk": disk, "Size": info.Size(), "Capacity": d.about.VirtualSize,
-		"EFI": firmware.UEFI && !firmware.BIOS, "OS": systemOf(d.machine.Distribution),
+		"Machine": d.machine, "Disk": disk, "Size": size, "Capacity": d.about.VirtualSize,
+		"EFI": firmware.UEFI && !firmware.BIOS, "OS": cmp.Or(systems[d.machine.Distribution], systems[""]),
 	}); err != nil {
 		return err
 	}
@@ -61,16 +58,13 @@ func (ova) write(ctx context.Context, d *exported, to *os.File, p progress.Repor
 		_, err := host.Copy(ctx, t, content)
 		return err
 	}
-	if _, err := vmdk.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
 	if err := add(d.machine.Name+".ovf", int64(description.Len()), &description); err != nil {
 		return err
 	}
 	if err := add(d.machine.Name+".mf", int64(len(manifest)), strings.NewReader(manifest)); err != nil {
 		return err
 	}
-	if err := add(disk, info.Size(), progress.Reader(vmdk, info.Size(), p)); err != nil {
+	if err := add(disk, size, progress.Reader(io.NewSectionReader(vmdk, 0, size), size, p)); err != nil {
 		return err
 	}
 	return t.Close()
@@ -91,8 +85,7 @@ func (d *exported) vmdk(ctx context.Context, name string, p progress.Reporter) (
 		f.Close()
 		return nil, err
 	}
-	_, err = f.Seek(0, io.SeekStart)
-	return f, err
+	return f, nil
 }
 
 // system is what an appliance calls its guest's operating system.
@@ -102,14 +95,11 @@ type system struct {
 	Words  string
 }
 
-func systemOf(distribution string) system {
-	switch distribution {
-	case "debian":
-		return system{96, "debian10_64Guest", "Debian GNU/Linux (64-bit)"}
-	case "ubuntu":
-		return system{94, "ubuntu64Guest", "Ubuntu Linux (64-bit)"}
-	}
-	return system{101, "otherLinux64Guest", "Linux (64-bit)"}
+// systems are by distributions; others are some Linux.
+var systems = map[string]system{
+	"debian": {96, "debian10_64Guest", "Debian GNU/Linux (64-bit)"},
+	"ubuntu": {94, "ubuntu64Guest", "Ubuntu Linux (64-bit)"},
+	"":       {101, "otherLinux64Guest", "Linux (64-bit)"},
 }
 
 //go:embed machine.ovf.tmpl

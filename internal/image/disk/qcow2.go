@@ -95,8 +95,8 @@ func (i *Image) Tables(ctx context.Context, r io.ReaderAt, budget int64) (Tables
 	if l1Entries*8 > budget {
 		return Tables{}, ErrNotRead
 	}
-	l1, l2 := make([]byte, l1Entries*8), make([]byte, i.ClusterSize)
-	if err := readTable(r, l1, int64(i.header.L1TableOffset)); err != nil {
+	l1, err := readTable(r, int64(i.header.L1TableOffset), l1Entries*8)
+	if err != nil {
 		return Tables{}, err
 	}
 	t := Tables{Compression: NoCompression}
@@ -114,9 +114,11 @@ func (i *Image) Tables(ctx context.Context, r io.ReaderAt, budget int64) (Tables
 		if int64(t.Read+1)*i.ClusterSize > budget {
 			continue
 		}
-		if err := readTable(r, l2, offset); errors.Is(err, ErrNotRead) {
+		l2, err := readTable(r, offset, i.ClusterSize)
+		if errors.Is(err, ErrNotRead) {
 			continue
-		} else if err != nil {
+		}
+		if err != nil {
 			return Tables{}, err
 		}
 		t.Read++
@@ -136,15 +138,12 @@ func (i *Image) Tables(ctx context.Context, r io.ReaderAt, budget int64) (Tables
 	return t, nil
 }
 
-func readTable(r io.ReaderAt, table []byte, offset int64) error {
-	n, err := r.ReadAt(table, offset)
-	switch {
-	case n == len(table):
-		return nil
-	case errors.Is(err, ErrNotRead):
-		return ErrNotRead
+func readTable(r io.ReaderAt, offset, n int64) ([]byte, error) {
+	table, err := readFull(r, offset, n)
+	if err != nil && !errors.Is(err, ErrNotRead) {
+		err = errTruncated
 	}
-	return errTruncated
+	return table, err
 }
 
 // add counts one L2 entry, of the guest's cluster number n.

@@ -57,10 +57,9 @@ type SparsifyOptions struct {
 
 // SparsifyResult says what was done.
 type SparsifyResult struct {
-	Method      Method // the one that was used, never Auto
-	Compression Compression
-	Before      Info
-	After       Info
+	Method Method // the one that was used, never Auto
+	Before Info
+	After  Info
 }
 
 // Sparsify makes the qcow2 image out from the disk image in, which it only
@@ -104,7 +103,7 @@ func Sparsify(ctx context.Context, in, out string, o SparsifyOptions, to progres
 	if err := target.Commit(); err != nil {
 		return SparsifyResult{}, err
 	}
-	return SparsifyResult{Method: method, Compression: o.Compression, Before: before, After: after}, nil
+	return SparsifyResult{Method: method, Before: before, After: after}, nil
 }
 
 // inspect looks at what is converted: an overlay together with its base.
@@ -115,7 +114,6 @@ func (o SparsifyOptions) inspect(ctx context.Context, in string) (Info, error) {
 	}
 	base, err := Inspect(ctx, o.Base)
 	before.FileSize += base.FileSize
-	before.ActualSize += base.ActualSize
 	before.DataSize += base.DataSize
 	return before, err
 }
@@ -131,29 +129,19 @@ const notTrimmed = "the disk was not trimmed: what deleted files held stays in i
 // choose returns the method to use.
 func choose(o SparsifyOptions, to progress.Reporter) (Method, error) {
 	const program = "virt-sparsify"
-	_, err := host.Look(program)
-	installed := err == nil
-	switch o.Method {
-	case None:
-	case Trim:
-		if !o.Trimmed {
-			to.Warn(notTrimmed + "; SPARSIFY=auto or virt-sparsify would free it")
-		}
-	case VirtSparsify:
-		if !installed {
-			return "", failure.New(program+" is not installed", "apt-get install "+host.Package(program)+", or set SPARSIFY=auto")
-		}
-	case Auto:
-		switch {
-		case o.Trimmed:
-			return Trim, nil
-		case installed:
-			return VirtSparsify, nil
-		}
+	_, missing := host.Look(program)
+	switch {
+	case o.Method == Auto && o.Trimmed:
+		return Trim, nil
+	case o.Method == Auto && missing == nil:
+		return VirtSparsify, nil
+	case o.Method == Auto:
 		to.Warn(notTrimmed + "; " + program + " (apt-get install " + host.Package(program) + ") would free it")
 		return None, nil
-	default:
-		return "", fmt.Errorf("unknown method %q", o.Method)
+	case o.Method == Trim && !o.Trimmed:
+		to.Warn(notTrimmed + "; SPARSIFY=auto or virt-sparsify would free it")
+	case o.Method == VirtSparsify && missing != nil:
+		return "", failure.New(program+" is not installed", "apt-get install "+host.Package(program)+", or set SPARSIFY=auto")
 	}
 	return o.Method, nil
 }
@@ -172,9 +160,6 @@ func convert(ctx context.Context, source image, target string, c Compression, si
 		args, options = append(args, "-c"), options+",compression_type=zstd"
 	case Zlib:
 		args = append(args, "-c") // the type's name is unknown to QEMU before 5.1
-	case NoCompression:
-	default:
-		return fmt.Errorf("unknown compression %q", c)
 	}
 	args = append(args, "-o", options)
 	for _, path := range []string{source.path, target} {
