@@ -213,15 +213,29 @@ func compileTo(ctx context.Context, cache, dir string, report progress.Reporter)
 	return nil
 }
 
-// compile builds each program into out.
+// reportEvery is after how many packages the progress is reported: a log should
+// not have a line for each.
+const reportEvery = 100
+
+// compile builds each program into out. Their packages are counted: go build -v
+// names each once, and for minutes there is no other sign of life.
 func compile(ctx context.Context, src, out, log string, report progress.Reporter) error {
+	done := 0
 	for _, p := range programs {
 		version, file := ToolsVersions()[p.name], filepath.Join(out, p.file())
 		report.Activity("compiling " + p.name + " " + version)
 		err := host.Run(ctx, host.Cmd{
 			Program: "go", Dir: src, Env: goEnv(), Log: log,
-			Args: []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false",
+			Args: []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-v",
 				"-ldflags", "-s -w " + strings.ReplaceAll(p.ldflags, "{version}", version), "-o", file, p.module + p.pkg},
+			OnLine: func(line string) {
+				if strings.HasPrefix(line, "go: ") {
+					return
+				}
+				if done++; done%reportEvery == 0 {
+					report.Activity(fmt.Sprintf("compiling %s %s (%d packages so far)", p.name, version, done))
+				}
+			},
 		})
 		if err != nil {
 			return err
