@@ -27,7 +27,7 @@ func givenSettings(t *testing.T, environ map[string]string) *Build {
 	t.Helper()
 	s, err := settings.Read(nil, func(name string) (string, bool) { v, ok := environ[name]; return v, ok })
 	require.NoError(t, err)
-	c, err := pipeline.Parse(s, pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedReference)
+	c, err := pipeline.Parse(s, pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedTarget)
 	require.NoError(t, err)
 	return &Build{Settings: s, Config: c}
 }

@@ -46,7 +46,7 @@ func Import(ctx context.Context, from, out string, p progress.Reporter) error {
 		s.size = info.Size()
 		err = s.recognise(ctx, out, p)
 	} else {
-		s.driver = FormatRaw // a guest can write any magic into its first sector
+		s.driver, s.device = FormatRaw, true // a guest can write any magic into its first sector
 		s.size, err = f.Seek(0, io.SeekEnd)
 	}
 	if s.unpacked != "" {
@@ -86,6 +86,7 @@ type source struct {
 	*os.File
 	name         string
 	driver       string // QEMU's
+	device       bool   // it is a block device
 	offset, size int64
 	unpacked     string // a file of ours that holds it, or empty
 }
@@ -327,7 +328,7 @@ func (s *source) convert(ctx context.Context, out string, p progress.Reporter) e
 	}
 	type fields map[string]any
 	file := fields{"driver": "file", "filename": from}
-	if strings.HasPrefix(from, "/dev/") && s.driver == FormatRaw && s.unpacked == "" {
+	if s.device {
 		file["driver"] = "host_device"
 	}
 	if s.offset > 0 {
