@@ -43,6 +43,12 @@ func TestWhatTheRegistryHasIsNotBuiltAgain(t *testing.T) {
 	assert.Empty(t, m.taken())
 	assert.Equal(t, map[string]string{"debian": "skip: unchanged", "lab": "skip: unchanged", "exam": "skip: unchanged"}, s.said())
 	assert.Equal(t, reference(first, "lab"), reference(second, "lab"))
+
+	s.edit("catalogue.yaml", "{name: lab,", "{name: lab, outputs: [ova],")
+	planned := s.planned()
+	assert.Equal(t, fleet.Skip, planned["lab"].Action)
+	assert.Contains(t, strings.Join(planned["lab"].Notes, "\n"), "diskforge export "+s.env["TARGET_REGISTRY"]+"/labs/lab:v1 -o "+s.env["OUTPUT_DIR"]+"/lab --outputs ova")
+	assert.Empty(t, planned["exam"].Notes)
 }
 
 func TestAFurtherTagIsSetWithoutSendingALayer(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -67,6 +68,7 @@ func (a *All) Plan(ctx context.Context) ([]*Entry, error) {
 	fields := settings.Fields()
 	for _, e := range entries {
 		e.Stages = e.stages(fields)
+		a.noteFiles(e)
 	}
 	return entries, nil
 }
@@ -97,6 +99,17 @@ func (a *All) Run(ctx context.Context) (Summary, error) {
 	}
 	b := &builder{All: a, session: session, table: table}
 	return Run(ctx, entries, b, Options{OutputDir: a.Config.OutputDir, Jobs: a.Jobs}, table)
+}
+
+// noteFiles says how an image that is not built again gets the files of OUTPUTS: they
+// are no part of what it is made from, so they may be asked for later.
+func (a *All) noteFiles(e *Entry) {
+	dir := Dir(a.Config.OutputDir, e.Name)
+	sums, _ := filepath.Glob(filepath.Join(dir, "*.SHA256SUMS"))
+	if e.Found != nil && e.Action != Build && e.config.Outputs != "" && len(sums) == 0 {
+		e.Notes = append(e.Notes, fmt.Sprintf("it is not built again, so its files are not made: diskforge export %s -o %s --outputs %s",
+			cmp.Or(e.config.Reference, e.layout(a.Config.OutputDir)), dir, e.config.Outputs))
+	}
 }
 
 // logIn reads the password file once for all images: it may be a pipe.
