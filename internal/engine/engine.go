@@ -223,8 +223,8 @@ func explain(err error, log string) error {
 	if _, ok := failure.In(err); ok {
 		return err
 	}
-	text, _, _ := strings.Cut(err.Error(), " [traceparent:")
-	what, evidence, _ := strings.Cut(text, "\n")
+	message, _, _ := strings.Cut(err.Error(), " [traceparent:")
+	what, evidence, _ := strings.Cut(message, "\n")
 	f := &failure.Error{What: functions.ReplaceAllString(what, ""), Log: log, Err: err}
 	for line := range strings.Lines(evidence) {
 		f.Lines = append(f.Lines, strings.TrimPrefix(strings.TrimRight(line, "\r\n"), "  | "))

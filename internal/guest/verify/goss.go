@@ -61,8 +61,10 @@ func (m *machine) goss(ctx context.Context, ended <-chan struct{}) found {
 func (m *machine) runGoss(ctx context.Context) ([]Check, error) {
 	ctx, over := m.within(ctx, "the playbook's checks did not end")
 	defer over()
-	// It fails where checks fail; what it prints says which.
-	out, errRun := m.ask(ctx, `cd "$1" && ./goss --gossfile checks.yaml validate --format json --no-color; status=$?; rm -rf "$1"; exit $status`, gossDir)
+	// It fails where checks fail; what it prints says which. No more of them run at once
+	// than the guest has processors, or each would use up the others' time.
+	const script = `cd "$1" && ./goss --gossfile checks.yaml validate --max-concurrent "$(nproc)" --format json --no-color; status=$?; rm -rf "$1"; exit $status`
+	out, errRun := m.ask(ctx, script, gossDir)
 	if ctx.Err() != nil {
 		return nil, errRun
 	}

@@ -266,7 +266,8 @@ func (s *source) exported(ctx context.Context, files members, out string, p prog
 	case len(disks) > 1:
 		return failure.New(fmt.Sprintf("the export has %d disks, and a containerdisk is one", len(disks)), "export a machine with the disk of its system alone")
 	case len(disks) == 0:
-		return failure.New("the OCI archive is no export of a KubeVirt machine", "a containerdisk is no machine that was used: build from it, with ISO_URL=oci:LAYOUT")
+		return failure.New("the OCI archive is no export of a KubeVirt machine",
+			"a containerdisk is no machine that was used: build from it, with ISO_URL=oci:LAYOUT")
 	}
 	content := files[blob(disks[0].Digest)]
 	if content == nil || content.Size() != disks[0].Size {
