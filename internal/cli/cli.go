@@ -23,10 +23,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -127,7 +125,7 @@ func exitCode(ctx context.Context, err error) int {
 	case stopped:
 		return 128 + int(sig.Signal.(syscall.Signal))
 	case errors.As(err, new(settings.Mistakes)), errors.As(err, new(catalogue.Mistakes)), errors.As(err, new(usageError)),
-		errors.Is(err, playbook.ErrUnknown), errors.Is(err, base.ErrNoPackage):
+		errors.Is(err, pipeline.ErrNoPlaybook), errors.Is(err, pipeline.ErrNoPackage):
 		return exitUsage
 	}
 	return exitFailed

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/netgroup-polito/diskforge/internal/engine"
-	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 )
 
@@ -183,7 +182,7 @@ func (a *app) tools() *cobra.Command {
 	return a.command("tools", "Compile Packer, its plugins and goss, and print their folder",
 		`Compile the pinned Packer, its plugins and goss into CACHE_DIR, or find them there,
 and print their folder. A build does that by itself; a toolbox image is made with
-it: copy the folder and name it in `+provision.ToolsDirVariable+".",
+it: copy the folder and name it in `+pipeline.ToolsDirVariable+".",
 		cobra.NoArgs, nil,
 		func(c *cobra.Command, _ []string, b *pipeline.Build) error { return a.printed(b.Tools(c.Context())) })
 }
@@ -199,7 +198,7 @@ func (a *app) version() *cobra.Command {
 
 // versions are those of diskforge and of its tools, one a line.
 func versions() string {
-	v := provision.ToolsVersions()
+	v := pipeline.ToolsVersions()
 	return fmt.Sprintf("diskforge %s\npacker %s\npacker-plugin-qemu %s\npacker-plugin-ansible %s\ngoss %s",
 		version(), v["packer"], v["packer-plugin-qemu"], v["packer-plugin-ansible"], v["goss"])
 }

@@ -11,10 +11,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
-	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
@@ -74,7 +72,7 @@ func (a *All) learnInputs(ctx context.Context, entries []*Entry, s *ui.Stage) er
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if errors.Is(e.Err, playbook.ErrUnknown) || errors.Is(e.Err, base.ErrNoPackage) {
+		if errors.Is(e.Err, pipeline.ErrNoPlaybook) || errors.Is(e.Err, pipeline.ErrNoPackage) {
 			mistakes = append(mistakes, a.mistakes(e, several(e.Err), nil)...)
 		}
 	}
@@ -89,7 +87,7 @@ func (e *Entry) learn(ctx context.Context, planner *pipeline.Planner) error {
 		from = e.Parent.Inputs
 	}
 	pin, err := planner.Pin(ctx, e.config, from)
-	if e.Parent != nil && from == "" && !errors.Is(err, playbook.ErrUnknown) && !errors.Is(err, base.ErrNoPackage) {
+	if e.Parent != nil && from == "" && !errors.Is(err, pipeline.ErrNoPlaybook) && !errors.Is(err, pipeline.ErrNoPackage) {
 		return nil // nobody can say: the plan blocks it with its parent
 	}
 	if err != nil {

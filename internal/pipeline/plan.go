@@ -11,6 +11,7 @@ import (
 	"github.com/netgroup-polito/diskforge/ansible"
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
+	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
@@ -31,6 +32,17 @@ type Pin struct {
 	Settings map[string]string // that make it so, whatever a list or a branch says by then
 	Whole    string            // why the whole playbook tree counts, or empty
 }
+
+// What commands need of rooms that they do not know: the causes of errors about what an
+// image asks for and nobody has, and the tools' names.
+var (
+	ErrNoPlaybook = playbook.ErrUnknown
+	ErrNoPackage  = base.ErrNoPackage
+	ToolsVersions = provision.ToolsVersions
+)
+
+// ToolsDirVariable names the folder of tools that somebody compiled before.
+const ToolsDirVariable = provision.ToolsDirVariable
 
 // NewPlanner plans what this host would build.
 func NewPlanner(ctx context.Context, cacheDir string, p progress.Reporter) (*Planner, error) {
