@@ -18,7 +18,9 @@ boot=$(($(date +%s) - ${up%.*} - 2))
 # count on both.
 login_user() {
 	uid=$(id -u "$vm_user") || uid=none
-	[ "$uid" = 1000 ] || echo "$vm_user of the seed got the uid $uid, because 1000 was taken by $(getent passwd 1000 | cut -d: -f1)"
+	# useradd takes the next after the highest below 60000 (UID_MAX), not the first that is free.
+	[ "$uid" = 1000 ] || echo "$vm_user of the seed got the uid $uid and not 1000, because of $(
+		awk -F: -v user="$vm_user" '$3 >= 1000 && $3 < 60000 && $1 != user { print $1 " (" $3 ")" }' /etc/passwd | paste -sd, -)"
 }
 
 # A user that was in the image already: cloud-init then says that it makes none,

@@ -172,7 +172,7 @@ func prepared(t *testing.T, i base.Image, script string, args ...string) base.Im
 
 // planted are defects, each with what verify says about it.
 var planted = map[string]string{
-	"useradd -m -u 1000 builder":                                                                     "because 1000 was taken by builder; build user: it is in /etc/passwd",
+	"useradd -m -u 1000 builder":                                                                     "and not 1000, because of builder (1000); build user: it is in /etc/passwd",
 	"echo 'builder ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/builder":                                 "sudo: /etc/sudoers.d/builder:1: builder ALL=(ALL) NOPASSWD:ALL",
 	"mkdir -p /root/.ssh; echo 'ssh-ed25519 AAAA builder' > /root/.ssh/authorized_keys":              "authorized keys: /root/.ssh/authorized_keys lets somebody in",
 	"echo 0123456789abcdef0123456789abcdef > /etc/machine-id; touch -d '1 hour ago' /etc/machine-id": "machine-id: the disk carries the machine-id 0123456789abcdef",
