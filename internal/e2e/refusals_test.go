@@ -143,6 +143,16 @@ func TestABadCatalogueIsRefusedWithOneClearLine(t *testing.T) {
 	}
 }
 
+func TestAPlaybookThatIsNoYAMLIsToldByThePlan(t *testing.T) {
+	file := write(t, "catalogue.yaml", "images:\n  - {name: one, base: {packages: bookworm}, playbook: course, ansible-dir: "+tree(t, "- hosts: all\n  tasks: [\n")+"}\n")
+	env := map[string]string{"OUTPUT_DIR": t.TempDir(), "CACHE_DIR": t.TempDir(), "TMPDIR": t.TempDir()}
+	r := start(t, env, diskforge(t), "plan", "--catalogue", file)
+	assert.Equal(t, 1, r.wait(2*time.Minute), r.errors())
+	assert.Contains(t, errorLines(r)+r.errors(), "course.yml is no YAML that can be read: yaml: line 2: ")
+	assert.Contains(t, r.errors(), "Ansible refuses the playbook")
+	assert.Empty(t, files(t, env["TMPDIR"]))
+}
+
 // kvmWorks says what doctor found.
 func kvmWorks(t *testing.T) bool {
 	t.Helper()

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -66,6 +68,11 @@ func (l *Planner) Pin(ctx context.Context, c settings.Config, parent string) (Pi
 	guest := cmp.Or(guessGuest(c, l.controller), l.guests[parent])
 	err = errors.Join(manageable(l.controller, guest, uses), playbook.CheckForms(l.controller, uses),
 		checkPackages(ctx, c, suiteOf(guest), base.CheckPackages, l.p))
+	if err == nil && uses.Unreadable() {
+		if err = l.ask(ctx, c); err != nil {
+			err = fmt.Errorf("%s: %w", uses.Whole, err)
+		}
+	}
 	if err != nil {
 		return Pin{}, err
 	}
@@ -83,6 +90,20 @@ func (l *Planner) Pin(ctx context.Context, c settings.Config, parent string) (Pi
 		pin.Settings["APT_MIRROR"] = c.AptMirror
 	}
 	return pin, err
+}
+
+// ask has Ansible judge a playbook that is not understood here, before the images are
+// built that its own starts from.
+func (l *Planner) ask(ctx context.Context, c settings.Config) error {
+	dir, err := os.MkdirTemp("", "diskforge-plan-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	o := PlaybookOptions(c)
+	o.Dir = filepath.Join(dir, "playbooks")
+	_, _, err = usedPlaybook(ctx, o, c.ExtraVars, l.controller, l.p)
+	return err
 }
 
 // uses is what the playbook uses of its tree.

@@ -63,7 +63,8 @@ type Image struct {
 func Load(path string) (*Catalogue, error) {
 	text, err := host.ReadFile(path, maxFile)
 	if err != nil {
-		return nil, failure.Wrap(err, "the catalogue cannot be read", "give the path of a catalogue.yaml")
+		return nil, failure.Wrap(err, "the catalogue cannot be read",
+			"go to the folder of a catalogue.yaml, name one with --catalogue, or begin one with diskforge init")
 	}
 	dir, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {

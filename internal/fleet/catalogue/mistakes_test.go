@@ -50,7 +50,7 @@ var refused = map[string]string{
 	with("matrix: {A: [x]}"):                                                                          `catalogue.yaml:5: "A" cannot name an axis: give a lower-case letter, then letters, digits, - and _`,
 	with("matrix: {a: {x: {name: y}}}"):                                                               `catalogue.yaml:5: "name" is no key of a value of an axis: it belongs to an image`,
 	with("matrix: {a: {x: [y]}}"):                                                                     `catalogue.yaml:5: a value of an axis must be a mapping of keys and values`,
-	"images: [{name: X, base: {packages: bookworm}, playbook: p}]":                                    `catalogue.yaml:1: name cannot be "X": give e.g. ubuntu-{release}`,
+	"images: [{name: X, base: {packages: bookworm}, playbook: p}]":                                    `catalogue.yaml:1: name cannot be "X": give e.g. octave-lab`,
 	"images: [{base: {packages: bookworm}, playbook: p}]":                                             `catalogue.yaml:1: the image has no name: add name`,
 	"images: [{name: x, base: {}, playbook: p}]":                                                      `catalogue.yaml:1: base has no url: give url and checksum, or packages: bookworm`,
 	"images: [{name: x, base: bookworm, playbook: p}]":                                                `catalogue.yaml:1: base must be a mapping of keys and values`,

@@ -70,6 +70,9 @@ func (f *facts) mayBeAny(format string, a ...any) {
 	}
 }
 
+// unreadable is why a file may mean any other that is not as YAML is.
+const unreadable = "is no YAML that can be read"
+
 // documents reads YAML, which a file without an extension need not be.
 func (f *facts) documents(name string) {
 	d := yaml.NewDecoder(bytes.NewReader(f.text))
@@ -79,7 +82,7 @@ func (f *facts) documents(name string) {
 		case errors.Is(err, io.EOF):
 			return
 		case err != nil:
-			f.mayBeAny("is no YAML that can be read")
+			f.mayBeAny("%s: %v", unreadable, err)
 			return
 		}
 		if first {

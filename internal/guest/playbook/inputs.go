@@ -35,6 +35,9 @@ type Inputs struct {
 	local    []bool              // for each play, whether it connects to this host
 }
 
+// Unreadable says whether a file is not understood, which Ansible may be asked about.
+func (i Inputs) Unreadable() bool { return strings.Contains(i.Whole, unreadable) }
+
 // String says in a few words what the digest is of.
 func (i Inputs) String() string {
 	if i.Whole != "" {

@@ -280,7 +280,11 @@ func (t *Tree) Find(name string) (string, error) {
 	if len(known) == 0 {
 		return "", unknown(fmt.Sprintf("there is no playbook %q, nor any other", name), "is this the directory that holds the playbooks?")
 	}
-	return "", unknown(fmt.Sprintf("there is no playbook %q", name), "there are "+strings.Join(known, ", "))
+	try := "there are " + strings.Join(known, ", ")
+	if t.URL == "" { // the program's own
+		try += "; ANSIBLE_DIR (--ansible-dir) names a folder of yours"
+	}
+	return "", unknown(fmt.Sprintf("there is no playbook %q", name), try)
 }
 
 // playbooks names the playbooks at the tree's top and in its playbooks folder.

@@ -63,8 +63,9 @@ func (m *machine) runGoss(ctx context.Context) ([]Check, error) {
 	defer over()
 	// It fails where checks fail; what it prints says which. No more of them run at once
 	// than the guest has processors, or each would use up the others' time.
-	const script = `cd "$1" && ./goss --gossfile checks.yaml validate --max-concurrent "$(nproc)" --format json --no-color; status=$?; rm -rf "$1"; exit $status`
-	out, errRun := m.ask(ctx, script, gossDir)
+	const validate = `cd "$1" && ./goss --gossfile checks.yaml validate --max-concurrent "$(nproc)" --format json --no-color
+		status=$?; rm -rf "$1"; exit $status`
+	out, errRun := m.ask(ctx, validate, gossDir)
 	if ctx.Err() != nil {
 		return nil, errRun
 	}
