@@ -61,10 +61,14 @@ func (m *machine) judgeCloudInit(a answer) (string, error) {
 	if status.Extended == "" { // before 23.4, only its log has warnings
 		status.Recoverable = map[string][]string{"WARNING": m.warnings}
 	}
+	var allowed []string
 	if m.kind.crownLabs {
-		return status.verdict(crownLabsWarnings)
+		allowed = slices.Clone(crownLabsWarnings)
 	}
-	return status.verdict(nil)
+	if m.kind.crownLabs && m.BakedUser { // that seed has a password for a user whom it would make
+		allowed = append(allowed, "'passwd' in user-data is ignored for existing user "+m.VMUser)
+	}
+	return status.verdict(allowed)
 }
 
 // keepWarnings keeps the warnings of cloud-init's log: a time, the module's

@@ -360,7 +360,14 @@ func TestWarningsOfAnOldReleaseComeFromItsLog(t *testing.T) {
 	m.kind.crownLabs = true
 	assert.True(t, m.cloudInit(answer{out: `{"status":"done","errors":[]}`}).checks[0].OK)
 	assert.True(t, m.cloudInit(answer{out: `{"status":"done","extended_status":"done","errors":[]}`}).checks[0].OK)
+	ignored := answer{out: `{"status":"done","extended_status":"degraded done","errors":[],` +
+		`"recoverable_errors":{"WARNING":["'passwd' in user-data is ignored for existing user crownlabs"]}}`}
+	m.VMUser = "crownlabs"
+	assert.False(t, m.cloudInit(ignored).checks[0].OK, "nobody asked for the user to be there")
+	m.BakedUser = true
+	assert.True(t, m.cloudInit(ignored).checks[0].OK)
 	m.kind.crownLabs = false
+	assert.False(t, m.cloudInit(ignored).checks[0].OK)
 	assert.True(t, m.cloudInit(answer{out: `{"status":"done","extended_status":"done","errors":[]}`}).checks[0].OK, "today's releases say it themselves")
 	assert.False(t, m.cloudInit(answer{err: assert.AnError}).checks[0].OK)
 }
