@@ -252,7 +252,11 @@ type Layout struct {
 func Load(dir string) (*Layout, error) {
 	l, err := load(dir)
 	if err != nil {
-		return nil, failure.Wrap(err, dir+" has no containerdisk", LayoutHint(dir, "pack it again"))
+		try := "pack it again"
+		if _, absent := os.Stat(filepath.Join(dir, layoutFile)); absent != nil {
+			try = "give the folder of a layout, which has the file " + layoutFile + " in it"
+		}
+		return nil, failure.Wrap(err, dir+" has no containerdisk", LayoutHint(dir, try))
 	}
 	return l, nil
 }
