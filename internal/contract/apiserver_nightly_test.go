@@ -30,16 +30,8 @@ type apiServer struct {
 	dir     string // kubectl's home
 }
 
-// compiled is the path of a program that .ci/nightly pins; the first time
-// takes minutes.
-func compiled(t *testing.T, name string) string {
-	t.Helper()
-	c := exec.Command("go", "-C", "../../.ci/nightly", "tool", "-n", name)
-	c.Stderr = os.Stderr
-	out, err := c.Output()
-	require.NoError(t, err, "go tool -n %s", name)
-	return strings.TrimSpace(string(out))
-}
+// tools is the module that pins the programs.
+const tools = "../../.ci/nightly"
 
 // serve starts a program that the test's end stops, with its output in a file.
 func serve(t *testing.T, log, program string, args ...string) {
@@ -68,7 +60,7 @@ func newAPIServer(t *testing.T) *apiServer {
 	newCluster(t)
 	dir := t.TempDir()
 	etcd, peer := "http://"+testkit.FreeAddress(t), "http://"+testkit.FreeAddress(t)
-	serve(t, filepath.Join(dir, "etcd.log"), compiled(t, "go.etcd.io/etcd/server/v3"), "--data-dir", filepath.Join(dir, "etcd"), "--unsafe-no-fsync",
+	serve(t, filepath.Join(dir, "etcd.log"), testkit.Tool(t, tools, "go.etcd.io/etcd/server/v3"), "--data-dir", filepath.Join(dir, "etcd"), "--unsafe-no-fsync",
 		"--listen-client-urls", etcd, "--advertise-client-urls", etcd,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
 
@@ -82,7 +74,7 @@ func newAPIServer(t *testing.T) *apiServer {
 	require.NoError(t, os.WriteFile(tokens, []byte(token+",test,test,system:masters\n"), 0o600))
 	address := testkit.FreeAddress(t)
 	_, port, _ := strings.Cut(address, ":")
-	serve(t, filepath.Join(dir, "kube-apiserver.log"), compiled(t, "kube-apiserver"),
+	serve(t, filepath.Join(dir, "kube-apiserver.log"), testkit.Tool(t, tools, "kube-apiserver"),
 		"--etcd-servers", etcd, "--bind-address", "127.0.0.1", "--secure-port", port, "--cert-dir", dir,
 		"--advertise-address", "127.0.0.1", "--endpoint-reconciler-type", "none", "--service-cluster-ip-range", "10.96.0.0/24",
 		"--authorization-mode", "RBAC", "--token-auth-file", tokens, "--service-account-issuer", "https://test.invalid",
@@ -97,7 +89,7 @@ contexts: [{name: here, context: {cluster: it, user: me}}]
 current-context: here
 `, address, filepath.Join(dir, "apiserver.crt"), token)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600))
-	api := &apiServer{kubectl: compiled(t, "kubectl"), dir: dir}
+	api := &apiServer{kubectl: testkit.Tool(t, tools, "kubectl"), dir: dir}
 	require.Eventually(t, func() bool { return api.run("", "get", "--raw", "/readyz") == nil }, 2*time.Minute, time.Second)
 	require.NoError(t, api.run("", "apply", "--server-side", "-f", crds))
 	require.NoError(t, api.run("", "wait", "--for", "condition=Established", "--timeout", "1m", "crd", "--all"))

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 // client runs somebody else's program in a folder of its own, with a login that is in
@@ -38,14 +38,6 @@ func dockerLogin(t *testing.T, address string) string {
 	auth := base64.StdEncoding.EncodeToString([]byte("me:" + secret))
 	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, `{"auths": {%q: {"auth": %q}}}`, address, auth), 0o600))
 	return path
-}
-
-// oras is the path of the program that .ci/oras pins.
-func oras(t *testing.T) string {
-	t.Helper()
-	out, err := exec.Command("go", "-C", filepath.Join(root(t), ".ci", "oras"), "tool", "-n", "oras").Output()
-	require.NoError(t, err)
-	return strings.TrimSpace(string(out))
 }
 
 // What we pack and push, the clients of others take out again, without anything of
@@ -78,7 +70,7 @@ func TestOtherClientsTakeTheDiskOutOfWhatWePublish(t *testing.T) {
 			{"ln", "bundle/rootfs/disk/disk.qcow2", "taken"},
 		},
 		"oras and umoci": {
-			{oras(t), "copy", "--from-plain-http", "--from-registry-config", login, "--to-oci-layout", ref, "copied:nightly"},
+			{testkit.Tool(t, filepath.Join(root(t), ".ci", "oras"), "oras"), "copy", "--from-plain-http", "--from-registry-config", login, "--to-oci-layout", ref, "copied:nightly"},
 			{"umoci", "unpack", "--image", "copied:nightly", "bundle"},
 			{"ln", "bundle/rootfs/disk/disk.qcow2", "taken"},
 		},
