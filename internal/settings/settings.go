@@ -40,8 +40,8 @@ type Config struct {
 	Desktop    bool   `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build capture provision verify run manifest" key:"desktop" help:"install XFCE, served by noVNC on port 6080"`
 	ExtraVars  Vars   `env:"EXTRA_VARS" in:"build provision verify run" form:"vars" key:"vars" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
 
-	Packages    string `env:"PACKAGES" in:"build provision verify" form:"packages" key:"packages" help:"packages of the distribution, separated by commas, for an image without a playbook of one's own: ANSIBLE_PLAYBOOK is then packages, which comes with diskforge"`
-	LoginGroups string `env:"LOGIN_GROUPS" in:"build provision verify" form:"groups" key:"groups" help:"groups that the login user needs for PACKAGES, separated by commas, e.g. docker"`
+	Packages    string `env:"PACKAGES" in:"build provision verify run" form:"packages" key:"packages" help:"packages of the distribution, separated by commas, for an image without a playbook of one's own: ANSIBLE_PLAYBOOK is then packages, which comes with diskforge"`
+	LoginGroups string `env:"LOGIN_GROUPS" in:"build provision verify run" form:"groups" key:"groups" help:"groups that the login user needs for PACKAGES, separated by commas, e.g. docker"`
 
 	CrownLabsMode bool   `env:"CROWNLABS_MODE, default=true" in:"build capture provision verify run manifest" key:"crownlabs-mode" help:"false: an image for a machine of one's own, without settings of a lab; its desktop has a login screen and no noVNC"`
 	Keyboard      string `env:"KEYBOARD" in:"build provision verify run" form:"keyboard" key:"keyboard" help:"keyboard layout of the image, e.g. it; several to switch between: us,de"`
