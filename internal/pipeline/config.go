@@ -134,7 +134,11 @@ func checkBase(c *settings.Config, wrong *settings.Mistakes, needed bool) {
 	case c.BaseFromPackages:
 		c.Checksum = ""
 	case url == "" && needed:
-		wrong.Add("ISO_URL", "is not set: give the URL of a cloud image, or --base-from-packages to make one from Debian packages")
+		try := "give the URL of a cloud image, and its ISO_CHECKSUM"
+		if !inPod() { // a restricted pod has no user namespaces, which that takes
+			try += ", or --base-from-packages to make one from Debian packages"
+		}
+		wrong.Add("ISO_URL", "is not set: %s", try)
 	case strings.HasPrefix(url, "oci:"):
 		c.ISOURL, c.Checksum = "", ""
 		c.BaseImage = baseImage(url, checksum, wrong)

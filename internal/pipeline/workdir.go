@@ -84,7 +84,11 @@ func claim(path string) error {
 	if uid := st.Sys().(*syscall.Stat_t).Uid; int(uid) != os.Geteuid() {
 		return failure.New(fmt.Sprintf("the work directory %s belongs to user %d, not to us (%d)", path, uid, os.Geteuid()), tryOther)
 	}
-	if st.Mode().Perm()&0o022 != 0 {
+	others := os.FileMode(0o022)
+	if inPod() {
+		others = 0o002
+	}
+	if st.Mode()&others != 0 {
 		return failure.New(fmt.Sprintf("others may write to the work directory %s (%s), so its content proves nothing", path, st.Mode()),
 			"remove it, or "+tryOther)
 	}

@@ -151,7 +151,12 @@ func TestInAPodTheVolumesModeIsAccepted(t *testing.T) {
 	require.NoError(t, os.Mkdir(parent, 0o700))
 	require.NoError(t, os.Chmod(parent, 0o777))
 	t.Setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-	open(t, filepath.Join(parent, "work"))
+	work := filepath.Join(parent, "work")
+	require.NoError(t, open(t, work).Close())
+	require.NoError(t, os.Chmod(work, 0o770|os.ModeSetgid)) // another pod mounts the claim
+	require.NoError(t, open(t, work).Close())
+	require.NoError(t, os.Chmod(work, 0o777))
+	refused(t, work, "others may write to the work directory")
 }
 
 func TestTwoBuildsDoNotShareADirectory(t *testing.T) {

@@ -85,7 +85,8 @@ func (m *Mistakes) Check(env string, err error) {
 	case env == "":
 		*m = append(*m, err.Error())
 	default:
-		m.Add(env, "%v", err)
+		rest, _ := strings.CutPrefix(err.Error(), env) // it may be told where nobody puts the name before it
+		m.Add(env, "%s", strings.TrimLeft(rest, ": "))
 	}
 }
 
