@@ -2,16 +2,10 @@ package registry_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -20,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -91,54 +84,6 @@ func (s *server) host() string { return s.Listener.Addr().String() }
 // ref is where the tests push to.
 func (s *server) ref() string { return s.host() + "/lab/ubuntu:v1" }
 
-// authority is a certificate authority of one test.
-type authority struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-	file        string // PEM
-}
-
-func newAuthority(t testing.TB) *authority {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	require.NoError(t, err)
-	certificate, err := x509.ParseCertificate(der)
-	require.NoError(t, err)
-	file := filepath.Join(t.TempDir(), "ca.pem")
-	writePEM(t, file, "CERTIFICATE", der)
-	return &authority{certificate, key, file}
-}
-
-func writePEM(t testing.TB, path, kind string, der []byte) {
-	require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
-}
-
-// issue writes a certificate and key for 127.0.0.1 and the names.
-func (a *authority) issue(t testing.TB, names ...string) (certFile, keyFile string) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "registry"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, &key.PublicKey, a.key)
-	require.NoError(t, err)
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(t, err)
-	dir := t.TempDir()
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	writePEM(t, certFile, "CERTIFICATE", der)
-	writePEM(t, keyFile, "PRIVATE KEY", keyDER)
-	return certFile, keyFile
-}
-
 // remoteServer is a registry with TLS under the name registry.example, which
 // is reached on loopback. Whatever else is dialled is written down in dialled
 // and reaches the same server.
@@ -151,8 +96,8 @@ type remoteServer struct {
 }
 
 func newRemoteServer(t *testing.T, handle func(w http.ResponseWriter, r *http.Request) bool) *remoteServer {
-	ca := newAuthority(t)
-	certFile, keyFile := ca.issue(t, "registry.example", "other.example", "ghcr.io")
+	ca := testkit.NewAuthority(t)
+	certFile, keyFile := ca.Issue(t, "registry.example", "other.example", "ghcr.io")
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	require.NoError(t, err)
 	s := &remoteServer{server: &server{handle: handle}}
@@ -161,7 +106,7 @@ func newRemoteServer(t *testing.T, handle func(w http.ResponseWriter, r *http.Re
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	s.options = registry.Options{Username: user, Password: password, CAFile: ca.file}.Quick().Through(s.dial)
+	s.options = registry.Options{Username: user, Password: password, CAFile: ca.File}.Quick().Through(s.dial)
 	return s
 }
 
@@ -178,22 +123,22 @@ const remoteRef = "registry.example/lab/ubuntu:v1"
 // debianRegistry is Debian's docker-registry, with TLS and one user.
 type debianRegistry struct {
 	host, data string
-	ca         *authority
+	ca         *testkit.Authority
 }
 
 func (d *debianRegistry) ref() string { return d.host + "/lab/ubuntu:v1" }
 
 func (d *debianRegistry) options() registry.Options {
-	return registry.Options{Username: user, Password: password, CAFile: d.ca.file}.Quick()
+	return registry.Options{Username: user, Password: password, CAFile: d.ca.File}.Quick()
 }
 
 func newDebianRegistry(t testing.TB, changes ...func(*testkit.RegistryOptions)) *debianRegistry {
-	d := &debianRegistry{ca: newAuthority(t)}
+	d := &debianRegistry{ca: testkit.NewAuthority(t)}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
 	require.NoError(t, err)
 	o := testkit.RegistryOptions{Htpasswd: filepath.Join(t.TempDir(), "htpasswd")}
 	require.NoError(t, os.WriteFile(o.Htpasswd, []byte(user+":"+string(hash)+"\n"), 0o600))
-	o.Cert, o.Key = d.ca.issue(t)
+	o.Cert, o.Key = d.ca.Issue(t)
 	for _, change := range changes {
 		change(&o)
 	}

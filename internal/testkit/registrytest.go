@@ -24,14 +24,16 @@ import (
 type RegistryOptions struct {
 	Htpasswd  string // its file, or empty
 	Cert, Key string // files of its TLS certificate, or empty
+	Address   string // where it listens, or empty: a free port of loopback
 	Deletes   bool
 }
 
-// StartRegistry starts a registry on a free port of loopback, waits until it listens,
-// and returns its address and the folder of its storage. It ends with the test.
+// StartRegistry starts a registry, waits until it listens, and returns its address and the folder of its storage. It ends with the test.
 func StartRegistry(t testing.TB, o RegistryOptions) (address, data string) {
 	dir := t.TempDir()
-	address, data = FreeAddress(t), filepath.Join(dir, "data")
+	if address, data = o.Address, filepath.Join(dir, "data"); address == "" {
+		address = FreeAddress(t)
+	}
 	text := fmt.Sprintf(`version: 0.1
 log: {level: error}
 storage: {filesystem: {rootdirectory: %s}, maintenance: {uploadpurging: {enabled: false}}, delete: {enabled: %t}}
