@@ -79,6 +79,9 @@ func (w *way) checkPlan() error {
 func (w *way) provisionInputs() string {
 	all := madeBy(w.Config, w.playbookInputs.Digest, w.controller)
 	all["base"] = w.base.Digest
+	if w.handsOver() {
+		all["tag"] = w.Config.ImageTag
+	}
 	return inputs(all)
 }
 

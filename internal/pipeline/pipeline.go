@@ -123,11 +123,16 @@ func (w *way) all(ctx context.Context) error {
 			return err
 		}
 	}
-	if w.KeepStages {
+	if w.KeepStages || w.handsOver() {
 		return nil
 	}
 	return tidy(w.dir)
 }
+
+// handsOver says whether another container of the pod has to push the image. Until it has,
+// what the stages made stays: a further pod with the same claim goes on with it. One that
+// builds for another tag makes all of it anew.
+func (w *way) handsOver() bool { return inPod() && w.Config.Reference != "" && !w.Config.Push }
 
 // Clean deletes what the stages made and KeepStages kept.
 func (b *Build) Clean() error {

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Inputs is what of a tree a build of one playbook reads: Source.Keep takes
@@ -43,7 +44,7 @@ func (i Inputs) String() string {
 	if i.Whole != "" {
 		return "the whole tree: " + i.Whole
 	}
-	return fmt.Sprintf("%d files", len(i.Files))
+	return text.Count(len(i.Files), "file")
 }
 
 // Inputs returns what of the tree a build of the playbook called name reads
