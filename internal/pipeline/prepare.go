@@ -195,7 +195,7 @@ func (w *way) playbookOptions() playbook.Options {
 // write besides OUTPUT_DIR and CACHE_DIR.
 func PlaybookOptions(c settings.Config, results ...string) playbook.Options {
 	return playbook.Options{
-		AnsibleDir: c.AnsibleDir, GitURL: c.GitURL, GitBranch: c.GitBranch, GitPath: c.GitPath,
+		AnsibleDir: c.AnsibleDir, GitURL: c.GitURL, GitBranch: c.GitBranch, GitPath: c.GitPath, CAFile: c.CAFile,
 		Cache: filepath.Join(c.CacheDir, "playbooks"), Embedded: ansible.FS, Playbook: c.Playbook,
 		Results: append([]string{c.OutputDir, c.CacheDir}, results...),
 		Vault:   playbook.Vault{PasswordFile: c.VaultPasswordFile, Identities: c.VaultIdentities},

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
@@ -76,11 +77,22 @@ func ValidateGitPath(p string) error {
 }
 
 // repository is a folder of a git repository at a branch, tag or commit.
-type repository struct{ url, ref, path string }
+type repository struct {
+	url, ref, path string
+	caFile         string // of authorities trusted besides the host's, or empty; see trust
+}
 
 // open opens the tree of the commit that the server names now: the one in the
 // cache, or it is fetched to there.
 func (r repository) open(ctx context.Context, cache string, report progress.Reporter) (*Tree, error) {
+	if r.caFile != "" {
+		all, err := trust(cache, r.caFile)
+		if err != nil {
+			return nil, fmt.Errorf("CA_FILE: %w", err)
+		}
+		defer os.Remove(all)
+		r.caFile = all
+	}
 	commit, err := r.commit(ctx)
 	if err != nil {
 		return nil, err
@@ -95,6 +107,31 @@ func (r repository) open(ctx context.Context, cache string, report progress.Repo
 		t.URL, t.Revision = r.url, commit
 	}
 	return t, err
+}
+
+// trust writes the certificates of a file and of the authorities that git knows into one
+// file, which the caller deletes: git takes one or the other (http.sslCAInfo).
+func trust(cache, file string) (string, error) {
+	further, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		return "", err
+	}
+	f, err := os.CreateTemp(cache, ".authorities-")
+	if err != nil {
+		return "", err
+	}
+	const debians, fedoras = "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"
+	var known []byte
+	for _, bundle := range []string{os.Getenv("GIT_SSL_CAINFO"), os.Getenv("SSL_CERT_FILE"), debians, fedoras} {
+		if known, err = os.ReadFile(bundle); err == nil {
+			break
+		}
+	}
+	_, err = f.Write(slices.Concat(known, []byte("\n"), further))
+	return f.Name(), errors.Join(err, f.Close())
 }
 
 // place is where the tree of a commit is kept.
@@ -212,6 +249,7 @@ var gitReasons = []struct {
 	{regexp.MustCompile("dubious ownership"), "if you trust it: git config --global --add safe.directory with the folder that git names"},
 	{regexp.MustCompile("Host key verification failed"), "put the host's key into known_hosts: ssh-keyscan shows it, compare it with what its owner says"},
 	{regexp.MustCompile("Permission denied"), "give ssh (its agent or ~/.ssh) a key that may read it"},
+	{regexp.MustCompile("certificate verification failed|certificate signer not trusted|unable to get local issuer|self-signed certificate"), "if you trust it, name its authority in CA_FILE"},
 	{regexp.MustCompile("Authentication failed|could not read Username"), "give git's credential helpers a login that may read it"},
 	{regexp.MustCompile(`.`), "is GIT_ANSIBLE_URL right, and the host reachable?"},
 }
@@ -268,6 +306,9 @@ func (r repository) git(ctx context.Context, args ...string) (string, error) {
 	env := append(gitVariables(), "LC_ALL=C", "LANGUAGE=") // its messages are read above
 	if !strings.HasPrefix(r.url, "file:") {
 		env = append(env, "GIT_ALLOW_PROTOCOL=https:ssh") // a server's submodules are none of this host's files
+	}
+	if r.caFile != "" {
+		env = append(env, "GIT_SSL_CAINFO="+r.caFile)
 	}
 	var all []string
 	for _, setting := range []string{

@@ -3,9 +3,13 @@ package playbook_test
 import (
 	"context"
 	"crypto/ed25519"
+	"encoding/pem"
 	"errors"
+	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/cgi"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -105,10 +109,8 @@ func TestAGitSourceThatIsNotThereIsNamed(t *testing.T) {
 
 func TestAServerThatRefusesOrIsNotThereIsNamedAndNothingIsAsked(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewTLSServer(http.NotFoundHandler())
-	t.Cleanup(server.Close)
-	_, err := resolve(t, playbook.Options{GitURL: server.URL + "/x.git", Playbook: "base"})
-	actionable(t, err, "cannot be read") // its certificate is unknown
+	_, err := resolve(t, playbook.Options{GitURL: overHTTPS(t, t.TempDir()).URL + "/x.git", Playbook: "base"})
+	actionable(t, err, "cannot be read", "CA_FILE") // its certificate is unknown
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
 	_, err = resolve(t, playbook.Options{GitURL: strings.Replace(gone.URL, "http:", "https:", 1) + "/x.git", Playbook: "base"})
@@ -117,6 +119,34 @@ func TestAServerThatRefusesOrIsNotThereIsNamedAndNothingIsAsked(t *testing.T) {
 	actionable(t, err, "Connection refused")
 	_, err = resolve(t, playbook.Options{GitURL: "ssh://git@" + unknownHost(t) + "/x.git", Playbook: "base"})
 	actionable(t, err, "Host key verification failed", "known_hosts")
+}
+
+// overHTTPS serves the repositories in a folder, with a certificate that nobody knows.
+func overHTTPS(t *testing.T, dir string) *httptest.Server {
+	t.Helper()
+	out, err := exec.Command("git", "--exec-path").Output()
+	require.NoError(t, err)
+	s := httptest.NewUnstartedServer(&cgi.Handler{
+		Path: filepath.Join(strings.TrimSpace(string(out)), "git-http-backend"), Env: []string{"GIT_PROJECT_ROOT=" + dir, "GIT_HTTP_EXPORT_ALL=1"},
+	})
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestACertificateOfCAFileIsTrusted(t *testing.T) {
+	t.Parallel()
+	url, _, _ := repository(t)
+	dir := strings.TrimPrefix(url, "file://")
+	server, cache := overHTTPS(t, filepath.Dir(dir)), t.TempDir()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600))
+	_, err := resolve(t, playbook.Options{GitURL: server.URL + "/" + filepath.Base(dir), Playbook: "base", Cache: cache, CAFile: ca})
+	require.NoError(t, err)
+	kept, err := os.ReadDir(cache)
+	require.NoError(t, err)
+	assert.Len(t, kept, 1, "the tree alone")
 }
 
 // unknownHost is an ssh server whose key nobody knows.

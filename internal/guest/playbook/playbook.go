@@ -40,6 +40,7 @@ type Options struct {
 	GitURL     string
 	GitBranch  string // branch, tag or full commit
 	GitPath    string // the tree within the repository; DefaultGitPath if empty
+	CAFile     string // authorities that git trusts besides the host's (PEM), or empty
 	Embedded   fs.FS  // the tree that the program carries; needed where nothing else is set
 	// Playbook is a path in the tree, or the name of a playbook in its
 	// playbooks folder; .yml or .yaml may be left out.
@@ -73,7 +74,7 @@ func (o Options) open(ctx context.Context, report progress.Reporter) (t *Tree, e
 	case o.GitURL != "" || o.GitBranch != "":
 		r := repository{
 			url: cmp.Or(o.GitURL, DefaultGitURL), ref: cmp.Or(o.GitBranch, DefaultGitBranch),
-			path: path.Clean(cmp.Or(o.GitPath, DefaultGitPath)),
+			path: path.Clean(cmp.Or(o.GitPath, DefaultGitPath)), caFile: o.CAFile,
 		}
 		if err = errors.Join(ValidateGitURL(r.url), ValidateGitRef(r.ref), ValidateGitPath(r.path)); err == nil {
 			t, err = r.open(ctx, o.Cache, report)
