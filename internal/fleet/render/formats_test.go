@@ -414,14 +414,14 @@ func TestAJobsResourcesFitItsGuest(t *testing.T) {
 	facts[images[0].Name] = f
 	same, _ := jobs(t, fleet.Decide(images, facts, fleet.Policy{}))
 	want, got := template.Spec.Template.Spec, same[0].Spec.Template.Spec
-	want.InitContainers[0].Resources.Requests["memory"], want.InitContainers[0].Resources.Limits["memory"] = "6144Mi", "6144Mi"
+	want.InitContainers[0].Resources.Requests["memory"], want.InitContainers[0].Resources.Limits["memory"] = "5120Mi", "6144Mi"
 	assert.Equal(t, want.InitContainers[0].Resources, got.InitContainers[0].Resources)
 	assert.Equal(t, want.Containers[0].Resources, got.Containers[0].Resources)
 	assert.Equal(t, want.Volumes, got.Volumes)
 
 	all, _ := jobs(t, planned(t))
 	build := all[1].container(t, "build")
-	assert.Equal(t, map[string]string{"cpu": "1", "memory": "6144Mi", "ephemeral-storage": "31Gi"}, build.Resources.Requests, "CPUS is more than small nodes have")
+	assert.Equal(t, map[string]string{"cpu": "1", "memory": "5120Mi", "ephemeral-storage": "20Gi"}, build.Resources.Requests, "CPUS is more than small nodes have")
 	assert.Equal(t, "64Gi", build.Resources.Limits["ephemeral-storage"])
 	assert.Equal(t, template.Spec.Template.Spec.Containers[0].Resources, all[1].container(t, "base").Resources)
 	assert.Equal(t, template.Spec.Template.Spec.Containers[0].Resources, all[1].container(t, "push").Resources)

@@ -202,17 +202,18 @@ func (j *job) size(build *container, e *fleet.Entry, env map[string]string) {
 	requests, limits := build.Resources.Requests, build.Resources.Limits
 	if e.MemoryMiB > 0 {
 		env["MEMORY"] = strconv.Itoa(e.MemoryMiB)
-		requests["memory"] = fmt.Sprintf("%dMi", e.MemoryMiB+2048)
-		limits["memory"] = requests["memory"]
+		requests["memory"] = fmt.Sprintf("%dMi", e.MemoryMiB+1024)
+		limits["memory"] = fmt.Sprintf("%dMi", e.MemoryMiB+2048)
 	}
 	if e.DiskSize > 0 {
 		env["DISK_SIZE"] = strconv.FormatInt(e.DiskSize, 10)
 		if e.DiskSize%gib == 0 {
 			env["DISK_SIZE"] = strconv.FormatInt(e.DiskSize/gib, 10) + "G"
 		}
-		volume := 3*((e.DiskSize+gib-1)/gib) + 2
+		size := (e.DiskSize + gib - 1) / gib
+		volume := 3*size + 2
 		j.named(j.Spec.Template.Spec.Volumes, "scratch").Rest = rest{"emptyDir": rest{"sizeLimit": fmt.Sprintf("%dGi", volume)}}
-		requests["ephemeral-storage"] = fmt.Sprintf("%dGi", (volume+1)/2)
+		requests["ephemeral-storage"] = fmt.Sprintf("%dGi", size)
 		limits["ephemeral-storage"] = fmt.Sprintf("%dGi", volume+2)
 	}
 }
