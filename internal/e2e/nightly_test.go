@@ -24,24 +24,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/report"
 )
 
-// marking is a playbook that leaves one file in /etc.
-const marking = `
-- hosts: all
-  become: true
-  gather_facts: false
-  tasks:
-    - name: Leave a mark
-      ansible.builtin.copy: {content: "made by %[1]s", dest: /etc/%[1]s, mode: "0644"}
-`
-
-// childChecks are looked at in the booted guest of a child.
-const childChecks = `
-file:
-  /etc/parent: {exists: true, contents: [made by parent]}
-  /etc/%s: {exists: true}
-  /etc/%s: {exists: false}
-`
-
 // family writes a catalogue of a parent and two children, one and two.
 func family(t *testing.T, address string) (catalogue string) {
 	t.Helper()
@@ -50,11 +32,9 @@ func family(t *testing.T, address string) (catalogue string) {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
-	for _, name := range []string{"parent", "one", "two"} {
-		put("tree/"+name+".yml", fmt.Sprintf(marking, name))
+	for file, text := range familyTree {
+		put(filepath.Join("tree", file), text)
 	}
-	put("tree/tests/one.yaml", fmt.Sprintf(childChecks, "one", "two"))
-	put("tree/tests/two.yaml", fmt.Sprintf(childChecks, "two", "one"))
 	put("catalogue.yaml", fmt.Sprintf(`
 registry: %s
 prefix: labs

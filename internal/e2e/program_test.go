@@ -245,7 +245,7 @@ func files(t testing.TB, dir string) []string {
 	t.Helper()
 	var found []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
+		if err == nil && d.Type().IsRegular() {
 			rel, _ := filepath.Rel(dir, path)
 			found = append(found, rel)
 		}
@@ -275,6 +275,34 @@ func tree(t testing.TB, playbook string) string {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "course.yml"), []byte(playbook), 0o644))
 	return dir
+}
+
+// marking is a playbook that leaves one file in /etc.
+const marking = `
+- hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Leave a mark
+      ansible.builtin.copy: {content: "made by %[1]s", dest: /etc/%[1]s, mode: "0644"}
+`
+
+// childChecks are looked at in the booted guest of a child.
+const childChecks = `
+file:
+  /etc/parent: {exists: true, contents: [made by parent]}
+  /etc/%s: {exists: true}
+  /etc/%s: {exists: false}
+`
+
+// familyTree are the playbooks of a parent and two children, one and two, by their
+// paths.
+var familyTree = map[string]string{
+	"parent.yml":     fmt.Sprintf(marking, "parent"),
+	"one.yml":        fmt.Sprintf(marking, "one"),
+	"two.yml":        fmt.Sprintf(marking, "two"),
+	"tests/one.yaml": fmt.Sprintf(childChecks, "one", "two"),
+	"tests/two.yaml": fmt.Sprintf(childChecks, "two", "one"),
 }
 
 // fromPackages are the settings of a build on the demo's base.

@@ -1,6 +1,8 @@
 package testkit
 
 import (
+	"bufio"
+	"context"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -109,8 +111,7 @@ func ServeProgram(t testing.TB, program string, args ...string) {
 
 // Ctl runs kubectl as the one who may do all, and returns what it prints.
 func (k *Kube) Ctl(stdin string, args ...string) (string, error) {
-	c := exec.Command(k.kubectl, args...)
-	c.Env = append(os.Environ(), "HOME="+k.dir, "KUBECONFIG="+k.Config(Admin))
+	c := k.command(context.Background(), args...)
 	c.Stdin = strings.NewReader(stdin)
 	var errors strings.Builder
 	c.Stderr = &errors
@@ -119,4 +120,29 @@ func (k *Kube) Ctl(stdin string, args ...string) (string, error) {
 		err = fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, errors.String())
 	}
 	return string(out), err
+}
+
+// Until runs kubectl until it prints the words, and says whether it did.
+func (k *Kube) Until(ctx context.Context, words string, args ...string) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	c := k.command(ctx, args...)
+	out, err := c.StdoutPipe()
+	if err != nil || c.Start() != nil {
+		cancel()
+		return false
+	}
+	said, found := "", false
+	for lines := bufio.NewScanner(out); !found && lines.Scan(); {
+		said += lines.Text() + "\n"
+		found = strings.Contains(said, words)
+	}
+	cancel()
+	_ = c.Wait()
+	return found
+}
+
+func (k *Kube) command(ctx context.Context, args ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, k.kubectl, args...)
+	c.Env = append(os.Environ(), "HOME="+k.dir, "KUBECONFIG="+k.Config(Admin))
+	return c
 }
