@@ -249,7 +249,10 @@ var gitReasons = []struct {
 	{regexp.MustCompile("dubious ownership"), "if you trust it: git config --global --add safe.directory with the folder that git names"},
 	{regexp.MustCompile("Host key verification failed"), "put the host's key into known_hosts: ssh-keyscan shows it, compare it with what its owner says"},
 	{regexp.MustCompile("Permission denied"), "give ssh (its agent or ~/.ssh) a key that may read it"},
-	{regexp.MustCompile("certificate verification failed|certificate signer not trusted|unable to get local issuer|self-signed certificate"), "if you trust it, name its authority in CA_FILE"},
+	{
+		regexp.MustCompile("certificate verification failed|certificate signer not trusted|unable to get local issuer|self-signed certificate"),
+		"if you trust it, name its authority in CA_FILE",
+	},
 	{regexp.MustCompile("Authentication failed|could not read Username"), "give git's credential helpers a login that may read it"},
 	{regexp.MustCompile(`.`), "is GIT_ANSIBLE_URL right, and the host reachable?"},
 }
