@@ -115,9 +115,17 @@ runs:
 	}
 	r.env = map[string]string{
 		"PATH": bin + ":" + os.Getenv("PATH"), "REAL_DAGGER": cli, "CHECKOUT": r.checkout, "ARTIFACTS": r.artifact,
-		"XDG_CACHE_HOME": filepath.Join(dir, "cache"),
+		"XDG_CACHE_HOME": filepath.Join(dir, "cache"), "GOCACHE": goCache(t),
 	}
 	return r
+}
+
+// goCache is this user's, which the workflows' Go may use as well.
+func goCache(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOCACHE").Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
 }
 
 // run runs a workflow that somebody starts by hand, and returns what it said.
