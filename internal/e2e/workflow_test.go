@@ -49,7 +49,7 @@ const daggerWrapper = `#!/bin/bash
 set -eu
 args=()
 for arg; do
-	args+=("$arg")
+	args+=("${arg/ACCELERATOR=kvm/ACCELERATOR=auto}")
 	[ "$arg" != call ] || args+=(${DISKFORGE_BASE_IMAGE:+"--base-image=$DISKFORGE_BASE_IMAGE"} \
 		${DISKFORGE_GO_IMAGE:+"--go-image=$DISKFORGE_GO_IMAGE"} ${DISKFORGE_APT_MIRROR:+"--apt-mirror=$DISKFORGE_APT_MIRROR"})
 done
@@ -156,10 +156,10 @@ var workflowSecrets = map[string]string{"REGISTRY_USER": "me", "REGISTRY_PASS": 
 
 func TestWorkflowBuildPublishesWhatItBuilt(t *testing.T) {
 	r, address := newRunner(t), registry(t)
-	inputs := map[string]string{"playbook": "debian-base", "name": "debian", "tag": "1", "further-tags": "latest", "registry": address, "prefix": "labs"}
+	inputs := map[string]string{"playbook": "debian-base", "name": "debian", "tag": "1", "further-tags": "2026-11", "registry": address, "prefix": "labs"}
 	said, code := r.run("build.yml", workflowSecrets, inputs)
 	require.Zero(t, code, said)
-	for _, tag := range []string{"1", "latest"} {
+	for _, tag := range []string{"1", "2026-11"} {
 		inspected(t, map[string]string{"REGISTRY_USER": "me", "REGISTRY_PASS": secret}, address+"/labs/debian:"+tag)
 	}
 	for _, name := range []string{"report/report.json", "build.log", "dagger.log"} {
