@@ -311,7 +311,9 @@ func (c *cluster) refusesKVM(t *testing.T) {
 	delete(values, "ACCELERATOR")
 	job := c.order(t, "default", written(t, site, values))
 	assert.Equal(t, "Failed/BackoffLimitExceeded", c.ends(t, "default", job), "another node may have one that works")
-	_, message := c.terminated(t, c.pod(t, "default", job, 1), "build")
+	pod := c.pod(t, "default", job, 1)
+	assert.NotContains(t, c.ctl(t, "", "logs", pod, "--container", "build"), "stage=provision")
+	_, message := c.terminated(t, pod, "build")
 	assert.Contains(t, message, "KVM does not work here: /dev/kvm opens, but")
 }
 
@@ -442,7 +444,7 @@ spec:
   containers:
     - name: plan
       image: ` + images + `/diskforge:1
-      command: [sh, -euc, "diskforge plan --catalogue /catalogue/catalogue.yaml --format kubernetes --pull-secret diskforge-registry 2>/work/said || cat /work/said"]
+      command: [sh, -euc, "diskforge plan --catalogue /catalogue/catalogue.yaml --format kubernetes --pull-secret diskforge-registry 2>/work/said || { cat /work/said; exit 1; }"]
       env:
         - {name: CA_FILE, value: /catalogue/ca.pem}
         - {name: ACCELERATOR, value: tcg}
@@ -466,7 +468,8 @@ images:
 `, labs, web), 0o644))
 	c.ctl(t, "", "create", "configmap", "catalogue", "--from-file", file, "--from-file", "ca.pem="+c.ca.File)
 	c.ctl(t, planner, "create", "-f", "-")
-	jobs := c.says(t, "default", "planner", "plan", "diskforge/level: \"1\"")
+	c.ctl(t, "", "wait", "pod", "planner", "--for", "jsonpath={.status.phase}=Succeeded", "--timeout", "5m")
+	jobs := c.ctl(t, "", "logs", "planner")
 	jobs = strings.ReplaceAll(jobs, "registry.example.org/diskforge:2026-11-23", images+"/diskforge:1")
 	began := time.Now()
 	created := strings.Fields(c.ctl(t, jobs, "create", "--output", "name", "-f", "-"))

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -245,7 +246,7 @@ func files(t testing.TB, dir string) []string {
 	t.Helper()
 	var found []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
+		if err == nil && !d.IsDir() {
 			rel, _ := filepath.Rel(dir, path)
 			found = append(found, rel)
 		}
@@ -261,6 +262,9 @@ func holdsSecret(t testing.TB, dir string) []string {
 	var found []string
 	for _, file := range files(t, dir) {
 		b, err := os.ReadFile(filepath.Join(dir, file))
+		if errors.Is(err, fs.ErrNotExist) { // a link to what a pod has alone
+			continue
+		}
 		require.NoError(t, err)
 		if bytes.Contains(b, []byte(planted)) {
 			found = append(found, file)

@@ -32,7 +32,7 @@ func (w *way) captureInputs() string {
 	rules, _ := os.ReadFile(w.Config.HygieneAllow) // what is not there was said before
 	return inputs(map[string]any{
 		"version": w.Version, "source": w.base.Digest, "rules": rules,
-		"vmUser": w.Config.VMUser, "bakeUser": w.Config.BakeUser,
+		"vmUser": w.Config.VMUser, "bakeUser": w.Config.BakeUser, "job": w.job(),
 	})
 }
 

@@ -79,8 +79,8 @@ func (w *way) checkPlan() error {
 func (w *way) provisionInputs() string {
 	all := madeBy(w.Config, w.playbookInputs.Digest, w.controller)
 	all["base"] = w.base.Digest
-	if w.handsOver() {
-		all["tag"] = w.Config.ImageTag
+	if job := w.job(); job != "" {
+		all["job"] = job
 	}
 	return inputs(all)
 }

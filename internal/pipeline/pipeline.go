@@ -129,10 +129,20 @@ func (w *way) all(ctx context.Context) error {
 	return tidy(w.dir)
 }
 
-// handsOver says whether another container of the pod has to push the image. Until it has,
-// what the stages made stays: a further pod with the same claim goes on with it. One that
-// builds for another tag makes all of it anew.
+// handsOver says whether another container of the pod has to push the image. It tells
+// nobody whether it has, so what the stages made stays: a further pod of the same Job, with
+// the same claim, goes on with it. A pod of another Job makes all of it anew; see job.
 func (w *way) handsOver() bool { return inPod() && w.Config.Reference != "" && !w.Config.Push }
+
+// job is the name of the Job where handsOver holds: a pod is called after it, with a word
+// more (Kubernetes' Job controller).
+func (w *way) job() string {
+	pod, err := os.Hostname()
+	if !w.handsOver() || err != nil {
+		return ""
+	}
+	return pod[:max(0, strings.LastIndex(pod, "-"))]
+}
 
 // Clean deletes what the stages made and KeepStages kept.
 func (b *Build) Clean() error {

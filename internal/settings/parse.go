@@ -85,8 +85,9 @@ func (m *Mistakes) Check(env string, err error) {
 	case env == "":
 		*m = append(*m, err.Error())
 	default:
-		rest, _ := strings.CutPrefix(err.Error(), env) // it may be told where nobody puts the name before it
-		m.Add(env, "%s", strings.TrimLeft(rest, ": "))
+		text := err.Error() // it may be told where nobody puts the name before it
+		text = strings.TrimPrefix(strings.TrimPrefix(text, env+": "), env+" ")
+		m.Add(env, "%s", text)
 	}
 }
 

@@ -86,7 +86,7 @@ type repository struct {
 // cache, or it is fetched to there.
 func (r repository) open(ctx context.Context, cache string, report progress.Reporter) (*Tree, error) {
 	if r.caFile != "" {
-		all, err := trust(cache, r.caFile)
+		all, err := r.trust(ctx, cache)
 		if err != nil {
 			return nil, fmt.Errorf("CA_FILE: %w", err)
 		}
@@ -109,29 +109,36 @@ func (r repository) open(ctx context.Context, cache string, report progress.Repo
 	return t, err
 }
 
-// trust writes the certificates of a file and of the authorities that git knows into one
+// trust writes the certificates of caFile and of the authorities that git knows into one
 // file, which the caller deletes: git takes one or the other (http.sslCAInfo).
-func trust(cache, file string) (string, error) {
-	further, err := os.ReadFile(file)
+func (r repository) trust(ctx context.Context, cache string) (string, error) {
+	further, err := os.ReadFile(r.caFile)
 	if err != nil {
 		return "", err
 	}
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return "", err
 	}
-	f, err := os.CreateTemp(cache, ".authorities-")
-	if err != nil {
-		return "", err
-	}
+	configured, _ := repository{url: r.url}.git(ctx, "config", "--path", "--get-urlmatch", "http.sslCAInfo", r.url) // or empty
 	const debians, fedoras = "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"
 	var known []byte
-	for _, bundle := range []string{os.Getenv("GIT_SSL_CAINFO"), os.Getenv("SSL_CERT_FILE"), debians, fedoras} {
+	for _, bundle := range []string{os.Getenv("GIT_SSL_CAINFO"), strings.TrimSpace(configured), os.Getenv("SSL_CERT_FILE"), debians, fedoras} {
 		if known, err = os.ReadFile(bundle); err == nil {
 			break
 		}
 	}
+	if err != nil {
+		return "", failure.New("the list of this host's authorities is not found", "name its file in GIT_SSL_CAINFO")
+	}
+	f, err := os.CreateTemp(cache, ".authorities-")
+	if err != nil {
+		return "", err
+	}
 	_, err = f.Write(slices.Concat(known, []byte("\n"), further))
-	return f.Name(), errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(f.Name()) // what went wrong is told
+	}
+	return f.Name(), err
 }
 
 // place is where the tree of a commit is kept.
