@@ -356,7 +356,7 @@ for part in ansible.cfg playbooks roles tests; do cp -r "$3/$part" usr/local/sha
 	to(labs+"/diskforge:site", config, trusting...)
 }
 
-// serve serves the base image and a repository of playbooks by HTTP.
+// serve serves the base image and a repository of playbooks by HTTPS.
 func (c *cluster) serve(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()

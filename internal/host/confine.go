@@ -91,3 +91,8 @@ var Unconfined = sync.OnceValue(func() error {
 	}
 	return nil
 })
+
+// InPod says whether this is a container of a Kubernetes pod: all have the variable. There
+// the kubelet gives what is on a volume to the pod's group, to write to (fsGroup), again
+// for each pod that mounts it.
+func InPod() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }

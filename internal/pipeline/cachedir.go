@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
 // CheckCache makes the folder of CACHE_DIR where it is missing, and refuses one
@@ -29,16 +30,11 @@ func CheckCache(dir string) error {
 		return failure.New(fmt.Sprintf("CACHE_DIR: %s is no folder", dir), way.try)
 	case sys.Uid != 0 && int(sys.Uid) != os.Geteuid():
 		return failure.New(fmt.Sprintf("CACHE_DIR: %s belongs to user %d, whose programs would run as ours (%d)", dir, sys.Uid, os.Geteuid()), way.try)
-	case !inPod() && (mode&0o002 != 0 || mode&0o020 != 0 && !privateGroup(sys.Uid, sys.Gid)):
+	case !host.InPod() && (mode&0o002 != 0 || mode&0o020 != 0 && !privateGroup(sys.Uid, sys.Gid)):
 		return failure.New(fmt.Sprintf("CACHE_DIR: others may write to %s (%s), and what they put there would run", dir, mode), "remove it, or "+way.try)
 	}
 	return nil
 }
-
-// inPod says whether this is a container of a pod: all have the variable. There the
-// kubelet gives what is on a volume to the pod's group, to write to (fsGroup), again
-// for each pod that mounts it.
-func inPod() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
 
 // place is a folder as messages call it, and what to do about it.
 type place struct{ name, try string }
@@ -63,7 +59,7 @@ func (p place) mkdir(path string, mode os.FileMode) error {
 func (p place) checkParents(path string) error {
 	// The volumes of a pod are 0777 (emptyDir) or group-writable (fsGroup),
 	// and there is nobody else in the pod.
-	if inPod() {
+	if host.InPod() {
 		return nil
 	}
 	resolved, err := filepath.EvalSymlinks(filepath.Dir(path))

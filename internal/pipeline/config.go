@@ -135,7 +135,7 @@ func checkBase(c *settings.Config, wrong *settings.Mistakes, needed bool) {
 		c.Checksum = ""
 	case url == "" && needed:
 		try := "give the URL of a cloud image, and its ISO_CHECKSUM"
-		if !inPod() { // a restricted pod has no user namespaces, which that takes
+		if !host.InPod() { // a restricted pod has no user namespaces, which that takes
 			try += ", or --base-from-packages to make one from Debian packages"
 		}
 		wrong.Add("ISO_URL", "is not set: %s", try)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -132,7 +133,7 @@ func (w *way) all(ctx context.Context) error {
 // handsOver says whether another container of the pod has to push the image. It tells
 // nobody whether it has, so what the stages made stays: a further pod of the same Job, with
 // the same claim, goes on with it. A pod of another Job makes all of it anew; see job.
-func (w *way) handsOver() bool { return inPod() && w.Config.Reference != "" && !w.Config.Push }
+func (w *way) handsOver() bool { return host.InPod() && w.Config.Reference != "" && !w.Config.Push }
 
 // job is the name of the Job where handsOver holds: a pod is called after it, with a word
 // more (Kubernetes' Job controller).

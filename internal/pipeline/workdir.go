@@ -85,7 +85,7 @@ func claim(path string) error {
 		return failure.New(fmt.Sprintf("the work directory %s belongs to user %d, not to us (%d)", path, uid, os.Geteuid()), tryOther)
 	}
 	others := os.FileMode(0o022)
-	if inPod() {
+	if host.InPod() {
 		others = 0o002
 	}
 	if st.Mode()&others != 0 {

@@ -28,7 +28,8 @@ type RegistryOptions struct {
 	Deletes   bool
 }
 
-// StartRegistry starts a registry, waits until it listens, and returns its address and the folder of its storage. It ends with the test.
+// StartRegistry starts a registry, waits until it listens, and returns its address and
+// the folder of its storage. It ends with the test.
 func StartRegistry(t testing.TB, o RegistryOptions) (address, data string) {
 	dir := t.TempDir()
 	if address, data = o.Address, filepath.Join(dir, "data"); address == "" {

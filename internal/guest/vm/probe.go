@@ -42,7 +42,7 @@ func thisHost() probing {
 	return probing{
 		platform: runtime.GOOS + "/" + runtime.GOARCH,
 		device:   "/dev/kvm",
-		pod:      os.Getenv("KUBERNETES_SERVICE_HOST") != "",
+		pod:      host.InPod(),
 		qemu:     "qemu-system-x86_64",
 		// Where the distributions keep it, then the copy in libguestfs' appliance of this user.
 		kernels: []string{
