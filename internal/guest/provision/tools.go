@@ -44,15 +44,21 @@ type program struct {
 	pkg     string // of its main package, within the module
 	plugin  string // source address under which Packer looks for a plugin
 	ldflags string
+	gcflags string
 }
+
+// quickly is how what mostly waits is compiled: without optimisation, which is a
+// quarter of the work on Packer's 2,000 packages.
+const quickly = "all=-N -l"
+
 
 // programs are all. A plugin that calls itself a development version is refused
 // by Packer where a template asks for the release.
 var programs = []program{
-	{name: "packer", module: "github.com/hashicorp/packer"},
-	{name: "packer-plugin-qemu", module: "github.com/hashicorp/packer-plugin-qemu", plugin: "github.com/hashicorp/qemu",
+	{name: "packer", module: "github.com/hashicorp/packer", gcflags: quickly},
+	{name: "packer-plugin-qemu", module: "github.com/hashicorp/packer-plugin-qemu", plugin: "github.com/hashicorp/qemu", gcflags: quickly,
 		ldflags: "-X github.com/hashicorp/packer-plugin-qemu/version.VersionPrerelease="},
-	{name: "packer-plugin-ansible", module: "github.com/hashicorp/packer-plugin-ansible", plugin: "github.com/hashicorp/ansible",
+	{name: "packer-plugin-ansible", module: "github.com/hashicorp/packer-plugin-ansible", plugin: "github.com/hashicorp/ansible", gcflags: quickly,
 		ldflags: "-X github.com/hashicorp/packer-plugin-ansible/version.VersionPrerelease="},
 	{name: "goss", module: "github.com/goss-org/goss", pkg: "/cmd/goss",
 		ldflags: "-X github.com/goss-org/goss/util.Version={version}"},
@@ -157,7 +163,7 @@ func toolsKey() string {
 		h.Write(b)
 	}
 	for _, p := range programs {
-		fmt.Fprintf(h, "%s %s\n", p.module+p.pkg, p.ldflags)
+		fmt.Fprintf(h, "%s %s %s\n", p.module+p.pkg, p.ldflags, p.gcflags)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }
@@ -226,7 +232,7 @@ func compile(ctx context.Context, src, out, log string, report progress.Reporter
 		report.Activity("compiling " + p.name + " " + version)
 		err := host.Run(ctx, host.Cmd{
 			Program: "go", Dir: src, Env: goEnv(), Log: log,
-			Args: []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-v",
+			Args: []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-v", "-gcflags", p.gcflags,
 				"-ldflags", "-s -w " + strings.ReplaceAll(p.ldflags, "{version}", version), "-o", file, p.module + p.pkg},
 			OnLine: func(line string) {
 				if strings.HasPrefix(line, "go: ") {
@@ -269,5 +275,6 @@ func goEnv() []string {
 			env = append(env, name+"="+v)
 		}
 	}
-	return append(env, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GO111MODULE=on")
+	// The compiler's own garbage collection is a sixth of its time at Go's default.
+	return append(env, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GO111MODULE=on", "GOGC=400")
 }
