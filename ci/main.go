@@ -41,7 +41,7 @@ type Diskforge struct {
 func New(
 	// The source of diskforge; the default is the module's own.
 	// +defaultPath="/"
-	// +ignore=["*", "!go.mod", "!go.sum", "!main.go", "!internal/**", "!packer/**", "!ansible/**", "!tools/**", "!.ci/**", "!Taskfile.yml", "!README.md", "!docs/**", "!deploy/**", "!.github/**", "!dagger.json", "!ci/**"]
+	// +ignore=["*", "!go.mod", "!go.sum", "!main.go", "!internal/**", "!packer/**", "!ansible/**", "!tools/**", "!.ci/**", "!Taskfile.yml", "!README.md", "!LICENSE", "!.goreleaser.yaml", "!docs/**", "!deploy/**", "!.github/**", "!dagger.json", "!ci/**"]
 	source *dagger.Directory,
 	// The Debian 13 image that the toolbox is made of.
 	// +default="debian:trixie-slim@sha256:a29215f6a35e51e22adffa17f89e9d2ef06214e64a2bad10d765c46aea49f11f"
