@@ -51,7 +51,6 @@ type program struct {
 // quarter of the work on Packer's 2,000 packages.
 const quickly = "all=-N -l"
 
-
 // programs are all. A plugin that calls itself a development version is refused
 // by Packer where a template asks for the release.
 var programs = []program{
