@@ -24,6 +24,8 @@ require (
 
 require golang.org/x/text v0.43.0
 
+require github.com/secure-systems-lab/go-securesystemslib v0.10.0
+
 require (
 	dagger.io/dagger v0.21.8
 	github.com/99designs/gqlgen v0.17.89 // indirect

@@ -1,0 +1,210 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+)
+
+// Referrers are images without a tag that belong to another, by OCI 1.1's referrers API
+// (distribution-spec, "Listing Referrers"). Where a registry lacks it, clients keep such
+// lists in tags (sha256-…): we do not, since CrownLabs takes every tag for a version.
+
+const (
+	emptyConfig = "application/vnd.oci.empty.v1+json" // image-spec, "Guidance for an empty descriptor"
+	// What an image's referrers may have at most, of those that are read.
+	mostReferrers = 200
+	maxReferrer   = 32 << 20 // bytes of one; an SBOM of a desktop has 4 MiB
+)
+
+// ErrNoReferrers is the cause of the error of a registry that keeps no referrers.
+var ErrNoReferrers = errors.New("the registry has no referrers API (OCI 1.1)")
+
+// Referrer is what is attached to an image: one blob of the media type ArtifactType.
+type Referrer struct {
+	ArtifactType string
+	Annotations  map[string]string
+	Content      []byte
+}
+
+// TakesReferrers says whether the registry of ref keeps referrers: then it has an
+// empty list of them even of an image that is not there.
+func (s *Session) TakesReferrers(ctx context.Context, ref string) (bool, error) {
+	image, err := parseStored(ref)
+	if err != nil {
+		return false, err
+	}
+	const nobody = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+	_, err = s.access(image.Context(), reading).referrers(ctx, nobody)
+	if errors.Is(err, ErrNoReferrers) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Attach adds referrers to an image, REGISTRY/REPOSITORY@DIGEST. The error's cause is
+// ErrNoReferrers where the registry keeps none.
+func (s *Session) Attach(ctx context.Context, ref string, all []Referrer, p progress.Reporter) error {
+	subject, a, err := s.subject(ctx, ref, pushing)
+	if err != nil {
+		return err
+	}
+	if _, err := a.referrers(ctx, subject.Digest.String()); err != nil {
+		return err
+	}
+	for _, one := range all {
+		if err := a.try(ctx, p, func() error { return a.attach(ctx, subject, one) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// subject is the image that referrers belong to.
+func (s *Session) subject(ctx context.Context, ref string, what purpose) (v1.Descriptor, *access, error) {
+	image, err := parseStored(ref)
+	if err != nil {
+		return v1.Descriptor{}, nil, err
+	}
+	a := s.access(image.Context(), what)
+	d, err := a.manifest(ctx, image)
+	if err == nil && d == nil {
+		err = failure.New(fmt.Sprintf("registry %s has no %s", a.repo.RegistryStr(), image), "check the reference")
+	}
+	if err != nil {
+		return v1.Descriptor{}, nil, err
+	}
+	return v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}, a, nil
+}
+
+func (a *access) attach(ctx context.Context, subject v1.Descriptor, one Referrer) error {
+	options, err := a.remote(ctx)
+	if err != nil {
+		return err
+	}
+	manifest := v1.Manifest{
+		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: one.ArtifactType,
+		Subject: &subject, Annotations: one.Annotations,
+	}
+	for i, layer := range []v1.Layer{static.NewLayer([]byte("{}"), emptyConfig), static.NewLayer(one.Content, types.MediaType(one.ArtifactType))} {
+		if err := remote.WriteLayer(a.repo, layer, options...); err != nil {
+			return err
+		}
+		var d v1.Descriptor
+		d.MediaType, _ = layer.MediaType() // a static layer has no errors
+		d.Digest, _ = layer.Digest()
+		d.Size, _ = layer.Size()
+		if i == 0 {
+			manifest.Config = d
+		} else {
+			manifest.Layers = append(manifest.Layers, d)
+		}
+	}
+	content, err := json.Marshal(manifest)
+	if err != nil {
+		return err
+	}
+	digest, _, err := v1.SHA256(bytes.NewReader(content))
+	if err != nil {
+		return err
+	}
+	return remote.Put(a.repo.Digest(digest.String()), rawManifest(content), options...)
+}
+
+// rawManifest is an image's manifest that is sent as it is.
+type rawManifest []byte
+
+// RawManifest implements remote.Taggable.
+func (m rawManifest) RawManifest() ([]byte, error) { return m, nil }
+
+// MediaType tells remote.Put what it is.
+func (m rawManifest) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
+
+// Referrers returns the digest of the image that ref names and what of one type is
+// attached to it; what cannot be read of that is left out, and counted. The error's
+// cause is ErrNoReferrers where the registry keeps none.
+func (s *Session) Referrers(ctx context.Context, ref, artifactType string) (digest string, all []Referrer, broken int, err error) {
+	subject, a, err := s.subject(ctx, ref, reading)
+	if err != nil {
+		return "", nil, 0, err
+	}
+	digest = subject.Digest.String()
+	list, err := a.referrers(ctx, digest)
+	if err != nil {
+		return digest, nil, 0, err
+	}
+	for _, d := range list {
+		one, err := a.referrer(ctx, d, artifactType)
+		switch {
+		case ctx.Err() != nil:
+			return digest, nil, 0, context.Cause(ctx)
+		case err != nil:
+			broken++
+		case one.ArtifactType == artifactType:
+			all = append(all, one)
+		}
+	}
+	return digest, all, broken, nil
+}
+
+// referrers lists the manifests that refer to an image. What their type is, they say
+// themselves: some registries list the config's.
+func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descriptor, err error) {
+	for at, pages := a.path("/referrers/"+digest), 0; at != "" && pages < mostPages && len(all) < mostReferrers; pages++ {
+		var index v1.IndexManifest
+		var next string
+		there, err := a.look(ctx, func() error {
+			page, links, err := a.page(ctx, at)
+			if err != nil {
+				return err
+			}
+			if err := json.Unmarshal(page, &index); err != nil || index.MediaType != types.OCIImageIndex {
+				return errNotAList
+			}
+			next, err = follow(a.url(at), links)
+			return err
+		})
+		switch {
+		case errors.Is(err, errNotAList) || err == nil && !there:
+			return nil, failure.Wrap(ErrNoReferrers, "registry "+a.repo.RegistryStr()+" keeps no signatures beside an image",
+				"Harbor 2.9, Zot, Distribution 3 and newer do")
+		case err != nil:
+			return nil, err
+		}
+		all, at = append(all, index.Manifests...), next
+	}
+	return all[:min(len(all), mostReferrers)], nil
+}
+
+var errNotAList = errors.New("what it sends is no list of referrers")
+
+// referrer reads a referrer, and its one blob where it is of the type.
+func (a *access) referrer(ctx context.Context, d v1.Descriptor, artifactType string) (Referrer, error) {
+	stored, err := a.get(ctx, a.repo.Digest(d.Digest.String()))
+	if err != nil {
+		return Referrer{}, err
+	}
+	var m v1.Manifest
+	if err := json.Unmarshal(stored.Manifest, &m); err != nil {
+		return Referrer{}, err
+	}
+	one := Referrer{ArtifactType: m.ArtifactType, Annotations: m.Annotations}
+	if one.ArtifactType != artifactType {
+		return one, nil
+	}
+	if len(m.Layers) != 1 || m.Layers[0].Size > maxReferrer {
+		return one, errors.New("it is not one blob of at most 32 MiB")
+	}
+	one.Content, err = a.read(ctx, m.Layers[0])
+	return one, err
+}
