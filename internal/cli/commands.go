@@ -118,7 +118,8 @@ virt-sparsify (apt-get install guestfish guestfs-tools).`,
 func (a *app) report() *cobra.Command {
 	c := a.command("report DISK -o DIR", "Write the report of a disk that stages made one by one",
 		`Write what the stages recorded of DISK (in DISK.json) into DIR, as report.html,
-report.json and summary.md. A whole build leaves its report in OUTPUT_DIR.`,
+report.json and summary.md, and the SBOM as sbom.spdx.json and sbom.cdx.json. A whole
+build leaves them in OUTPUT_DIR.`,
 		cobra.ExactArgs(1), nil,
 		func(c *cobra.Command, args []string, _ *pipeline.Build) error {
 			return a.printed(pipeline.ReportTo(c.Context(), args[0], a.out))

@@ -110,7 +110,7 @@ func (b *Build) session(ctx context.Context, module string, inputs inputs, s *ui
 	if err != nil {
 		return result, err
 	}
-	// Report.html, report.json and summary.md.
+	// Report.html, report.json, summary.md and the SBOM.
 	if _, err := new(dagger.Directory).WithGraphQLQuery(image.Select("report")).Export(ctx, b.Config.OutputDir); err != nil {
 		return result, err
 	}

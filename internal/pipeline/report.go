@@ -18,6 +18,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/sbom"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -235,6 +236,22 @@ func (w *way) sent() error {
 	return err
 }
 
+// saveSBOM writes what is installed on the disk into the report's directory, and
+// returns what the report says of it: nothing, where the disk was not looked into.
+func saveSBOM(dir string, disk Sidecar) (bill report.SBOM, err error) {
+	of := disk.Inventory
+	if of == nil {
+		return bill, nil
+	}
+	if err := sbom.Save(dir, sbom.Disk{Name: disk.Title, Digest: disk.Digest, Created: disk.Created}, *of); err != nil {
+		return bill, fmt.Errorf("writing the SBOM: %w", err)
+	}
+	if of.None != "" {
+		return report.SBOM{None: of.None}, nil
+	}
+	return report.SBOM{Packages: len(of.Packages), Files: []string{sbom.SPDXFile, sbom.CycloneDXFile}}, nil
+}
+
 // summarise adds the report to the job summary where GitHub Actions runs us.
 func summarise(r *report.Report) error {
 	name := os.Getenv("GITHUB_STEP_SUMMARY")
@@ -249,7 +266,7 @@ func summarise(r *report.Report) error {
 }
 
 // ReportTo writes the report of the disk, as the stages that made it left it in DISK.json,
-// into a directory: report.html, report.json and summary.md.
+// into a directory: report.html, report.json and summary.md, and the SBOM.
 func ReportTo(ctx context.Context, disk, dir string) (string, error) {
 	known, err := ReadSidecar(ctx, disk, progress.Discard.Warn)
 	if err != nil {
@@ -263,6 +280,9 @@ func ReportTo(ctx context.Context, disk, dir string) (string, error) {
 		return "", err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	if r.SBOM, err = saveSBOM(dir, known); err != nil {
 		return "", err
 	}
 	page, err := r.Save(dir)

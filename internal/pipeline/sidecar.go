@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/sbom"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -30,6 +31,9 @@ type Sidecar struct {
 	Built        time.Time `json:"built,omitzero"`     // when the playbook had run
 	Guest        string    `json:"guest,omitempty"`    // its distribution: debian, ubuntu
 	Verified     string    `json:"verified,omitempty"` // digest of the disk that was booted
+
+	// Inventory is what is installed, where the disk was looked into at rest.
+	Inventory *sbom.Inventory `json:"inventory,omitempty"`
 
 	Report json.RawMessage `json:"report,omitempty"` // of the stages so far
 }

@@ -165,9 +165,13 @@ func (r *sparsified) fill(to *report.Report) {
 	size(to, "sparsified", r.After.FileSize)
 }
 
-func (r *sparsified) leave(w *way) { w.known.Verified = "" } // that was another file
+func (r *sparsified) leave(w *way) { w.known.Verified, w.known.Inventory = "", nil } // that was another file
 
-// scan looks at the disk at rest for what the build left in it.
+// scanned is the result of a look at the disk at rest. It is not recorded: a build
+// that goes on looks again.
+type scanned struct{ hygiene.Result }
+
+// scan looks at the disk at rest for what the build left in it, and for what is installed.
 func (w *way) scan(ctx context.Context, path string, p progress.Reporter) (result, error) {
 	info, err := w.rooms.disk(ctx, path)
 	if err != nil {
@@ -189,22 +193,27 @@ func (w *way) scan(ctx context.Context, path string, p progress.Reporter) (resul
 		Disk: path, Format: info.Format, Dir: scratch, BuildUser: builder, BakedUser: w.Config.BakeUser,
 		Secrets: secrets, Policy: w.policy, LibguestfsEnv: w.accel.LibguestfsEnv(),
 	}, p)
-	w.journal.note(func(to *report.Report) {
-		for _, rule := range found.Rules {
-			holds := true
-			for _, f := range found.Findings {
-				if f.Rule == rule.Name {
-					holds = false
-					to.Checks = append(to.Checks, report.Check{Group: "hygiene", Name: rule.Name, Detail: f.Path + ": " + f.Detail, Excused: f.Excused})
-				}
-			}
-			if holds {
-				to.Checks = append(to.Checks, report.Check{Group: "hygiene", Name: rule.Name, OK: true, Detail: rule.Demands})
+	return scanned{found}, w.advise(err)
+}
+
+func (r scanned) String() string { return fmt.Sprintf("%d rules, %d files", len(r.Rules), r.Files) }
+
+func (r scanned) fill(to *report.Report) {
+	for _, rule := range r.Rules {
+		holds := true
+		for _, f := range r.Findings {
+			if f.Rule == rule.Name {
+				holds = false
+				to.Checks = append(to.Checks, report.Check{Group: "hygiene", Name: rule.Name, Detail: f.Path + ": " + f.Detail, Excused: f.Excused})
 			}
 		}
-	})
-	return line(fmt.Sprintf("%d rules, %d files", len(found.Rules), found.Files)), w.advise(err)
+		if holds {
+			to.Checks = append(to.Checks, report.Check{Group: "hygiene", Name: rule.Name, OK: true, Detail: rule.Demands})
+		}
+	}
 }
+
+func (r scanned) leave(w *way) { w.known.Inventory = &r.Inventory }
 
 // advise has what was found in a captured machine corrected there: it has no playbook.
 func (w *way) advise(err error) error {
@@ -273,6 +282,13 @@ func (w *way) pack(ctx context.Context, path string, p progress.Reporter) (resul
 	}
 	w.Reference, w.Digest = "oci:"+w.Layout+"@"+done.Digest, done.Digest
 	w.journal.note(func(to *report.Report) { to.Image.DiskDigest = done.DiskDigest })
+	if w.whole {
+		bill, err := saveSBOM(w.Config.OutputDir, w.known)
+		if err != nil {
+			return nil, err
+		}
+		w.journal.note(func(to *report.Report) { to.SBOM = bill })
+	}
 	if w.whole && w.pushes() {
 		_, err = w.outcome(report.Packed).Save(w.Config.OutputDir)
 	}

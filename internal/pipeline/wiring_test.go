@@ -23,6 +23,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/image/sbom"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
@@ -46,6 +47,7 @@ type given struct {
 	sparsify           disk.SparsifyOptions
 	sparsified         string // the disk that was
 	scan               hygiene.Options
+	inventory          sbom.Inventory // that scan finds
 	verify             verify.Options
 	pack               oci.Metadata
 	packedDisk         string
@@ -133,7 +135,7 @@ func (g *given) fakes(dir string) *rooms {
 		},
 		scan: func(_ context.Context, o hygiene.Options, _ progress.Reporter) (hygiene.Result, error) {
 			g.scan = o
-			return hygiene.Result{Files: 7}, nil
+			return hygiene.Result{Files: 7, Inventory: g.inventory}, nil
 		},
 		verify: func(_ context.Context, o verify.Options, _ progress.Reporter) (verify.Result, error) {
 			ran("verify")

@@ -92,6 +92,7 @@ func demo(t testing.TB) *report.Report {
 		Sizes:    []report.Size{{Name: "base", Bytes: 424 << 20}, {Name: "provisioned", Bytes: 743 << 20}, {Name: "sparsified", Bytes: 198 << 20}, {Name: "layer", Bytes: 198<<20 + 10240}},
 		Checks:   demoChecks(),
 		Packages: packages(412),
+		SBOM:     report.SBOM{Packages: 412, Files: []string{"sbom.spdx.json", "sbom.cdx.json"}},
 		Pictures: []report.Picture{{Title: "the console at login", PNG: console(t)}, {Title: "the desktop through VNC", PNG: desktop(t)}},
 	}
 	for _, task := range demoTasks {
@@ -176,6 +177,7 @@ func hostile(t testing.TB) *report.Report {
 	r.Sizes = append(r.Sizes, report.Size{Name: long, Bytes: -3})
 	r.Checks = append(r.Checks, report.Check{Group: long, Name: trick, Detail: long}, report.Check{Group: trick, Name: trick, Excused: long})
 	r.Packages = append(r.Packages, report.Package{Name: long, Version: trick})
+	r.SBOM = report.SBOM{Packages: -1, Files: []string{long}, None: long}
 	r.Pictures = append(r.Pictures, report.Picture{Title: trick, PNG: []byte("<svg onload=alert(1)>")}, report.Picture{Title: trick, PNG: console(t)})
 	return r
 }

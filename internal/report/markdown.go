@@ -57,6 +57,9 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 		rows = append(rows, []string{file.Name, text.Size(file.Bytes), file.Digest})
 	}
 	s.table("Files", "Name | Size | Digest", rows)
+	if line := v.SBOM.Line(); line != "" {
+		fmt.Fprintf(s, "SBOM: %s\n", markdown(line))
+	}
 	_, err := s.WriteTo(w)
 	return err
 }

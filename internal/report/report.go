@@ -4,7 +4,12 @@
 // terminal.
 package report
 
-import "time"
+import (
+	"strings"
+	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/text"
+)
 
 // Schema is the version of report.json. It changes with a field's meaning or
 // removal, not with new fields.
@@ -46,6 +51,7 @@ type Report struct {
 	Files    []File    `json:"files,omitempty"`             // of other forms (OUTPUTS)
 	Checks   []Check   `json:"checks,omitempty" rows:"2000"`
 	Packages []Package `json:"packages,omitempty" rows:"20000"` // installed in the guest, by name
+	SBOM     SBOM      `json:"sbom,omitzero"`
 	Pictures []Picture `json:"pictures,omitempty" rows:"8"`
 
 	// Omitted is how many rows were too many for a report.
@@ -144,6 +150,25 @@ type Check struct {
 type Package struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
+}
+
+// SBOM is the software bill of materials, or why there is none; neither where the
+// disk was not looked into.
+type SBOM struct {
+	Packages int      `json:"packages,omitempty"`
+	Files    []string `json:"files,omitempty"`            // beside this report
+	None     string   `json:"none,omitempty" text:"1000"` // why there is none
+}
+
+// Line is the SBOM in a line, or empty.
+func (s SBOM) Line() string {
+	switch {
+	case s.None != "":
+		return "none was written: " + s.None
+	case len(s.Files) > 0:
+		return text.Count(s.Packages, "package") + " in " + strings.Join(s.Files, " and ")
+	}
+	return ""
 }
 
 // Picture is a screenshot. What is no PNG, or larger than 4 MiB or 16 million

@@ -53,7 +53,21 @@ func TestThePageTellsWhatWasMadeFromWhat(t *testing.T) {
 		"Ansible", "The longest", "apt : Install services and utilities", "1 min 56 s", "All tasks",
 		"Sizes", "+319 MiB", "743 MiB", "−73 %", "198 MiB",
 		"Checks", "Excused: the key of Debian's ssl-cert package", "Pictures", "data:image/png;base64,",
-		"Packages", "412 installed", "adduser")
+		"SBOM", "412 packages in sbom.spdx.json and sbom.cdx.json", "Packages", "412 installed", "adduser")
+}
+
+func TestTheSBOMIsNamedOrWhyThereIsNone(t *testing.T) {
+	t.Parallel()
+	assert.Contains(t, written(t, demo(t).WriteMarkdown), `SBOM: 412 packages in sbom\.spdx\.json and sbom\.cdx\.json`)
+	assert.Contains(t, written(t, demo(t).WriteJSON), `"sbom.cdx.json"`)
+	r := demo(t)
+	r.SBOM = report.SBOM{None: "the disk has no list"}
+	assert.Contains(t, written(t, r.WriteHTML), "none was written: the disk has no list")
+	assert.Contains(t, written(t, r.WriteMarkdown), `SBOM: none was written\: the disk has no list`)
+	r.SBOM = report.SBOM{}
+	for _, write := range []func(io.Writer) error{r.WriteHTML, r.WriteMarkdown, r.WriteJSON} {
+		assert.NotContains(t, strings.ToLower(written(t, write)), "sbom", "nobody looked")
+	}
 }
 
 func TestAFailureIsTheFirstThingThatIsSeen(t *testing.T) {

@@ -1,7 +1,7 @@
 // Package hygiene looks into the disk of a build at rest, before anything is
 // published, for what the build left in it: accounts and their keys, the
 // identity of the machine that built it, logs, credentials, the build's own
-// secrets.
+// secrets. What is installed is read in the same pass.
 //
 // It works as an ordinary user, without KVM, /dev/fuse or a mount. A qcow2 disk
 // is unpacked once (qemu-img convert, 1 s for a Debian server), its partitions
@@ -38,6 +38,7 @@ import (
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/image/sbom"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -60,7 +61,6 @@ type Options struct {
 
 	LibguestfsEnv []string // see vm.Verdict
 	guestfish     string   // a test's, in place of the real one
-	extra         []rule   // for what they read
 	closed        bool     // file systems that were not closed are not read, with libguestfs
 }
 
@@ -104,6 +104,7 @@ type Result struct {
 	Files       int       // regular files that were read
 	Method      string    // Debugfs or Libguestfs
 	FileSystems []FileSystem
+	Inventory   sbom.Inventory // what is installed
 }
 
 // Unexcused are the findings that block publishing.
@@ -119,7 +120,7 @@ func Scan(ctx context.Context, o Options, p progress.Reporter) (Result, error) {
 	if err != nil {
 		return Result{}, ended(ctx, err)
 	}
-	r := Result{Rules: named(t.rules), Files: t.files, Method: t.method}
+	r := Result{Rules: named(t.rules), Files: t.files, Method: t.method, Inventory: t.inventory()}
 	for _, v := range t.volumes {
 		if v.mount != "" {
 			r.FileSystems = append(r.FileSystems, FileSystem{Type: v.kind, Mount: v.mount, Partition: v.partition})

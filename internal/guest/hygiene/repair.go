@@ -42,7 +42,6 @@ const uid = "1000"
 // closed, and one that no machine could use that is started with a seed, are refused
 // before anything is changed. Findings without a repair are left to Scan.
 func Generalise(ctx context.Context, o GeneraliseOptions, p progress.Reporter) (Generalised, error) {
-	o.extra = []rule{{code: code{reads: globs("/usr/lib/os-release", "/etc/os-release")}}}
 	o.closed = true
 	t, err := read(ctx, o.Options, p)
 	if err == nil {
@@ -51,7 +50,8 @@ func Generalise(ctx context.Context, o GeneraliseOptions, p progress.Reporter) (
 	if err != nil {
 		return Generalised{}, ended(ctx, err)
 	}
-	g := Generalised{System: t.system()}
+	id, version := t.system()
+	g := Generalised{System: strings.Trim(id+"-"+version, "-")}
 	var script strings.Builder
 	for _, rule := range t.rules {
 		for _, f := range rule.apply(t) {
@@ -121,20 +121,6 @@ func (t *tree) generalisable(o GeneraliseOptions) error {
 		return failure.New("the machine has no account "+o.VMUser+", which BAKE_USER=true keeps", "leave BAKE_USER out, or name its account with VM_USER")
 	}
 	return nil
-}
-
-// system is the name and version in os-release(5).
-func (t *tree) system() string {
-	values := map[string]string{}
-	text := t.kept["/usr/lib/os-release"]
-	if text == nil {
-		text = t.kept["/etc/os-release"]
-	}
-	for line := range strings.Lines(string(text)) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		values[key] = strings.Trim(value, `"'`)
-	}
-	return strings.Trim(values["ID"]+"-"+values["VERSION_ID"], "-")
 }
 
 // lock takes the passwords out of a passwd(5) or shadow(5), and names whose.

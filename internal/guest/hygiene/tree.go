@@ -52,6 +52,16 @@ const (
 	// maxKeptAll bounds the content of all those files. A full desktop's, which
 	// are its packages' lists, have 50 MiB.
 	maxKeptAll = 128 << 20
+	// maxStatus bounds dpkg's list of packages, which is kept whole or not used.
+	// A full desktop's has 8 MiB.
+	maxStatus = 32 << 20
+)
+
+// The files that say what system it is, and what is installed.
+const (
+	dpkgStatus = "/var/lib/dpkg/status"
+	osRelease  = "/etc/os-release" // often a link to usrRelease (os-release(5))
+	usrRelease = "/usr/lib/os-release"
 )
 
 // tree is all that the rules look at.
@@ -73,7 +83,7 @@ type tree struct {
 
 func newTree(o Options, p progress.Reporter) *tree {
 	return &tree{
-		Options: o, p: p, rules: slices.Concat(rules, o.Policy.rules, o.extra),
+		Options: o, p: p, rules: slices.Concat(rules, o.Policy.rules),
 		entries: map[string]entry{}, kept: map[string][]byte{}, hits: map[string]hits{},
 		search: newSearch(o.Secrets, p),
 	}
@@ -96,8 +106,8 @@ func (t *tree) add(e entry, content io.Reader) error {
 	}
 	t.files++
 	t.bytes += e.size
-	if t.wanted(e.path) {
-		head, err := io.ReadAll(io.LimitReader(content, maxKept))
+	if most := t.most(e.path); most > 0 {
+		head, err := io.ReadAll(io.LimitReader(content, most))
 		if err != nil {
 			return err
 		}
@@ -137,6 +147,17 @@ func (t *tree) link(e entry, first string) error {
 	}
 	t.took(e.path, t.hits[first])
 	return t.add(e, nil)
+}
+
+// most is how much of a file's content is kept, in bytes.
+func (t *tree) most(file string) int64 {
+	switch {
+	case file == dpkgStatus:
+		return maxStatus
+	case file == osRelease, file == usrRelease, t.wanted(file):
+		return maxKept
+	}
+	return 0
 }
 
 // wanted says whether a rule reads the file's content.
