@@ -354,7 +354,13 @@ func (w *way) pushLayout(ctx context.Context, reference string, unverified bool)
 			return err
 		}
 	}
-	return w.run(ctx, pushing)
+	if err := w.checkSigning(ctx); err != nil {
+		return err
+	}
+	if err := w.run(ctx, pushing); err != nil || !w.signs() {
+		return err
+	}
+	return w.run(ctx, signing)
 }
 
 // Base makes or fetches the base image, from packages where nothing else is

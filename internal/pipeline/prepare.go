@@ -212,13 +212,13 @@ func short(revision string) string {
 // push.
 func (w *way) checkRegistry(ctx context.Context) error {
 	if !w.pushes() {
-		return nil
+		return w.checkSigning(ctx)
 	}
 	login, err := w.login()
 	if err != nil {
 		return err
 	}
-	return w.show(ctx, "registry", func(ctx context.Context, _ progress.Reporter) (string, error) {
+	err = w.show(ctx, "registry", func(ctx context.Context, _ progress.Reporter) (string, error) {
 		if c := &w.Config; c.TagOfDay {
 			ref, err := w.rooms.freeTag(ctx, c.Reference, login)
 			if err != nil {
@@ -229,6 +229,10 @@ func (w *way) checkRegistry(ctx context.Context) error {
 		}
 		return "accepts pushes to " + w.Config.Reference, w.rooms.access(ctx, w.Config.Reference, login)
 	})
+	if err != nil {
+		return err
+	}
+	return w.checkSigning(ctx)
 }
 
 // maxPassword bounds the password file, in bytes; some registries' passwords

@@ -17,7 +17,7 @@ import (
 // secrets are what a build knows and nobody else may: the disk must not hold
 // it, and nothing that is shown may repeat it. Of what may be a secret, all is.
 func secrets(c settings.Config, password string) []hygiene.Secret {
-	found := map[string]string{"the registry's password": password}
+	found := map[string]string{"the registry's password": password, "SIGNING_PASSWORD": string(c.SigningPassword)}
 	for name, address := range map[string]string{
 		"ISO_URL": c.ISOURL, "ISO_CHECKSUM": strings.TrimPrefix(c.Checksum, "file:"), "GIT_ANSIBLE_URL": c.GitURL,
 		"HTTP_PROXY": c.HTTPProxy, "HTTPS_PROXY": c.HTTPSProxy,

@@ -48,11 +48,12 @@ var (
 	packing   = stage{name: "pack", run: (*way).pack}
 	exporting = stage{name: "export", when: func(w *way) bool { return w.Config.Outputs != "" }, run: (*way).export}
 	pushing   = stage{name: "push", when: (*way).pushes, run: (*way).push}
+	signing   = stage{name: "sign", when: func(w *way) bool { return w.pushes() && w.signs() }, run: (*way).sign}
 )
 
 // stages are all, in their order. The finished disk is looked at at rest and in
 // the guest that boots from it, side by side.
-var stages = [][]stage{{provisioning, capturing}, {sparsifying}, {scanning, verifying}, {packing}, {exporting}, {pushing}}
+var stages = [][]stage{{provisioning, capturing}, {sparsifying}, {scanning, verifying}, {packing}, {exporting}, {pushing}, {signing}}
 
 // provisioned is the result of provisioning.
 type provisioned struct {

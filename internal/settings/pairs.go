@@ -61,6 +61,9 @@ func Pairs(command, file string, single []string) (Settings, error) {
 // notText is why a setting does not get to an engine as its text.
 func notText(f Field, value string) string {
 	why, none := strings.CutPrefix(f.Engine, "none: ")
+	if refused, ok := strings.CutPrefix(f.Engine, "refused: "); ok {
+		return refused
+	}
 	switch {
 	case f.Engine == "login":
 		return "is the registry's business: give it to with-registry"

@@ -23,7 +23,7 @@ import (
 //	key     its key in a catalogue, where an image may have its own
 //	plan    carried: it holds on whatever host builds the images of a plan
 //	engine  how it gets to a Dagger engine where not as its text: as a folder, file
-//	        or secret, with the address or the login, by export, or not at all (none), and why
+//	        or secret, with the address or the login, by export, or not at all (none, refused), and why
 //	help    its flag's help, and the README's words
 type Config struct {
 	ISOURL           string        `env:"ISO_URL" in:"build provision base" key:"base.url" help:"base image: an http(s) or file URL or a path of a disk image, or a containerdisk: oci://REGISTRY/REPOSITORY with :TAG or @sha256:DIGEST, or a local layout as a build prints it, oci:DIR@sha256:DIGEST"`
@@ -75,16 +75,18 @@ type Config struct {
 	InstanceType     string `env:"INSTANCE_TYPE" in:"build capture pack" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
 	Preference       string `env:"PREFERENCE" in:"build capture pack" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
 	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" form:"digest" help:"input digest that the image must have, as diskforge plan says it; another is refused before anything is built"`
-	RegistryUser     string `env:"REGISTRY_USER" in:"build capture provision base push inspect manifest images build-all plan run site export" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
-	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build capture provision base push inspect manifest images build-all plan run site export" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
-	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build capture provision base push inspect manifest images build-all plan run site export" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
+	RegistryUser     string `env:"REGISTRY_USER" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
+	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
+	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
 	Push             bool   `env:"PUSH, default=true" in:"build capture" engine:"address" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
-	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build capture provision base push inspect manifest images build-all plan run site export" plan:"carried" help:"allow plain HTTP to a registry that is not on loopback"`
+	SigningKey       string `env:"SIGNING_KEY" in:"build capture push sign build-all" form:"file" engine:"refused: is not for an engine: sign what it pushed with diskforge sign" help:"private key (PEM; cosign's or openssl's, ECDSA P-256 or Ed25519) that signs what is pushed, its provenance and its SBOM"`
+	SigningPassword  Secret `env:"SIGNING_PASSWORD" in:"build capture push sign build-all" engine:"refused: is not for an engine: sign what it pushed with diskforge sign" help:"password of SIGNING_KEY where cosign encrypted it, in the environment only"`
+	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export" plan:"carried" help:"allow plain HTTP to a registry that is not on loopback"`
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build capture doctor build-all plan site" form:"path" engine:"export" help:"folder of the results and of the work; one build at a time"`
 	CacheDir   string `env:"CACHE_DIR" in:"build capture provision sparsify verify base tools doctor build-all plan run export" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images, compiled tools and playbooks from git (default: diskforge in the user's cache folder)"`
 	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan run" form:"http" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
-	CAFile     string `env:"CA_FILE" in:"build capture provision base push inspect manifest images build-all plan run site export" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, git, the registry, the guest during the build"`
+	CAFile     string `env:"CA_FILE" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, git, the registry, the guest during the build"`
 	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTP: downloads, and the guest during the build"`
 	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTPS, likewise"`
 	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan" plan:"carried" help:"hosts that are reached without a proxy, likewise"`

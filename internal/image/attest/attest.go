@@ -22,6 +22,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
@@ -61,6 +62,21 @@ type Subject struct {
 	Digest map[string]string `json:"digest"` // by algorithm, in hexadecimal
 }
 
+// Kind is a statement's type in a word.
+func Kind(predicateType string) string {
+	switch predicateType {
+	case Signature:
+		return "signature"
+	case Provenance:
+		return "provenance"
+	case SPDX:
+		return "sbom-spdx"
+	case CycloneDX:
+		return "sbom-cyclonedx"
+	}
+	return predicateType
+}
+
 // New says something of the image with the digest of its manifest ("sha256:…"),
 // and of its disk, where that one's digest is known. The predicate becomes JSON.
 func New(kind, image, disk string, predicate any) (Statement, error) {
@@ -80,7 +96,7 @@ func digestSet(digest string) map[string]string {
 // Of says whether the statement is about the image with that digest.
 func (s Statement) Of(image string) bool {
 	algorithm, digits, _ := strings.Cut(image, ":")
-	return len(s.Subject) > 0 && digits != "" && s.Subject[0].Digest[algorithm] == digits
+	return digits != "" && slices.ContainsFunc(s.Subject, func(of Subject) bool { return of.Digest[algorithm] == digits })
 }
 
 // Equal says whether both say the same of the same.

@@ -145,7 +145,7 @@ func (i Image) read() (*extraction, error) {
 	if t, err := time.Parse(time.RFC3339, m.Annotations[AnnotationCreated]); err == nil {
 		x.Created = t.UTC()
 	}
-	for _, hint := range []string{m.Annotations[AnnotationGuest], BaseName(m.Annotations), m.Annotations[standardPrefix+"title"]} {
+	for _, hint := range []string{m.Annotations[AnnotationGuest], BaseName(m.Annotations), m.Annotations[AnnotationTitle]} {
 		if hint != "" {
 			x.Hints = append(x.Hints, hint)
 		}

@@ -41,6 +41,15 @@ const (
 	// AnnotationCreated is the image's date, in RFC 3339.
 	AnnotationCreated = standardPrefix + "created"
 
+	// AnnotationTitle and AnnotationVersion are the image's name and tag.
+	AnnotationTitle   = standardPrefix + "title"
+	AnnotationVersion = standardPrefix + "version"
+
+	// AnnotationSource and AnnotationRevision are where its playbook came from: a
+	// URL, and a commit or a digest.
+	AnnotationSource   = standardPrefix + "source"
+	AnnotationRevision = standardPrefix + "revision"
+
 	// AnnotationBaseDigest is the digest of the image that one was built on.
 	AnnotationBaseDigest = standardPrefix + "base.digest"
 
@@ -165,10 +174,11 @@ func (m Metadata) created() time.Time {
 func (m Metadata) standard() map[string]string {
 	set := map[string]string{AnnotationCreated: m.created().Format(time.RFC3339)}
 	for key, value := range map[string]string{
-		"title": m.Title, "version": m.Version, "source": m.Source, "revision": m.Revision, "base.digest": m.BaseDigest,
+		AnnotationTitle: m.Title, AnnotationVersion: m.Version, AnnotationSource: m.Source, AnnotationRevision: m.Revision,
+		AnnotationBaseDigest: m.BaseDigest,
 	} {
 		if value != "" {
-			set[standardPrefix+key] = value
+			set[key] = value
 		}
 	}
 	if isReference(m.BaseName) {

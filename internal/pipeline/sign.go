@@ -1,0 +1,309 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/netgroup-polito/diskforge/internal/failure"
+	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/attest"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/image/sbom"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/settings"
+	"github.com/netgroup-polito/diskforge/internal/text"
+)
+
+const (
+	// builder is who builds, and buildType how, as provenance names them.
+	builder   = "https://github.com/netgroup-polito/diskforge"
+	buildType = builder + "/blob/main/docs/signatures.md#provenance"
+
+	maxKey  = 64 << 10 // bytes of a key's file
+	maxSBOM = 24 << 20 // bytes of an SBOM; more does not get into a referrer
+)
+
+// signs says whether what is pushed is signed.
+func (w *way) signs() bool { return w.Config.SigningKey != "" }
+
+// signingKey reads SIGNING_KEY, which signs.
+func signingKey(c settings.Config) (attest.Key, error) {
+	key, err := readKey("SIGNING_KEY", c.SigningKey, string(c.SigningPassword))
+	if err == nil && !key.Signs() {
+		return key, failure.New("SIGNING_KEY: "+c.SigningKey+" is a public key", "name the private one")
+	}
+	return key, err
+}
+
+// readKey reads the key that what names.
+func readKey(what, file, password string) (key attest.Key, err error) {
+	content, err := host.ReadFile(file, maxKey)
+	if err != nil {
+		return key, failure.Wrap(err, what, "name the file of a key")
+	}
+	if key, err = attest.ReadKey(content, password); err != nil {
+		return key, fmt.Errorf("%s: %s: %w", what, file, err)
+	}
+	return key, nil
+}
+
+// checkSigning says, before anything slow starts, whether the image can be signed.
+func (w *way) checkSigning(ctx context.Context) error {
+	if !w.signs() {
+		return nil
+	}
+	return w.show(ctx, "signing key", func(ctx context.Context, p progress.Reporter) (string, error) {
+		if _, err := signingKey(w.Config); err != nil || !w.pushes() {
+			return "", err
+		}
+		session, err := w.session()
+		if err != nil {
+			return "", err
+		}
+		defer session.Close()
+		takes, err := session.TakesReferrers(ctx, w.address)
+		if err == nil && !takes {
+			p.Warn("the registry keeps no signatures beside an image (OCI 1.1's referrers): they will lie beside the layout")
+		}
+		return "signs", err
+	})
+}
+
+func (w *way) session() (*registry.Session, error) {
+	login, err := w.login()
+	if err != nil {
+		return nil, err
+	}
+	return registry.NewSession(login)
+}
+
+// sign says of the pushed image that it is ours, what it was made from and what is on it.
+func (w *way) sign(ctx context.Context, _ string, p progress.Reporter) (result, error) {
+	layout, err := oci.Load(w.Layout)
+	if err != nil {
+		return nil, err
+	}
+	all, err := statements(layout.Digest, layout.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	for _, bill := range []struct{ kind, file string }{{attest.SPDX, sbom.SPDXFile}, {attest.CycloneDX, sbom.CycloneDXFile}} {
+		content, err := host.ReadFile(filepath.Join(filepath.Dir(w.Layout), bill.file), maxSBOM)
+		// Where somebody packed by hand, that of another disk may lie there.
+		if err != nil || !bytes.Contains(content, []byte(strings.TrimPrefix(layout.DiskDigest, "sha256:"))) {
+			continue
+		}
+		s, err := attest.New(bill.kind, layout.Digest, layout.DiskDigest, json.RawMessage(content))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	reference, _, _ := strings.Cut(w.Reference, "@")
+	said, err := w.say(ctx, reference+"@"+layout.Digest, all, w.Layout, p)
+	return line(said), err
+}
+
+// Sign signs an image that is in a registry: that it is ours, and what it was made from,
+// as it says itself.
+func (b *Build) Sign(ctx context.Context, reference string) (signed string, err error) {
+	w := b.way(nil)
+	if !w.signs() {
+		wrong := settings.Mistakes{}
+		wrong.Add("SIGNING_KEY", "is not set: name the file of a private key: --signing-key cosign.key")
+		return "", wrong
+	}
+	err = w.show(ctx, "sign", func(ctx context.Context, p progress.Reporter) (string, error) {
+		if _, err := signingKey(w.Config); err != nil {
+			return "", err
+		}
+		login, err := w.login()
+		if err != nil {
+			return "", err
+		}
+		image, err := registry.Open(ctx, reference, login)
+		if err != nil {
+			return "", err
+		}
+		defer image.Close()
+		var m v1.Manifest
+		if err := json.Unmarshal(image.Manifest, &m); err != nil {
+			return "", failure.Wrap(err, reference+" has no manifest of an image", "")
+		}
+		all, err := statements(image.Digest, m.Annotations)
+		if err != nil {
+			return "", err
+		}
+		name, _, _ := strings.Cut(reference, "@")
+		signed = name + "@" + image.Digest
+		return w.say(ctx, signed, all, "", p)
+	})
+	return signed, err
+}
+
+// statements are what an image's own annotations allow to be said of it.
+func statements(digest string, annotations map[string]string) ([]attest.Statement, error) {
+	type described struct {
+		Name   string            `json:"name"`
+		URI    string            `json:"uri,omitempty"`
+		Digest map[string]string `json:"digest,omitempty"`
+	}
+	base := described{Name: "base", URI: oci.BaseName(annotations), Digest: digestSet(annotations[oci.AnnotationBaseDigest])}
+	playbook := described{Name: "playbook", URI: annotations[oci.AnnotationSource], Digest: digestSet(annotations[oci.AnnotationRevision])}
+	parameters := map[string]string{}
+	for name, annotation := range map[string]string{"image": oci.AnnotationTitle, "version": oci.AnnotationVersion, "inputs": oci.AnnotationInputs} {
+		if value := annotations[annotation]; value != "" {
+			parameters[name] = value
+		}
+	}
+	made := map[string]any{
+		"buildDefinition": map[string]any{
+			"buildType": buildType, "externalParameters": parameters, "resolvedDependencies": []described{base, playbook},
+		},
+		"runDetails": map[string]any{
+			"builder": map[string]any{"id": builder}, "metadata": map[string]any{"finishedOn": annotations[oci.AnnotationBuilt]},
+		},
+	}
+	ours, err := attest.New(attest.Signature, digest, "", struct{}{})
+	if err != nil || annotations[oci.AnnotationDisk] == "" { // others' image: nobody knows
+		return []attest.Statement{ours}, err
+	}
+	provenance, err := attest.New(attest.Provenance, digest, annotations[oci.AnnotationDisk], made)
+	return []attest.Statement{ours, provenance}, err
+}
+
+// digestSet is a digest, or a commit, as in-toto has them.
+func digestSet(of string) map[string]string {
+	algorithm, digits, ok := strings.Cut(of, ":")
+	switch {
+	case of == "":
+		return nil
+	case !ok:
+		return map[string]string{"gitCommit": of}
+	}
+	return map[string]string{algorithm: digits}
+}
+
+// say signs statements about an image in a registry, and attaches them to it. What the
+// key has said before is not said again. Where there is a layout, the bundles lie beside
+// it, too: as LAYOUT.KIND.sigstore.json.
+func (w *way) say(ctx context.Context, reference string, all []attest.Statement, layout string, p progress.Reporter) (string, error) {
+	key, err := signingKey(w.Config)
+	if err != nil {
+		return "", err
+	}
+	session, err := w.session()
+	if err != nil {
+		return "", err
+	}
+	defer session.Close()
+	_, there, _, err := session.Referrers(ctx, reference, attest.BundleType)
+	keeps := !errors.Is(err, registry.ErrNoReferrers)
+	if err != nil && (keeps || layout == "") {
+		return "", err
+	}
+	var add []registry.Referrer
+	var said []string
+	for _, s := range all {
+		said = append(said, attest.Kind(s.PredicateType))
+		if saidBefore(ctx, key, s, there) {
+			continue
+		}
+		bundle, err := key.Bundle(ctx, s)
+		if err != nil {
+			return "", err
+		}
+		if layout != "" {
+			file := layout + "." + attest.Kind(s.PredicateType) + ".sigstore.json"
+			if err := host.WriteJSON(file, 0o644, json.RawMessage(bundle)); err != nil {
+				return "", failure.Wrap(err, "keeping a signature", "")
+			}
+		}
+		add = append(add, registry.Referrer{ArtifactType: attest.BundleType, Content: bundle, Annotations: map[string]string{
+			"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": s.PredicateType, // as cosign's
+		}})
+	}
+	line := strings.Join(said, ", ")
+	switch {
+	case !keeps:
+		return line + ", beside the layout", nil
+	case len(add) == 0:
+		return line + ", all said before", nil
+	}
+	return line, session.Attach(ctx, reference, add, p)
+}
+
+// saidBefore says whether one of the bundles has the statement with the key's signature.
+func saidBefore(ctx context.Context, key attest.Key, s attest.Statement, bundles []registry.Referrer) bool {
+	for _, b := range bundles {
+		if before, err := key.Open(ctx, b.Content); err == nil && before.Equal(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// Chain is what a key's holder says of an image.
+type Chain struct {
+	Image  string `json:"image"`  // with digest
+	Others int    `json:"others"` // bundles that say nothing of it, or are signed with another key
+	Said   []Said `json:"said"`
+}
+
+// Said is one thing that is said of it.
+type Said struct {
+	Kind      string          `json:"kind"` // signature, provenance, sbom-spdx, sbom-cyclonedx, or the predicate's type
+	Predicate json.RawMessage `json:"predicate"`
+}
+
+// VerifySignature returns what the holder of a public key, in a file, says of an image in
+// a registry. That there is no signature of theirs is an error. Bundles in files count as
+// if they were in the registry.
+func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string, files []string) (Chain, error) {
+	w := b.way(nil)
+	key, err := readKey("--key", publicKey, string(b.Config.SigningPassword))
+	if err != nil {
+		return Chain{}, err
+	}
+	session, err := w.session()
+	if err != nil {
+		return Chain{}, err
+	}
+	defer session.Close()
+	digest, there, broken, err := session.Referrers(ctx, reference, attest.BundleType)
+	if err != nil && (len(files) == 0 || !errors.Is(err, registry.ErrNoReferrers)) {
+		return Chain{}, err
+	}
+	for _, file := range files {
+		content, err := host.ReadFile(file, maxSBOM*2)
+		if err != nil {
+			return Chain{}, failure.Wrap(err, "reading a bundle", "name a file that diskforge or cosign wrote")
+		}
+		there = append(there, registry.Referrer{Content: content})
+	}
+	name, _, _ := strings.Cut(reference, "@")
+	chain, ours := Chain{Image: name + "@" + digest, Others: broken}, false
+	for _, bundle := range there {
+		s, err := key.Open(ctx, bundle.Content)
+		if err != nil || !s.Of(digest) {
+			chain.Others++
+			continue
+		}
+		ours = ours || s.PredicateType == attest.Signature
+		chain.Said = append(chain.Said, Said{attest.Kind(s.PredicateType), s.Predicate})
+	}
+	if !ours {
+		return chain, failure.New(chain.Image+" has no signature by the key "+publicKey+
+			map[bool]string{true: ", but " + text.Count(chain.Others, "bundle") + " by others or about others"}[chain.Others > 0],
+			"do not use it, or ask whoever published it for their key")
+	}
+	return chain, nil
+}

@@ -1,0 +1,226 @@
+package pipeline_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/image/attest"
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/image/sbom"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/settings"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
+	"github.com/netgroup-polito/diskforge/internal/ui"
+)
+
+// keys makes a key as cosign encrypts it, and its public half.
+func keys(t *testing.T, password string) (private, public string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	closed, err := encrypted.Encrypt(der, []byte(password))
+	require.NoError(t, err)
+	open, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	write := func(name, kind string, content []byte) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: content}), 0o600))
+		return path
+	}
+	return write("cosign.key", "ENCRYPTED SIGSTORE PRIVATE KEY", closed), write("cosign.pub", "PUBLIC KEY", open)
+}
+
+// withReferrers is a registry that keeps referrers. It has no tags but its images'.
+func withReferrers(t *testing.T) (address string) {
+	server := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(true)))
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
+}
+
+// signer is a build with the settings.
+func signer(t *testing.T, key, password string) *pipeline.Build {
+	return &pipeline.Build{
+		Config: settings.Config{SigningKey: key, SigningPassword: settings.Secret(password)},
+		UI:     ui.New(io.Discard, false), Version: "test",
+	}
+}
+
+// packedWithSBOM is a layout with an SBOM of its disk beside it.
+func packedWithSBOM(t *testing.T) (layout string, made oci.Result) {
+	t.Helper()
+	dir := t.TempDir()
+	disk := filepath.Join(dir, "disk.raw")
+	content := make([]byte, 1<<20)
+	copy(content[510:], "\x55\xAA")
+	require.NoError(t, os.WriteFile(disk, content, 0o600))
+	layout = filepath.Join(dir, "course")
+	made, err := oci.Pack(t.Context(), disk, layout, oci.Metadata{
+		Architecture: "amd64", Title: "course", Version: "v1", BaseName: "debian-bookworm from packages", BaseDigest: "sha256:" + strings.Repeat("b", 64),
+		Source: "https://example.org/playbooks.git", Revision: strings.Repeat("c", 40),
+		Annotations: map[string]string{oci.AnnotationInputs: "sha256:" + strings.Repeat("1", 64), oci.AnnotationBuilt: "2026-11-30T12:00:00Z"},
+	}, progress.Discard)
+	require.NoError(t, err)
+	require.NoError(t, sbom.Save(dir, sbom.Disk{Name: "course", Digest: made.DiskDigest}, sbom.Inventory{Packages: []sbom.Package{{Name: "bash", Version: "5.2"}}}))
+	return layout, made
+}
+
+func TestWhatIsPushedIsSignedOnceWithItsProvenanceAndSBOM(t *testing.T) {
+	address := withReferrers(t)
+	layout, made := packedWithSBOM(t)
+	private, public := keys(t, "words")
+	ref := address + "/labs/course:v1"
+	b := signer(t, private, "words")
+	for range 2 { // pushed again, nothing is said twice
+		pushed, err := b.PushLayout(t.Context(), layout, ref, true)
+		require.NoError(t, err)
+		assert.Equal(t, ref+"@"+made.Digest, pushed)
+	}
+
+	chain, err := signer(t, "", "").VerifySignature(t.Context(), ref, public, nil)
+	require.NoError(t, err)
+	assert.Equal(t, ref+"@"+made.Digest, chain.Image)
+	assert.Zero(t, chain.Others)
+	var kinds []string
+	said := map[string]json.RawMessage{}
+	for _, s := range chain.Said {
+		kinds = append(kinds, s.Kind)
+		said[s.Kind] = s.Predicate
+	}
+	assert.ElementsMatch(t, []string{"signature", "provenance", "sbom-spdx", "sbom-cyclonedx"}, kinds)
+	assert.JSONEq(t, `{
+		"buildDefinition": {
+			"buildType": "https://github.com/netgroup-polito/diskforge/blob/main/docs/signatures.md#provenance",
+			"externalParameters": {"image": "course", "version": "v1", "inputs": "sha256:`+strings.Repeat("1", 64)+`"},
+			"resolvedDependencies": [
+				{"name": "base", "uri": "debian-bookworm from packages", "digest": {"sha256": "`+strings.Repeat("b", 64)+`"}},
+				{"name": "playbook", "uri": "https://example.org/playbooks.git", "digest": {"gitCommit": "`+strings.Repeat("c", 40)+`"}}
+			]
+		},
+		"runDetails": {
+			"builder": {"id": "https://github.com/netgroup-polito/diskforge"},
+			"metadata": {"finishedOn": "2026-11-30T12:00:00Z"}
+		}
+	}`, string(said["provenance"]))
+	assert.Contains(t, string(said["sbom-spdx"]), "bash")
+
+	_, stranger := keys(t, "")
+	chain, err = signer(t, "", "").VerifySignature(t.Context(), ref, stranger, nil)
+	require.ErrorContains(t, err, "no signature by the key")
+	assert.Equal(t, 4, chain.Others)
+}
+
+func TestASignatureIsOfOneDigest(t *testing.T) {
+	address := withReferrers(t)
+	layout, made := packedWithSBOM(t)
+	private, public := keys(t, "")
+	_, err := signer(t, private, "").PushLayout(t.Context(), layout, address+"/labs/course:v1", true)
+	require.NoError(t, err)
+
+	other, otherMade := packedWithSBOM(t)
+	_ = otherMade
+	_, err = signer(t, "", "").PushLayout(t.Context(), other, address+"/labs/other:v1", true)
+	require.NoError(t, err)
+	_, err = signer(t, "", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, nil)
+	require.ErrorContains(t, err, "no signature", "signatures belong to a repository's image")
+
+	// The bundle of another image, given or attached, says nothing of this one.
+	different := filepath.Join(t.TempDir(), "different.raw")
+	require.NoError(t, os.WriteFile(different, append([]byte("x"), make([]byte, 1<<20)...), 0o600))
+	third := filepath.Join(t.TempDir(), "third")
+	_, err = oci.Pack(t.Context(), different, third, oci.Metadata{Architecture: "amd64", Title: "third"}, progress.Discard)
+	require.NoError(t, err)
+	_, err = signer(t, "", "").PushLayout(t.Context(), third, address+"/labs/third:v1", true)
+	require.NoError(t, err)
+	bundle := layout + ".signature.sigstore.json"
+	require.FileExists(t, bundle)
+	_, err = signer(t, "", "").VerifySignature(t.Context(), address+"/labs/third:v1", public, []string{bundle})
+	require.ErrorContains(t, err, "no signature")
+	chain, err := signer(t, "", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, []string{bundle})
+	require.NoError(t, err, "the same image, elsewhere")
+	assert.Equal(t, made.Digest, chain.Image[len(chain.Image)-len(made.Digest):])
+}
+
+func TestARegistryWithoutReferrersGetsNoSignatureAndTheFilesStay(t *testing.T) {
+	address, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
+	layout, _ := packedWithSBOM(t)
+	private, public := keys(t, "")
+	ref := address + "/labs/course:v1"
+	_, err := signer(t, private, "").PushLayout(t.Context(), layout, ref, true)
+	require.NoError(t, err)
+	bundle := layout + ".signature.sigstore.json"
+	require.FileExists(t, bundle)
+	require.FileExists(t, layout+".provenance.sigstore.json")
+	_, err = signer(t, "", "").VerifySignature(t.Context(), ref, public, nil)
+	require.ErrorContains(t, err, "no signatures beside an image")
+	_, err = signer(t, "", "").VerifySignature(t.Context(), ref, public, []string{bundle})
+	require.NoError(t, err)
+	_, err = signer(t, private, "").Sign(t.Context(), ref)
+	require.ErrorContains(t, err, "no signatures beside an image")
+	resp, err := http.Get("http://" + address + "/v2/labs/course/tags/list")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	tags, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	assert.JSONEq(t, `{"name":"labs/course","tags":["v1"]}`, string(tags), "a registry's user takes each tag for a version")
+}
+
+func TestAnImageOfARegistryIsSignedLater(t *testing.T) {
+	address := withReferrers(t)
+	layout, made := packedWithSBOM(t)
+	private, public := keys(t, "words")
+	ref := address + "/labs/course:v1"
+	_, err := signer(t, "", "").PushLayout(t.Context(), layout, ref, true)
+	require.NoError(t, err)
+	var g sync.WaitGroup
+	for range 3 {
+		g.Go(func() {
+			signed, err := signer(t, private, "words").Sign(t.Context(), ref)
+			assert.NoError(t, err)
+			assert.Equal(t, ref+"@"+made.Digest, signed)
+		})
+	}
+	g.Wait()
+	chain, err := signer(t, "", "").VerifySignature(t.Context(), ref, public, nil)
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, len(chain.Said), 2)
+	assert.Equal(t, attest.Kind(attest.Signature), chain.Said[0].Kind)
+}
+
+func TestAKeyThatDoesNotSignIsToldBeforeAnythingIsSent(t *testing.T) {
+	layout, _ := packedWithSBOM(t)
+	private, public := keys(t, "words")
+	for why, b := range map[string]*pipeline.Build{
+		"is a public key":        signer(t, public, ""),
+		"set SIGNING_PASSWORD":   signer(t, private, ""),
+		"SIGNING_PASSWORD":       signer(t, private, "no"),
+		"name the file of a key": signer(t, filepath.Join(t.TempDir(), "none"), ""),
+	} {
+		_, err := b.PushLayout(t.Context(), layout, "127.0.0.1:1/labs/course:v1", true)
+		require.ErrorContains(t, err, why)
+		assert.NotContains(t, err.Error(), "connection refused")
+		assert.NotContains(t, err.Error(), "\n")
+	}
+	_, err := signer(t, "", "").Sign(t.Context(), "127.0.0.1:1/labs/course:v1")
+	require.ErrorContains(t, err, "SIGNING_KEY")
+}
