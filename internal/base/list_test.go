@@ -94,3 +94,22 @@ func FuzzReadOrigin(f *testing.F) {
 		_, _ = o.modified(), o.validator()
 	})
 }
+
+func FuzzVerify(f *testing.F) {
+	signature, err := os.ReadFile("testdata/jammy/SHA256SUMS.gpg")
+	require.NoError(f, err)
+	list, err := os.ReadFile("testdata/jammy/SHA256SUMS")
+	require.NoError(f, err)
+	keys, err := parseKeys(ubuntuKey)
+	require.NoError(f, err)
+	_, err = verify(keys, list, unarmored(signature))
+	require.NoError(f, err)
+	f.Add(signature)
+	f.Add(ubuntuKey)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _ = parseKeys(b)
+		if _, err := verify(keys, []byte("another text"), unarmored(b)); err == nil {
+			t.Fatal("it signs what it was not made for")
+		}
+	})
+}
