@@ -56,8 +56,17 @@ func readKeyring(file string) (openpgp.EntityList, error) {
 	return keys, nil
 }
 
+// guard makes an error of a panic: go-crypto 1.4.1 has one for some malformed packets,
+// such as a signature with an empty subpacket of exportability.
+func guard(err *error) {
+	if why := recover(); why != nil {
+		*err = failure.New(fmt.Sprintf("its OpenPGP packets are malformed (%v)", why), tryKey)
+	}
+}
+
 // parseKeys reads binary keys, or those of all armored blocks.
 func parseKeys(content []byte) (all openpgp.EntityList, err error) {
+	defer guard(&err)
 	if !bytes.Contains(content, []byte("-----BEGIN PGP")) {
 		return openpgp.ReadKeyRing(bytes.NewReader(content))
 	}
@@ -137,7 +146,8 @@ func unarmored(signature []byte) io.Reader {
 // verify returns the fingerprint of the key, one of keys, by which the text has a good
 // signature; others' signatures besides do not matter. Keys count as they are today:
 // with one that was lost, somebody else may sign, and write a date of long ago.
-func verify(keys openpgp.EntityList, text []byte, signatures io.Reader) (string, error) {
+func verify(keys openpgp.EntityList, text []byte, signatures io.Reader) (by string, err error) {
+	defer guard(&err)
 	var why error
 	var others []string
 	for r := packet.NewOpaqueReader(signatures); ; {
@@ -150,7 +160,7 @@ func verify(keys openpgp.EntityList, text []byte, signatures io.Reader) (string,
 		if !ok || s.IssuerKeyId == nil {
 			continue
 		}
-		by := fmt.Sprintf("%016X", *s.IssuerKeyId)
+		by = fmt.Sprintf("%016X", *s.IssuerKeyId)
 		if len(s.IssuerFingerprint) > 0 {
 			by = fmt.Sprintf("%X", s.IssuerFingerprint)
 		}
