@@ -35,7 +35,7 @@ type client struct {
 // newClient makes one that takes its proxy from the environment and trusts
 // CAFile besides the host's authorities.
 func newClient(o DownloadOptions, to progress.Reporter) (*client, error) {
-	t, err := httpclient.New(httpclient.Options{CAFile: o.CAFile, Idle: o.Stall})
+	t, err := httpclient.New(httpclient.Options{CAFile: o.CAFile, Idle: o.Stall, Dial: o.dial})
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/httpclient"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -28,6 +29,9 @@ type DownloadOptions struct {
 	CacheDir string
 	// CAFile is a PEM file of authorities trusted besides the host's, or empty.
 	CAFile string
+	// Keyring is a file of OpenPGP public keys, one of which must have signed a list
+	// of checksums, or empty: then only publishers that are known to sign have to.
+	Keyring string
 	// Backoff is the pause before the second attempt; it doubles with every
 	// further one. Zero means 1 s.
 	Backoff time.Duration
@@ -36,6 +40,8 @@ type DownloadOptions struct {
 	// Most is how many bytes a file may have whose server does not say its
 	// size. Zero means 64 GiB.
 	Most int64
+
+	dial httpclient.Dial // net.Dialer's where it is nil
 }
 
 // File is a file whose checksum was right.
@@ -60,7 +66,8 @@ func Fetch(ctx context.Context, rawURL, sum string, o DownloadOptions, to progre
 	if err != nil {
 		return File{}, err
 	}
-	if sum, err = ResolveChecksum(ctx, rawURL, sum, o, to); err != nil {
+	stated, err := ResolveChecksum(ctx, rawURL, sum, o, to)
+	if err != nil {
 		return File{}, err
 	}
 	if src.url == nil {
@@ -69,14 +76,14 @@ func Fetch(ctx context.Context, rawURL, sum string, o DownloadOptions, to progre
 			return File{}, &failure.Error{What: err.Error(), Try: "check ISO_URL", Err: err}
 		}
 		defer f.Close()
-		return check(ctx, f, src.path, sum, to)
+		return check(ctx, f, src.path, stated.Sum, to)
 	}
 	c, err := newClient(o, to)
 	if err != nil {
 		return File{}, err
 	}
 	defer c.http.CloseIdleConnections()
-	return c.fetch(ctx, src, sum)
+	return c.fetch(ctx, src, stated.Sum)
 }
 
 // source is what ISO_URL, or the name of a list, stands for.
@@ -146,50 +153,53 @@ func check(ctx context.Context, f *os.File, name, want string, to progress.Repor
 
 const maxList = 4 << 20 // bytes of a list of checksums
 
-// ResolveChecksum returns the digest that sum states for the file that rawURL
-// names: sum itself, or what stands in its list. Nothing but the list is
-// fetched.
-func ResolveChecksum(ctx context.Context, rawURL, sum string, o DownloadOptions, to progress.Reporter) (string, error) {
+// Nobody is who signed a list that need not be signed: nobody looked.
+const Nobody = "nobody"
+
+// Stated is what a checksum says of a file, and who says it.
+type Stated struct {
+	Sum string // "sha256:…" or "sha512:…"
+	// SignedBy is the fingerprint of the key by which its list is signed, or
+	// Nobody; empty where there is no list.
+	SignedBy string
+	// Release is which one the publisher's newest was, where the file's URL names
+	// the newest (release.go), or empty.
+	Release string
+}
+
+// ResolveChecksum returns what sum states of the file that rawURL names: sum
+// itself, or what stands in its list. The list must be signed where Keyring is set
+// and where its publisher is known to sign. Of the file nothing is fetched.
+func ResolveChecksum(ctx context.Context, rawURL, sum string, o DownloadOptions, to progress.Reporter) (Stated, error) {
 	at, isList := strings.CutPrefix(sum, list)
 	if !isList {
-		return sum, nil
+		return Stated{Sum: sum}, nil
 	}
 	file, err := parseSource(rawURL)
 	if err != nil {
-		return "", err
+		return Stated{}, err
 	}
-	content, err := readList(ctx, at, o, to)
+	stated, err := readList(ctx, at, file, o, to)
 	if ctx.Err() != nil {
-		return "", context.Cause(ctx)
-	}
-	if err == nil {
-		sum, err = parseList(content, file.name)
+		return Stated{}, context.Cause(ctx)
 	}
 	if f, ok := failure.In(err); ok {
-		return "", &failure.Error{What: fmt.Sprintf("checksum file %s: %s", text.URL(at), f.What), Try: f.Try, Err: err}
+		return Stated{}, &failure.Error{What: fmt.Sprintf("checksum file %s: %s", text.URL(at), f.What), Try: f.Try, Err: err}
 	}
 	if err != nil {
-		return "", failure.Wrap(err, "checksum file "+text.URL(at), "check the file: form of ISO_CHECKSUM")
+		return Stated{}, failure.Wrap(err, "checksum file "+text.URL(at), "check the file: form of ISO_CHECKSUM")
 	}
-	return sum, nil
+	return stated, nil
 }
 
-func readList(ctx context.Context, at string, o DownloadOptions, to progress.Reporter) (content []byte, err error) {
+func readList(ctx context.Context, at string, file source, o DownloadOptions, to progress.Reporter) (s Stated, err error) {
 	src, err := parseSource(at)
 	if err != nil {
-		return nil, err
-	}
-	if src.url == nil {
-		f, err := host.Open(src.path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		return host.ReadAll(f, maxList)
+		return s, err
 	}
 	c, err := newClient(o, to)
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	defer c.http.CloseIdleConnections()
 	c.http.CheckRedirect = func(req *http.Request, _ []*http.Request) error {
@@ -198,17 +208,46 @@ func readList(ctx context.Context, at string, o DownloadOptions, to progress.Rep
 		}
 		return nil
 	}
+	content, changed, err := c.read(ctx, src, "a list of checksums", maxList)
+	if err != nil {
+		return s, err
+	}
+	if content, s.SignedBy, err = c.signed(ctx, src, content); err != nil {
+		return s, err
+	}
+	if s.Sum, err = parseList(content, file.name); err == nil && src.url != nil {
+		s.Release = c.release(ctx, file, content, changed)
+	}
+	return s, err
+}
+
+// read returns a file that is no longer than most bytes, and its Last-Modified where
+// it comes from a server.
+func (c *client) read(ctx context.Context, src source, what string, most int64) (content []byte, changed string, err error) {
+	all := func(r io.Reader) (err error) {
+		content, err = host.ReadAll(r, most)
+		if tooLarge := (*host.TooLargeError)(nil); errors.As(err, &tooLarge) {
+			err = failure.Wrap(err, "it is too long for "+what, "check its URL")
+		}
+		return err
+	}
+	if src.url == nil {
+		f, err := host.Open(src.path)
+		if err != nil {
+			return nil, "", err
+		}
+		defer f.Close()
+		err = all(f)
+		return content, "", err
+	}
 	err = c.retry(ctx, src.String(), func() (int64, error) {
 		resp, err := get(ctx, c.http, src.url.String(), nil)
 		if err != nil {
 			return 0, err
 		}
 		defer resp.Body.Close()
-		content, err = host.ReadAll(resp.Body, maxList)
-		if tooLarge := (*host.TooLargeError)(nil); errors.As(err, &tooLarge) {
-			err = failure.Wrap(err, "it is too long for a list of checksums", "check its URL")
-		}
-		return 0, err
+		changed = resp.Header.Get("Last-Modified")
+		return 0, all(resp.Body)
 	})
-	return content, err
+	return content, changed, err
 }

@@ -94,3 +94,35 @@ func FuzzReadOrigin(f *testing.F) {
 		_, _ = o.modified(), o.validator()
 	})
 }
+
+// A subpacket without content, of exportability (4), makes go-crypto 1.4.1 panic.
+func TestAMalformedSignatureDoesNotEndTheProgram(t *testing.T) {
+	t.Parallel()
+	keys, err := parseKeys(ubuntuKey)
+	require.NoError(t, err)
+	subpackets := []byte{5, 2, 0x68, 0, 0, 0, 1, 4} // the date, and that
+	body := append([]byte{4, 0, 1, 8, 0, byte(len(subpackets))}, subpackets...)
+	body = append(body, 0, 0, 0xAB, 0xCD, 0, 8, 0xFF)
+	signature := append([]byte{0x88, byte(len(body))}, body...)
+	_, err = verify(keys, []byte("text"), unarmored(signature))
+	require.ErrorContains(t, err, "its OpenPGP packets are malformed")
+}
+
+func FuzzVerify(f *testing.F) {
+	signature, err := os.ReadFile("testdata/jammy/SHA256SUMS.gpg")
+	require.NoError(f, err)
+	list, err := os.ReadFile("testdata/jammy/SHA256SUMS")
+	require.NoError(f, err)
+	keys, err := parseKeys(ubuntuKey)
+	require.NoError(f, err)
+	_, err = verify(keys, list, unarmored(signature))
+	require.NoError(f, err)
+	f.Add(signature)
+	f.Add(ubuntuKey)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _ = parseKeys(b)
+		if _, err := verify(keys, []byte("another text"), unarmored(b)); err == nil {
+			t.Fatal("it signs what it was not made for")
+		}
+	})
+}

@@ -32,7 +32,7 @@ var floors = [][]string{
 	{"contract", "guest/provision", "guest/verify", "guest/hygiene"}, // stages know nothing of one another
 	{"guest/vm", "guest/playbook", "registry", "testkit"},
 	{"image/oci", "base"},
-	{"image/disk", "image/sbom", "httpclient", "ui", "settings", "report"},
+	{"image/attest", "image/disk", "image/sbom", "httpclient", "ui", "settings", "report"},
 	{"host"},
 	{"text"},
 	{"failure", "progress"},

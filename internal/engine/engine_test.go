@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -72,6 +73,28 @@ func TestFilesOfThisHostTravelAsFiles(t *testing.T) {
 	environ["ISO_CHECKSUM"] = "sha256:" + fmt.Sprintf("%064d", 0)
 	_, err = givenSettings(t, environ).inputs(t.Context())
 	assert.Error(t, err, "a wrong checksum of a local file")
+}
+
+func TestAListIsCheckedWhereItsKeysAre(t *testing.T) {
+	dir := t.TempDir()
+	const sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+	list, keyring := filepath.Join(dir, "SHA256SUMS"), filepath.Join(dir, "keyring")
+	require.NoError(t, os.WriteFile(list, []byte(sum+"  x.img\n"), 0o600))
+	publisher, err := openpgp.NewEntity("publisher", "", "", nil)
+	require.NoError(t, err)
+	var key, signature bytes.Buffer
+	require.NoError(t, publisher.Serialize(&key))
+	require.NoError(t, os.WriteFile(keyring, key.Bytes(), 0o600))
+	require.NoError(t, openpgp.DetachSign(&signature, publisher, strings.NewReader(sum+"  x.img\n"), nil))
+	b := givenSettings(t, map[string]string{"ISO_URL": "https://example.org/x.img", "ISO_CHECKSUM": "file:" + list, "BASE_KEYRING": keyring, "ANSIBLE_PLAYBOOK": "a"})
+	_, err = b.inputs(t.Context())
+	require.ErrorContains(t, err, "it is not signed")
+	require.NoError(t, os.WriteFile(list+".gpg", signature.Bytes(), 0o600))
+	in, err := b.inputs(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "sha256:"+sum, in.set["ISO_CHECKSUM"])
+	assert.Equal(t, "https://example.org/x.img", in.set["ISO_URL"])
+	assert.NotContains(t, in.set, "BASE_KEYRING")
 }
 
 func TestAContainerdiskAsBaseTravelsByNameOrAsItsLayout(t *testing.T) {
@@ -134,7 +157,7 @@ func TestTheErrorIsTheStagesOwnLine(t *testing.T) {
 }
 
 func TestEverySettingOfABuildTravelsOrIsSaidNotTo(t *testing.T) {
-	ways := []string{"", "folder", "file", "secret", "refused", "address", "login", "export"}
+	ways := []string{"", "folder", "file", "secret", "refused", "digest", "address", "login", "export"}
 	for _, f := range settings.Fields() {
 		if !f.In("build") {
 			continue

@@ -88,6 +88,10 @@ func (b *Build) localBase(ctx context.Context, in inputs) error {
 			return err
 		}
 		in.files["base"], in.set["ISO_CHECKSUM"] = file.Path, file.Digest
+	case b.Config.BaseKeyring != "": // the keys are here
+		sum, err := pipeline.BaseChecksum(ctx, b.Config)
+		in.set["ISO_CHECKSUM"] = sum
+		return err
 	case isList && !isRemote(list):
 		return failure.New("ISO_CHECKSUM names a file of this host, which the engine does not see", "give the list's URL, or the checksum itself")
 	default:

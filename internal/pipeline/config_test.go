@@ -3,6 +3,8 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -51,6 +53,45 @@ func TestABaseMayBeAContainerdisk(t *testing.T) {
 		assert.True(t, got.BaseImage.IsSet())
 		assert.Empty(t, got.ISOURL)
 		assert.Equal(t, 2*time.Hour, got.BaseTimeout)
+	}
+}
+
+func TestAKeyringIsForAListThatIsSigned(t *testing.T) {
+	list, keys := "file:https://example.org/SHA256SUMS", "../base/keys/ubuntu-cloud-images.asc"
+	none := filepath.Join(t.TempDir(), "none.asc")
+	for _, c := range []struct{ url, checksum, keyring, says string }{
+		{"https://example.org/x.img", list, keys, ""},
+		{"https://example.org/x.img", "file:SHA256SUMS", keys, ""},
+		{"https://example.org/x.img", digestA, keys, "BASE_KEYRING: is set, but nobody signs ISO_CHECKSUM, which is no list: give file: with the list that is signed, or leave out BASE_KEYRING"},
+		{"oci://registry.example/lab/base@" + digestA, "", keys, "BASE_KEYRING: is set, but nobody signs ISO_CHECKSUM"},
+		{"https://example.org/x.img", list, none, "BASE_KEYRING: open " + none + ": no such file or directory"},
+		{"https://example.org/x.img", list, "config_test.go", "config_test.go has no OpenPGP public key in it: give what gpg --export"},
+	} {
+		got, err := from(t, map[string]string{"ISO_URL": c.url, "ISO_CHECKSUM": c.checksum, "BASE_KEYRING": c.keyring}, NeedBase)
+		if c.says == "" {
+			require.NoError(t, err)
+			assert.True(t, filepath.IsAbs(got.BaseKeyring))
+			assert.Equal(t, got.BaseKeyring, downloads(got).Keyring)
+			continue
+		}
+		require.ErrorContains(t, err, c.says)
+		assert.NotContains(t, err.Error(), "\n")
+	}
+}
+
+func TestAPlanReadsAListOnceAndKeepsWhatItSaid(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintln(w, strings.TrimPrefix(digestA, "sha256:")+"  x.img")
+	}))
+	c := settings.Config{ISOURL: server.URL + "/x.img", Checksum: "file:" + server.URL + "/SHA256SUMS", CacheDir: t.TempDir()}
+	l := &Planner{lists: map[string]func() (base.Stated, error){}, p: progress.Discard}
+	for range 2 {
+		pinned := c
+		fixed, err := l.fix(t.Context(), &pinned, nil)
+		require.NoError(t, err)
+		assert.Equal(t, map[string]string{"ISO_CHECKSUM": digestA}, fixed)
+		assert.Equal(t, []string{digestA, base.Nobody}, []string{pinned.Checksum, pinned.SignedBy})
+		server.Close()
 	}
 }
 

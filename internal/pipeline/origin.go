@@ -25,8 +25,24 @@ type origin struct {
 	Manifest     string // digest of the image that the file came out of, or empty
 	Inputs       string // what is known of it before it is there: its checksum, its recipe, its parent's inputs
 	Created      time.Time
-	Guest        playbook.Guest
-	Known        bool // whether Guest is
+	// SignedBy and Release are what was known with its checksum, and nothing that the
+	// image is made from: they are in the report alone, or an image would be another
+	// one where its base's digest was given instead of the list that has it.
+	SignedBy, Release string
+	Guest             playbook.Guest
+	Known             bool // whether Guest is
+}
+
+// String is the base in a line.
+func (o origin) String() string {
+	line := o.Name
+	if o.Release != "" {
+		line += ", release " + o.Release
+	}
+	if o.SignedBy != "" {
+		line += ", signed by " + o.SignedBy
+	}
+	return line
 }
 
 // distribution is that of the base, in lower case, or empty.
@@ -59,7 +75,7 @@ func (w *way) getBase(ctx context.Context, p progress.Reporter) (_ string, err e
 	o.Guest, o.Known = playbook.GuessGuest(names...)
 	o.Path, err = filepath.Abs(o.Path)
 	w.base = o
-	return o.Name, err
+	return o.String(), err
 }
 
 func (w *way) fromPackages(ctx context.Context, p progress.Reporter) (origin, []string, error) {
@@ -107,17 +123,18 @@ func (w *way) takeOut(ctx context.Context, image settings.BaseImage, wait time.D
 
 func (w *way) fromURL(ctx context.Context, p progress.Reporter) (origin, []string, error) {
 	url := w.Config.ISOURL
-	sum, err := w.rooms.checksum(ctx, url, w.Config.Checksum, downloads(w.Config), p)
+	stated, err := w.rooms.checksum(ctx, url, w.Config.Checksum, downloads(w.Config), p)
 	if err != nil {
 		return origin{}, nil, err
 	}
-	file, err := w.rooms.download(ctx, url, sum, downloads(w.Config), p)
+	file, err := w.rooms.download(ctx, url, stated.Sum, downloads(w.Config), p)
 	if err != nil {
 		return origin{}, nil, err
 	}
 	info, err := w.rooms.disk(ctx, file.Path)
 	return origin{
-		Path: file.Path, Format: info.Format, Name: publicName(url), Digest: file.Digest, Inputs: sum, Created: file.Modified,
+		Path: file.Path, Format: info.Format, Name: publicName(url), Digest: file.Digest, Inputs: stated.Sum, Created: file.Modified,
+		SignedBy: cmp.Or(stated.SignedBy, w.Config.SignedBy), Release: cmp.Or(stated.Release, w.Config.Release),
 	}, []string{url}, err
 }
 
@@ -126,9 +143,15 @@ func BaseFile(ctx context.Context, c settings.Config) (base.File, error) {
 	return base.Fetch(ctx, c.ISOURL, c.Checksum, downloads(c), progress.Discard)
 }
 
+// BaseChecksum is the digest that the checksum of that base states.
+func BaseChecksum(ctx context.Context, c settings.Config) (string, error) {
+	stated, err := base.ResolveChecksum(ctx, c.ISOURL, c.Checksum, downloads(c), progress.Discard)
+	return stated.Sum, err
+}
+
 // downloads says where base images are kept and who is trusted to send them.
 func downloads(c settings.Config) base.DownloadOptions {
-	return base.DownloadOptions{CacheDir: filepath.Join(c.CacheDir, "images"), CAFile: c.CAFile}
+	return base.DownloadOptions{CacheDir: filepath.Join(c.CacheDir, "images"), CAFile: c.CAFile, Keyring: c.BaseKeyring}
 }
 
 // baseOptions ask for the newest release that this host's Ansible can manage

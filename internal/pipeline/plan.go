@@ -23,8 +23,8 @@ import (
 type Planner struct {
 	controller string // version of ansible-core
 	trees      playbook.Trees
-	guests     map[string]playbook.Guest         // by the input digests of images of theirs
-	lists      map[string]func() (string, error) // by image URL and list
+	guests     map[string]playbook.Guest              // by the input digests of images of theirs
+	lists      map[string]func() (base.Stated, error) // by image URL and list
 	p          progress.Reporter
 }
 
@@ -52,7 +52,7 @@ func NewPlanner(ctx context.Context, cacheDir string, p progress.Reporter) (*Pla
 	if err == nil {
 		err = CheckCache(cacheDir)
 	}
-	return &Planner{controller: controller, guests: map[string]playbook.Guest{}, lists: map[string]func() (string, error){}, p: p}, err
+	return &Planner{controller: controller, guests: map[string]playbook.Guest{}, lists: map[string]func() (base.Stated, error){}, p: p}, err
 }
 
 // Close gives up what it keeps.
@@ -183,11 +183,14 @@ func (l *Planner) fix(ctx context.Context, c *settings.Config, tree *playbook.Tr
 	fixed, key := map[string]string{}, c.ISOURL+"\n"+c.Checksum
 	if l.lists[key] == nil {
 		of := *c
-		l.lists[key] = sync.OnceValues(func() (string, error) { return base.ResolveChecksum(ctx, of.ISOURL, of.Checksum, downloads(of), l.p) })
+		l.lists[key] = sync.OnceValues(func() (base.Stated, error) {
+			return base.ResolveChecksum(ctx, of.ISOURL, of.Checksum, downloads(of), l.p)
+		})
 	}
-	sum, err := l.lists[key]()
-	if sum != c.Checksum {
-		c.Checksum, fixed["ISO_CHECKSUM"] = sum, sum
+	stated, err := l.lists[key]()
+	if stated.Sum != c.Checksum { // of the list nothing is asked any more
+		c.Checksum, fixed["ISO_CHECKSUM"] = stated.Sum, stated.Sum
+		c.BaseKeyring, c.SignedBy, c.Release = "", stated.SignedBy, stated.Release
 	}
 	if tree != nil && tree.Revision != "" {
 		c.GitURL, c.GitBranch = tree.URL, tree.Revision
@@ -203,7 +206,7 @@ func Pinned(ctx context.Context, c settings.Config) (_ map[string]string, err er
 		return nil, err
 	}
 	defer os.RemoveAll(c.CacheDir)
-	l := &Planner{lists: map[string]func() (string, error){}, p: progress.Discard}
+	l := &Planner{lists: map[string]func() (base.Stated, error){}, p: progress.Discard}
 	defer l.Close()
 	var tree *playbook.Tree
 	if c.Playbook != "" {

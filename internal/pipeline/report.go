@@ -119,7 +119,7 @@ func (w *way) sources(ctx context.Context) {
 	qemu := w.rooms.qemu(ctx)
 	w.journal.note(func(to *report.Report) {
 		to.Image.Inputs = w.imageInputs()
-		to.Base = report.Base{Name: w.base.Name, Digest: w.base.Digest, Guest: w.base.Guest.Name}
+		to.Base = report.Base{Name: w.base.Name, Digest: w.base.Digest, Guest: w.base.Guest.Name, SignedBy: w.base.SignedBy, Release: w.base.Release}
 		to.Playbook = report.Playbook{File: w.playbook.File, Source: publicSource(w.playbook.URL), Revision: w.playbook.Revision}
 		to.Tools = map[string]string{"ansible-core": w.controller, "qemu": qemu, "diskforge": w.Version}
 		for program, version := range w.tools.Versions {

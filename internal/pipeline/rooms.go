@@ -29,7 +29,7 @@ type rooms struct {
 
 	packages func(context.Context, base.Options, []string, progress.Reporter) error
 	makeBase func(context.Context, base.Options, progress.Reporter) (base.Image, error)
-	checksum func(context.Context, string, string, base.DownloadOptions, progress.Reporter) (string, error)
+	checksum func(context.Context, string, string, base.DownloadOptions, progress.Reporter) (base.Stated, error)
 	download func(context.Context, string, string, base.DownloadOptions, progress.Reporter) (base.File, error)
 	fetch    func(context.Context, string, registry.FetchOptions, progress.Reporter) (registry.Fetched, error)
 	disk     func(ctx context.Context, path string) (disk.Info, error)

@@ -137,8 +137,7 @@ func TestASignatureIsOfOneDigest(t *testing.T) {
 	_, err := signer(t, private, "").PushLayout(t.Context(), layout, address+"/labs/course:v1", true)
 	require.NoError(t, err)
 
-	other, otherMade := packedWithSBOM(t)
-	_ = otherMade
+	other, _ := packedWithSBOM(t)
 	_, err = signer(t, "", "").PushLayout(t.Context(), other, address+"/labs/other:v1", true)
 	require.NoError(t, err)
 	_, err = signer(t, "", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, nil)
@@ -146,7 +145,9 @@ func TestASignatureIsOfOneDigest(t *testing.T) {
 
 	// The bundle of another image, given or attached, says nothing of this one.
 	different := filepath.Join(t.TempDir(), "different.raw")
-	require.NoError(t, os.WriteFile(different, append([]byte("x"), make([]byte, 1<<20)...), 0o600))
+	content := make([]byte, 1<<20)
+	copy(content[510:], "\x55\xAAx")
+	require.NoError(t, os.WriteFile(different, content, 0o600))
 	third := filepath.Join(t.TempDir(), "third")
 	_, err = oci.Pack(t.Context(), different, third, oci.Metadata{Architecture: "amd64", Title: "third"}, progress.Discard)
 	require.NoError(t, err)
@@ -203,8 +204,11 @@ func TestAnImageOfARegistryIsSignedLater(t *testing.T) {
 	g.Wait()
 	chain, err := signer(t, "", "").VerifySignature(t.Context(), ref, public, nil)
 	require.NoError(t, err)
-	assert.GreaterOrEqual(t, len(chain.Said), 2)
-	assert.Equal(t, attest.Kind(attest.Signature), chain.Said[0].Kind)
+	var kinds []string
+	for _, s := range chain.Said {
+		kinds = append(kinds, s.Kind)
+	}
+	assert.Subset(t, kinds, []string{attest.Kind(attest.Signature), attest.Kind(attest.Provenance)})
 }
 
 func TestAKeyThatDoesNotSignIsToldBeforeAnythingIsSent(t *testing.T) {

@@ -96,9 +96,9 @@ func (g *given) fakes(dir string) *rooms {
 			g.packages = o
 			return base.Image{Path: cloud, Format: "qcow2", Digest: "sha256:base", Suite: "bookworm"}, nil
 		},
-		checksum: func(_ context.Context, _ string, sum string, o base.DownloadOptions, _ progress.Reporter) (string, error) {
+		checksum: func(_ context.Context, _ string, sum string, o base.DownloadOptions, _ progress.Reporter) (base.Stated, error) {
 			g.checksum, g.download = sum, o
-			return sum, nil
+			return base.Stated{Sum: sum, SignedBy: "AB12", Release: "20260722"}, nil
 		},
 		download: func(_ context.Context, _ string, sum string, _ base.DownloadOptions, _ progress.Reporter) (base.File, error) {
 			return base.File{Path: cloud, Digest: sum, Modified: time.Unix(1700000000, 0)}, nil
@@ -217,6 +217,10 @@ func TestEachStageIsGivenTheSettingsThatAreItsOwn(t *testing.T) {
 	assert.Equal(t, Result{Layout: dir + "/out/course", Reference: "registry.example.org/labs/course:v1@sha256:image", Digest: "sha256:image"}, done)
 	assert.Equal(t, []string{"provision", "sparsify", "verify", "pack", "export", "push"}, g.runs)
 	work, cache := dir+"/out/work", dir+"/cache"
+	said, err := report.Saved(dir + "/out")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"AB12", "20260722"}, []string{said.Base.SignedBy, said.Base.Release})
+	assert.NotContains(t, fmt.Sprint(g.pack), "AB12", "an image of the same base is the same, whoever read its list")
 
 	assert.Equal(t, []string{"kvm", cache, cache + "/tools"}, []string{g.accelerator, g.cache, g.toolsCache})
 	p := g.playbook

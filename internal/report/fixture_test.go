@@ -63,7 +63,7 @@ func demo(t testing.TB) *report.Report {
 			Name: "labs/debian-12", Tag: "2026-11-23", Digest: demoDigest, DiskDigest: diskDigest, Inputs: inputs,
 			Reference: "harbor.example.org/labs/debian-12:2026-11-23@" + demoDigest, VirtualSize: 10 << 30,
 		},
-		Base:     report.Base{Name: "https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2", Digest: baseDigest, Guest: "Debian 12"},
+		Base:     report.Base{Name: "https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2", Digest: baseDigest, Guest: "Debian 12", Release: "20261116-2299", SignedBy: "nobody"},
 		Playbook: report.Playbook{File: "playbooks/debian-base.yml", Source: "https://github.com/netgroup-polito/diskforge.git", Revision: "0e343c5b1d6f2ab9c8e7d4f3a2b1c0d9e8f7a6b5"},
 		Tools: map[string]string{
 			"ansible-core": "2.14.18", "goss": "0.4.9", "Packer": "1.15.4", "packer-plugin-ansible": "1.0.3",

@@ -75,6 +75,12 @@ type Base struct {
 	Name   string `json:"name,omitempty" text:"1000"` // URL, path or suite
 	Digest string `json:"digest,omitempty"`
 	Guest  string `json:"guest,omitempty"` // its distribution: Debian 12
+	// Release is the one that a URL of the newest meant: the publisher's own name of it
+	// (20260722) or, where that is not known, the date of its list of checksums (2026-07-22).
+	Release string `json:"release,omitempty"`
+	// SignedBy is the fingerprint of the OpenPGP key by which that list is signed, or
+	// nobody; empty where the checksum was given itself.
+	SignedBy string `json:"signedBy,omitempty"`
 }
 
 // Playbook is what provisioned it.

@@ -48,7 +48,7 @@ func TestThePageTellsWhatWasMadeFromWhat(t *testing.T) {
 	t.Parallel()
 	inOrder(t, html.UnescapeString(written(t, demo(t).WriteHTML)),
 		"<title>Published: labs/debian-12:2026-11-23", "Published</span></h1>", "labs/debian-12:2026-11-23@"+demoDigest,
-		"30 of 31", "Made from", baseDigest, "playbooks/debian-base.yml", "QEMU", "ANSIBLE_PLAYBOOK",
+		"30 of 31", "Made from", baseDigest, "Base release", "20261116-2299", "signed by", "nobody", "playbooks/debian-base.yml", "QEMU", "ANSIBLE_PLAYBOOK",
 		"Timeline", ">provision<", "7 min 47 s", "boot", "cloud-init done", "2 min 28 s",
 		"Ansible", "The longest", "apt : Install services and utilities", "1 min 56 s", "All tasks",
 		"Sizes", "+319 MiB", "743 MiB", "−73 %", "198 MiB",

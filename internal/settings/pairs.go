@@ -73,6 +73,8 @@ func notText(f Field, value string) string {
 		return "has no effect: " + why
 	case f.Env == "SPARSIFY" && value == "virt-sparsify":
 		return "cannot be virt-sparsify, which the toolbox does not have: give auto, trim or none"
+	case f.Engine == "digest":
+		return "names what is on your host, which an engine does not see: give the digest itself in ISO_CHECKSUM"
 	case f.Engine == "folder", f.Engine == "file", f.Engine == "secret", f.Engine == "refused", f.Env == "EXTRA_VARS" && strings.HasPrefix(value, "@"):
 		return "names what is on your host, which an engine does not see: give it as an argument of the function"
 	}

@@ -23,11 +23,13 @@ import (
 //	key     its key in a catalogue, where an image may have its own
 //	plan    carried: it holds on whatever host builds the images of a plan
 //	engine  how it gets to a Dagger engine where not as its text: as a folder, file
-//	        or secret, with the address or the login, by export, or not at all (none, refused), and why
+//	        or secret, by the digest that comes of it, with the address or the login, by
+//	        export, or not at all (none, refused), and why
 //	help    its flag's help, and the README's words
 type Config struct {
 	ISOURL           string        `env:"ISO_URL" in:"build provision base" key:"base.url" help:"base image: an http(s) or file URL or a path of a disk image, or a containerdisk: oci://REGISTRY/REPOSITORY with :TAG or @sha256:DIGEST, or a local layout as a build prints it, oci:DIR@sha256:DIGEST"`
 	Checksum         string        `env:"ISO_CHECKSUM" in:"build provision base" key:"base.checksum" help:"checksum of the base image: sha256:HEX, sha512:HEX, bare hex, or file: with the path or URL of a SHA256SUMS or SHA512SUMS file; of a containerdisk without a digest in ISO_URL, sha256: with that of its manifest, or inputs: with its input digest"`
+	BaseKeyring      string        `env:"BASE_KEYRING" in:"build provision base build-all plan" form:"path" engine:"digest" help:"file with the OpenPGP public keys of which one must have signed the list of ISO_CHECKSUM (default: only Ubuntu's lists must be signed, by Ubuntu's key)"`
 	BaseTimeout      time.Duration `env:"BASE_TIMEOUT" in:"build provision base" help:"how long to wait for a containerdisk with the input digest of ISO_CHECKSUM, e.g. 2h while another job builds it (default: not at all)"`
 	BaseFromPackages bool          `env:"BASE_FROM_PACKAGES, default=false" in:"build provision base" key:"base.packages" help:"make the base image from Debian packages instead of ISO_URL"`
 	Suite            string        `env:"SUITE" in:"build provision base" form:"bookworm|trixie" key:"base.packages" help:"Debian release for the base from packages: bookworm or trixie (default: the newest that this host's Ansible can manage)"`
@@ -97,6 +99,8 @@ type Config struct {
 	BaseImage BaseImage // in place of ISOURL and Checksum
 	Reference string    // REGISTRY/PREFIX/NAME:TAG; empty where nothing is pushed
 	TagOfDay  bool      // IMAGE_TAG is not set, and is today's date
+	// What a plan read of the base's list of checksums before the digest took its place.
+	SignedBy, Release string
 }
 
 // BaseImage is a base that is a containerdisk: in a registry or in a layout.
