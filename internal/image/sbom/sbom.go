@@ -152,7 +152,9 @@ func (i Inventory) spdx(d Disk) *spdx.Document {
 		hash := sha256.Sum256([]byte(purl)) // tells libstdc++6 from libstdc--6
 		p := pkg(fmt.Sprintf("Package-%s-%x", notInIDs.ReplaceAllString(installed.Name, "-"), hash[:6]), installed.Name, installed.Version)
 		p.PackageSourceInfo = "built package from: " + installed.Source + " " + installed.SourceVersion
-		p.PackageExternalReferences = []*spdx.PackageExternalReference{{Category: common.CategoryPackageManager, RefType: common.TypePackageManagerPURL, Locator: purl}}
+		p.PackageExternalReferences = []*spdx.PackageExternalReference{{
+			Category: common.CategoryPackageManager, RefType: common.TypePackageManagerPURL, Locator: purl,
+		}}
 		if installed.Maintainer != "" {
 			maintainer := strings.NewReplacer("<", "(", ">", ")").Replace(installed.Maintainer)
 			p.PackageSupplier = &common.Supplier{SupplierType: "Organization", Supplier: maintainer}
