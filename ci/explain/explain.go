@@ -62,7 +62,8 @@ func Task(command, output string, code int) string {
 			name, _, _ = strings.Cut(name, " ")
 			failed = append(failed, name)
 		}
-		if text := strings.TrimSpace(line); text != "" && !strings.HasPrefix(text, "task: Failed to run task") && !strings.HasPrefix(text, "exit status ") {
+		if text := strings.TrimSpace(line); text != "" && !strings.HasPrefix(text, "task: Failed to run task") && !strings.HasPrefix(text, "exit status ") &&
+			!strings.HasPrefix(text, "go: downloading ") {
 			kept = append(kept, text)
 		}
 	}

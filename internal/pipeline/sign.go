@@ -61,8 +61,8 @@ func (w *way) checkSigning(ctx context.Context) error {
 		return nil
 	}
 	return w.show(ctx, "signing key", func(ctx context.Context, p progress.Reporter) (string, error) {
-		if _, err := signingKey(w.Config); err != nil || !w.pushes() {
-			return "", err
+		if _, err := signingKey(w.Config); err != nil || w.address == "" || w.whole && !w.pushes() {
+			return "signs", err
 		}
 		session, err := w.session()
 		if err != nil {
