@@ -193,8 +193,8 @@ func digestSet(of string) map[string]string {
 }
 
 // say signs statements about an image in a registry, and attaches them to it. What the
-// key has said before is not said again. Where there is a layout, the bundles lie beside
-// it, too: as LAYOUT.KIND.sigstore.json.
+// key has said before is not said again. Where the registry keeps no referrers, the bundles
+// lie beside the layout, if there is one, as LAYOUT.KIND.sigstore.json.
 func (w *way) say(ctx context.Context, reference string, all []attest.Statement, layout string, p progress.Reporter) (string, error) {
 	key, err := signingKey(w.Config)
 	if err != nil {
@@ -221,10 +221,10 @@ func (w *way) say(ctx context.Context, reference string, all []attest.Statement,
 		if err != nil {
 			return "", err
 		}
-		if layout != "" {
+		if !keeps {
 			file := layout + "." + attest.Kind(s.PredicateType) + ".sigstore.json"
 			if err := host.WriteJSON(file, 0o644, json.RawMessage(bundle)); err != nil {
-				return "", failure.Wrap(err, "keeping a signature", "")
+				return "", failure.Wrap(err, "the image is pushed, and its signature cannot lie beside the layout", "push it to a registry that keeps referrers, or from a folder that can be written")
 			}
 		}
 		add = append(add, registry.Referrer{ArtifactType: attest.BundleType, Content: bundle, Annotations: map[string]string{

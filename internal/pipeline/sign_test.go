@@ -136,6 +136,10 @@ func TestASignatureIsOfOneDigest(t *testing.T) {
 	private, public := keys(t, "")
 	_, err := signer(t, private, "").PushLayout(t.Context(), layout, address+"/labs/course:v1", true)
 	require.NoError(t, err)
+	assert.NoFileExists(t, layout+".signature.sigstore.json", "it is in the registry")
+	without, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
+	_, err = signer(t, private, "").PushLayout(t.Context(), layout, without+"/labs/course:v1", true)
+	require.NoError(t, err)
 
 	other, _ := packedWithSBOM(t)
 	_, err = signer(t, "", "").PushLayout(t.Context(), other, address+"/labs/other:v1", true)
