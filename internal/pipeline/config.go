@@ -131,7 +131,8 @@ func checkBase(c *settings.Config, wrong *settings.Mistakes, needed bool) {
 	if c.BaseKeyring != "" {
 		wrong.Check("BASE_KEYRING", base.CheckKeyring(c.BaseKeyring))
 		if c.ISOURL != "" && !strings.HasPrefix(c.Checksum, "file:") {
-			wrong.Add("BASE_KEYRING", "is set, but nobody signs ISO_CHECKSUM, which is no list: give file: with the list that is signed, or leave out BASE_KEYRING")
+			wrong.Add("BASE_KEYRING", "is set, but nobody signs ISO_CHECKSUM, which is no list: "+
+				"give file: with the list that is signed, or leave out BASE_KEYRING")
 		}
 	}
 	switch url, checksum := c.ISOURL, c.Checksum; {

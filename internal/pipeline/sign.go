@@ -224,7 +224,8 @@ func (w *way) say(ctx context.Context, reference string, all []attest.Statement,
 		if !keeps {
 			file := layout + "." + attest.Kind(s.PredicateType) + ".sigstore.json"
 			if err := host.WriteJSON(file, 0o644, json.RawMessage(bundle)); err != nil {
-				return "", failure.Wrap(err, "the image is pushed, and its signature cannot lie beside the layout", "push it to a registry that keeps referrers, or from a folder that can be written")
+				return "", failure.Wrap(err, "the image is pushed, and its signature cannot lie beside the layout",
+					"push it to a registry that keeps referrers, or from a folder that can be written")
 			}
 		}
 		add = append(add, registry.Referrer{ArtifactType: attest.BundleType, Content: bundle, Annotations: map[string]string{

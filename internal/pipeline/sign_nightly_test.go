@@ -32,7 +32,7 @@ func TestCosignAndWeReadEachOther(t *testing.T) {
 	layout, _ := packedWithSBOM(t)
 	ours, theirs := withReferrers(t)+"/labs/ours:v1", withReferrers(t)+"/labs/theirs:v1"
 
-	_, err := signer(t, private, "words").PushLayout(t.Context(), layout, ours, true)
+	_, err := signer(private, "words").PushLayout(t.Context(), layout, ours, true)
 	require.NoError(t, err)
 	offline := []string{"--key", public, "--insecure-ignore-tlog", "--allow-http-registry"}
 	must(append([]string{"verify", ours}, offline...)...)
@@ -43,12 +43,12 @@ func TestCosignAndWeReadEachOther(t *testing.T) {
 	out, err := cosign("verify", ours, "--key", stranger, "--insecure-ignore-tlog", "--allow-http-registry")
 	require.Error(t, err, out)
 
-	_, err = signer(t, "", "").PushLayout(t.Context(), layout, theirs, true)
+	_, err = signer("", "").PushLayout(t.Context(), layout, theirs, true)
 	require.NoError(t, err)
-	_, err = signer(t, "", "").VerifySignature(t.Context(), theirs, public, nil)
+	_, err = signer("", "").VerifySignature(t.Context(), theirs, public, nil)
 	require.ErrorContains(t, err, "no signature")
 	must("signing-config", "create", "--no-default-rekor", "--no-default-fulcio", "--no-default-oidc", "--no-default-tsa", "--out", "none.json")
 	must("sign", theirs, "--key", private, "--yes", "--signing-config", "none.json", "--allow-http-registry")
-	_, err = signer(t, "", "").VerifySignature(t.Context(), theirs, public, nil)
+	_, err = signer("", "").VerifySignature(t.Context(), theirs, public, nil)
 	require.NoError(t, err)
 }

@@ -59,7 +59,7 @@ func withReferrers(t *testing.T) (address string) {
 }
 
 // signer is a build with the settings.
-func signer(t *testing.T, key, password string) *pipeline.Build {
+func signer(key, password string) *pipeline.Build {
 	return &pipeline.Build{
 		Config: settings.Config{SigningKey: key, SigningPassword: settings.Secret(password)},
 		UI:     ui.New(io.Discard, false), Version: "test",
@@ -90,14 +90,14 @@ func TestWhatIsPushedIsSignedOnceWithItsProvenanceAndSBOM(t *testing.T) {
 	layout, made := packedWithSBOM(t)
 	private, public := keys(t, "words")
 	ref := address + "/labs/course:v1"
-	b := signer(t, private, "words")
+	b := signer(private, "words")
 	for range 2 { // pushed again, nothing is said twice
 		pushed, err := b.PushLayout(t.Context(), layout, ref, true)
 		require.NoError(t, err)
 		assert.Equal(t, ref+"@"+made.Digest, pushed)
 	}
 
-	chain, err := signer(t, "", "").VerifySignature(t.Context(), ref, public, nil)
+	chain, err := signer("", "").VerifySignature(t.Context(), ref, public, nil)
 	require.NoError(t, err)
 	assert.Equal(t, ref+"@"+made.Digest, chain.Image)
 	assert.Zero(t, chain.Others)
@@ -125,7 +125,7 @@ func TestWhatIsPushedIsSignedOnceWithItsProvenanceAndSBOM(t *testing.T) {
 	assert.Contains(t, string(said["sbom-spdx"]), "bash")
 
 	_, stranger := keys(t, "")
-	chain, err = signer(t, "", "").VerifySignature(t.Context(), ref, stranger, nil)
+	chain, err = signer("", "").VerifySignature(t.Context(), ref, stranger, nil)
 	require.ErrorContains(t, err, "no signature by the key")
 	assert.Equal(t, 4, chain.Others)
 }
@@ -134,17 +134,17 @@ func TestASignatureIsOfOneDigest(t *testing.T) {
 	address := withReferrers(t)
 	layout, made := packedWithSBOM(t)
 	private, public := keys(t, "")
-	_, err := signer(t, private, "").PushLayout(t.Context(), layout, address+"/labs/course:v1", true)
+	_, err := signer(private, "").PushLayout(t.Context(), layout, address+"/labs/course:v1", true)
 	require.NoError(t, err)
 	assert.NoFileExists(t, layout+".signature.sigstore.json", "it is in the registry")
 	without, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
-	_, err = signer(t, private, "").PushLayout(t.Context(), layout, without+"/labs/course:v1", true)
+	_, err = signer(private, "").PushLayout(t.Context(), layout, without+"/labs/course:v1", true)
 	require.NoError(t, err)
 
 	other, _ := packedWithSBOM(t)
-	_, err = signer(t, "", "").PushLayout(t.Context(), other, address+"/labs/other:v1", true)
+	_, err = signer("", "").PushLayout(t.Context(), other, address+"/labs/other:v1", true)
 	require.NoError(t, err)
-	_, err = signer(t, "", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, nil)
+	_, err = signer("", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, nil)
 	require.ErrorContains(t, err, "no signature", "signatures belong to a repository's image")
 
 	// The bundle of another image, given or attached, says nothing of this one.
@@ -155,13 +155,13 @@ func TestASignatureIsOfOneDigest(t *testing.T) {
 	third := filepath.Join(t.TempDir(), "third")
 	_, err = oci.Pack(t.Context(), different, third, oci.Metadata{Architecture: "amd64", Title: "third"}, progress.Discard)
 	require.NoError(t, err)
-	_, err = signer(t, "", "").PushLayout(t.Context(), third, address+"/labs/third:v1", true)
+	_, err = signer("", "").PushLayout(t.Context(), third, address+"/labs/third:v1", true)
 	require.NoError(t, err)
 	bundle := layout + ".signature.sigstore.json"
 	require.FileExists(t, bundle)
-	_, err = signer(t, "", "").VerifySignature(t.Context(), address+"/labs/third:v1", public, []string{bundle})
+	_, err = signer("", "").VerifySignature(t.Context(), address+"/labs/third:v1", public, []string{bundle})
 	require.ErrorContains(t, err, "no signature")
-	chain, err := signer(t, "", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, []string{bundle})
+	chain, err := signer("", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, []string{bundle})
 	require.NoError(t, err, "the same image, elsewhere")
 	assert.Equal(t, made.Digest, chain.Image[len(chain.Image)-len(made.Digest):])
 }
@@ -171,16 +171,16 @@ func TestARegistryWithoutReferrersGetsNoSignatureAndTheFilesStay(t *testing.T) {
 	layout, _ := packedWithSBOM(t)
 	private, public := keys(t, "")
 	ref := address + "/labs/course:v1"
-	_, err := signer(t, private, "").PushLayout(t.Context(), layout, ref, true)
+	_, err := signer(private, "").PushLayout(t.Context(), layout, ref, true)
 	require.NoError(t, err)
 	bundle := layout + ".signature.sigstore.json"
 	require.FileExists(t, bundle)
 	require.FileExists(t, layout+".provenance.sigstore.json")
-	_, err = signer(t, "", "").VerifySignature(t.Context(), ref, public, nil)
+	_, err = signer("", "").VerifySignature(t.Context(), ref, public, nil)
 	require.ErrorContains(t, err, "no signatures beside an image")
-	_, err = signer(t, "", "").VerifySignature(t.Context(), ref, public, []string{bundle})
+	_, err = signer("", "").VerifySignature(t.Context(), ref, public, []string{bundle})
 	require.NoError(t, err)
-	_, err = signer(t, private, "").Sign(t.Context(), ref)
+	_, err = signer(private, "").Sign(t.Context(), ref)
 	require.ErrorContains(t, err, "no signatures beside an image")
 	resp, err := http.Get("http://" + address + "/v2/labs/course/tags/list")
 	require.NoError(t, err)
@@ -195,18 +195,18 @@ func TestAnImageOfARegistryIsSignedLater(t *testing.T) {
 	layout, made := packedWithSBOM(t)
 	private, public := keys(t, "words")
 	ref := address + "/labs/course:v1"
-	_, err := signer(t, "", "").PushLayout(t.Context(), layout, ref, true)
+	_, err := signer("", "").PushLayout(t.Context(), layout, ref, true)
 	require.NoError(t, err)
 	var g sync.WaitGroup
 	for range 3 {
 		g.Go(func() {
-			signed, err := signer(t, private, "words").Sign(t.Context(), ref)
+			signed, err := signer(private, "words").Sign(t.Context(), ref)
 			assert.NoError(t, err)
 			assert.Equal(t, ref+"@"+made.Digest, signed)
 		})
 	}
 	g.Wait()
-	chain, err := signer(t, "", "").VerifySignature(t.Context(), ref, public, nil)
+	chain, err := signer("", "").VerifySignature(t.Context(), ref, public, nil)
 	require.NoError(t, err)
 	var kinds []string
 	for _, s := range chain.Said {
@@ -219,16 +219,16 @@ func TestAKeyThatDoesNotSignIsToldBeforeAnythingIsSent(t *testing.T) {
 	layout, _ := packedWithSBOM(t)
 	private, public := keys(t, "words")
 	for why, b := range map[string]*pipeline.Build{
-		"is a public key":        signer(t, public, ""),
-		"set SIGNING_PASSWORD":   signer(t, private, ""),
-		"SIGNING_PASSWORD":       signer(t, private, "no"),
-		"name the file of a key": signer(t, filepath.Join(t.TempDir(), "none"), ""),
+		"is a public key":        signer(public, ""),
+		"set SIGNING_PASSWORD":   signer(private, ""),
+		"SIGNING_PASSWORD":       signer(private, "no"),
+		"name the file of a key": signer(filepath.Join(t.TempDir(), "none"), ""),
 	} {
 		_, err := b.PushLayout(t.Context(), layout, "127.0.0.1:1/labs/course:v1", true)
 		require.ErrorContains(t, err, why)
 		assert.NotContains(t, err.Error(), "connection refused")
 		assert.NotContains(t, err.Error(), "\n")
 	}
-	_, err := signer(t, "", "").Sign(t.Context(), "127.0.0.1:1/labs/course:v1")
+	_, err := signer("", "").Sign(t.Context(), "127.0.0.1:1/labs/course:v1")
 	require.ErrorContains(t, err, "SIGNING_KEY")
 }

@@ -163,7 +163,8 @@ func ReadKey(content []byte, password string) (Key, error) {
 	}
 	signer, ok := private.(crypto.Signer)
 	if err != nil || !ok {
-		return Key{}, failure.Wrap(errors.Join(err), "it is no private key of a known form", "make one with cosign generate-key-pair, or openssl genpkey -algorithm ed25519")
+		return Key{}, failure.Wrap(errors.Join(err), "it is no private key of a known form",
+			"make one with cosign generate-key-pair, or openssl genpkey -algorithm ed25519")
 	}
 	return keyOf(signer, signer.Public())
 }
