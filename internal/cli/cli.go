@@ -285,8 +285,12 @@ func given(flags *pflag.FlagSet) (map[string]string, error) {
 			continue
 		}
 		if f.Secret {
+			instead := f.Env
+			if file, ok := settings.By(f.Env + "_FILE"); ok {
+				instead += " or " + file.Env
+			}
 			return nil, usageError{fmt.Errorf("--%s: a password on the command line can be read by every user of this host: "+
-				"set %s or %s_FILE in the environment instead", f.Flag, f.Env, f.Env)}
+				"set %s in the environment instead", f.Flag, instead)}
 		}
 		set[f.Env] = flag.Value.String()
 	}
