@@ -196,6 +196,12 @@ func (b build) unpack(ctx context.Context) error {
 	return os.Remove(b.file("root.tar"))
 }
 
+// features are those of the root file system: what Debian 12's mke2fs makes ext4 of. A newer
+// one adds orphan_file, which Debian 12's e2fsck takes for an error once the guest has grown
+// the file system, and reboots.
+const features = "has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super," +
+	"large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+
 const (
 	sector = 512
 	// systemStart is where the EFI system partition begins, as first partitions do by
@@ -233,7 +239,7 @@ func (b build) assemble(ctx context.Context) error {
 	if err := b.systemPartition(ctx, disk); err != nil {
 		return err
 	}
-	if err := b.run(ctx, asRoot("mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", fsUUID,
+	if err := b.run(ctx, asRoot("mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", fsUUID, "-O", "none,"+features,
 		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,lazy_itable_init=0,lazy_journal_init=0", rootStart, fsUUID),
 		"-d", b.file("root"), disk, fmt.Sprintf("%dk", (size-rootStart)>>10))); err != nil {
 		return err

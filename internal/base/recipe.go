@@ -20,7 +20,7 @@ var recipe embed.FS
 
 // recipeVersion changes when the code that follows the recipe changes what
 // comes out of it.
-const recipeVersion = 2
+const recipeVersion = 3
 
 // fsUUID is the root file system's UUID; its first eight digits are the disk's
 // signature and the EFI system partition's serial number. It is fixed, so that the

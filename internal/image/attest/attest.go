@@ -165,7 +165,8 @@ func ReadKey(content []byte, password string) (Key, error) {
 		}
 		private, err = x509.ParsePKCS8PrivateKey(plain)
 	case "ENCRYPTED PRIVATE KEY":
-		return Key{}, failure.New("it is encrypted by openssl, which is not supported", "decrypt it (openssl pkey -in …), or have cosign encrypt it: cosign import-key-pair")
+		return Key{}, failure.New("it is encrypted by openssl, which is not supported",
+			"decrypt it (openssl pkey -in …), or have cosign encrypt it: cosign import-key-pair")
 	case "PRIVATE KEY":
 		private, err = x509.ParsePKCS8PrivateKey(block.Bytes)
 	case "EC PRIVATE KEY":
