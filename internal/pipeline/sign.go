@@ -43,6 +43,11 @@ func signingKey(c settings.Config) (attest.Key, error) {
 	return key, err
 }
 
+// PublicKey reads the key in a file that verifies signatures.
+func (b *Build) PublicKey(file string) (attest.Key, error) {
+	return readKey("--key", file, string(b.Config.SigningPassword))
+}
+
 // readKey reads the key that what names.
 func readKey(what, file, password string) (key attest.Key, err error) {
 	content, err := host.ReadFile(file, maxKey)
@@ -269,7 +274,7 @@ type Said struct {
 // if they were in the registry.
 func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string, files []string) (Chain, error) {
 	w := b.way(nil)
-	key, err := readKey("--key", publicKey, string(b.Config.SigningPassword))
+	key, err := b.PublicKey(publicKey)
 	if err != nil {
 		return Chain{}, err
 	}
