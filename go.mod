@@ -34,7 +34,10 @@ require (
 
 require github.com/anchore/go-struct-converter v0.1.0 // indirect
 
-require github.com/secure-systems-lab/go-securesystemslib v0.10.0
+require (
+	github.com/secure-systems-lab/go-securesystemslib v0.10.0
+	github.com/xi2/xz v0.0.0-20171230120015-48954b6210f8
+)
 
 require (
 	dagger.io/dagger v0.21.8

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	debversion "github.com/knqyf263/go-deb-version"
-	"github.com/ulikunitz/xz"
+	"github.com/xi2/xz"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -64,9 +64,12 @@ func securityMirror(mirror string) string {
 }
 
 const (
-	maxUnpacked  = 512 << 20 // bytes of a list; Debian's longest, sid's, has 70 MiB
-	maxListLine  = 1 << 20   // bytes; the longest have 100 KiB
-	listsBackoff = 200 * time.Millisecond
+	maxUnpacked = 512 << 20 // bytes of a list; Debian's longest, sid's, has 70 MiB
+	maxListLine = 1 << 20   // bytes; the longest have 100 KiB
+	// maxDictionary is the memory that an xz stream may ask for, in bytes: xz -9's. The
+	// library is XZ Embedded; ulikunitz/xz has no such bound, and takes 4 GiB a block.
+	maxDictionary = 64 << 20
+	listsBackoff  = 200 * time.Millisecond
 )
 
 // Newest asks the archives of a release what versions they have of the packages (amd64)
@@ -114,15 +117,21 @@ func Newest(ctx context.Context, r Release, names map[string]bool, aptMirror, ca
 	return all, nil
 }
 
-// readList hands on the packages of a list (deb822), and returns how many bytes it had.
-// What was handed on before an error does no harm when it comes again.
+// readList reads a list, and returns how many bytes it had. What was handed on before an
+// error does no harm when it comes again.
 func (c *client) readList(ctx context.Context, list string, each func(name, version string)) (int64, error) {
 	resp, err := get(ctx, c.http, list, nil)
 	if err != nil {
 		return 0, err
 	}
 	defer resp.Body.Close()
-	unpacked, err := xz.NewReader(bufio.NewReader(resp.Body))
+	return readPackages(resp.Body, each)
+}
+
+// readPackages hands on the packages of a list (deb822, in xz), and returns how many
+// bytes it had.
+func readPackages(packed io.Reader, each func(name, version string)) (int64, error) {
+	unpacked, err := xz.NewReader(bufio.NewReader(packed), maxDictionary)
 	if err != nil {
 		return 0, failure.Wrap(err, "it is no list of packages", "check APT_MIRROR")
 	}
@@ -148,7 +157,7 @@ func (c *client) readList(ctx context.Context, list string, each func(name, vers
 	}
 	end()
 	switch err := lines.Err(); {
-	case err == bufio.ErrTooLong || bounded.N == 0:
+	case errors.Is(err, bufio.ErrTooLong) || bounded.N == 0:
 		return 0, failure.New("what it sends is longer than a list of packages", "check APT_MIRROR")
 	case err != nil:
 		return maxUnpacked - bounded.N, err

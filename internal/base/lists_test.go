@@ -2,7 +2,9 @@ package base_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
@@ -54,6 +56,15 @@ func packed(t testing.TB, list string) []byte {
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	return b.Bytes()
+}
+
+// greedy is a list whose header asks for 4 GiB of memory.
+func greedy(t testing.TB) []byte {
+	list := packed(t, "Package: curl\nVersion: 1\n")
+	header := list[12 : 12+4*(int(list[12])+1)] // of the first block (xz-file-format, 3.1)
+	header[bytes.Index(header, []byte{0x21, 1})+2] = 40
+	binary.LittleEndian.PutUint32(header[len(header)-4:], crc32.ChecksumIEEE(header[:len(header)-4]))
+	return list
 }
 
 // archive serves lists by their paths, and counts what it is asked for.
@@ -133,6 +144,7 @@ func TestAnArchiveThatTellsNothingIsAnErrorInOneLine(t *testing.T) {
 		"bookworm-security/main/binary-amd64/Packages.xz: the server answers 404": {bookworm: good, later: good},
 		"it is no list of packages":          {bookworm: []byte("<html>log in</html>")},
 		"longer than a list":                 {bookworm: long},
+		"dictionary size exceeds max":        {bookworm: greedy(t)},
 		"have none of the packages":          {bookworm: packed(t, ""), later: packed(t, "\x00\xff\n"), securitys: packed(t, "Package: curl\n\nVersion: 1\n")},
 		"/debian/dists/bookworm/main/binary": {},
 	} {
@@ -163,4 +175,12 @@ func TestAListThatBreaksOffIsAskedForAgain(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, base.Versions{Security: "2", Other: "2"}, got["curl"])
 	assert.Equal(t, 4, n)
+}
+
+func FuzzReadPackages(f *testing.F) {
+	f.Add(packed(f, "Package: curl\nVersion: 1\n\n"))
+	f.Add(greedy(f))
+	f.Fuzz(func(_ *testing.T, list []byte) {
+		_, _ = base.ReadPackages(bytes.NewReader(list), func(name, version string) { base.Newer(version, name) })
+	})
 }
