@@ -262,6 +262,29 @@ func TestWhatCannotBeReadIsToldAndFails(t *testing.T) {
 	assert.Contains(t, errs, "no image by diskforge")
 }
 
+// Whoever alerts must not take an SBOM that does not come for one that is not there.
+func TestAnSBOMThatCannotBeReadIsNoImageWithoutOne(t *testing.T) {
+	t.Parallel()
+	inner := ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(log.New(io.Discard, "", 0)))
+	var broken atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if broken.Load() && r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			http.Error(w, "the disk is gone", http.StatusInternalServerError)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	private, _ := signingKey(t)
+	course{key: private, system: "debian", version: "12", packages: []sbom.Package{installed("bash", "5", "bash")}}.publish(t, host+"/lab/java:v1")
+	broken.Store(true)
+	code, out, errs := run(t, "outdated", host+"/lab", "--security")
+	assert.Equal(t, 1, code)
+	assert.Contains(t, out, "error: what is attached to it cannot be read")
+	assert.Contains(t, errs, "1 of 1 image is not known in full")
+}
+
 func TestARegistryWithoutReferrersHasNoSBOM(t *testing.T) {
 	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
