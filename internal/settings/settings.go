@@ -87,7 +87,7 @@ type Config struct {
 
 	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build capture doctor build-all plan site" form:"path" engine:"export" help:"folder of the results and of the work; one build at a time"`
 	CacheDir   string `env:"CACHE_DIR" in:"build capture provision sparsify verify base tools doctor build-all plan run export" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images, compiled tools and playbooks from git (default: diskforge in the user's cache folder)"`
-	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan run outdated" form:"http" help:"Debian or Ubuntu mirror for the base and for the guest during the build"`
+	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan run outdated" form:"http" help:"Debian or Ubuntu mirror for the base, for the guest during the build, and for the lists that outdated reads"`
 	CAFile     string `env:"CA_FILE" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, git, the registry, the guest during the build"`
 	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTP: downloads, and the guest during the build"`
 	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTPS, likewise"`
