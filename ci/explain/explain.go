@@ -3,6 +3,7 @@ package explain
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -52,6 +53,9 @@ func words(written string) string {
 // maxNamed bounds the tests that one line names.
 const maxNamed = 10
 
+// progress begins lines that say what is being done, and Task's own last words.
+var progress = []string{"task: Failed to run task", "task: compiling ", "lint: compiling ", "go: downloading ", "exit status "}
+
 // Task is what a failed task of Taskfile.yml says: the tests that failed, or
 // else its last words before Task's own.
 func Task(command, output string, code int) string {
@@ -62,7 +66,7 @@ func Task(command, output string, code int) string {
 			name, _, _ = strings.Cut(name, " ")
 			failed = append(failed, name)
 		}
-		if text := strings.TrimSpace(line); text != "" && !strings.HasPrefix(text, "task: Failed to run task") && !strings.HasPrefix(text, "exit status ") {
+		if text := strings.TrimSpace(line); text != "" && !slices.ContainsFunc(progress, func(p string) bool { return strings.HasPrefix(text, p) }) {
 			kept = append(kept, text)
 		}
 	}

@@ -27,6 +27,7 @@ import (
 const (
 	maxSignature = 64 << 10 // bytes; one of a single key has about 800
 	maxKeyring   = 16 << 20 // bytes; Debian's of all its developers has more
+	tryPublisher = "ask its publisher, or write a digest that you trust into ISO_CHECKSUM"
 	tryKey       = "if you trust it all the same, name its key in BASE_KEYRING, or write the digest itself into ISO_CHECKSUM"
 )
 
@@ -60,7 +61,7 @@ func readKeyring(file string) (openpgp.EntityList, error) {
 // such as a signature with an empty subpacket of exportability.
 func guard(err *error) {
 	if why := recover(); why != nil {
-		*err = failure.New(fmt.Sprintf("its OpenPGP packets are malformed (%v)", why), tryKey)
+		*err = failure.New(fmt.Sprintf("its OpenPGP packets are malformed (%v)", why), tryPublisher)
 	}
 }
 
@@ -118,7 +119,7 @@ func (c *client) signed(ctx context.Context, at source, content []byte) (text []
 		by, err = verify(keys, content, unarmored(signature))
 		return content, by, err
 	}
-	return nil, "", failure.New(fmt.Sprintf("it is not signed: beside it is no %s.gpg, .sign or .asc", at.name), tryKey)
+	return nil, "", failure.New(fmt.Sprintf("it is not signed: beside it is no %s.gpg, .sign or .asc", at.name), tryPublisher)
 }
 
 // with is the file of which the name has that ending more.
@@ -185,7 +186,7 @@ func verify(keys openpgp.EntityList, text []byte, signatures io.Reader) (by stri
 	case why != nil:
 		return "", why
 	case len(others) == 0:
-		return "", failure.New("its signature is none of OpenPGP", tryKey)
+		return "", failure.New("its signature is none of OpenPGP", tryPublisher)
 	}
 	var known []string
 	for _, key := range keys {
@@ -207,7 +208,7 @@ func explain(err error, by string) error {
 	case errors.As(err, new(pgp.SignatureError)):
 		what = "it is not what the key " + by + " signed: it was changed, or its signature is another list's"
 	}
-	return failure.New(what, tryKey)
+	return failure.New(what, tryPublisher)
 }
 
 func fingerprint(key *openpgp.Entity) string {

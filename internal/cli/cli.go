@@ -207,7 +207,8 @@ digest; progress and errors go to standard error.`,
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(a.build(), a.capture(), a.snapshot())
-	root.AddCommand(a.provision(), a.sparsify(), a.verify(), a.pack(), a.export(), a.push(), a.sign(), a.verifySignature(), a.report(), a.inspect(), a.manifest(), a.run(),
+	root.AddCommand(a.provision(), a.sparsify(), a.verify(), a.pack(), a.export(), a.push(), a.sign(), a.verifySignature(),
+		a.report(), a.inspect(), a.manifest(), a.run(),
 		a.init(), a.plan(), a.buildAll(), a.catalogue(), a.images(), a.outdated(), a.site(), a.base(), a.tools(), a.stages(), a.doctor(), a.version())
 	return root
 }
@@ -284,8 +285,12 @@ func given(flags *pflag.FlagSet) (map[string]string, error) {
 			continue
 		}
 		if f.Secret {
+			instead := f.Env
+			if file, ok := settings.By(f.Env + "_FILE"); ok {
+				instead += " or " + file.Env
+			}
 			return nil, usageError{fmt.Errorf("--%s: a password on the command line can be read by every user of this host: "+
-				"set %s or %s_FILE in the environment instead", f.Flag, f.Env, f.Env)}
+				"set %s in the environment instead", f.Flag, instead)}
 		}
 		set[f.Env] = flag.Value.String()
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/outdated"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -44,9 +45,10 @@ no failure.`,
 				return usageError{errors.New("--max-days: give a number of days, e.g. 30")}
 			}
 			if key != "" {
-				public, err := b.PublicKey(key)
-				if err != nil {
-					return err
+				public, err := pipeline.PublicKey(key)
+				wrong := settings.Mistakes{}
+				if wrong.Check("--key", err); err != nil {
+					return wrong
 				}
 				o.Key = &public
 			}

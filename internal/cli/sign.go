@@ -1,11 +1,10 @@
 package cli
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 func (a *app) sign() *cobra.Command {
@@ -39,7 +38,7 @@ said goes to standard output as one JSON object.`,
 				return printJSON(a.stdout, chain)
 			}
 			for _, said := range chain.Said {
-				if err := a.print(fmt.Sprintf("%s  %s", chain.Image, said.Kind)); err != nil {
+				if err := a.print(text.Line(chain.Image + "  " + said.Kind)); err != nil {
 					return err
 				}
 			}

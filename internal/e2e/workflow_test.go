@@ -27,7 +27,9 @@ import (
 //   - job.workflow_repository and workflow_sha, which act does not know: the checkout
 //     of diskforge is this one's;
 //   - the rules for /dev/kvm, and ACCELERATOR=kvm: this host may have no KVM;
-//   - the images that the toolbox is made of, where the engine is told others.
+//   - the images that the toolbox is made of, where the engine is told others;
+//   - the registry on this host's loopback, by a service of the same name: an engine's
+//     execs have a loopback of their own.
 
 // standIns are composite actions by the name of those that they stand for.
 var standIns = map[string]string{
@@ -50,9 +52,20 @@ set -eu
 args=()
 for arg; do
 	args+=("${arg/ACCELERATOR=kvm/ACCELERATOR=auto}")
+	if [ "$arg" = with-registry ]; then
+		args+=(--service="tcp://$REGISTRY")
+	elif [ "$arg" = build ] && [ -n "${REGISTRY-}" ]; then
+		args=("${args[@]::${#args[@]}-1}" with-registry --host="$REGISTRY" --service="tcp://$REGISTRY" build)
+	fi
 	[ "$arg" != call ] || args+=(${DISKFORGE_BASE_IMAGE:+"--base-image=$DISKFORGE_BASE_IMAGE"} \
 		${DISKFORGE_GO_IMAGE:+"--go-image=$DISKFORGE_GO_IMAGE"} ${DISKFORGE_APT_MIRROR:+"--apt-mirror=$DISKFORGE_APT_MIRROR"})
 done
+if [ "$1" = check ]; then
+	git checkout --quiet -- .github # what is checked are the workflows as they are
+	# It takes what it is made of from this file alone.
+	printf '%s\n' ${DISKFORGE_BASE_IMAGE:+"baseImage=$DISKFORGE_BASE_IMAGE"} \
+		${DISKFORGE_GO_IMAGE:+"goImage=$DISKFORGE_GO_IMAGE"} ${DISKFORGE_APT_MIRROR:+"aptMirror=$DISKFORGE_APT_MIRROR"} >.env
+fi
 [ ! -e settings.json ] || sed -i 's/"ACCELERATOR": "kvm"/"ACCELERATOR": "auto"/' settings.json
 exec "$REAL_DAGGER" "${args[@]}"
 `
@@ -116,6 +129,7 @@ runs:
 	r.env = map[string]string{
 		"PATH": bin + ":" + os.Getenv("PATH"), "REAL_DAGGER": cli, "CHECKOUT": r.checkout, "ARTIFACTS": r.artifact,
 		"XDG_CACHE_HOME": filepath.Join(dir, "cache"), "GOCACHE": goCache(t),
+		"DAGGER_PROGRESS": "plain", // act gives it a terminal, GitHub none
 	}
 	return r
 }
@@ -178,6 +192,9 @@ func TestWorkflowBuildPublishesWhatItBuilt(t *testing.T) {
 func TestWorkflowCatalogueBuildsAParentBeforeItsChild(t *testing.T) {
 	r := newRunner(t)
 	address, _ := testkit.StartRegistry(t, testkit.RegistryOptions{}) // children take their parents without a login
+	// Here and in an engine's execs this name stands for this registry, and allows plain HTTP.
+	address = strings.Replace(address, "127.0.0.1", "localhost", 1)
+	r.env["REGISTRY"] = address
 	require.NoError(t, os.WriteFile(filepath.Join(r.checkout, "catalogue.yaml"), []byte(`
 defaults: {playbook: debian-base}
 images:

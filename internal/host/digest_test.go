@@ -59,7 +59,7 @@ func TestWhatHasAnotherDigestIsNotGivenOutToItsEnd(t *testing.T) {
 func TestALinkIsFollowedWhereAUserNamesItAndNotInAPlaceOfOurs(t *testing.T) {
 	t.Parallel()
 	link := filepath.Join(t.TempDir(), "link")
-	require.NoError(t, os.Symlink("/etc/hostname", link))
+	require.NoError(t, os.Symlink("/etc/passwd", link))
 	f, err := host.Open(link)
 	require.NoError(t, err)
 	require.NoError(t, f.Close())

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"cmp"
 	"maps"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -34,6 +35,10 @@ const (
 func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 	return settings.Parse(s, func(c *settings.Config, wrong *settings.Mistakes) {
 		needed := func(n Need) bool { return slices.Contains(needs, n) }
+		if isThere(c.SigningKey) {
+			_, err := signingKey(*c)
+			wrong.Check("SIGNING_KEY", err)
+		}
 		checkGit(c, wrong)
 		checkBase(c, wrong, needed(NeedBase))
 		useVariables(c, wrong)
@@ -127,11 +132,18 @@ func checkGit(c *settings.Config, wrong *settings.Mistakes) {
 	wrong.Check("GIT_ANSIBLE_PATH", playbook.ValidateGitPath(c.GitPath))
 }
 
+// isThere says whether there is such a file: one that is missing is told already.
+func isThere(path string) bool {
+	_, err := os.Stat(path)
+	return path != "" && err == nil
+}
+
 func checkBase(c *settings.Config, wrong *settings.Mistakes, needed bool) {
-	if c.BaseKeyring != "" {
+	if isThere(c.BaseKeyring) {
 		wrong.Check("BASE_KEYRING", base.CheckKeyring(c.BaseKeyring))
-		if c.ISOURL != "" && !strings.HasPrefix(c.Checksum, "file:") {
-			wrong.Add("BASE_KEYRING", "is set, but nobody signs ISO_CHECKSUM, which is no list: give file: with the list that is signed, or leave out BASE_KEYRING")
+		if c.BaseFromPackages || c.ISOURL != "" && !strings.HasPrefix(c.Checksum, "file:") {
+			wrong.Add("BASE_KEYRING", "is set, but there is no ISO_CHECKSUM that is a list and signed: "+
+				"give file: with the list that is signed, or leave out BASE_KEYRING")
 		}
 	}
 	switch url, checksum := c.ISOURL, c.Checksum; {

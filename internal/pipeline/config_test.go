@@ -62,9 +62,9 @@ func TestAKeyringIsForAListThatIsSigned(t *testing.T) {
 	for _, c := range []struct{ url, checksum, keyring, says string }{
 		{"https://example.org/x.img", list, keys, ""},
 		{"https://example.org/x.img", "file:SHA256SUMS", keys, ""},
-		{"https://example.org/x.img", digestA, keys, "BASE_KEYRING: is set, but nobody signs ISO_CHECKSUM, which is no list: give file: with the list that is signed, or leave out BASE_KEYRING"},
-		{"oci://registry.example/lab/base@" + digestA, "", keys, "BASE_KEYRING: is set, but nobody signs ISO_CHECKSUM"},
-		{"https://example.org/x.img", list, none, "BASE_KEYRING: open " + none + ": no such file or directory"},
+		{"https://example.org/x.img", digestA, keys, "BASE_KEYRING: is set, but there is no ISO_CHECKSUM that is a list and signed: give file: with the list that is signed, or leave out BASE_KEYRING"},
+		{"oci://registry.example/lab/base@" + digestA, "", keys, "BASE_KEYRING: is set, but there is no ISO_CHECKSUM"},
+		{"https://example.org/x.img", list, none, "BASE_KEYRING: stat " + none + ": no such file or directory"},
 		{"https://example.org/x.img", list, "config_test.go", "config_test.go has no OpenPGP public key in it: give what gpg --export"},
 	} {
 		got, err := from(t, map[string]string{"ISO_URL": c.url, "ISO_CHECKSUM": c.checksum, "BASE_KEYRING": c.keyring}, NeedBase)

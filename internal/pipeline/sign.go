@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -36,26 +38,29 @@ func (w *way) signs() bool { return w.Config.SigningKey != "" }
 
 // signingKey reads SIGNING_KEY, which signs.
 func signingKey(c settings.Config) (attest.Key, error) {
-	key, err := readKey("SIGNING_KEY", c.SigningKey, string(c.SigningPassword))
+	key, err := readKey(c.SigningKey, string(c.SigningPassword))
 	if err == nil && !key.Signs() {
-		return key, failure.New("SIGNING_KEY: "+c.SigningKey+" is a public key", "name the private one")
+		return key, failure.New(c.SigningKey+" is a public key", "name the private one")
 	}
 	return key, err
 }
 
 // PublicKey reads the key in a file that verifies signatures.
-func (b *Build) PublicKey(file string) (attest.Key, error) {
-	return readKey("--key", file, string(b.Config.SigningPassword))
+func PublicKey(file string) (attest.Key, error) {
+	key, err := readKey(file, "")
+	if errors.Is(err, attest.ErrPassword) || err == nil && key.Signs() {
+		err = failure.New(file+" is a private key", "name the public one")
+	}
+	return key, err
 }
 
-// readKey reads the key that what names.
-func readKey(what, file, password string) (key attest.Key, err error) {
+func readKey(file, password string) (key attest.Key, err error) {
 	content, err := host.ReadFile(file, maxKey)
 	if err != nil {
-		return key, failure.Wrap(err, what, "name the file of a key")
+		return key, failure.Wrap(err, "reading the key", "name the file of one")
 	}
 	if key, err = attest.ReadKey(content, password); err != nil {
-		return key, fmt.Errorf("%s: %s: %w", what, file, err)
+		return key, fmt.Errorf("%s: %w", file, err)
 	}
 	return key, nil
 }
@@ -65,10 +70,10 @@ func (w *way) checkSigning(ctx context.Context) error {
 	if !w.signs() {
 		return nil
 	}
+	if _, err := signingKey(w.Config); err != nil || w.address == "" || w.whole && !w.pushes() {
+		return err
+	}
 	return w.show(ctx, "signing key", func(ctx context.Context, p progress.Reporter) (string, error) {
-		if _, err := signingKey(w.Config); err != nil || !w.pushes() {
-			return "", err
-		}
 		session, err := w.session()
 		if err != nil {
 			return "", err
@@ -92,6 +97,7 @@ func (w *way) session() (*registry.Session, error) {
 
 // sign says of the pushed image that it is ours, what it was made from and what is on it.
 func (w *way) sign(ctx context.Context, _ string, p progress.Reporter) (result, error) {
+	w.Layout = filepath.Clean(w.Layout)
 	layout, err := oci.Load(w.Layout)
 	if err != nil {
 		return nil, err
@@ -113,8 +119,12 @@ func (w *way) sign(ctx context.Context, _ string, p progress.Reporter) (result, 
 		all = append(all, s)
 	}
 	reference, _, _ := strings.Cut(w.Reference, "@")
-	said, err := w.say(ctx, reference+"@"+layout.Digest, all, w.Layout, p)
-	return line(said), err
+	reference += "@" + layout.Digest
+	said, err := w.say(ctx, reference, all, w.Layout, p)
+	if err != nil {
+		return nil, failure.Wrap(err, "the image is pushed, and not signed", "diskforge sign "+reference)
+	}
+	return line(said), nil
 }
 
 // Sign signs an image that is in a registry: that it is ours, and what it was made from,
@@ -127,9 +137,6 @@ func (b *Build) Sign(ctx context.Context, reference string) (signed string, err 
 		return "", wrong
 	}
 	err = w.show(ctx, "sign", func(ctx context.Context, p progress.Reporter) (string, error) {
-		if _, err := signingKey(w.Config); err != nil {
-			return "", err
-		}
 		login, err := w.login()
 		if err != nil {
 			return "", err
@@ -139,6 +146,9 @@ func (b *Build) Sign(ctx context.Context, reference string) (signed string, err 
 			return "", err
 		}
 		defer image.Close()
+		if index := image.Index; index != nil && index.Digest != "" {
+			return "", failure.New(reference+" is an index of "+text.Count(len(index.Platforms), "image"), "name one of them by its digest")
+		}
 		var m v1.Manifest
 		if err := json.Unmarshal(image.Manifest, &m); err != nil {
 			return "", failure.Wrap(err, reference+" has no manifest of an image", "")
@@ -161,20 +171,31 @@ func statements(digest string, annotations map[string]string) ([]attest.Statemen
 		URI    string            `json:"uri,omitempty"`
 		Digest map[string]string `json:"digest,omitempty"`
 	}
-	base := described{Name: "base", URI: oci.BaseName(annotations), Digest: digestSet(annotations[oci.AnnotationBaseDigest])}
-	playbook := described{Name: "playbook", URI: annotations[oci.AnnotationSource], Digest: digestSet(annotations[oci.AnnotationRevision])}
+	of := []described{}
+	for _, one := range []described{
+		{"base", oci.BaseName(annotations), digestSet(annotations[oci.AnnotationBaseDigest])},
+		{"playbook", annotations[oci.AnnotationSource], digestSet(annotations[oci.AnnotationRevision])},
+	} {
+		if one.URI != "" || one.Digest != nil {
+			of = append(of, one)
+		}
+	}
 	parameters := map[string]string{}
 	for name, annotation := range map[string]string{"image": oci.AnnotationTitle, "version": oci.AnnotationVersion, "inputs": oci.AnnotationInputs} {
 		if value := annotations[annotation]; value != "" {
 			parameters[name] = value
 		}
 	}
+	when := map[string]string{}
+	if _, err := time.Parse(time.RFC3339, annotations[oci.AnnotationBuilt]); err == nil {
+		when["finishedOn"] = annotations[oci.AnnotationBuilt]
+	}
 	made := map[string]any{
 		"buildDefinition": map[string]any{
-			"buildType": buildType, "externalParameters": parameters, "resolvedDependencies": []described{base, playbook},
+			"buildType": buildType, "externalParameters": parameters, "resolvedDependencies": of,
 		},
 		"runDetails": map[string]any{
-			"builder": map[string]any{"id": builder}, "metadata": map[string]any{"finishedOn": annotations[oci.AnnotationBuilt]},
+			"builder": map[string]any{"id": builder}, "metadata": when,
 		},
 	}
 	ours, err := attest.New(attest.Signature, digest, "", struct{}{})
@@ -185,21 +206,23 @@ func statements(digest string, annotations map[string]string) ([]attest.Statemen
 	return []attest.Statement{ours, provenance}, err
 }
 
-// digestSet is a digest, or a commit, as in-toto has them.
+// commit is a git commit's id.
+var commit = regexp.MustCompile(`^(?:[0-9a-f]{40}|[0-9a-f]{64})$`)
+
+// digestSet is a digest, or a commit, as in-toto has them; nothing, where it is neither.
 func digestSet(of string) map[string]string {
-	algorithm, digits, ok := strings.Cut(of, ":")
-	switch {
-	case of == "":
-		return nil
-	case !ok:
+	switch digits, sha256 := strings.CutPrefix(of, "sha256:"); {
+	case sha256 && host.ValidDigest(of):
+		return map[string]string{"sha256": digits}
+	case commit.MatchString(of):
 		return map[string]string{"gitCommit": of}
 	}
-	return map[string]string{algorithm: digits}
+	return nil
 }
 
 // say signs statements about an image in a registry, and attaches them to it. What the
-// key has said before is not said again. Where there is a layout, the bundles lie beside
-// it, too: as LAYOUT.KIND.sigstore.json.
+// key has said before is not said again. Where the registry keeps no referrers, the bundles
+// lie beside the layout, if there is one, as LAYOUT.KIND.sigstore.json.
 func (w *way) say(ctx context.Context, reference string, all []attest.Statement, layout string, p progress.Reporter) (string, error) {
 	key, err := signingKey(w.Config)
 	if err != nil {
@@ -226,10 +249,11 @@ func (w *way) say(ctx context.Context, reference string, all []attest.Statement,
 		if err != nil {
 			return "", err
 		}
-		if layout != "" {
+		if !keeps {
 			file := layout + "." + attest.Kind(s.PredicateType) + ".sigstore.json"
 			if err := host.WriteJSON(file, 0o644, json.RawMessage(bundle)); err != nil {
-				return "", failure.Wrap(err, "keeping a signature", "")
+				return "", failure.Wrap(err, "the image is pushed, and its signature cannot lie beside the layout",
+					"push it to a registry that keeps referrers, or from a folder that can be written")
 			}
 		}
 		add = append(add, registry.Referrer{ArtifactType: attest.BundleType, Content: bundle, Annotations: map[string]string{
@@ -274,9 +298,20 @@ type Said struct {
 // if they were in the registry.
 func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string, files []string) (Chain, error) {
 	w := b.way(nil)
-	key, err := b.PublicKey(publicKey)
-	if err != nil {
-		return Chain{}, err
+	wrong := settings.Mistakes{}
+	key, err := PublicKey(publicKey)
+	wrong.Check("--key", err)
+	var given []registry.Referrer
+	for _, file := range files {
+		content, err := host.ReadFile(file, maxSBOM*2)
+		if err == nil && !attest.IsBundle(content) {
+			err = failure.New(file+" is no Sigstore bundle", "name what a push left beside its layout")
+		}
+		wrong.Check("--bundle", err)
+		given = append(given, registry.Referrer{Content: content})
+	}
+	if len(wrong) > 0 {
+		return Chain{}, wrong
 	}
 	session, err := w.session()
 	if err != nil {
@@ -284,16 +319,14 @@ func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string
 	}
 	defer session.Close()
 	digest, there, broken, err := session.Referrers(ctx, reference, attest.BundleType)
-	if err != nil && (len(files) == 0 || !errors.Is(err, registry.ErrNoReferrers)) {
+	switch f, known := failure.In(err); {
+	case err != nil && len(files) == 0 && known && errors.Is(err, registry.ErrNoReferrers):
+		f.Try = "name the files that lay beside the layout with --bundle"
+		return Chain{}, f
+	case err != nil && !errors.Is(err, registry.ErrNoReferrers):
 		return Chain{}, err
 	}
-	for _, file := range files {
-		content, err := host.ReadFile(file, maxSBOM*2)
-		if err != nil {
-			return Chain{}, failure.Wrap(err, "reading a bundle", "name a file that diskforge or cosign wrote")
-		}
-		there = append(there, registry.Referrer{Content: content})
-	}
+	there = append(there, given...)
 	name, _, _ := strings.Cut(reference, "@")
 	chain, ours := Chain{Image: name + "@" + digest, Others: broken}, false
 	for _, bundle := range there {

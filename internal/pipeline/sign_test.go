@@ -7,7 +7,9 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,7 +18,11 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -26,6 +32,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/image/sbom"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/testkit"
 	"github.com/netgroup-polito/diskforge/internal/ui"
@@ -53,13 +60,13 @@ func keys(t *testing.T, password string) (private, public string) {
 
 // withReferrers is a registry that keeps referrers. It has no tags but its images'.
 func withReferrers(t *testing.T) (address string) {
-	server := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(true)))
+	server := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
 	return strings.TrimPrefix(server.URL, "http://")
 }
 
 // signer is a build with the settings.
-func signer(t *testing.T, key, password string) *pipeline.Build {
+func signer(key, password string) *pipeline.Build {
 	return &pipeline.Build{
 		Config: settings.Config{SigningKey: key, SigningPassword: settings.Secret(password)},
 		UI:     ui.New(io.Discard, false), Version: "test",
@@ -90,14 +97,14 @@ func TestWhatIsPushedIsSignedOnceWithItsProvenanceAndSBOM(t *testing.T) {
 	layout, made := packedWithSBOM(t)
 	private, public := keys(t, "words")
 	ref := address + "/labs/course:v1"
-	b := signer(t, private, "words")
+	b := signer(private, "words")
 	for range 2 { // pushed again, nothing is said twice
 		pushed, err := b.PushLayout(t.Context(), layout, ref, true)
 		require.NoError(t, err)
 		assert.Equal(t, ref+"@"+made.Digest, pushed)
 	}
 
-	chain, err := signer(t, "", "").VerifySignature(t.Context(), ref, public, nil)
+	chain, err := signer("", "").VerifySignature(t.Context(), ref, public, nil)
 	require.NoError(t, err)
 	assert.Equal(t, ref+"@"+made.Digest, chain.Image)
 	assert.Zero(t, chain.Others)
@@ -125,7 +132,7 @@ func TestWhatIsPushedIsSignedOnceWithItsProvenanceAndSBOM(t *testing.T) {
 	assert.Contains(t, string(said["sbom-spdx"]), "bash")
 
 	_, stranger := keys(t, "")
-	chain, err = signer(t, "", "").VerifySignature(t.Context(), ref, stranger, nil)
+	chain, err = signer("", "").VerifySignature(t.Context(), ref, stranger, nil)
 	require.ErrorContains(t, err, "no signature by the key")
 	assert.Equal(t, 4, chain.Others)
 }
@@ -134,13 +141,17 @@ func TestASignatureIsOfOneDigest(t *testing.T) {
 	address := withReferrers(t)
 	layout, made := packedWithSBOM(t)
 	private, public := keys(t, "")
-	_, err := signer(t, private, "").PushLayout(t.Context(), layout, address+"/labs/course:v1", true)
+	_, err := signer(private, "").PushLayout(t.Context(), layout, address+"/labs/course:v1", true)
+	require.NoError(t, err)
+	assert.NoFileExists(t, layout+".signature.sigstore.json", "it is in the registry")
+	without, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
+	_, err = signer(private, "").PushLayout(t.Context(), layout, without+"/labs/course:v1", true)
 	require.NoError(t, err)
 
 	other, _ := packedWithSBOM(t)
-	_, err = signer(t, "", "").PushLayout(t.Context(), other, address+"/labs/other:v1", true)
+	_, err = signer("", "").PushLayout(t.Context(), other, address+"/labs/other:v1", true)
 	require.NoError(t, err)
-	_, err = signer(t, "", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, nil)
+	_, err = signer("", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, nil)
 	require.ErrorContains(t, err, "no signature", "signatures belong to a repository's image")
 
 	// The bundle of another image, given or attached, says nothing of this one.
@@ -151,13 +162,13 @@ func TestASignatureIsOfOneDigest(t *testing.T) {
 	third := filepath.Join(t.TempDir(), "third")
 	_, err = oci.Pack(t.Context(), different, third, oci.Metadata{Architecture: "amd64", Title: "third"}, progress.Discard)
 	require.NoError(t, err)
-	_, err = signer(t, "", "").PushLayout(t.Context(), third, address+"/labs/third:v1", true)
+	_, err = signer("", "").PushLayout(t.Context(), third, address+"/labs/third:v1", true)
 	require.NoError(t, err)
 	bundle := layout + ".signature.sigstore.json"
 	require.FileExists(t, bundle)
-	_, err = signer(t, "", "").VerifySignature(t.Context(), address+"/labs/third:v1", public, []string{bundle})
+	_, err = signer("", "").VerifySignature(t.Context(), address+"/labs/third:v1", public, []string{bundle})
 	require.ErrorContains(t, err, "no signature")
-	chain, err := signer(t, "", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, []string{bundle})
+	chain, err := signer("", "").VerifySignature(t.Context(), address+"/labs/other:v1", public, []string{bundle})
 	require.NoError(t, err, "the same image, elsewhere")
 	assert.Equal(t, made.Digest, chain.Image[len(chain.Image)-len(made.Digest):])
 }
@@ -167,16 +178,16 @@ func TestARegistryWithoutReferrersGetsNoSignatureAndTheFilesStay(t *testing.T) {
 	layout, _ := packedWithSBOM(t)
 	private, public := keys(t, "")
 	ref := address + "/labs/course:v1"
-	_, err := signer(t, private, "").PushLayout(t.Context(), layout, ref, true)
+	_, err := signer(private, "").PushLayout(t.Context(), layout, ref, true)
 	require.NoError(t, err)
 	bundle := layout + ".signature.sigstore.json"
 	require.FileExists(t, bundle)
 	require.FileExists(t, layout+".provenance.sigstore.json")
-	_, err = signer(t, "", "").VerifySignature(t.Context(), ref, public, nil)
+	_, err = signer("", "").VerifySignature(t.Context(), ref, public, nil)
 	require.ErrorContains(t, err, "no signatures beside an image")
-	_, err = signer(t, "", "").VerifySignature(t.Context(), ref, public, []string{bundle})
+	_, err = signer("", "").VerifySignature(t.Context(), ref, public, []string{bundle})
 	require.NoError(t, err)
-	_, err = signer(t, private, "").Sign(t.Context(), ref)
+	_, err = signer(private, "").Sign(t.Context(), ref)
 	require.ErrorContains(t, err, "no signatures beside an image")
 	resp, err := http.Get("http://" + address + "/v2/labs/course/tags/list")
 	require.NoError(t, err)
@@ -191,18 +202,18 @@ func TestAnImageOfARegistryIsSignedLater(t *testing.T) {
 	layout, made := packedWithSBOM(t)
 	private, public := keys(t, "words")
 	ref := address + "/labs/course:v1"
-	_, err := signer(t, "", "").PushLayout(t.Context(), layout, ref, true)
+	_, err := signer("", "").PushLayout(t.Context(), layout, ref, true)
 	require.NoError(t, err)
 	var g sync.WaitGroup
 	for range 3 {
 		g.Go(func() {
-			signed, err := signer(t, private, "words").Sign(t.Context(), ref)
+			signed, err := signer(private, "words").Sign(t.Context(), ref)
 			assert.NoError(t, err)
 			assert.Equal(t, ref+"@"+made.Digest, signed)
 		})
 	}
 	g.Wait()
-	chain, err := signer(t, "", "").VerifySignature(t.Context(), ref, public, nil)
+	chain, err := signer("", "").VerifySignature(t.Context(), ref, public, nil)
 	require.NoError(t, err)
 	var kinds []string
 	for _, s := range chain.Said {
@@ -215,16 +226,91 @@ func TestAKeyThatDoesNotSignIsToldBeforeAnythingIsSent(t *testing.T) {
 	layout, _ := packedWithSBOM(t)
 	private, public := keys(t, "words")
 	for why, b := range map[string]*pipeline.Build{
-		"is a public key":        signer(t, public, ""),
-		"set SIGNING_PASSWORD":   signer(t, private, ""),
-		"SIGNING_PASSWORD":       signer(t, private, "no"),
-		"name the file of a key": signer(t, filepath.Join(t.TempDir(), "none"), ""),
+		"is a public key":      signer(public, ""),
+		"set SIGNING_PASSWORD": signer(private, ""),
+		"SIGNING_PASSWORD":     signer(private, "no"),
+		"name the file of one": signer(filepath.Join(t.TempDir(), "none"), ""),
 	} {
 		_, err := b.PushLayout(t.Context(), layout, "127.0.0.1:1/labs/course:v1", true)
 		require.ErrorContains(t, err, why)
 		assert.NotContains(t, err.Error(), "connection refused")
 		assert.NotContains(t, err.Error(), "\n")
 	}
-	_, err := signer(t, "", "").Sign(t.Context(), "127.0.0.1:1/labs/course:v1")
+	_, err := signer("", "").Sign(t.Context(), "127.0.0.1:1/labs/course:v1")
 	require.ErrorContains(t, err, "SIGNING_KEY")
+}
+
+func TestAnIndexIsNotSignedForOneOfItsImages(t *testing.T) {
+	address := withReferrers(t)
+	layout, _ := packedWithSBOM(t)
+	private, _ := keys(t, "")
+	ref := address + "/labs/course:v1"
+	pushed, err := signer("", "").PushLayout(t.Context(), layout, ref, true)
+	require.NoError(t, err)
+	parsed, err := name.ParseReference(ref)
+	require.NoError(t, err)
+	image, err := remote.Image(parsed)
+	require.NoError(t, err)
+	index := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: image})
+	require.NoError(t, remote.WriteIndex(parsed.Context().Tag("all"), index))
+	_, err = signer(private, "").Sign(t.Context(), address+"/labs/course:all")
+	require.ErrorContains(t, err, "is an index of 1 image: name one of them by its digest")
+	_, err = signer(private, "").Sign(t.Context(), pushed)
+	require.NoError(t, err)
+}
+
+func TestWhatIsAttachedBesideAndIsNotOursIsNamed(t *testing.T) {
+	address := withReferrers(t)
+	layout, made := packedWithSBOM(t)
+	private, public := keys(t, "")
+	ref := address + "/labs/course:v1"
+	b := signer(private, "")
+	_, err := b.PushLayout(t.Context(), layout, ref, true)
+	require.NoError(t, err)
+	chain, err := signer("", "").VerifySignature(t.Context(), ref, public, nil)
+	require.NoError(t, err)
+	require.Len(t, chain.Said, 4)
+
+	nonsense := filepath.Join(t.TempDir(), "nonsense")
+	require.NoError(t, os.WriteFile(nonsense, []byte("{}"), 0o600))
+	_, err = signer("", "").VerifySignature(t.Context(), ref, private, []string{nonsense})
+	require.EqualError(t, err, "--key: "+private+" is a private key: name the public one\n--bundle: "+nonsense+" is no Sigstore bundle: name what a push left beside its layout")
+	require.ErrorAs(t, err, new(settings.Mistakes), "exit code 2: nobody looked for a signature")
+
+	s, err := registry.NewSession(registry.Options{})
+	require.NoError(t, err)
+	defer s.Close()
+	junk := make([]registry.Referrer, 501)
+	for i := range junk {
+		junk[i] = registry.Referrer{ArtifactType: attest.BundleType, Content: fmt.Appendf(nil, "%d", i)}
+	}
+	require.NoError(t, s.Attach(t.Context(), address+"/labs/course@"+made.Digest, junk, progress.Discard))
+	_, err = signer("", "").VerifySignature(t.Context(), ref, public, nil)
+	require.ErrorContains(t, err, "more than 500 manifests", "not that there is no signature")
+}
+
+func TestAnnotationsThatSayNothingAreNotRepeated(t *testing.T) {
+	dir := t.TempDir()
+	disk, layout := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "layout")
+	content := make([]byte, 1<<20)
+	copy(content[510:], "\x55\xAA")
+	require.NoError(t, os.WriteFile(disk, content, 0o600))
+	_, err := oci.Pack(t.Context(), disk, layout, oci.Metadata{
+		Architecture: "amd64", BaseDigest: "md5:zz", Annotations: map[string]string{oci.AnnotationBuilt: "yesterday"},
+	}, progress.Discard)
+	require.NoError(t, err)
+	private, public := keys(t, "")
+	ref := withReferrers(t) + "/labs/course:v1"
+	_, err = signer(private, "").PushLayout(t.Context(), layout, ref, true)
+	require.NoError(t, err)
+	chain, err := signer("", "").VerifySignature(t.Context(), ref, public, nil)
+	require.NoError(t, err)
+	for _, said := range chain.Said {
+		if said.Kind == "provenance" {
+			assert.JSONEq(t, `{
+				"buildDefinition": {"buildType": "https://github.com/netgroup-polito/diskforge/blob/main/docs/signatures.md#provenance", "externalParameters": {}, "resolvedDependencies": []},
+				"runDetails": {"builder": {"id": "https://github.com/netgroup-polito/diskforge"}, "metadata": {}}
+			}`, string(said.Predicate))
+		}
+	}
 }

@@ -23,8 +23,9 @@ import (
 const (
 	emptyConfig = "application/vnd.oci.empty.v1+json" // image-spec, "Guidance for an empty descriptor"
 	// What an image's referrers may have at most, of those that are read.
-	mostReferrers = 200
-	maxReferrer   = 32 << 20 // bytes of one; an SBOM of a desktop has 4 MiB
+	mostReferrers     = 500
+	mostReferrerPages = 50
+	maxReferrer       = 32 << 20 // bytes of one; an SBOM of a desktop has 4 MiB
 )
 
 // ErrNoReferrers is the cause of the error of a registry that keeps no referrers.
@@ -160,7 +161,7 @@ func (s *Session) Referrers(ctx context.Context, ref, artifactType string) (dige
 // referrers lists the manifests that refer to an image. What their type is, they say
 // themselves: some registries list the config's.
 func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descriptor, err error) {
-	for at, pages := a.path("/referrers/"+digest), 0; at != "" && pages < mostPages && len(all) < mostReferrers; pages++ {
+	for at, pages := a.path("/referrers/"+digest), 0; at != ""; pages++ {
 		var index v1.IndexManifest
 		var next string
 		there, err := a.look(ctx, func() error {
@@ -168,7 +169,7 @@ func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descrip
 			if err != nil {
 				return err
 			}
-			if err := json.Unmarshal(page, &index); err != nil || index.MediaType != types.OCIImageIndex {
+			if err := json.Unmarshal(page, &index); err != nil || index.SchemaVersion != 2 {
 				return errNotAList
 			}
 			next, err = follow(a.url(at), links)
@@ -181,9 +182,12 @@ func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descrip
 		case err != nil:
 			return nil, err
 		}
-		all, at = append(all, index.Manifests...), next
+		if all, at = append(all, index.Manifests...), next; pages == mostReferrerPages || len(all) > mostReferrers {
+			return nil, failure.New(fmt.Sprintf("more than %d manifests, or a list without an end, are attached to %s@%s", mostReferrers, a.repo, digest),
+				"delete what somebody attached without need")
+		}
 	}
-	return all[:min(len(all), mostReferrers)], nil
+	return all, nil
 }
 
 var errNotAList = errors.New("what it sends is no list of referrers")

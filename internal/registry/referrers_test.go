@@ -1,6 +1,8 @@
 package registry_test
 
 import (
+	"io"
+	"log"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -15,7 +17,7 @@ import (
 )
 
 func TestReferrersAreAttachedWithoutATag(t *testing.T) {
-	server := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(true)))
+	server := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
 	dir, _, made := packed(t, 1)
 	ref := strings.TrimPrefix(server.URL, "http://") + "/labs/ubuntu"

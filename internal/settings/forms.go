@@ -216,6 +216,10 @@ func file(v string) (string, error) { return existing(v, "a file", 0) }
 func fileOrPipe(v string) (string, error) { return existing(v, "a file", 0, fs.ModeNamedPipe) }
 
 func existing(v, what string, kinds ...fs.FileMode) (string, error) {
+	// Somebody who stores a key as a secret of their CI may give the key itself.
+	if strings.ContainsAny(v, "\r\n") || strings.Contains(v, "-----BEGIN") {
+		return "", errors.New("is the text of a file, where its path should stand: write it into a file and name that")
+	}
 	info, err := os.Stat(v)
 	switch {
 	case err != nil:

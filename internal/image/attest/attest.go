@@ -37,7 +37,9 @@ const (
 	BundleType = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 	statementType = "https://in-toto.io/Statement/v1"
-	payloadType   = "application/vnd.in-toto+json"
+	// formerStatementType is what cosign attest still writes.
+	formerStatementType = "https://in-toto.io/Statement/v0.1"
+	payloadType         = "application/vnd.in-toto+json"
 )
 
 // The kinds of statements, by the type of their predicate.
@@ -135,7 +137,13 @@ var ErrPassword = errors.New("the password does not open the key")
 // writes it, which is encrypted with the password, or a public one. ECDSA on P-256 and
 // Ed25519 are taken, which are what cosign takes.
 func ReadKey(content []byte, password string) (Key, error) {
-	block, _ := pem.Decode(content)
+	block, rest := pem.Decode(content)
+	if block != nil && block.Type == "EC PARAMETERS" { // openssl ecparam writes them before the key
+		block, rest = pem.Decode(rest)
+	}
+	if more, _ := pem.Decode(rest); more != nil {
+		return Key{}, failure.New("it holds more than one key", "leave one in it")
+	}
 	if block == nil {
 		return Key{}, failure.New("it is no key in PEM form", "make one with cosign generate-key-pair, or openssl genpkey -algorithm ed25519")
 	}
@@ -151,9 +159,13 @@ func ReadKey(content []byte, password string) (Key, error) {
 	case "ENCRYPTED SIGSTORE PRIVATE KEY", "ENCRYPTED COSIGN PRIVATE KEY":
 		plain, failed := encrypted.Decrypt(block.Bytes, []byte(password))
 		if failed != nil {
-			return Key{}, failure.Wrap(ErrPassword, "it is encrypted", "set SIGNING_PASSWORD to its password")
+			return Key{}, failure.Wrap(ErrPassword, "it is encrypted", map[bool]string{
+				true: "set SIGNING_PASSWORD to its password", false: "correct SIGNING_PASSWORD",
+			}[password == ""])
 		}
 		private, err = x509.ParsePKCS8PrivateKey(plain)
+	case "ENCRYPTED PRIVATE KEY":
+		return Key{}, failure.New("it is encrypted by openssl, which is not supported", "decrypt it (openssl pkey -in …), or have cosign encrypt it: cosign import-key-pair")
 	case "PRIVATE KEY":
 		private, err = x509.ParsePKCS8PrivateKey(block.Bytes)
 	case "EC PRIVATE KEY":
@@ -163,7 +175,8 @@ func ReadKey(content []byte, password string) (Key, error) {
 	}
 	signer, ok := private.(crypto.Signer)
 	if err != nil || !ok {
-		return Key{}, failure.Wrap(errors.Join(err), "it is no private key of a known form", "make one with cosign generate-key-pair, or openssl genpkey -algorithm ed25519")
+		return Key{}, failure.Wrap(errors.Join(err), "it is no private key of a known form",
+			"make one with cosign generate-key-pair, or openssl genpkey -algorithm ed25519")
 	}
 	return keyOf(signer, signer.Public())
 }
@@ -176,7 +189,7 @@ func keyOf(private crypto.Signer, public crypto.PublicKey) (Key, error) {
 			return Key{}, failure.New("it is an ECDSA key on "+k.Curve.Params().Name, "take one on P-256, or an Ed25519 key")
 		}
 	default:
-		return Key{}, failure.New(fmt.Sprintf("it is a key of the type %T", public), "take an ECDSA key on P-256, or an Ed25519 key")
+		return Key{}, failure.New("it is neither an ECDSA nor an Ed25519 key", "take an ECDSA key on P-256, or an Ed25519 key")
 	}
 	der, err := x509.MarshalPKIXPublicKey(public)
 	return Key{private, public, der}, err
@@ -238,6 +251,12 @@ func (k Key) Bundle(ctx context.Context, s Statement) ([]byte, error) {
 	return json.Marshal(b)
 }
 
+// IsBundle says whether it is a Sigstore bundle, whatever its version.
+func IsBundle(content []byte) bool {
+	var b bundle
+	return json.Unmarshal(content, &b) == nil && strings.HasPrefix(b.MediaType, "application/vnd.dev.sigstore.bundle")
+}
+
 // Open returns what a bundle says, if the key signed it.
 func (k Key) Open(ctx context.Context, content []byte) (Statement, error) {
 	return open(content, func(envelope *dsse.Envelope) error {
@@ -273,7 +292,7 @@ func open(content []byte, verify func(*dsse.Envelope) error) (Statement, error) 
 	if err == nil {
 		err = json.Unmarshal(payload, &s)
 	}
-	if err == nil && s.Type != statementType {
+	if err == nil && s.Type != statementType && s.Type != formerStatementType {
 		err = fmt.Errorf("its statement is of the type %q", s.Type)
 	}
 	return s, err

@@ -137,7 +137,7 @@ func TestAKeyThatCannotSignIsRefusedInOneLine(t *testing.T) {
 		"empty":            {nil, "", "no key in PEM form"},
 		"a certificate":    {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}), "", "no private key"},
 		"half a key":       {private[:len(private)/2], "", "no key in PEM form"},
-		"RSA":              {rsa, "", "rsa.PublicKey"},
+		"RSA":              {rsa, "", "neither an ECDSA"},
 		"P-384":            {curve, "", "P-384"},
 		"no password":      {closed, "", "encrypted"},
 		"another password": {closed, "other", "encrypted"},
