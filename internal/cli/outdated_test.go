@@ -145,8 +145,15 @@ func TestEachImageIsToldItsAgeItsParentAndItsUpdates(t *testing.T) {
 	}}.publish(t, host+"/lab/python:v1")
 	course{days: 3, key: private, system: "fedora", version: "44", packages: []sbom.Package{installed("openssl", "1", "openssl")}}.publish(t, host+"/lab/rpm:v1")
 	theirs(t, host+"/lab/nginx:1")
+	course{key: private, system: "debian", version: "12", packages: []sbom.Package{
+		{Name: "openssl", Version: "1", Architecture: "arm64", Source: "openssl", SourceVersion: "1"},
+	}}.publish(t, host+"/arm/java:v1")
+	code, out, errs := run(t, "outdated", host+"/arm", "--json", "--apt-mirror", mirror)
+	require.Zero(t, code, errs)
+	assert.Contains(t, objects(t, out)["java"].Unknown, "not of amd64")
+	assert.Zero(t, asked.Load())
 
-	code, out, errs := run(t, "outdated", host+"/lab", "--json", "--apt-mirror", mirror)
+	code, out, errs = run(t, "outdated", host+"/lab", "--json", "--apt-mirror", mirror)
 	require.Zero(t, code, errs)
 	all := objects(t, out)
 	require.Len(t, all, 4, "what diskforge did not make is left out")

@@ -90,10 +90,12 @@ func Look(ctx context.Context, s *registry.Session, repositories []registry.Repo
 			continue
 		}
 		all = append(all, Image{
-			Repository: e.Repository, Tags: e.Tags, Digest: e.Digest, Built: e.Built,
-			Days: int(max(0, o.Now.Sub(e.Built)).Hours() / 24), ParentName: e.BaseName, Security: []Update{},
+			Repository: e.Repository, Tags: e.Tags, Digest: e.Digest, Built: e.Built, ParentName: e.BaseName, Security: []Update{},
 		})
 		i := &all[len(all)-1] // its place stays: there is room for all
+		if !e.Built.IsZero() {
+			i.Days = int(max(0, o.Now.Sub(e.Built)).Hours() / 24)
+		}
 		i.Parent = known.state(ctx, e)
 		group.Go(func() error { i.read(ctx, s, o.Key); return nil })
 	}
@@ -125,9 +127,12 @@ func (i *Image) read(ctx context.Context, s *registry.Session, key *attest.Key) 
 		if err != nil || said.PredicateType != attest.SPDX || !said.Of(i.Digest) {
 			continue
 		}
-		i.has, err = sbom.ReadSPDX(said.Predicate)
+		has, err := sbom.ReadSPDX(said.Predicate)
+		if err == nil && !slices.ContainsFunc(has.Packages, func(p sbom.Package) bool { return p.Architecture == "amd64" || p.Architecture == "" }) {
+			err = errors.New("it is not of amd64")
+		}
 		if err == nil {
-			i.Unknown = ""
+			i.has, i.Unknown = has, ""
 			return
 		}
 		i.Unknown = "its SBOM tells nothing: " + text.Line(err.Error())
@@ -160,7 +165,7 @@ func compare(ctx context.Context, all []Image, o Options) (failed []error) {
 		for _, i := range images {
 			switch {
 			case errors.Is(err, base.ErrNoArchive):
-				i.Unknown = text.Line(err.Error())
+				i.Unknown = text.Cut(text.Line(err.Error()), 100)
 			case err != nil:
 				i.Error = fmt.Sprintf("the archive of %s %s cannot be read", r.System, r.Version)
 			default:
