@@ -9,12 +9,14 @@ require (
 	github.com/docker/cli v29.7.2+incompatible
 	github.com/google/go-containerregistry v0.22.1
 	github.com/klauspost/compress v1.19.2
+	github.com/knqyf263/go-deb-version v0.0.0-20241115132648-6f4aee6ccd23
 	github.com/lima-vm/go-qcow2reader v0.6.0
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
 	github.com/sethvargo/go-envconfig v1.4.3
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.10
 	github.com/stretchr/testify v1.12.1
+	github.com/ulikunitz/xz v0.5.17
 	golang.org/x/crypto v0.58.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
@@ -32,7 +34,10 @@ require (
 
 require github.com/anchore/go-struct-converter v0.1.0 // indirect
 
-require github.com/secure-systems-lab/go-securesystemslib v0.10.0
+require (
+	github.com/secure-systems-lab/go-securesystemslib v0.10.0
+	github.com/xi2/xz v0.0.0-20171230120015-48954b6210f8
+)
 
 require (
 	dagger.io/dagger v0.21.8

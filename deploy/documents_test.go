@@ -1,6 +1,7 @@
 package deploy_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +10,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+
+	"github.com/netgroup-polito/diskforge/internal/cli"
 )
 
 // documents are what people read: the README and docs/.
@@ -65,4 +69,34 @@ func TestTheREADMEIsShort(t *testing.T) {
 	text, err := os.ReadFile("../README.md")
 	require.NoError(t, err)
 	assert.LessOrEqual(t, strings.Count(string(text), "\n"), 120)
+}
+
+// Its command has the flags that it is given.
+func TestTheCronJobOfTheDocumentsIsOne(t *testing.T) {
+	text, err := os.ReadFile("../docs/registries.md")
+	require.NoError(t, err)
+	_, yamls, _ := strings.Cut(string(text), "```yaml\n")
+	document, _, _ := strings.Cut(yamls, "```")
+	var job struct {
+		Kind string
+		Spec struct {
+			JobTemplate struct {
+				Spec struct {
+					BackoffLimit *int `yaml:"backoffLimit"`
+					Template     struct {
+						Spec struct {
+							Containers []struct{ Command []string }
+						}
+					}
+				}
+			} `yaml:"jobTemplate"`
+		}
+	}
+	require.NoError(t, yaml.Unmarshal([]byte(document), &job))
+	require.Equal(t, "CronJob", job.Kind)
+	require.Zero(t, *job.Spec.JobTemplate.Spec.BackoffLimit)
+	command := job.Spec.JobTemplate.Spec.Template.Spec.Containers[0].Command
+	require.Equal(t, "diskforge", command[0])
+	var errs strings.Builder
+	assert.Zero(t, cli.Main(append(command[1:], "--help"), io.Discard, &errs), errs.String())
 }

@@ -22,7 +22,7 @@ const maxIndex = 64 << 10
 // security updates, and the date of the newest of the three indices.
 func (o Options) archives(ctx context.Context, p progress.Reporter) (lines []string, newest time.Time, err error) {
 	p.Activity("asking the mirror")
-	security := strings.TrimSuffix(o.Mirror, "/debian") + "/debian-security"
+	security := securityMirror(o.Mirror)
 	for _, a := range [][2]string{{o.Mirror, o.Suite}, {o.Mirror, o.Suite + "-updates"}, {security, o.Suite + "-security"}} {
 		date, err := indexDate(ctx, a[0]+"/dists/"+a[1]+"/InRelease")
 		if answered(err, http.StatusNotFound) && a[1] != o.Suite {

@@ -7,3 +7,6 @@ func (o DownloadOptions) Through(dial httpclient.Dial) DownloadOptions {
 	o.dial = dial
 	return o
 }
+
+// ReadPackages reads a list.
+var ReadPackages = readPackages

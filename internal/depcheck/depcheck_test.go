@@ -25,7 +25,7 @@ const module = "github.com/netgroup-polito/diskforge"
 // package may import what stands on a later line only.
 var floors = [][]string{
 	{"cli"},
-	{"fleet/render", "fleet/starter"},
+	{"fleet/render", "fleet/starter", "fleet/outdated"},
 	{"engine", "fleet"},
 	{"fleet/catalogue"},
 	{"pipeline"},

@@ -3,7 +3,6 @@ package fleet
 import (
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -56,11 +55,10 @@ func SiteOf(repositories []registry.Repository, outputDir string, now time.Time)
 		}
 	}
 	for n, r := range repositories {
-		ours := slices.DeleteFunc(slices.Clone(r.Entries), func(e registry.Entry) bool { return !e.Ours() })
-		if len(ours) == 0 {
+		e, ours := r.Newest()
+		if !ours {
 			continue
 		}
-		e := slices.MaxFunc(ours, func(a, b registry.Entry) int { return a.Built.Compare(b.Built) })
 		name := path.Base(e.Repository)
 		l := report.Listed{
 			Name: name, From: names[e.Base], Reference: e.Repository + "@" + e.Digest, Pushed: true, Built: e.Built, Size: e.Size, Tags: e.Tags,

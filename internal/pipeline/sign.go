@@ -45,6 +45,15 @@ func signingKey(c settings.Config) (attest.Key, error) {
 	return key, err
 }
 
+// PublicKey reads the key in a file that verifies signatures.
+func PublicKey(file string) (attest.Key, error) {
+	key, err := readKey(file, "")
+	if errors.Is(err, attest.ErrPassword) || err == nil && key.Signs() {
+		err = failure.New(file+" is a private key", "name the public one")
+	}
+	return key, err
+}
+
 func readKey(file, password string) (key attest.Key, err error) {
 	content, err := host.ReadFile(file, maxKey)
 	if err != nil {
@@ -290,10 +299,7 @@ type Said struct {
 func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string, files []string) (Chain, error) {
 	w := b.way(nil)
 	wrong := settings.Mistakes{}
-	key, err := readKey(publicKey, "")
-	if errors.Is(err, attest.ErrPassword) || err == nil && key.Signs() {
-		err = failure.New(publicKey+" is a private key", "name the public one")
-	}
+	key, err := PublicKey(publicKey)
 	wrong.Check("--key", err)
 	var given []registry.Referrer
 	for _, file := range files {

@@ -42,6 +42,8 @@ type Entry struct {
 	// Disk is the digest of the disk in it. Only diskforge's images have one.
 	Disk string `json:"disk,omitempty"`
 	Base string `json:"base,omitempty"` // digest of what it was made from
+	// BaseName is the reference of the image that it was made from, where that is one.
+	BaseName string `json:"baseName,omitempty"`
 	// Parts are the digests of the images of an index.
 	Parts []string `json:"parts,omitempty"`
 }
@@ -62,6 +64,15 @@ type Repository struct {
 	Name    string // REGISTRY/PATH; the prefix where that could not be listed
 	Entries []Entry
 	Err     error
+}
+
+// Newest is the newest image of ours, where there is one.
+func (r Repository) Newest() (Entry, bool) {
+	i := slices.IndexFunc(r.Entries, Entry.Ours) // Entries sorted them
+	if i < 0 {
+		return Entry{}, false
+	}
+	return r.Entries[i], true
 }
 
 // List reads the repositories at and below the prefixes, by name. What cannot be
@@ -282,6 +293,9 @@ func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
 	}
 	e.Inputs, e.Disk = digest(oci.AnnotationInputs), digest(oci.AnnotationDisk)
 	e.Base = digest(oci.AnnotationBaseDigest)
+	if base := m.Annotations[oci.AnnotationBaseName]; CheckStored(base) == nil {
+		e.BaseName = strings.Clone(base)
+	}
 	e.Built = cmp.Or(moment(m.Annotations[oci.AnnotationBuilt]), moment(m.Annotations[oci.AnnotationCreated]))
 	return e, nil
 }

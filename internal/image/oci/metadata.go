@@ -52,6 +52,8 @@ const (
 
 	// AnnotationBaseDigest is the digest of the image that one was built on.
 	AnnotationBaseDigest = standardPrefix + "base.digest"
+	// AnnotationBaseName is its reference.
+	AnnotationBaseName = standardPrefix + "base.name"
 
 	// standardPrefix begins the annotations that the OCI image specification
 	// names (annotations.md).
@@ -66,7 +68,7 @@ const (
 // BaseName is the name of what an image with these annotations was built on, or
 // empty.
 func BaseName(annotations map[string]string) string {
-	return cmp.Or(annotations[standardPrefix+"base.name"], annotations[AnnotationBase])
+	return cmp.Or(annotations[AnnotationBaseName], annotations[AnnotationBase])
 }
 
 // Metadata is what an image says about itself besides its disk. No field is
@@ -182,7 +184,7 @@ func (m Metadata) standard() map[string]string {
 		}
 	}
 	if isReference(m.BaseName) {
-		set[standardPrefix+"base.name"] = m.BaseName
+		set[AnnotationBaseName] = m.BaseName
 	}
 	return set
 }

@@ -1,0 +1,242 @@
+// Package outdated says of published images how old they are, whether the image that
+// each was made from has a newer one, and which of its packages have updates: by its
+// SBOM, which is attached to it, and by what its release's archive has now.
+package outdated
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/netgroup-polito/diskforge/internal/base"
+	"github.com/netgroup-polito/diskforge/internal/image/attest"
+	"github.com/netgroup-polito/diskforge/internal/image/sbom"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/text"
+)
+
+// What is known of the image that one was made from.
+const (
+	Current    = "current"
+	Superseded = "superseded" // its repository has a newer one
+	Unknown    = "unknown"    // the base is no image in a registry, or could not be read
+)
+
+// Image is the newest image of a repository, as machines read it.
+type Image struct {
+	Repository string    `json:"repository"` // REGISTRY/PATH; the prefix where that could not be listed
+	Tags       []string  `json:"tags,omitempty"`
+	Digest     string    `json:"digest,omitempty"`
+	Built      time.Time `json:"built,omitzero"`
+	Days       int       `json:"days"`             // since then
+	Parent     string    `json:"parent,omitempty"` // Current, Superseded or Unknown
+	ParentName string    `json:"parentName,omitempty"`
+	Security   []Update  `json:"security"` // pending security updates, by source package
+	Others     int       `json:"others"`   // packages with other updates
+	// Unknown is why the updates are not known, Error why the image could not be looked at.
+	Unknown string `json:"unknown,omitempty"`
+	Error   string `json:"error,omitempty"`
+
+	has sbom.Inventory
+}
+
+// Update is a package with a newer version.
+type Update struct {
+	Source    string `json:"source"`
+	Package   string `json:"package"`
+	Installed string `json:"installed"`
+	Available string `json:"available"`
+}
+
+// Sources are the source packages of the security updates, each once.
+func (i Image) Sources() (all []string) {
+	for _, u := range i.Security {
+		all = append(all, u.Source)
+	}
+	return slices.Compact(all)
+}
+
+// Options say whom to ask, and whom to believe.
+type Options struct {
+	AptMirror, CAFile string
+	Key               *attest.Key // whose SBOMs count; nil: everybody's
+	Now               time.Time
+}
+
+const parallel = 4 // images that are read at a time
+
+// Look looks at the newest image of ours of each repository. What could not be read has
+// its Error; the errors of archives, each of which concerns many images, are returned.
+func Look(ctx context.Context, s *registry.Session, repositories []registry.Repository, o Options) (all []Image, archives []error, err error) {
+	known := &parents{session: s, by: map[string]registry.Repository{}, at: map[string]string{}}
+	for _, r := range repositories {
+		known.add(r)
+	}
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	all = make([]Image, 0, len(repositories))
+	for _, r := range repositories {
+		e, ours := r.Newest()
+		if r.Err != nil {
+			all = append(all, Image{Repository: r.Name, Security: []Update{}, Error: r.Err.Error()})
+		}
+		if r.Err != nil || !ours {
+			continue
+		}
+		all = append(all, Image{
+			Repository: e.Repository, Tags: e.Tags, Digest: e.Digest, Built: e.Built, ParentName: e.BaseName, Security: []Update{},
+		})
+		i := &all[len(all)-1] // its place stays: there is room for all
+		if !e.Built.IsZero() {
+			i.Days = int(max(0, o.Now.Sub(e.Built)).Hours() / 24)
+		}
+		i.Parent = known.state(ctx, e)
+		group.Go(func() error { i.read(ctx, s, o.Key); return nil })
+	}
+	_ = group.Wait() // each error has its place
+	archives = compare(ctx, all, o)
+	return all, archives, context.Cause(ctx)
+}
+
+// read reads the image's SBOM.
+func (i *Image) read(ctx context.Context, s *registry.Session, key *attest.Key) {
+	_, attached, broken, err := s.Referrers(ctx, i.Repository+"@"+i.Digest, attest.BundleType)
+	switch {
+	case errors.Is(err, registry.ErrNoReferrers):
+		i.Unknown = "no SBOM: the registry keeps none beside an image"
+		return
+	case err != nil:
+		i.Error = err.Error()
+		return
+	}
+	i.Unknown = "no SBOM: rebuild it, or push it again, with SIGNING_KEY"
+	if key != nil {
+		i.Unknown = "no SBOM by that key: rebuild it, or push it again, with SIGNING_KEY"
+	}
+	for _, bundle := range attached {
+		said, err := attest.Unverified(bundle.Content)
+		if key != nil {
+			said, err = key.Open(ctx, bundle.Content)
+		}
+		if err != nil || said.PredicateType != attest.SPDX || !said.Of(i.Digest) {
+			continue
+		}
+		has, err := sbom.ReadSPDX(said.Predicate)
+		if err == nil && !slices.ContainsFunc(has.Packages, func(p sbom.Package) bool { return p.Architecture == "amd64" || p.Architecture == "" }) {
+			err = errors.New("it is not of amd64")
+		}
+		if err == nil {
+			i.has, i.Unknown = has, ""
+			return
+		}
+		i.Unknown = "its SBOM tells nothing: " + text.Line(err.Error())
+	}
+	if broken > 0 {
+		i.Error = "what is attached to it cannot be read"
+	}
+}
+
+// compare finds the updates of all images, and asks each release's archive once.
+func compare(ctx context.Context, all []Image, o Options) (failed []error) {
+	of := map[base.Release][]*Image{}
+	for n := range all {
+		if i := &all[n]; len(i.has.Packages) > 0 {
+			r := base.Release{System: i.has.System, Version: i.has.Version}
+			of[r] = append(of[r], i)
+		}
+	}
+	for r, images := range of {
+		names := map[string]bool{}
+		for _, i := range images {
+			for _, p := range i.has.Packages {
+				names[p.Name] = true
+			}
+		}
+		newest, err := base.Newest(ctx, r, names, o.AptMirror, o.CAFile)
+		if err != nil && !errors.Is(err, base.ErrNoArchive) {
+			failed = append(failed, err)
+		}
+		for _, i := range images {
+			switch {
+			case errors.Is(err, base.ErrNoArchive):
+				i.Unknown = text.Cut(text.Line(err.Error()), 100)
+			case err != nil:
+				i.Error = fmt.Sprintf("the archive of %s %s cannot be read", r.System, r.Version)
+			default:
+				i.compare(newest)
+			}
+		}
+	}
+	return failed
+}
+
+func (i *Image) compare(newest map[string]base.Versions) {
+	for _, p := range i.has.Packages {
+		switch v := newest[p.Name]; {
+		case base.Newer(v.Security, p.Version):
+			i.Security = append(i.Security, Update{Source: p.Source, Package: p.Name, Installed: p.Version, Available: v.Security})
+		case base.Newer(v.Other, p.Version):
+			i.Others++
+		}
+	}
+	slices.SortFunc(i.Security, func(a, b Update) int {
+		return cmp.Or(strings.Compare(a.Source, b.Source), strings.Compare(a.Package, b.Package), strings.Compare(a.Installed, b.Installed))
+	})
+	i.Security = slices.Compact(i.Security) // of several architectures
+}
+
+// parents are the repositories of the images that others were made from.
+type parents struct {
+	session *registry.Session
+	by      map[string]registry.Repository // by name
+	at      map[string]string              // the repository that lists an image, by digest
+}
+
+func (k *parents) add(r registry.Repository) {
+	k.by[r.Name] = r
+	for _, e := range r.Entries {
+		for _, digest := range append([]string{e.Digest}, e.Parts...) {
+			k.at[digest] = r.Name
+		}
+	}
+}
+
+// state says whether what the image was made from is still the newest of its repository,
+// the one that it names or where that is not listed, one that is and has it. Where others
+// made that, it is current as long as it has the tag that it had.
+func (k *parents) state(ctx context.Context, e registry.Entry) string {
+	name, _, _ := strings.Cut(e.BaseName, "@")
+	at, tag := name, ""
+	if colon := strings.LastIndex(name, ":"); colon > strings.LastIndex(name, "/") {
+		at, tag = name[:colon], name[colon+1:]
+	}
+	if _, listed := k.by[at]; !listed {
+		at = cmp.Or(k.at[e.Base], at)
+	}
+	if e.Base == "" || at == "" {
+		return Unknown
+	}
+	r, read := k.by[at]
+	if !read {
+		r.Name = at
+		r.Entries, r.Err = k.session.Entries(ctx, at)
+		k.by[at] = r
+	}
+	parent, there := r.Newest()
+	if n := slices.IndexFunc(r.Entries, func(e registry.Entry) bool { return slices.Contains(e.Tags, tag) }); !there && n >= 0 {
+		parent, there = r.Entries[n], true
+	}
+	switch {
+	case r.Err != nil || !there:
+		return Unknown
+	case parent.Digest == e.Base || slices.Contains(parent.Parts, e.Base):
+		return Current
+	}
+	return Superseded
+}
