@@ -149,8 +149,8 @@ func (w *way) resolvePlaybook(ctx context.Context, p progress.Reporter) (err err
 	if err != nil {
 		return err
 	}
-	if err := host.Unconfined(); err != nil && w.Config.RegistryPass != "" {
-		p.Warn(fmt.Sprintf("playbooks see this user's processes, and REGISTRY_PASS in the environment of whoever started diskforge, because %v; "+
+	if err := host.Unconfined(); err != nil && (w.Config.RegistryPass != "" || w.Config.SigningPassword != "") {
+		p.Warn(fmt.Sprintf("playbooks see this user's processes, and the passwords in the environment of whoever started diskforge, because %v; "+
 			"with PUSH=false a build needs no password, and diskforge push sends the image", err))
 	}
 	return w.readPolicy()
