@@ -45,7 +45,7 @@ func (b *Build) inputs(ctx context.Context) (inputs, error) {
 	for _, f := range settings.Fields() {
 		travels := f.Engine == "" || f.Engine == "address" && f.Env != "PUSH"
 		if why, ok := strings.CutPrefix(f.Engine, "refused: "); ok && f.Value(s) != f.Default {
-			return in, failure.New(f.Env+" "+why, "or build with --engine host")
+			return in, failure.New(f.Env+" "+why+", or build with --engine host", "")
 		}
 		if f.In("build") && travels && f.Env != "ANSIBLE_PLAYBOOK" && f.Value(s) != f.Default {
 			in.set[f.Env] = f.Value(s)

@@ -70,7 +70,7 @@ func (w *way) checkSigning(ctx context.Context) error {
 	if !w.signs() {
 		return nil
 	}
-	if _, err := signingKey(w.Config); err != nil || w.address == "" || w.whole && !w.pushes() {
+	if _, err := w.key(); err != nil || w.address == "" || w.whole && !w.pushes() {
 		return err
 	}
 	return w.show(ctx, "signing key", func(ctx context.Context, p progress.Reporter) (string, error) {
@@ -224,7 +224,7 @@ func digestSet(of string) map[string]string {
 // key has said before is not said again. Where the registry keeps no referrers, the bundles
 // lie beside the layout, if there is one, as LAYOUT.KIND.sigstore.json.
 func (w *way) say(ctx context.Context, reference string, all []attest.Statement, layout string, p progress.Reporter) (string, error) {
-	key, err := signingKey(w.Config)
+	key, err := w.key()
 	if err != nil {
 		return "", err
 	}
@@ -252,7 +252,7 @@ func (w *way) say(ctx context.Context, reference string, all []attest.Statement,
 		if !keeps {
 			file := layout + "." + attest.Kind(s.PredicateType) + ".sigstore.json"
 			if err := host.WriteJSON(file, 0o644, json.RawMessage(bundle)); err != nil {
-				return "", failure.Wrap(err, "the image is pushed, and its signature cannot lie beside the layout",
+				return "", failure.Wrap(err, "a signature cannot lie beside the layout",
 					"push it to a registry that keeps referrers, or from a folder that can be written")
 			}
 		}
@@ -338,10 +338,12 @@ func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string
 		ours = ours || s.PredicateType == attest.Signature
 		chain.Said = append(chain.Said, Said{attest.Kind(s.PredicateType), s.Predicate})
 	}
-	if !ours {
-		return chain, failure.New(chain.Image+" has no signature by the key "+publicKey+
-			map[bool]string{true: ", but " + text.Count(chain.Others, "bundle") + " by others or about others"}[chain.Others > 0],
-			"do not use it, or ask whoever published it for their key")
+	if ours {
+		return chain, nil
 	}
-	return chain, nil
+	what := chain.Image + " has no signature by the key " + publicKey
+	if chain.Others > 0 {
+		what += ", but " + text.Count(chain.Others, "bundle") + " by others or about others"
+	}
+	return chain, failure.New(what, "do not use it, or ask whoever published it for their key")
 }

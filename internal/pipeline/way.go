@@ -15,6 +15,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/attest"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
@@ -42,14 +43,17 @@ type way struct {
 	Result
 
 	login   func() (registry.Options, error)
+	key     func() (attest.Key, error) // SIGNING_KEY
 	secrets func() ([]hygiene.Secret, error)
 	mask    func() *strings.Replacer // of secrets
 }
 
-// way begins a way. The password file, which may be a pipe, is read once.
+// way begins a way. The password file, which may be a pipe, is read once, and so is a key,
+// whose password takes time to check.
 func (b *Build) way(dir *Dir) *way {
 	w := &way{Build: b, rooms: cmp.Or(b.rooms, &realRooms), dir: dir, results: slices.Clone(b.Results), address: b.Config.Reference}
 	w.login = sync.OnceValues(func() (registry.Options, error) { return RegistryOptions(b.Config, b.Version) })
+	w.key = sync.OnceValues(func() (attest.Key, error) { return signingKey(b.Config) })
 	w.secrets = func() ([]hygiene.Secret, error) {
 		login, err := w.login()
 		return secrets(b.Config, login.Password), err

@@ -11,21 +11,29 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
+// pushed is a session with a registry that has an image, ref:v1.
+func pushed(t *testing.T, address string) (s *registry.Session, ref string, made oci.Result) {
+	t.Helper()
+	dir, _, made := packed(t, 1)
+	ref = address + "/labs/ubuntu"
+	_, err := registry.Push(t.Context(), dir, ref+":v1", registry.Options{}, progress.Discard)
+	require.NoError(t, err)
+	s, err = registry.NewSession(registry.Options{})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	return s, ref, made
+}
+
 func TestReferrersAreAttachedWithoutATag(t *testing.T) {
 	server := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
-	dir, _, made := packed(t, 1)
-	ref := strings.TrimPrefix(server.URL, "http://") + "/labs/ubuntu"
-	_, err := registry.Push(t.Context(), dir, ref+":v1", registry.Options{}, progress.Discard)
-	require.NoError(t, err)
-	s, err := registry.NewSession(registry.Options{})
-	require.NoError(t, err)
-	defer s.Close()
+	s, ref, made := pushed(t, strings.TrimPrefix(server.URL, "http://"))
 
 	takes, err := s.TakesReferrers(t.Context(), ref+":v1")
 	require.NoError(t, err)
@@ -55,13 +63,7 @@ func TestReferrersAreAttachedWithoutATag(t *testing.T) {
 
 func TestARegistryWithoutReferrersIsNamed(t *testing.T) {
 	address, _ := testkit.StartRegistry(t, testkit.RegistryOptions{}) // Distribution 2.8
-	dir, _, made := packed(t, 1)
-	ref := address + "/labs/ubuntu"
-	_, err := registry.Push(t.Context(), dir, ref+":v1", registry.Options{}, progress.Discard)
-	require.NoError(t, err)
-	s, err := registry.NewSession(registry.Options{})
-	require.NoError(t, err)
-	defer s.Close()
+	s, ref, made := pushed(t, address)
 	takes, err := s.TakesReferrers(t.Context(), ref+":v1")
 	require.NoError(t, err)
 	assert.False(t, takes)

@@ -158,10 +158,11 @@ func ReadKey(content []byte, password string) (Key, error) {
 		return keyOf(nil, public)
 	case "ENCRYPTED SIGSTORE PRIVATE KEY", "ENCRYPTED COSIGN PRIVATE KEY":
 		plain, failed := encrypted.Decrypt(block.Bytes, []byte(password))
+		if failed != nil && password == "" {
+			return Key{}, failure.Wrap(ErrPassword, "it is encrypted", "set SIGNING_PASSWORD to its password")
+		}
 		if failed != nil {
-			return Key{}, failure.Wrap(ErrPassword, "it is encrypted", map[bool]string{
-				true: "set SIGNING_PASSWORD to its password", false: "correct SIGNING_PASSWORD",
-			}[password == ""])
+			return Key{}, failure.Wrap(ErrPassword, "it is encrypted", "correct SIGNING_PASSWORD")
 		}
 		private, err = x509.ParsePKCS8PrivateKey(plain)
 	case "ENCRYPTED PRIVATE KEY":
