@@ -1,12 +1,7 @@
 package pipeline_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
@@ -23,7 +18,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -38,24 +32,15 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
-// keys makes a key as cosign encrypts it, and its public half.
+// keys are the files of a key as cosign makes it: the private half, and the public one.
 func keys(t *testing.T, password string) (private, public string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(t, err)
-	closed, err := encrypted.Encrypt(der, []byte(password))
-	require.NoError(t, err)
-	open, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	require.NoError(t, err)
+	closed, open := testkit.CosignKey(t, password)
 	dir := t.TempDir()
-	write := func(name, kind string, content []byte) string {
-		path := filepath.Join(dir, name)
-		require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: content}), 0o600))
-		return path
-	}
-	return write("cosign.key", "ENCRYPTED SIGSTORE PRIVATE KEY", closed), write("cosign.pub", "PUBLIC KEY", open)
+	private, public = filepath.Join(dir, "cosign.key"), filepath.Join(dir, "cosign.pub")
+	require.NoError(t, os.WriteFile(private, closed, 0o600))
+	require.NoError(t, os.WriteFile(public, open, 0o600))
+	return private, public
 }
 
 // withReferrers is a registry that keeps referrers. It has no tags but its images'.

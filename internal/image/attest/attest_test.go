@@ -1,10 +1,6 @@
 package attest_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"os"
@@ -13,11 +9,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/netgroup-polito/diskforge/internal/image/attest"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 const image, disk = "sha256:aa", "sha256:dd"
@@ -35,17 +31,6 @@ func openssl(t *testing.T, args ...string) (private, public []byte) {
 	public, err = os.ReadFile(pub)
 	require.NoError(t, err)
 	return private, public
-}
-
-// cosigns is a key as cosign generate-key-pair writes it.
-func cosigns(t *testing.T, password string) []byte {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(t, err)
-	closed, err := encrypted.Encrypt(der, []byte(password))
-	require.NoError(t, err)
-	return pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED SIGSTORE PRIVATE KEY", Bytes: closed})
 }
 
 func said(t *testing.T) attest.Statement {
@@ -122,7 +107,7 @@ func TestAChangedBundleIsNotOpened(t *testing.T) {
 
 func TestAKeyThatCannotSignIsRefusedInOneLine(t *testing.T) {
 	private, _ := openssl(t, "genpkey", "-algorithm", "ed25519")
-	closed := cosigns(t, "secret words")
+	closed, _ := testkit.CosignKey(t, "secret words")
 	key, err := attest.ReadKey(closed, "secret words")
 	require.NoError(t, err)
 	assert.True(t, key.Signs())
