@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/outdated"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
@@ -141,7 +142,7 @@ func (a *app) writeOutdated(all []outdated.Image) error {
 // are not known.
 func pending(i outdated.Image) string {
 	const handful = 5
-	names := i.Sources()
+	names := base.Sources(i.Security)
 	switch {
 	case i.Error != "":
 		return "error: " + text.Line(i.Error)

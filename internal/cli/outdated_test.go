@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/ulikunitz/xz"
 
+	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/fleet/outdated"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/image/sbom"
@@ -158,7 +159,7 @@ func TestEachImageIsToldItsAgeItsParentAndItsUpdates(t *testing.T) {
 	all := objects(t, out)
 	require.Len(t, all, 4, "what diskforge did not make is left out")
 	java := all["java"]
-	assert.Equal(t, []outdated.Update{
+	assert.Equal(t, []base.Update{
 		{Source: "git", Package: "git", Installed: "1:2.39.5-0+deb12u2", Available: "1:2.39.5-0+deb12u3"},
 		{Source: "openssl", Package: "libssl3", Installed: "3.0.17-1~deb12u2", Available: "3.0.17-1~deb12u3"},
 		{Source: "openssl", Package: "openssl", Installed: "3.0.17-1~deb12u2", Available: "3.0.17-1~deb12u3"},

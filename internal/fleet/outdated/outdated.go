@@ -30,36 +30,20 @@ const (
 
 // Image is the newest image of a repository, as machines read it.
 type Image struct {
-	Repository string    `json:"repository"` // REGISTRY/PATH; the prefix where that could not be listed
-	Tags       []string  `json:"tags,omitempty"`
-	Digest     string    `json:"digest,omitempty"`
-	Built      time.Time `json:"built,omitzero"`
-	Days       int       `json:"days"`             // since then
-	Parent     string    `json:"parent,omitempty"` // Current, Superseded or Unknown
-	ParentName string    `json:"parentName,omitempty"`
-	Security   []Update  `json:"security"` // pending security updates, by source package
-	Others     int       `json:"others"`   // packages with other updates
+	Repository string        `json:"repository"` // REGISTRY/PATH; the prefix where that could not be listed
+	Tags       []string      `json:"tags,omitempty"`
+	Digest     string        `json:"digest,omitempty"`
+	Built      time.Time     `json:"built,omitzero"`
+	Days       int           `json:"days"`             // since then
+	Parent     string        `json:"parent,omitempty"` // Current, Superseded or Unknown
+	ParentName string        `json:"parentName,omitempty"`
+	Security   []base.Update `json:"security"` // pending security updates, by source package
+	Others     int           `json:"others"`   // packages with other updates
 	// Unknown is why the updates are not known, Error why the image could not be looked at.
 	Unknown string `json:"unknown,omitempty"`
 	Error   string `json:"error,omitempty"`
 
 	has sbom.Inventory
-}
-
-// Update is a package with a newer version.
-type Update struct {
-	Source    string `json:"source"`
-	Package   string `json:"package"`
-	Installed string `json:"installed"`
-	Available string `json:"available"`
-}
-
-// Sources are the source packages of the security updates, each once.
-func (i Image) Sources() (all []string) {
-	for _, u := range i.Security {
-		all = append(all, u.Source)
-	}
-	return slices.Compact(all)
 }
 
 // Options say whom to ask, and whom to believe.
@@ -84,13 +68,13 @@ func Look(ctx context.Context, s *registry.Session, repositories []registry.Repo
 	for _, r := range repositories {
 		e, ours := r.Newest()
 		if r.Err != nil {
-			all = append(all, Image{Repository: r.Name, Security: []Update{}, Error: r.Err.Error()})
+			all = append(all, Image{Repository: r.Name, Security: []base.Update{}, Error: r.Err.Error()})
 		}
 		if r.Err != nil || !ours {
 			continue
 		}
 		all = append(all, Image{
-			Repository: e.Repository, Tags: e.Tags, Digest: e.Digest, Built: e.Built, ParentName: e.BaseName, Security: []Update{},
+			Repository: e.Repository, Tags: e.Tags, Digest: e.Digest, Built: e.Built, ParentName: e.BaseName, Security: []base.Update{},
 		})
 		i := &all[len(all)-1] // its place stays: there is room for all
 		if !e.Built.IsZero() {
@@ -152,43 +136,26 @@ func compare(ctx context.Context, all []Image, o Options) (failed []error) {
 		}
 	}
 	for r, images := range of {
-		names := map[string]bool{}
+		var disks []sbom.Inventory
 		for _, i := range images {
-			for _, p := range i.has.Packages {
-				names[p.Name] = true
-			}
+			disks = append(disks, i.has)
 		}
-		newest, err := base.Newest(ctx, r, names, o.AptMirror, o.CAFile)
+		updates, err := base.FindUpdates(ctx, disks, o.AptMirror, o.CAFile)
 		if err != nil && !errors.Is(err, base.ErrNoArchive) {
 			failed = append(failed, err)
 		}
-		for _, i := range images {
+		for n, i := range images {
 			switch {
 			case errors.Is(err, base.ErrNoArchive):
 				i.Unknown = text.Cut(text.Line(err.Error()), 100)
 			case err != nil:
 				i.Error = fmt.Sprintf("the archive of %s %s cannot be read", r.System, r.Version)
 			default:
-				i.compare(newest)
+				i.Security, i.Others = append(i.Security, updates[n].Security...), len(updates[n].Others)
 			}
 		}
 	}
 	return failed
-}
-
-func (i *Image) compare(newest map[string]base.Versions) {
-	for _, p := range i.has.Packages {
-		switch v := newest[p.Name]; {
-		case base.Newer(v.Security, p.Version):
-			i.Security = append(i.Security, Update{Source: p.Source, Package: p.Name, Installed: p.Version, Available: v.Security})
-		case base.Newer(v.Other, p.Version):
-			i.Others++
-		}
-	}
-	slices.SortFunc(i.Security, func(a, b Update) int {
-		return cmp.Or(strings.Compare(a.Source, b.Source), strings.Compare(a.Package, b.Package), strings.Compare(a.Installed, b.Installed))
-	})
-	i.Security = slices.Compact(i.Security) // of several architectures
 }
 
 // parents are the repositories of the images that others were made from.
