@@ -25,6 +25,9 @@ func TestEveryPlaybookHasItsChecks(t *testing.T) {
 		require.NoError(t, err, "%s has no checks", playbook)
 		var checks map[string]map[string]map[string]any // resource, name, property
 		require.NoError(t, yaml.Unmarshal(raw, &checks), name)
+		if name == "tests/refresh.yaml" {
+			continue // it runs in images of others' playbooks
+		}
 		assert.Contains(t, checks["gossfile"], "lab.yaml", "%s does not check what every image promises", name)
 	}
 }

@@ -58,7 +58,8 @@ type Build struct {
 	// OUTPUT_DIR and CACHE_DIR: they are no part of the playbook tree.
 	Results []string
 
-	rooms *rooms // nil: the real ones
+	rooms     *rooms    // nil: the real ones
+	refreshed refreshed // by Refresh
 }
 
 // Result is an image that is complete.

@@ -12,6 +12,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/image/sbom"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
@@ -31,6 +32,7 @@ type rooms struct {
 	makeBase func(context.Context, base.Options, progress.Reporter) (base.Image, error)
 	checksum func(context.Context, string, string, base.DownloadOptions, progress.Reporter) (base.Stated, error)
 	download func(context.Context, string, string, base.DownloadOptions, progress.Reporter) (base.File, error)
+	updates  func(ctx context.Context, disks []sbom.Inventory, aptMirror, caFile string) ([]base.Updates, error)
 	fetch    func(context.Context, string, registry.FetchOptions, progress.Reporter) (registry.Fetched, error)
 	disk     func(ctx context.Context, path string) (disk.Info, error)
 
@@ -51,7 +53,7 @@ type rooms struct {
 var realRooms = rooms{
 	controller: playbook.ControllerVersion, ssh: provision.CheckSSH, qemu: qemuVersion,
 	accel: vm.ChooseAccelerator, tools: provision.EnsureTools, playbook: usedPlaybook,
-	packages: base.CheckPackages, makeBase: base.Make, checksum: base.ResolveChecksum, download: base.Fetch, fetch: registry.Fetch, disk: disk.Inspect,
+	packages: base.CheckPackages, makeBase: base.Make, checksum: base.ResolveChecksum, download: base.Fetch, updates: base.FindUpdates, fetch: registry.Fetch, disk: disk.Inspect,
 	provision: provision.Run, importDisk: disk.Import, generalise: hygiene.Generalise, sparsify: disk.Sparsify, scan: hygiene.Scan, verify: verify.Run,
 	pack: oci.Pack, inspect: contract.Layout, export: disk.Export, freeTag: registry.FreeTag, access: registry.CheckAccess, push: registry.Push,
 }

@@ -117,7 +117,7 @@ func (r *provisioned) leave(w *way) {
 		Source: publicSource(w.playbook.URL), Revision: w.playbook.Revision,
 		Created: created(w.Config, w.base.Created), Architecture: w.Config.Architecture,
 		Title: w.Config.ImageName, Version: w.Config.ImageTag,
-		Inputs: w.imageInputs(), Built: r.Built, Guest: w.base.distribution(),
+		Inputs: w.imageInputs(), Built: r.Built, Guest: w.base.distribution(), Original: w.refreshed.original,
 	}
 }
 
@@ -170,7 +170,10 @@ func (r *sparsified) leave(w *way) { w.known.Verified, w.known.Inventory = "", n
 
 // scanned is the result of a look at the disk at rest. It is not recorded: a build
 // that goes on looks again.
-type scanned struct{ hygiene.Result }
+type scanned struct {
+	hygiene.Result
+	updates *report.Check // of FAIL_ON_UPDATES
+}
 
 // scan looks at the disk at rest for what the build left in it, and for what is installed.
 func (w *way) scan(ctx context.Context, path string, p progress.Reporter) (result, error) {
@@ -194,12 +197,21 @@ func (w *way) scan(ctx context.Context, path string, p progress.Reporter) (resul
 		Disk: path, Format: info.Format, Dir: scratch, BuildUser: builder, BakedUser: w.Config.BakeUser,
 		Secrets: secrets, Policy: w.policy, LibguestfsEnv: w.accel.LibguestfsEnv(),
 	}, p)
-	return scanned{found}, w.advise(err)
+	if err == nil {
+		err = w.checkUpdated(found.Inventory)
+	}
+	r := scanned{Result: found}
+	check, pending := w.checkUpdates(ctx, found.Inventory, p)
+	r.updates, err = check, together(err, pending)
+	return r, w.advise(err)
 }
 
 func (r scanned) String() string { return fmt.Sprintf("%d rules, %d files", len(r.Rules), r.Files) }
 
 func (r scanned) fill(to *report.Report) {
+	if r.updates != nil {
+		to.Checks = append(to.Checks, *r.updates)
+	}
 	for _, rule := range r.Rules {
 		holds := true
 		for _, f := range r.Findings {
@@ -341,7 +353,7 @@ func (w *way) metadata() oci.Metadata {
 		Created: created(c, k.Created), Architecture: c.Architecture,
 		Title: cmp.Or(c.ImageName, k.Title), Version: cmp.Or(c.ImageTag, k.Version),
 		Source: k.Source, Revision: k.Revision, BaseName: k.BaseName, BaseDigest: k.BaseDigest,
-		Reference: c.Reference, Annotations: map[string]string{},
+		Reference: c.Reference, Original: k.Original, Annotations: map[string]string{},
 	}
 	if k.IsVerified() {
 		m.VerifiedDisk = k.Digest

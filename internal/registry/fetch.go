@@ -174,7 +174,7 @@ func (a *access) hasInputs(ctx context.Context, tag name.Tag, inputs string) (di
 	if image == nil {
 		return "", failure.New(fmt.Sprintf("there is no image %s yet", tag), ""), nil
 	}
-	if err := (oci.Want{Inputs: inputs}).Check(tag.String(), "", image.Annotations[oci.AnnotationInputs]); err != nil {
+	if err := (oci.Want{Inputs: inputs}).Check(tag.String(), "", image.Annotations); err != nil {
 		why, _ = failure.In(err)
 	}
 	return image.digest, why, nil

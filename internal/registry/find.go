@@ -26,7 +26,7 @@ type Found struct {
 	Reference string    // REGISTRY/REPOSITORY:TAG@DIGEST
 	Tag       string    // a tag that it has: the wanted one, or another
 	Digest    string    // of the manifest, "sha256:…"
-	Built     time.Time // when its playbook had run; zero where that is not known
+	Built     time.Time // when its playbook, or its original's, had run; zero where that is not known
 	// Lost is the digest of a blob that the registry should have and has not,
 	// where it was for this that no image was found.
 	Lost string
@@ -35,8 +35,8 @@ type Found struct {
 	Other bool
 }
 
-// Find looks for an image that was made from these inputs
-// (oci.AnnotationInputs): under the tag of ref, REGISTRY/REPOSITORY:TAG, then
+// Find looks for an image that was made from these inputs, or a refresh of one
+// (oci.MadeFrom): under the tag of ref, REGISTRY/REPOSITORY:TAG, then
 // under the other tags of the repository, of which it looks at no more than
 // 200, the highest names first. An image whose config or layer the registry has
 // lost does not count.
@@ -80,7 +80,7 @@ func (a *access) find(ctx context.Context, tags []string, inputs string) (found 
 		if image == nil {
 			continue
 		}
-		if inputs == "" || image.Annotations[oci.AnnotationInputs] != inputs {
+		if !oci.MadeFrom(inputs, image.Annotations) {
 			found.Other = true
 			continue
 		}
@@ -93,7 +93,7 @@ func (a *access) find(ctx context.Context, tags []string, inputs string) (found 
 				Reference: a.repo.Tag(tag).String() + "@" + image.digest,
 				Tag:       tag,
 				Digest:    image.digest,
-				Built:     moment(image.Annotations[oci.AnnotationBuilt]),
+				Built:     oci.OriginalOf(image.Annotations).Built,
 			}, true, nil
 		}
 		found.Lost = cmp.Or(found.Lost, lost)

@@ -44,6 +44,8 @@ type Entry struct {
 	Base string `json:"base,omitempty"` // digest of what it was made from
 	// BaseName is the reference of the image that it was made from, where that is one.
 	BaseName string `json:"baseName,omitempty"`
+	// Original is what it is a refresh of; zero where it is none.
+	Original oci.Original `json:"original,omitzero"`
 	// Parts are the digests of the images of an index.
 	Parts []string `json:"parts,omitempty"`
 }
@@ -293,6 +295,9 @@ func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
 	}
 	e.Inputs, e.Disk = digest(oci.AnnotationInputs), digest(oci.AnnotationDisk)
 	e.Base = digest(oci.AnnotationBaseDigest)
+	if original := oci.OriginalOf(m.Annotations); original.Refreshes > 0 {
+		e.Original = original
+	}
 	if base := m.Annotations[oci.AnnotationBaseName]; CheckStored(base) == nil {
 		e.BaseName = strings.Clone(base)
 	}

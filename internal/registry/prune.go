@@ -58,9 +58,10 @@ func (p Policy) Decide(entries []Entry) []Decision {
 	return all
 }
 
-// needs says whether an image was made from another, or is an index of it.
+// needs says whether an image was made from another, or is an index of it. A refresh is
+// made anew from its original, and needs no former one.
 func (e Entry) needs(other Entry) bool {
-	return e.Base != "" && (e.Base == other.Digest || e.Base == other.Disk) || slices.Contains(e.Parts, other.Digest)
+	return e.Base != "" && e.Original.Refreshes == 0 && (e.Base == other.Digest || e.Base == other.Disk) || slices.Contains(e.Parts, other.Digest)
 }
 
 func (p Policy) decide(e Entry, entries []Entry) (why string, deleted bool) {

@@ -91,6 +91,7 @@ func demo(t testing.TB) *report.Report {
 		},
 		Sizes:    []report.Size{{Name: "base", Bytes: 424 << 20}, {Name: "provisioned", Bytes: 743 << 20}, {Name: "sparsified", Bytes: 198 << 20}, {Name: "layer", Bytes: 198<<20 + 10240}},
 		Checks:   demoChecks(),
+		Changes:  []report.Change{{Name: "linux-image-6.1.0-40-cloud-amd64", To: "6.1.153-1"}, {Name: "openssl", From: "3.0.17-1~deb12u2", To: "3.0.17-1~deb12u3"}},
 		Packages: packages(412),
 		SBOM:     report.SBOM{Packages: 412, Files: []string{"sbom.spdx.json", "sbom.cdx.json"}},
 		Pictures: []report.Picture{{Title: "the console at login", PNG: console(t)}, {Title: "the desktop through VNC", PNG: desktop(t)}},
@@ -177,6 +178,7 @@ func hostile(t testing.TB) *report.Report {
 	r.Sizes = append(r.Sizes, report.Size{Name: long, Bytes: -3})
 	r.Checks = append(r.Checks, report.Check{Group: long, Name: trick, Detail: long}, report.Check{Group: trick, Name: trick, Excused: long})
 	r.Packages = append(r.Packages, report.Package{Name: long, Version: trick})
+	r.Changes = append(r.Changes, report.Change{Name: long, From: trick, To: long}, report.Change{From: long})
 	r.SBOM = report.SBOM{Packages: -1, Files: []string{long}, None: long}
 	r.Pictures = append(r.Pictures, report.Picture{Title: trick, PNG: []byte("<svg onload=alert(1)>")}, report.Picture{Title: trick, PNG: console(t)})
 	return r

@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"html"
 	"io"
@@ -57,6 +58,11 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 		rows = append(rows, []string{file.Name, text.Size(file.Bytes), file.Digest})
 	}
 	s.table("Files", "Name | Size | Digest", rows)
+	rows = nil
+	for _, change := range v.Changes {
+		rows = append(rows, []string{change.Name, cmp.Or(change.From, "new"), cmp.Or(change.To, "removed")})
+	}
+	s.table("Changes since the image that was refreshed", "Package | Before | Now", rows)
 	if line := v.SBOM.Line(); line != "" {
 		fmt.Fprintf(s, "SBOM: %s\n", markdown(line))
 	}

@@ -50,6 +50,7 @@ type Report struct {
 	Sizes    []Size    `json:"sizes,omitempty"`             // from the base to the layer
 	Files    []File    `json:"files,omitempty"`             // of other forms (OUTPUTS)
 	Checks   []Check   `json:"checks,omitempty" rows:"2000"`
+	Changes  []Change  `json:"changes,omitempty" rows:"20000"`  // of packages, by a refresh
 	Packages []Package `json:"packages,omitempty" rows:"20000"` // installed in the guest, by name
 	SBOM     SBOM      `json:"sbom,omitzero"`
 	Pictures []Picture `json:"pictures,omitempty" rows:"8"`
@@ -150,6 +151,13 @@ type Check struct {
 	Detail string `json:"detail,omitempty" text:"1000"`
 	// Excused is the reason that the allow-list gives for what does not hold.
 	Excused string `json:"excused,omitempty" text:"1000"`
+}
+
+// Change is a package of which the image had another version before.
+type Change struct {
+	Name string `json:"name"`
+	From string `json:"from,omitempty"` // empty: it was not installed
+	To   string `json:"to,omitempty"`   // empty: it is not any more
 }
 
 // Package is an installed package.

@@ -39,60 +39,62 @@ type Config struct {
 	GitURL     string `env:"GIT_ANSIBLE_URL" in:"build provision verify run" key:"git.url" help:"git repository of the playbooks (https, ssh or file); where only GIT_ANSIBLE_BRANCH is set: https://github.com/netgroup-polito/CrownLabs.git"`
 	GitBranch  string `env:"GIT_ANSIBLE_BRANCH" in:"build provision verify run" key:"git.branch" help:"branch, tag or full commit of the playbooks; where only GIT_ANSIBLE_URL is set: master"`
 	GitPath    string `env:"GIT_ANSIBLE_PATH, default=provisioning/virtual-machines/ansible" in:"build provision verify run" key:"git.path" help:"folder of the playbook tree in the git repository"`
-	Desktop    bool   `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build capture provision verify run manifest" key:"desktop" help:"install XFCE, served by noVNC on port 6080"`
+	Desktop    bool   `env:"INSTALL_DESKTOP_ENVIRONMENT, default=false" in:"build capture provision verify run manifest refresh" key:"desktop" help:"install XFCE, served by noVNC on port 6080"`
 	ExtraVars  Vars   `env:"EXTRA_VARS" in:"build provision verify run" form:"vars" key:"vars" help:"further variables for Ansible: a JSON or YAML mapping, or @FILE (use a file for secrets)"`
 
 	Packages    string `env:"PACKAGES" in:"build provision verify run" form:"packages" key:"packages" help:"packages of the distribution, separated by commas, for an image without a playbook of one's own: ANSIBLE_PLAYBOOK is then packages, which comes with diskforge"`
 	LoginGroups string `env:"LOGIN_GROUPS" in:"build provision verify run" form:"groups" key:"groups" help:"groups that the login user needs for PACKAGES, separated by commas, e.g. docker"`
 
-	CrownLabsMode bool   `env:"CROWNLABS_MODE, default=true" in:"build capture provision verify run manifest" key:"crownlabs-mode" help:"false: an image for a machine of one's own, without settings of a lab; its desktop has a login screen and no noVNC"`
+	CrownLabsMode bool   `env:"CROWNLABS_MODE, default=true" in:"build capture provision verify run manifest refresh" key:"crownlabs-mode" help:"false: an image for a machine of one's own, without settings of a lab; its desktop has a login screen and no noVNC"`
 	Keyboard      string `env:"KEYBOARD" in:"build provision verify run" form:"keyboard" key:"keyboard" help:"keyboard layout of the image, e.g. it; several to switch between: us,de"`
 
 	VaultPasswordFile string `env:"ANSIBLE_VAULT_PASSWORD_FILE" in:"build provision build-all plan run" form:"file" engine:"secret" help:"file with the password of what ansible-vault encrypted in the playbook tree; only Ansible is given it"`
 	VaultIdentities   string `env:"ANSIBLE_VAULT_IDENTITY_LIST" in:"build provision build-all plan run" form:"vaults" engine:"refused" help:"likewise, for several vaults: LABEL@FILE, separated by commas"`
 
-	MemoryMiB    int           `env:"MEMORY, default=2048" in:"build capture provision verify build-all plan run manifest export" form:"memory" key:"memory" help:"memory of the guest in MiB"`
-	CPUs         int           `env:"CPUS" in:"build capture provision verify build-all plan run manifest export" form:"cpus" key:"cpus" plan:"carried" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
+	MemoryMiB    int           `env:"MEMORY, default=2048" in:"build capture provision verify build-all plan run manifest export refresh" form:"memory" key:"memory" help:"memory of the guest in MiB"`
+	CPUs         int           `env:"CPUS" in:"build capture provision verify build-all plan run manifest export refresh" form:"cpus" key:"cpus" plan:"carried" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
 	DiskSize     int64         `env:"DISK_SIZE, default=10G" in:"build provision" form:"size" key:"size" help:"virtual size of the disk: 10G, or a number of MiB"`
-	Accelerator  string        `env:"ACCELERATOR, default=auto" in:"build capture provision sparsify verify doctor build-all plan run" form:"auto|kvm|tcg" plan:"carried" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
+	Accelerator  string        `env:"ACCELERATOR, default=auto" in:"build capture provision sparsify verify doctor build-all plan run refresh" form:"auto|kvm|tcg" plan:"carried" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
 	Architecture string        `env:"ARCHITECTURE, default=amd64" in:"build capture provision base pack" form:"architecture" key:"architecture" help:"architecture of the image: amd64"`
-	BootTimeout  time.Duration `env:"BOOT_TIMEOUT" in:"build capture provision verify build-all plan run" key:"boot-timeout" plan:"carried" help:"how long a guest may take until ssh answers (default: 5m with KVM, 15m with TCG)"`
+	BootTimeout  time.Duration `env:"BOOT_TIMEOUT" in:"build capture provision verify build-all plan run refresh" key:"boot-timeout" plan:"carried" help:"how long a guest may take until ssh answers (default: 5m with KVM, 15m with TCG)"`
 
-	BuildUser string `env:"BUILD_USER, default=diskforge" in:"build provision verify" form:"user" key:"build-user" help:"user that provisions the guest; it is deleted before the disk is closed"`
-	VMUser    string `env:"VM_USER, default=crownlabs" in:"build capture provision verify run" form:"user" key:"vm-user" help:"login user of the virtual machines; cloud-init makes it where they run"`
-	BakeUser  bool   `env:"BAKE_USER, default=false" in:"build capture provision verify" key:"bake-user" help:"provision as VM_USER and keep the account, its password locked, for playbooks that write into its home"`
+	BuildUser string `env:"BUILD_USER, default=diskforge" in:"build provision verify refresh" form:"user" key:"build-user" help:"user that provisions the guest; it is deleted before the disk is closed"`
+	VMUser    string `env:"VM_USER, default=crownlabs" in:"build capture provision verify run refresh" form:"user" key:"vm-user" help:"login user of the virtual machines; cloud-init makes it where they run"`
+	BakeUser  bool   `env:"BAKE_USER, default=false" in:"build capture provision verify refresh" key:"bake-user" help:"provision as VM_USER and keep the account, its password locked, for playbooks that write into its home"`
 
 	Outputs string `env:"OUTPUTS, default=containerdisk" in:"build capture export" form:"outputs" key:"outputs" help:"what is made of the verified disk, separated by commas: containerdisk (always), and files in OUTPUT_DIR with their SHA256SUMS: qcow2, raw.zst (CDI's HTTP import), ova (VirtualBox, VMware)"`
 
-	HygieneAllow string `env:"HYGIENE_ALLOW" in:"build capture verify" form:"file" engine:"file" help:"file that excuses findings of the hygiene gate, with reasons, and may add rules (default: tests/PLAYBOOK.allow.yaml in the playbook tree)"`
+	HygieneAllow string `env:"HYGIENE_ALLOW" in:"build capture verify refresh" form:"file" engine:"file" help:"file that excuses findings of the hygiene gate, with reasons, and may add rules (default: tests/PLAYBOOK.allow.yaml in the playbook tree)"`
 
-	Sparsify    string `env:"SPARSIFY, default=auto" in:"build capture provision sparsify" form:"auto|trim|virt-sparsify|none" key:"sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
-	Compression string `env:"QCOW2_COMPRESSION, default=zstd" in:"build capture provision sparsify" form:"zstd|zlib|none" key:"compression" help:"compression of the disk: zstd, zlib (Longhorn needs it) or none"`
+	FailOnUpdates string `env:"FAIL_ON_UPDATES, default=none" in:"build capture verify build-all plan refresh" form:"none|security|all" plan:"carried" help:"security: an image is not packed as long as the archives of Debian or Ubuntu have a security update for a package in it; all: any update; none"`
 
-	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build capture pack push images build-all plan site outdated" engine:"address" help:"registry host, without a scheme; without it nothing is pushed"`
-	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build capture pack push images build-all plan site outdated" engine:"address" help:"project or path in the registry"`
+	Sparsify    string `env:"SPARSIFY, default=auto" in:"build capture provision sparsify refresh" form:"auto|trim|virt-sparsify|none" key:"sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
+	Compression string `env:"QCOW2_COMPRESSION, default=zstd" in:"build capture provision sparsify refresh" form:"zstd|zlib|none" key:"compression" help:"compression of the disk: zstd, zlib (Longhorn needs it) or none"`
+
+	TargetRegistry   string `env:"TARGET_REGISTRY" in:"build capture pack push images build-all plan site outdated refresh" engine:"address" help:"registry host, without a scheme; without it nothing is pushed"`
+	RegistryPrefix   string `env:"REGISTRY_PREFIX" in:"build capture pack push images build-all plan site outdated refresh" engine:"address" help:"project or path in the registry"`
 	ImageName        string `env:"IMAGE_NAME" in:"build capture pack push export" engine:"address" help:"name of the image (default where nothing is pushed: the playbook's)"`
-	ImageTag         string `env:"IMAGE_TAG" in:"build capture pack push build-all plan" engine:"address" help:"tag of the image; use a new one for each build (default where build or capture pushes: today's date, 20261129, or 20261129-2 where that is there; build-all: the inputs')"`
+	ImageTag         string `env:"IMAGE_TAG" in:"build capture pack push build-all plan refresh" engine:"address" help:"tag of the image; use a new one for each build (default where build or capture pushes: today's date, 20261129, or 20261129-2 where that is there; build-all: the inputs')"`
 	SourceDateEpoch  string `env:"SOURCE_DATE_EPOCH" in:"build capture provision pack build-all" form:"epoch" engine:"none: there an image has its base's date" help:"when the image was made, in seconds since 1970 (reproducible-builds.org; default: the date of its base)"`
-	InstanceType     string `env:"INSTANCE_TYPE" in:"build capture pack" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
-	Preference       string `env:"PREFERENCE" in:"build capture pack" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
+	InstanceType     string `env:"INSTANCE_TYPE" in:"build capture pack refresh" help:"KubeVirt instance type that the image hints at, or none (default where the distribution is known: u1.medium)"`
+	Preference       string `env:"PREFERENCE" in:"build capture pack refresh" help:"KubeVirt preference that the image hints at, or none (default where the distribution is known: its own, or linux or linux.efi, as the disk's firmware asks for)"`
 	ImageInputs      string `env:"IMAGE_INPUTS" in:"build provision" form:"digest" help:"input digest that the image must have, as diskforge plan says it; another is refused before anything is built"`
-	RegistryUser     string `env:"REGISTRY_USER" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
-	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
-	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
+	RegistryUser     string `env:"REGISTRY_USER" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated refresh" engine:"login" help:"user of the registry, and of the one in ISO_URL; without it the Docker config and its credential helpers are asked"`
+	RegistryPass     Secret `env:"REGISTRY_PASS" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated refresh" engine:"login" help:"password of REGISTRY_USER, in the environment only"`
+	RegistryPassFile string `env:"REGISTRY_PASS_FILE" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated refresh" form:"file or pipe" engine:"login" help:"file with the password of REGISTRY_USER"`
 	Push             bool   `env:"PUSH, default=true" in:"build capture" engine:"address" help:"false: pack the image for TARGET_REGISTRY and leave the upload to diskforge push, which alone then needs the password"`
-	SigningKey       string `env:"SIGNING_KEY" in:"build capture push sign build-all" form:"file" engine:"refused: is not for an engine: sign what it pushed with diskforge sign" help:"private key (PEM; cosign's or openssl's, ECDSA P-256 or Ed25519) that signs what is pushed, its provenance and its SBOM"`
-	SigningPassword  Secret `env:"SIGNING_PASSWORD" in:"build capture push sign build-all" engine:"refused: is not for an engine: sign what it pushed with diskforge sign" help:"password of SIGNING_KEY where cosign encrypted it, in the environment only"`
-	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated" plan:"carried" help:"allow plain HTTP to a registry that is not on loopback"`
+	SigningKey       string `env:"SIGNING_KEY" in:"build capture push sign build-all refresh" form:"file" engine:"refused: is not for an engine: sign what it pushed with diskforge sign" help:"private key (PEM; cosign's or openssl's, ECDSA P-256 or Ed25519) that signs what is pushed, its provenance and its SBOM"`
+	SigningPassword  Secret `env:"SIGNING_PASSWORD" in:"build capture push sign build-all refresh" engine:"refused: is not for an engine: sign what it pushed with diskforge sign" help:"password of SIGNING_KEY where cosign encrypted it, in the environment only"`
+	RegistryInsecure bool   `env:"REGISTRY_INSECURE, default=false" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated refresh" plan:"carried" help:"allow plain HTTP to a registry that is not on loopback"`
 
-	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build capture doctor build-all plan site" form:"path" engine:"export" help:"folder of the results and of the work; one build at a time"`
-	CacheDir   string `env:"CACHE_DIR" in:"build capture provision sparsify verify base tools doctor build-all plan run export" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images, compiled tools and playbooks from git (default: diskforge in the user's cache folder)"`
-	AptMirror  string `env:"APT_MIRROR" in:"build provision base build-all plan run outdated" form:"http" help:"Debian or Ubuntu mirror for the base, for the guest during the build, and for the lists that outdated reads"`
-	CAFile     string `env:"CA_FILE" in:"build capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, git, the registry, the guest during the build"`
-	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTP: downloads, and the guest during the build"`
-	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan" form:"http" plan:"carried" help:"proxy for HTTPS, likewise"`
-	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan" plan:"carried" help:"hosts that are reached without a proxy, likewise"`
-	PackerLog  bool   `env:"PACKER_LOG, default=1" in:"build provision build-all" engine:"none: Packer's log stays in the engine" help:"1: Packer writes its debug log into the work folder; 0: it does not"`
+	OutputDir  string `env:"OUTPUT_DIR, default=out" in:"build capture doctor build-all plan site refresh" form:"path" engine:"export" help:"folder of the results and of the work; one build at a time"`
+	CacheDir   string `env:"CACHE_DIR" in:"build capture provision sparsify verify base tools doctor build-all plan run export refresh" form:"path" engine:"none: an engine keeps base images and tools in its own cache" help:"folder of base images, compiled tools and playbooks from git (default: diskforge in the user's cache folder)"`
+	AptMirror  string `env:"APT_MIRROR" in:"build verify capture provision base build-all plan run outdated refresh" form:"http" help:"Debian or Ubuntu mirror for the base, for the guest during the build, and for the lists of packages that outdated, refresh and FAIL_ON_UPDATES read"`
+	CAFile     string `env:"CA_FILE" in:"build verify capture provision base push sign verify-signature inspect manifest images build-all plan run site export outdated refresh" form:"certificates" engine:"file" help:"PEM file of further certificate authorities: downloads, git, the registry, the guest during the build"`
+	HTTPProxy  string `env:"HTTP_PROXY" in:"build provision base build-all plan refresh" form:"http" plan:"carried" help:"proxy for HTTP: downloads, and the guest during the build"`
+	HTTPSProxy string `env:"HTTPS_PROXY" in:"build provision base build-all plan refresh" form:"http" plan:"carried" help:"proxy for HTTPS, likewise"`
+	NoProxy    string `env:"NO_PROXY" in:"build provision base build-all plan refresh" plan:"carried" help:"hosts that are reached without a proxy, likewise"`
+	PackerLog  bool   `env:"PACKER_LOG, default=1" in:"build provision build-all refresh" engine:"none: Packer's log stays in the engine" help:"1: Packer writes its debug log into the work folder; 0: it does not"`
 
 	// What several settings mean together.
 

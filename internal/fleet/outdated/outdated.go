@@ -39,11 +39,14 @@ type Image struct {
 	ParentName string        `json:"parentName,omitempty"`
 	Security   []base.Update `json:"security"` // pending security updates, by source package
 	Others     int           `json:"others"`   // packages with other updates
+	// Refreshes is how many there were since a playbook made the image.
+	Refreshes int `json:"refreshes,omitempty"`
 	// Unknown is why the updates are not known, Error why the image could not be looked at.
 	Unknown string `json:"unknown,omitempty"`
 	Error   string `json:"error,omitempty"`
 
-	has sbom.Inventory
+	entry registry.Entry
+	has   sbom.Inventory
 }
 
 // Options say whom to ask, and whom to believe.
@@ -75,6 +78,7 @@ func Look(ctx context.Context, s *registry.Session, repositories []registry.Repo
 		}
 		all = append(all, Image{
 			Repository: e.Repository, Tags: e.Tags, Digest: e.Digest, Built: e.Built, ParentName: e.BaseName, Security: []base.Update{},
+			Refreshes: e.Original.Refreshes, entry: e,
 		})
 		i := &all[len(all)-1] // its place stays: there is room for all
 		if !e.Built.IsZero() {
@@ -176,8 +180,17 @@ func (k *parents) add(r registry.Repository) {
 
 // state says whether what the image was made from is still the newest of its repository,
 // the one that it names or where that is not listed, one that is and has it. Where others
-// made that, it is current as long as it has the tag that it had.
+// made that, it is current as long as it has the tag that it had. A refresh is asked for
+// what it refreshed.
 func (k *parents) state(ctx context.Context, e registry.Entry) string {
+	if e.Original.Refreshes > 0 {
+		former := k.by[e.Repository].Entries
+		n := slices.IndexFunc(former, func(of registry.Entry) bool { return of.Digest == e.Base })
+		if n < 0 {
+			return Unknown
+		}
+		return k.state(ctx, former[n])
+	}
 	name, _, _ := strings.Cut(e.BaseName, "@")
 	at, tag := name, ""
 	if colon := strings.LastIndex(name, ":"); colon > strings.LastIndex(name, "/") {

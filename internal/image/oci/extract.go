@@ -41,18 +41,19 @@ type Extracted struct {
 // Want is what an image must be. An empty field demands nothing.
 type Want struct {
 	Digest string // of the manifest, "sha256:…"
-	Inputs string // AnnotationInputs
+	Inputs string // see MadeFrom
 }
 
 // Check says in a line why an image is not the wanted one.
-func (w Want) Check(name, digest, inputs string) error {
+func (w Want) Check(name, digest string, annotations map[string]string) error {
+	inputs := annotations[AnnotationInputs]
 	switch {
 	case w.Digest != "" && w.Digest != digest:
 		return failure.New(fmt.Sprintf("%s has the digest %s, not %s", name, digest, w.Digest),
 			"correct the digest in ISO_URL or ISO_CHECKSUM, or bring the image back")
 	case w.Inputs != "" && inputs == "":
 		return failure.New(fmt.Sprintf("%s does not say from which inputs it was made", name), "name it by its digest: sha256: in ISO_CHECKSUM")
-	case w.Inputs != "" && w.Inputs != inputs:
+	case w.Inputs != "" && !MadeFrom(w.Inputs, annotations):
 		return failure.New(fmt.Sprintf("%s was made from other inputs (%s) than %s", name, inputs, w.Inputs), "build that image first")
 	}
 	return nil
@@ -84,7 +85,7 @@ func (i Image) Extract(ctx context.Context, want Want, cacheDir string, p progre
 	if err != nil {
 		return Extracted{}, failure.Wrap(err, i.Name+" is no containerdisk", "")
 	}
-	if err := want.Check(i.Name, i.Digest, x.Inputs); err != nil {
+	if err := want.Check(i.Name, i.Digest, x.annotations); err != nil {
 		return Extracted{}, err
 	}
 	dir := filepath.Join(cacheDir, "sha256-"+x.layer.Digest.Hex)
@@ -107,10 +108,11 @@ func (i Image) Extract(ctx context.Context, want Want, cacheDir string, p progre
 // extraction takes one disk out of its layer.
 type extraction struct {
 	Extracted
-	image     Image
-	layer     v1.Descriptor
-	annotated string // digest that the disk must have, or empty
-	record    string // the file that says what the disk beside it is
+	image       Image
+	layer       v1.Descriptor
+	annotated   string            // digest that the disk must have, or empty
+	annotations map[string]string // of the image
+	record      string            // the file that says what the disk beside it is
 }
 
 // recorded is the content of that file.
@@ -132,7 +134,7 @@ func (i Image) read() (*extraction, error) {
 	if len(m.Layers) != 1 {
 		return nil, fmt.Errorf("it has %d layers, not one", len(m.Layers))
 	}
-	x := &extraction{image: i, layer: m.Layers[0], annotated: m.Annotations[AnnotationDisk]}
+	x := &extraction{image: i, layer: m.Layers[0], annotated: m.Annotations[AnnotationDisk], annotations: m.Annotations}
 	switch {
 	case !host.ValidDigest(x.layer.Digest.String()):
 		return nil, fmt.Errorf("its layer's digest is %q, not a sha256", x.layer.Digest)

@@ -91,6 +91,9 @@ type Metadata struct {
 	// left out.
 	InstanceType, Preference string
 
+	// Original is what the image is a refresh of, or of no refreshes.
+	Original Original
+
 	// Annotations are further annotations of the manifest, the input digest
 	// for example. The fields above win over them.
 	Annotations map[string]string
@@ -198,6 +201,7 @@ func (m Metadata) annotations(diskDigest string) map[string]string {
 	all := map[string]string{}
 	maps.Copy(all, m.Annotations)
 	maps.Copy(all, m.standard())
+	m.Original.annotate(all)
 	all[AnnotationDisk] = diskDigest
 	if m.BaseName != "" && !isReference(m.BaseName) {
 		all[AnnotationBase] = m.BaseName
