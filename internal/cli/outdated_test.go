@@ -44,7 +44,7 @@ func signingKey(t *testing.T) (private, public string) {
 
 // course is an image that a build would publish.
 type course struct {
-	days             int
+	days, refreshes  int
 	base, baseDigest string
 	key              string // signs its SBOM; none: no SBOM
 	system, version  string
@@ -60,6 +60,7 @@ func (c course) publish(t *testing.T, ref string) string {
 	copy(disk[510:], "\x55\xAA")
 	require.NoError(t, os.WriteFile(dir+"/disk.raw", disk, 0o600))
 	made, err := oci.Pack(t.Context(), dir+"/disk.raw", dir+"/layout", oci.Metadata{
+		Original:     oci.Original{Refreshes: c.refreshes},
 		Architecture: "amd64", BaseName: c.base, BaseDigest: c.baseDigest,
 		Annotations: map[string]string{oci.AnnotationBuilt: time.Now().Add(-time.Hour).AddDate(0, 0, -c.days).UTC().Format(time.RFC3339)},
 	}, progress.Discard)
@@ -176,6 +177,14 @@ func TestEachImageIsToldItsAgeItsParentAndItsUpdates(t *testing.T) {
 	assert.Equal(t, outdated.Unknown, all["base"].Parent)
 	assert.Contains(t, all["base"].Unknown, "no SBOM")
 	assert.EqualValues(t, 3, asked.Load(), "the lists are read once for all images")
+
+	again := course{refreshes: 1, base: host + "/lab/java:v1@" + java.Digest, baseDigest: java.Digest}.publish(t, host+"/lab/java:v1-1")
+	code, out, errs = run(t, "outdated", host+"/lab/java", "--json", "--apt-mirror", mirror)
+	require.Zero(t, code, errs)
+	refreshed := objects(t, out)["java"]
+	assert.Equal(t, []any{again, 1, outdated.Current}, []any{refreshed.Digest, refreshed.Refreshes, refreshed.Parent}, "a refresh has its original's parent")
+	code, _, errs = run(t, "images", "delete", host+"/lab/java@"+again)
+	require.Zero(t, code, errs)
 
 	now := course{days: 2}.publish(t, host+"/lab/base:v2")
 	code, out, errs = run(t, "outdated", host+"/lab", "--apt-mirror", mirror)

@@ -71,6 +71,23 @@ func TestAnImageIsFoundByItsInputsUnderTheWantedTag(t *testing.T) {
 	assert.False(t, ok, "no inputs are not those of an image that tells none")
 }
 
+func TestARefreshIsFoundByTheInputsOfItsOriginal(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, nil)
+	original := oci.Original{Refreshes: 2, Inputs: "sha256:" + strings.Repeat("0", 64), Built: time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)}
+	made := stored(t, s.ref(), alice, "sha256:refresh", func(m *oci.Metadata) { m.Original = original })
+	for _, inputs := range []string{original.Inputs, "sha256:refresh"} {
+		found, ok, err := session(t, alice).Find(t.Context(), s.ref(), inputs)
+		require.NoError(t, err)
+		require.True(t, ok, inputs)
+		assert.Equal(t, made.Digest, found.Digest)
+		assert.Equal(t, original.Built, found.Built, "it is as old as what a playbook made")
+	}
+	all, err := session(t, alice).Entries(t.Context(), s.host()+"/lab/ubuntu")
+	require.NoError(t, err)
+	assert.Equal(t, original, all[0].Original)
+}
+
 func TestAnImageIsFoundUnderAnotherTagAndTheWantedOneIsMoved(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)

@@ -56,6 +56,9 @@ func TestAnImageThatAKeptOneWasMadeFromIsKept(t *testing.T) {
 	child.Built = now.Add(-100 * day)
 	assert.Len(t, gone(policy, grandparent, parent, child), 3, "the dead do not keep the dead")
 
+	child.Built, child.Original.Refreshes = now, 1
+	assert.Len(t, gone(policy, grandparent, parent, child), 2, "a refresh needs not what it refreshed")
+
 	index := registry.Entry{Repository: "r/base", Digest: "sha256:9", Tags: []string{"multi"}, Parts: []string{grandparent.Digest}}
 	assert.Empty(t, gone(policy, grandparent, index), "a part of a kept index")
 }

@@ -1,0 +1,68 @@
+package cli_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/netgroup-polito/diskforge/internal/image/sbom"
+)
+
+func TestWhatLacksNoUpdateIsNotEvenFetchedToRefreshIt(t *testing.T) {
+	t.Parallel()
+	host := withReferrers(t)
+	private, _ := signingKey(t)
+	mirror, _ := apt(t, bookworm)
+	cache := t.TempDir()
+	refresh := func(where string, more ...string) (code int, out, errs string) {
+		return run(t, append([]string{"refresh", host + where, "--apt-mirror", mirror, "--cache-dir", cache, "--output-dir", t.TempDir()}, more...)...)
+	}
+	image := course{key: private, system: "debian", version: "12", packages: []sbom.Package{installed("git", "1:2.39.5-0+deb12u3", "git")}}
+	image.publish(t, host+"/lab/git:v1")
+	code, out, errs := refresh("/lab")
+	require.Zero(t, code, errs)
+	assert.Empty(t, out)
+	assert.Contains(t, errs, host+"/lab/git: no update is pending")
+
+	image.packages = []sbom.Package{installed("tzdata", "2026a-0+deb12u1", "tzdata")}
+	image.publish(t, host+"/lab/times:v1")
+	code, _, errs = refresh("/lab", "--security")
+	require.Zero(t, code, errs)
+	assert.Contains(t, errs, host+"/lab/times: no update is pending", "but a security update")
+
+	image.refreshes = 3
+	image.publish(t, host+"/old/times:v1")
+	code, _, errs = refresh("/old", "--most", "3")
+	assert.Equal(t, 1, code)
+	assert.Regexp(t, `/old/times@sha256:\S+ was refreshed 3 times since a playbook made it: build it anew, or raise --most`, errs)
+	left, err := os.ReadDir(filepath.Join(cache, "images"))
+	if !os.IsNotExist(err) {
+		require.NoError(t, err)
+	}
+	assert.Empty(t, left)
+
+	// Its disk is none: that is found when it is read, and the others are not stopped.
+	image.refreshes = 0
+	image.publish(t, host+"/lab/broken:v1")
+	code, _, errs = refresh("/lab")
+	assert.Equal(t, 1, code)
+	assert.Contains(t, errs, "lab/git: no update is pending")
+	assert.Contains(t, errs, "2 of 3 were not refreshed: the warnings say why")
+}
+
+func TestWhatRefreshCannotUnderstandIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
+	for want, args := range map[string][]string{
+		"--most: give a number of refreshes": {"127.0.0.1:1/lab", "--most", "0"},
+		"name a registry":                    {},
+		"is no registry and prefix":          {"UPPER/lab"},
+		"FAIL_ON_UPDATES":                    {"127.0.0.1:1/lab", "--fail-on-updates", "some"},
+	} {
+		code, _, errs := run(t, append([]string{"refresh"}, args...)...)
+		assert.Equal(t, 2, code, errs)
+		assert.Contains(t, errs, want)
+	}
+}
