@@ -82,6 +82,11 @@ func (b *Build) localBase(ctx context.Context, in inputs) error {
 		if image.Digest == "" {
 			in.set["ISO_CHECKSUM"] = "inputs:" + image.Inputs
 		}
+	case b.Config.BaseKey != "" && image.Reference != "": // the key is here
+		one := pipeline.Build{Settings: b.Settings, Config: b.Config, UI: b.UI, Version: b.Version}
+		chain, err := one.VerifySignature(ctx, image.Reference, b.Config.BaseKey, nil)
+		in.set["ISO_URL"] = "oci://" + chain.Image
+		return err
 	case url != "" && !isRemote(url):
 		file, err := pipeline.BaseFile(ctx, b.Config)
 		if err != nil {

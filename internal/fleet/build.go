@@ -128,6 +128,7 @@ func (b *builder) single(e *Entry, dir string, parent Result) *pipeline.Build {
 	one.Config.BaseImage = settings.BaseImage{Reference: parent.Reference, Digest: parent.Digest, Inputs: e.Parent.Inputs}
 	if parent.Layout != "" {
 		one.Config.BaseImage.Reference, one.Config.BaseImage.Layout = "", parent.Layout
+		one.Config.BaseKey = "" // it was made here
 		one.BaseDir = diskDir(Dir(b.Config.OutputDir, e.Parent.Name))
 	}
 	return one

@@ -39,6 +39,10 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 			_, err := signingKey(*c)
 			wrong.Check("SIGNING_KEY", err)
 		}
+		if isThere(c.BaseKey) {
+			_, err := PublicKey(c.BaseKey)
+			wrong.Check("BASE_KEY", err)
+		}
 		checkGit(c, wrong)
 		checkBase(c, wrong, needed(NeedBase))
 		useVariables(c, wrong)
@@ -159,7 +163,9 @@ func checkBase(c *settings.Config, wrong *settings.Mistakes, needed bool) {
 		wrong.Add("ISO_URL", "is not set: %s", try)
 	case strings.HasPrefix(url, "oci:"):
 		c.ISOURL, c.Checksum = "", ""
-		c.BaseImage = baseImage(url, checksum, wrong)
+		if c.BaseImage = baseImage(url, checksum, wrong); c.BaseImage.Layout != "" && c.BaseKey != "" {
+			wrong.Add("BASE_KEY", "asks for a signature, which a layout has none of: push it, sign it, and give oci:// with its address in ISO_URL")
+		}
 	case strings.HasPrefix(checksum, "inputs:"):
 		wrong.Add("ISO_CHECKSUM", "is of inputs, which only a containerdisk has (oci:// in ISO_URL): give sha256:HEX, sha512:HEX or file:")
 	case url != "" && checksum == "":

@@ -114,11 +114,27 @@ func (w *way) takeOut(ctx context.Context, image settings.BaseImage, wait time.D
 		return taken, filepath.Base(image.Layout) + "@" + taken.Manifest, err
 	}
 	login, err := w.login()
+	if err == nil && image.Digest != "" { // known before it is fetched
+		err = w.checkSigned(ctx, image.Reference, image.Digest)
+	}
 	if err != nil {
 		return oci.Extracted{}, "", err
 	}
 	fetched, err := w.rooms.fetch(ctx, image.Reference, registry.FetchOptions{Options: login, Want: want, Wait: wait, CacheDir: cache}, p)
+	if err == nil && image.Digest == "" {
+		err = w.checkSigned(ctx, image.Reference, fetched.Manifest)
+	}
 	return fetched.Extracted, fetched.Reference, err
+}
+
+// checkSigned is BASE_KEY: the base must be signed with it.
+func (w *way) checkSigned(ctx context.Context, reference, digest string) error {
+	if w.Config.BaseKey == "" {
+		return nil
+	}
+	name, _, _ := strings.Cut(reference, "@")
+	_, err := w.VerifySignature(ctx, name+"@"+digest, w.Config.BaseKey, nil)
+	return err
 }
 
 func (w *way) fromURL(ctx context.Context, p progress.Reporter) (origin, []string, error) {

@@ -29,7 +29,9 @@ var (
 
 // archives have those updates, whatever is installed.
 func archives(of base.Updates) func(context.Context, []sbom.Inventory, string, string) ([]base.Updates, error) {
-	return func(context.Context, []sbom.Inventory, string, string) ([]base.Updates, error) { return []base.Updates{of}, nil }
+	return func(context.Context, []sbom.Inventory, string, string) ([]base.Updates, error) {
+		return []base.Updates{of}, nil
+	}
 }
 
 func TestWithFailOnUpdatesAnImageWithPendingOnesIsNotPacked(t *testing.T) {
@@ -84,7 +86,9 @@ func TestWithFailOnUpdatesArchivesThatCannotBeReadAreAnError(t *testing.T) {
 func refreshing(t *testing.T, disks ...sbom.Inventory) (*Build, *given) {
 	t.Helper()
 	settings := everything(t.TempDir())
-	maps.DeleteFunc(settings, func(name, _ string) bool { return strings.HasPrefix(name, "GIT_") || name == "DISK_SIZE" || name == "OUTPUTS" })
+	maps.DeleteFunc(settings, func(name, _ string) bool {
+		return strings.HasPrefix(name, "GIT_") || name == "DISK_SIZE" || name == "OUTPUTS"
+	})
 	settings["ISO_URL"], settings["ISO_CHECKSUM"] = "oci://registry.example.org/labs/course@sha256:"+strings.Repeat("a", 64), ""
 	settings["ANSIBLE_PLAYBOOK"] = RefreshPlaybook
 	b, g, _ := wired(t, settings)

@@ -158,6 +158,39 @@ func TestASignatureIsOfOneDigest(t *testing.T) {
 	assert.Equal(t, made.Digest, chain.Image[len(chain.Image)-len(made.Digest):])
 }
 
+func TestWithBaseKeyAContainerdiskThatIsNotSignedIsNoBase(t *testing.T) {
+	address := withReferrers(t)
+	layout, made := packedWithSBOM(t)
+	private, public := keys(t, "")
+	ref := address + "/labs/course:v1"
+	base := func(url, checksum, key string) error {
+		s, err := settings.Read(map[string]string{"ISO_URL": url, "ISO_CHECKSUM": checksum, "BASE_KEY": key, "CACHE_DIR": t.TempDir()}, nil)
+		require.NoError(t, err)
+		c, err := pipeline.Parse(s, pipeline.NeedBase)
+		if err != nil {
+			return err
+		}
+		_, err = (&pipeline.Build{Config: c, UI: ui.New(io.Discard, false)}).Base(t.Context())
+		return err
+	}
+	byInputs := "inputs:sha256:" + strings.Repeat("1", 64)
+	_, err := signer("", "").PushLayout(t.Context(), layout, ref, true)
+	require.NoError(t, err)
+	require.ErrorContains(t, base("oci://"+ref, made.Digest, public), made.Digest+" has no signature by the key "+public)
+	require.ErrorContains(t, base("oci://"+ref, byInputs, public), "has no signature")
+	require.NoError(t, base("oci://"+ref, byInputs, ""))
+
+	_, err = signer(private, "").Sign(t.Context(), ref)
+	require.NoError(t, err)
+	require.NoError(t, base("oci://"+ref, made.Digest, public))
+	require.NoError(t, base("oci://"+ref, byInputs, public))
+	_, stranger := keys(t, "")
+	require.ErrorContains(t, base("oci://"+ref, made.Digest, stranger), "has no signature")
+
+	require.ErrorContains(t, base("oci:"+layout+"@"+made.Digest, "", public), "BASE_KEY: asks for a signature, which a layout has none of")
+	require.ErrorContains(t, base("oci://"+ref, made.Digest, private), "BASE_KEY: "+private+" is a private key")
+}
+
 func TestARegistryWithoutReferrersGetsNoSignatureAndTheFilesStay(t *testing.T) {
 	address, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	layout, _ := packedWithSBOM(t)
