@@ -26,7 +26,7 @@ anew when its inputs change or, by its original's age, with --max-age.
 
 By the SBOM that a build with SIGNING_KEY attaches an image is judged without being
 fetched; without one its disk is fetched and read. Checks of its own playbook are not run
-again; INSTALL_DESKTOP_ENVIRONMENT has the desktop looked at.`,
+again.`,
 		cobra.ArbitraryArgs, nil, func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			if r.Most < 1 {
 				return usageError{errors.New("--most: give a number of refreshes, 1 or more")}

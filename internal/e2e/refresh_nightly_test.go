@@ -54,7 +54,7 @@ func TestARefreshInstallsWhatIsPending(t *testing.T) {
 		"stale.yml":        stale,
 		"tests/stale.yaml": "file:\n  /etc/made-by: {exists: true, contents: [stale]}\n",
 		"catalogue.yaml": "registry: " + address + "\nprefix: labs\nimages:\n" +
-			"  - {name: course, base: {packages: bookworm}, playbook: stale, ansible-dir: ., tags: [latest]}\n",
+			"  - {name: course, base: {packages: bookworm}, playbook: stale, ansible-dir: ., bake-user: true, tags: [latest]}\n",
 	} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))

@@ -134,6 +134,6 @@ func (r *captured) leave(w *way) {
 	w.known = Sidecar{
 		Digest: w.known.Digest, BaseName: r.From.Name, BaseDigest: r.From.Digest, Created: created(w.Config, r.From.Created),
 		Architecture: w.Config.Architecture, Title: w.Config.ImageName, Version: w.Config.ImageTag,
-		Built: r.Built, Guest: r.From.distribution(),
+		Built: r.Built, Guest: r.From.distribution(), Settings: w.lasting(),
 	}
 }

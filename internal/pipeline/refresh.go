@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/base"
@@ -16,6 +17,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/image/sbom"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/report"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
@@ -67,6 +69,20 @@ func (b *Build) Refresh(ctx context.Context, original oci.Original, securityOnly
 		return Result{}, err
 	}
 	return b.Run(ctx)
+}
+
+// Lasting are the settings of a build that its refreshes need: by these verify knows what
+// to look for. Those that have their default are left out.
+var Lasting = []string{"INSTALL_DESKTOP_ENVIRONMENT", "CROWNLABS_MODE", "VM_USER", "BAKE_USER"}
+
+func (w *way) lasting() map[string]string {
+	c, all := w.Config, map[string]string{}
+	for i, value := range []string{strconv.FormatBool(c.Desktop), strconv.FormatBool(c.CrownLabsMode), c.VMUser, strconv.FormatBool(c.BakeUser)} {
+		if f, _ := settings.By(Lasting[i]); value != "" && value != f.Default {
+			all[f.Env] = value
+		}
+	}
+	return all
 }
 
 // pending are the updates of what is installed.

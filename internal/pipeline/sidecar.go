@@ -18,21 +18,23 @@ import (
 // work directory: `provision -o DISK` and the other stages on their own. It
 // lies beside the disk as DISK.json and belongs to one digest.
 type Sidecar struct {
-	Digest       string       `json:"digest"`  // "sha256:…" of the disk it was written for
-	Trimmed      bool         `json:"trimmed"` // the guest trimmed its filesystems
-	BaseName     string       `json:"baseName,omitempty"`
-	BaseDigest   string       `json:"baseDigest,omitempty"`
-	Source       string       `json:"source,omitempty"`   // where the playbooks came from
-	Revision     string       `json:"revision,omitempty"` // their commit or content's hash
-	Created      time.Time    `json:"created,omitzero"`
-	Architecture string       `json:"architecture,omitempty"`
-	Title        string       `json:"title,omitempty"`
-	Version      string       `json:"version,omitempty"`
-	Inputs       string       `json:"inputs,omitempty"`   // digest of all that it was made from
-	Built        time.Time    `json:"built,omitzero"`     // when the playbook had run
-	Guest        string       `json:"guest,omitempty"`    // its distribution: debian, ubuntu
-	Original     oci.Original `json:"original,omitzero"`  // of a refresh
-	Verified     string       `json:"verified,omitempty"` // digest of the disk that was booted
+	Digest       string    `json:"digest"`  // "sha256:…" of the disk it was written for
+	Trimmed      bool      `json:"trimmed"` // the guest trimmed its filesystems
+	BaseName     string    `json:"baseName,omitempty"`
+	BaseDigest   string    `json:"baseDigest,omitempty"`
+	Source       string    `json:"source,omitempty"`   // where the playbooks came from
+	Revision     string    `json:"revision,omitempty"` // their commit or content's hash
+	Created      time.Time `json:"created,omitzero"`
+	Architecture string    `json:"architecture,omitempty"`
+	Title        string    `json:"title,omitempty"`
+	Version      string    `json:"version,omitempty"`
+	Inputs       string    `json:"inputs,omitempty"` // digest of all that it was made from
+	Built        time.Time `json:"built,omitzero"`   // when the playbook had run
+	Guest        string    `json:"guest,omitempty"`  // its distribution: debian, ubuntu
+	// Settings are those that a refresh of the image needs.
+	Settings map[string]string `json:"settings,omitempty"`
+	Original oci.Original      `json:"original,omitzero"`  // of a refresh
+	Verified string            `json:"verified,omitempty"` // digest of the disk that was booted
 
 	// Inventory is what is installed, where the disk was looked into at rest.
 	Inventory *sbom.Inventory `json:"inventory,omitempty"`

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -117,7 +118,7 @@ func (r *provisioned) leave(w *way) {
 		Source: publicSource(w.playbook.URL), Revision: w.playbook.Revision,
 		Created: created(w.Config, w.base.Created), Architecture: w.Config.Architecture,
 		Title: w.Config.ImageName, Version: w.Config.ImageTag,
-		Inputs: w.imageInputs(), Built: r.Built, Guest: w.base.distribution(), Original: w.refreshed.original,
+		Inputs: w.imageInputs(), Built: r.Built, Guest: w.base.distribution(), Original: w.refreshed.original, Settings: w.lasting(),
 	}
 }
 
@@ -363,6 +364,10 @@ func (w *way) metadata() oci.Metadata {
 	}
 	if !k.Built.IsZero() {
 		m.Annotations[oci.AnnotationBuilt] = k.Built.UTC().Format(time.RFC3339)
+	}
+	if len(k.Settings) > 0 {
+		text, _ := json.Marshal(k.Settings) // texts have no errors
+		m.Annotations[oci.AnnotationSettings] = string(text)
 	}
 	if w.base.Known {
 		m.Annotations[oci.AnnotationGuest] = w.base.Guest.Name

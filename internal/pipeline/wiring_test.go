@@ -278,6 +278,7 @@ func TestEachStageIsGivenTheSettingsThatAreItsOwn(t *testing.T) {
 	}, m)
 	assert.Equal(t, work+"/disk.qcow2", g.packedDisk)
 	assert.Equal(t, "Debian 12", m.Annotations[oci.AnnotationGuest])
+	assert.JSONEq(t, `{"INSTALL_DESKTOP_ENVIRONMENT": "true", "BAKE_USER": "true", "VM_USER": "student"}`, m.Annotations[oci.AnnotationSettings])
 	assert.Equal(t, []any{work + "/disk.qcow2", dir + "/out", []string{"ova"}}, []any{g.exportedDisk, g.exportDir, g.outputs})
 	assert.Equal(t, disk.Machine{Name: "course", MemoryMiB: 3000, CPUs: 3, Distribution: "debian"}, g.machine)
 	assert.Equal(t, []string{"registry.example.org/labs/course:v1", "registry.example.org/labs/course:v1"}, []string{g.access, g.push})

@@ -44,6 +44,8 @@ type Entry struct {
 	Base string `json:"base,omitempty"` // digest of what it was made from
 	// BaseName is the reference of the image that it was made from, where that is one.
 	BaseName string `json:"baseName,omitempty"`
+	// Settings are those that a refresh of it needs, unchecked.
+	Settings map[string]string `json:"settings,omitempty"`
 	// Original is what it is a refresh of; zero where it is none.
 	Original oci.Original `json:"original,omitzero"`
 	// Parts are the digests of the images of an index.
@@ -298,6 +300,7 @@ func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
 	if original := oci.OriginalOf(m.Annotations); original.Refreshes > 0 {
 		e.Original = original
 	}
+	_ = json.Unmarshal([]byte(m.Annotations[oci.AnnotationSettings]), &e.Settings)
 	if base := m.Annotations[oci.AnnotationBaseName]; CheckStored(base) == nil {
 		e.BaseName = strings.Clone(base)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
 	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
 // Refresh says which images are refreshed, and how.
@@ -39,7 +40,13 @@ func (r Refresh) Do(ctx context.Context, b pipeline.Build, i Image) (string, err
 		return "", failure.New(fmt.Sprintf("%s was refreshed %d times since a playbook made it", from, i.Refreshes), "build it anew, or raise --most")
 	}
 	var err error
-	b.Settings = b.Settings.Only("refresh").With(map[string]string{
+	lasting := settings.Settings{}
+	for _, name := range pipeline.Lasting {
+		if value := i.entry.Settings[name]; value != "" {
+			lasting[name] = value
+		}
+	}
+	b.Settings = lasting.With(b.Settings.Only("refresh")).With(map[string]string{
 		"TARGET_REGISTRY": host, "REGISTRY_PREFIX": prefix, "IMAGE_NAME": name,
 		"ISO_URL": "oci://" + from, "ANSIBLE_PLAYBOOK": pipeline.RefreshPlaybook, "OUTPUT_DIR": fleet.Dir(b.Config.OutputDir, path),
 	})

@@ -28,6 +28,9 @@ const (
 	// AnnotationGuest is a manifest annotation: the guest's release as
 	// playbook.Guest names it ("Debian 12"), for images that are built on this one.
 	AnnotationGuest = "io.github.netgroup-polito.diskforge.guest"
+	// AnnotationSettings is a manifest annotation: the settings, a JSON object of variables
+	// and texts, that a refresh of the image needs so that it is verified for what it is.
+	AnnotationSettings = "io.github.netgroup-polito.diskforge.settings"
 	// AnnotationVerified stands on the manifest's descriptor in index.json
 	// only, so that it does not change the manifest's digest: the digest of
 	// the disk that was booted.
