@@ -71,18 +71,18 @@ func TestARecipesDigestFollowsEverythingThatMakesTheImage(t *testing.T) {
 func TestTheRecipeNamesOneFileSystemEverywhere(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"etc/fstab", "boot/grub/grub.cfg", "boot/grub/early.cfg", "boot/efi/EFI/debian/grub.cfg"} {
-		assert.Contains(t, recipeFile("recipe/overlay/"+name), fsUUID, name)
+		assert.Contains(t, Options{}.recipeFile("recipe/overlay/"+name), fsUUID, name)
 	}
 	serial := strings.ToUpper(fsUUID[:4] + "-" + fsUUID[4:8])
-	assert.Contains(t, recipeFile("recipe/overlay/etc/fstab"), "UUID="+serial+" ", "as FAT's serial numbers are written")
-	assert.Contains(t, packages(), "cloud-guest-utils", "it has growpart")
+	assert.Contains(t, Options{}.recipeFile("recipe/overlay/etc/fstab"), "UUID="+serial+" ", "as FAT's serial numbers are written")
+	assert.Contains(t, Options{}.packages(), "cloud-guest-utils", "it has growpart")
 }
 
 func TestTheOverlayIsAReadableArchiveWithOneDate(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
 	when := time.Unix(1700000000, 0)
-	require.NoError(t, writeOverlay(&b, when))
+	require.NoError(t, Options{}.writeOverlay(&b, when))
 	found := map[string]int64{}
 	for r := tar.NewReader(&b); ; {
 		h, err := r.Next()

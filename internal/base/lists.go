@@ -13,6 +13,7 @@ import (
 	debversion "github.com/knqyf263/go-deb-version"
 	"github.com/xi2/xz"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/text"
@@ -91,7 +92,7 @@ func Newest(ctx context.Context, r Release, names map[string]bool, aptMirror, ca
 			mirror = of.security
 		}
 		for _, component := range strings.Fields(of.components) {
-			list := fmt.Sprintf("%s/dists/%s%s/%s/binary-%s/Packages.xz", mirror, of.suite, pocket, component, architecture)
+			list := fmt.Sprintf("%s/dists/%s%s/%s/binary-%s/Packages.xz", mirror, of.suite, pocket, component, arch.Default)
 			err := c.retry(ctx, "the mirror does not serve "+text.URL(list), func() (int64, error) {
 				return c.readList(ctx, list, func(name, version string) {
 					if v := all[name]; names[name] && pocket == "-security" {

@@ -150,7 +150,7 @@ func (b build) bootstrap(ctx context.Context) error {
 		return err
 	}
 	defer overlay.Close()
-	if err := writeOverlay(overlay, b.epoch); err != nil {
+	if err := b.writeOverlay(overlay, b.epoch); err != nil {
 		return fmt.Errorf("writing the recipe's files: %w", err)
 	}
 	mode := "root"
@@ -158,13 +158,13 @@ func (b build) bootstrap(ctx context.Context) error {
 		mode = "unshare"
 	}
 	args := []string{
-		"--mode=" + mode, "--variant=minbase", "--format=tar", "--architectures=" + architecture,
+		"--mode=" + mode, "--variant=minbase", "--format=tar", "--architectures=" + b.arch().Name,
 		"--keyring=" + keyring, `--aptopt=APT::Install-Recommends "false"`, `--aptopt=Acquire::Retries "3"`,
 		// Nobody keeps a half-made tree: dpkg need not wait for the disk.
 		"--dpkgopt=force-unsafe-io",
-		"--include=" + strings.Join(packages(), ","),
+		"--include=" + strings.Join(b.packages(), ","),
 		"--customize-hook=tar-in " + b.file("overlay.tar") + " /",
-		"--customize-hook=" + recipeFile("recipe/setup.sh"),
+		"--customize-hook=" + b.recipeFile("recipe/setup.sh"),
 		// These options are for the making, not for those who use the image.
 		`--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"`,
 		b.Suite, b.file("root.tar"),
@@ -243,6 +243,9 @@ func (b build) assemble(ctx context.Context) error {
 		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,lazy_itable_init=0,lazy_journal_init=0", rootStart, fsUUID),
 		"-d", b.file("root"), disk, fmt.Sprintf("%dk", (size-rootStart)>>10))); err != nil {
 		return err
+	}
+	if !b.arch().BIOS {
+		return nil
 	}
 	if err := writeBootLoader(disk, b.file("root/boot/grub/i386-pc")); err != nil {
 		return fmt.Errorf("writing the boot loader: %w", err)

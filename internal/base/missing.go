@@ -73,7 +73,7 @@ func (o Options) missing(ctx context.Context, names []string, p progress.Reporte
 		return nil, err
 	}
 	defer lock.Close()
-	if err := aptFolder(dir, fmt.Sprintf("deb [signed-by=%s] %s %s main\n", keyring, o.Mirror, o.Suite)); err != nil {
+	if err := o.aptFolder(dir, fmt.Sprintf("deb [signed-by=%s] %s %s main\n", keyring, o.Mirror, o.Suite)); err != nil {
 		return nil, err
 	}
 	env := append(build{Options: o, epoch: time.Now()}.env(), "LC_ALL=C", "APT_CONFIG="+filepath.Join(dir, "apt.conf"))
@@ -101,7 +101,7 @@ func (o Options) missing(ctx context.Context, names []string, p progress.Reporte
 
 // aptFolder makes what apt needs for a system of its own, which has no package: of the
 // host's settings it reads nothing.
-func aptFolder(dir, source string) error {
+func (o Options) aptFolder(dir, source string) error {
 	for _, folder := range []string{
 		"etc/apt/preferences.d", "etc/apt/trusted.gpg.d", "var/lib/apt/lists/partial", "var/lib/dpkg", "var/cache/apt/archives/partial",
 	} {
@@ -114,7 +114,7 @@ func aptFolder(dir, source string) error {
 		"apt.conf": fmt.Sprintf(`Dir %q; Dir::Etc::Parts "/nonexistent"; Dir::Etc::SourceParts "/nonexistent"; APT::Sandbox::User "root";
 APT::Architecture %q; APT::Architectures { %[2]q; };
 Acquire::Languages "none"; Acquire::GzipIndexes "true"; Dir::Cache::srcpkgcache ""; Acquire::Retries "2"; Acquire::http::Timeout "30";
-`, dir, architecture),
+`, dir, o.arch().Name),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			return err

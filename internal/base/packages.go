@@ -30,10 +30,7 @@ import (
 
 const (
 	defaultMirror = "http://deb.debian.org/debian"
-	// architecture is what the recipe is for: its boot loader is GRUB for PC BIOS,
-	// which no other has.
-	architecture = "amd64"
-	size         = 2 << 30 // of the disk, in bytes
+	size          = 2 << 30 // of the disk, in bytes
 )
 
 // Suites are the Debian releases that the recipe makes, oldest first.
@@ -41,9 +38,10 @@ var Suites = []string{"bookworm", "trixie"}
 
 // Options say which image to make.
 type Options struct {
-	Suite    string // one of Suites
-	Mirror   string // Debian mirror; empty means http://deb.debian.org/debian
-	CacheDir string // where images are kept under their recipe's digest
+	Architecture string // one of arch.Names; empty: arch.Default
+	Suite        string // one of Suites
+	Mirror       string // Debian mirror; empty means http://deb.debian.org/debian
+	CacheDir     string // where images are kept under their recipe's digest
 }
 
 // Image is a finished base image.
@@ -103,7 +101,7 @@ func (o Options) complete() (Options, error) {
 // kept is one of the files of a finished image: the image, its record, without
 // which there is none, and its kernel.
 func (o Options) kept(extension string) string {
-	return filepath.Join(o.CacheDir, fmt.Sprintf("base-%s-%s-%.12s%s", o.Suite, architecture, o.digest(), extension))
+	return filepath.Join(o.CacheDir, fmt.Sprintf("base-%s-%s-%.12s%s", o.Suite, o.arch().Name, o.digest(), extension))
 }
 
 func (o Options) path() string   { return o.kept(".qcow2") }

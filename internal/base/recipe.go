@@ -9,11 +9,15 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"text/template"
 	"time"
+
+	"github.com/netgroup-polito/diskforge/internal/arch"
 )
 
 // recipe holds what makes the image besides the packages' own content:
-// their list, the script that runs in the new system, files laid over it.
+// their list, the script that runs in the new system, files laid over it. Each is a
+// template of an arch.Arch.
 //
 //go:embed recipe
 var recipe embed.FS
@@ -40,29 +44,36 @@ func (o Options) Recipe() (string, error) {
 // be used again.
 func (o Options) digest() string {
 	h := sha256.New()
-	fmt.Fprintln(h, recipeVersion, o.Suite, architecture, o.Mirror, size)
+	fmt.Fprintln(h, recipeVersion, o.Suite, o.arch().Name, o.Mirror, size)
 	// WalkDir goes in lexical order; an embedded file system has no other errors.
 	_ = fs.WalkDir(recipe, "recipe", func(name string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
-			fmt.Fprintf(h, "%s\n%s\n", name, recipeFile(name))
+			fmt.Fprintf(h, "%s\n%s\n", name, o.recipeFile(name))
 		}
 		return err
 	})
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func recipeFile(name string) string {
-	b, err := recipe.ReadFile(name)
+func (o Options) arch() arch.Arch { return arch.Of(o.Architecture) }
+
+// recipeFile is a file of the recipe for the image's architecture.
+func (o Options) recipeFile(name string) string {
+	var b strings.Builder
+	t, err := template.ParseFS(recipe, name)
+	if err == nil {
+		err = t.Execute(&b, o.arch())
+	}
 	if err != nil {
 		panic("base: the program was built without " + name)
 	}
-	return string(b)
+	return b.String()
 }
 
-func packages() []string { return strings.Fields(recipeFile("recipe/packages")) }
+func (o Options) packages() []string { return strings.Fields(o.recipeFile("recipe/packages")) }
 
 // writeOverlay writes the files laid over the new system as a tar archive.
-func writeOverlay(w io.Writer, mtime time.Time) error {
+func (o Options) writeOverlay(w io.Writer, mtime time.Time) error {
 	overlay, err := fs.Sub(recipe, "recipe/overlay")
 	if err != nil {
 		return err
@@ -73,17 +84,15 @@ func writeOverlay(w io.Writer, mtime time.Time) error {
 			return err
 		}
 		h := &tar.Header{Name: name + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: mtime}
-		var body []byte
+		body := ""
 		if !d.IsDir() {
-			if body, err = fs.ReadFile(overlay, name); err != nil {
-				return err
-			}
+			body = o.recipeFile("recipe/overlay/" + name)
 			h.Name, h.Typeflag, h.Mode, h.Size = name, tar.TypeReg, 0o644, int64(len(body))
 		}
 		if err := t.WriteHeader(h); err != nil {
 			return err
 		}
-		_, err = t.Write(body)
+		_, err = io.WriteString(t, body)
 		return err
 	})
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	reference "github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
@@ -125,11 +126,11 @@ var checks = []check{
 		default:
 			f.fail("os is %q: nodes take only linux", os)
 		}
-		switch known := oci.Architecture(architecture); {
+		switch known := arch.Known(architecture); {
 		case architecture == "":
 			f.fail("architecture is not set: CDI 1.63 and later refuse it where one is asked for")
 		case known == "":
-			f.fail("architecture is %q: KubeVirt runs amd64, arm64 and s390x", architecture)
+			f.fail("architecture is %q: KubeVirt runs %s", architecture, strings.Join(arch.KubeVirt, ", "))
 		case known != architecture:
 			f.fail("architecture is %q, and images call it %s: CDI 1.63 and later refuse it where one is asked for", architecture, known)
 		}

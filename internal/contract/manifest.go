@@ -17,6 +17,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
@@ -272,7 +273,7 @@ func newWriter(r *Report, m Manifests) *writer {
 		w.Namespace = w.workspace()
 	}
 	w.MemoryMiB, w.CPUs = cmp.Or(m.MemoryMiB, 2048), cmp.Or(m.CPUs, 2)
-	w.uefi = r.Disk.Firmware != nil && r.Disk.Firmware.UEFI && !r.Disk.Firmware.BIOS && r.Config.Architecture == "amd64"
+	w.uefi = r.Disk.Firmware != nil && r.Disk.Firmware.UEFI && !r.Disk.Firmware.BIOS && arch.Of(r.Config.Architecture).BIOS
 	for variable, value := range r.Config.Hints {
 		if value != "" {
 			w.hints[label(variable)] = value

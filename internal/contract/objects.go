@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/text"
@@ -184,7 +185,7 @@ func (w *writer) started(name string, domain, root fields) fields {
 func (w *writer) bootloader() fields {
 	efi, known := oci.PreferenceStarts(w.Config.Hints[oci.HintPreference], disk.Firmware{UEFI: true})
 	onlyBIOS := w.Disk.Firmware != nil && *w.Disk.Firmware == disk.Firmware{BIOS: true}
-	if w.uefi || w.Config.Architecture == "arm64" || efi && known && !onlyBIOS {
+	if w.uefi || !arch.Of(w.Config.Architecture).BIOS || efi && known && !onlyBIOS {
 		return fields{"efi": fields{"secureBoot": false}} // KubeVirt's own default is true, and takes SMM
 	}
 	return fields{"bios": fields{}}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -35,7 +36,7 @@ var floors = [][]string{
 	{"image/attest", "image/disk", "image/sbom", "httpclient", "ui", "settings", "report"},
 	{"host"},
 	{"text"},
-	{"failure", "progress"},
+	{"arch", "failure", "progress"},
 }
 
 type pkg struct {
@@ -118,6 +119,26 @@ func TestWhatTalksToServersStartsNoProgram(t *testing.T) {
 					starts := x != nil && (x.Name == "host" && slices.Contains([]string{"Run", "Start", "Output"}, s.Sel.Name) ||
 						x.Name == "exec" && strings.HasPrefix(s.Sel.Name, "Command"))
 					assert.False(t, starts, "%s/%s starts a program", p.ImportPath, name)
+				}
+				return true
+			})
+		}
+	}
+}
+
+// TestOnlyTheTableNamesAnArchitecture leaves out examples, and the settings' own table.
+func TestOnlyTheTableNamesAnArchitecture(t *testing.T) {
+	named := regexp.MustCompile(`(?i)amd64|x86_64|arm64|aarch64|q35|ttyS0|ttyAMA0|OVMF|AAVMF`)
+	for _, p := range list(t, ".", "./internal/...") {
+		for _, name := range p.GoFiles {
+			if at := room(p.ImportPath); at == "arch" || at == "testkit" || at+"/"+name == "settings/settings.go" {
+				continue
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+			require.NoError(t, err)
+			ast.Inspect(file, func(n ast.Node) bool {
+				if s, ok := n.(*ast.BasicLit); ok && s.Kind == token.STRING && !strings.Contains(s.Value, "https://") {
+					assert.NotRegexp(t, named, s.Value, "%s/%s: internal/arch has that", p.ImportPath, name)
 				}
 				return true
 			})

@@ -26,6 +26,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -66,26 +67,32 @@ const (
 
 // packages are Debian's for the programs that are in none of their own name.
 var packages = map[string]string{
-	"ansible-galaxy":     "ansible-core",
-	"ansible-playbook":   "ansible-core",
-	"blkid":              "util-linux",
-	"debugfs":            "e2fsprogs",
-	"go":                 "golang (1.26 or newer: https://go.dev/dl/)",
-	"mcopy":              "mtools",
-	"mke2fs":             "e2fsprogs",
-	"mkfs.fat":           "dosfstools",
-	"mmd":                "mtools",
-	"prlimit":            "util-linux",
-	"qemu-img":           "qemu-utils",
-	"qemu-system-x86_64": "qemu-system-x86",
-	"sfdisk":             "fdisk",
-	"ssh":                "openssh-client",
-	"unshare":            "util-linux",
-	"virt-sparsify":      "guestfs-tools",
+	"ansible-galaxy":   "ansible-core",
+	"ansible-playbook": "ansible-core",
+	"blkid":            "util-linux",
+	"debugfs":          "e2fsprogs",
+	"go":               "golang (1.26 or newer: https://go.dev/dl/)",
+	"mcopy":            "mtools",
+	"mke2fs":           "e2fsprogs",
+	"mkfs.fat":         "dosfstools",
+	"mmd":              "mtools",
+	"prlimit":          "util-linux",
+	"qemu-img":         "qemu-utils",
+	"sfdisk":           "fdisk",
+	"ssh":              "openssh-client",
+	"unshare":          "util-linux",
+	"virt-sparsify":    "guestfs-tools",
 }
 
 // Package is the Debian package that has a program.
-func Package(program string) string { return cmp.Or(packages[program], program) }
+func Package(program string) string {
+	for _, a := range arch.All {
+		if a.QEMU == program {
+			return a.QEMUPackage
+		}
+	}
+	return cmp.Or(packages[program], program)
+}
 
 // Look finds a program in the PATH or in the system's directories, which are
 // not in every user's PATH. Its error is a *failure.Error that says how to get

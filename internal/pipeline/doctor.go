@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
@@ -38,7 +39,7 @@ const (
 func Examine(ctx context.Context, c settings.Config) []Finding {
 	ready := provision.ToolsReady(c.CacheDir + "/tools")
 	var all []Finding
-	for _, p := range programs {
+	for _, p := range append([]program{{arch.Of(c.Architecture).QEMU, "--version", ""}}, programs...) {
 		// What Go would compile may be there, as in the toolbox.
 		if f := p.look(ctx); p.name != "go" || f.State != Warning || !ready {
 			all = append(all, f)
@@ -46,7 +47,7 @@ func Examine(ctx context.Context, c settings.Config) []Finding {
 	}
 	// The smallest useful build takes a server image's disks and layout, and a base
 	// image and the compiled tools with Go's build cache.
-	return append(all, ssh(ctx), ansibleHere(ctx), compiled(ready), acceleration(ctx, c.Accelerator, c.CacheDir), confinement(),
+	return append(all, ssh(ctx), ansibleHere(ctx), compiled(ready), acceleration(ctx, c), confinement(),
 		space("OUTPUT_DIR", c.OutputDir, 3<<30), space("CACHE_DIR", c.CacheDir, 4<<30))
 }
 
@@ -58,7 +59,6 @@ type program struct {
 }
 
 var programs = []program{
-	{"qemu-system-x86_64", "--version", ""},
 	{"qemu-img", "--version", ""},
 	{"xorriso", "--version", ""},
 	{"git", "--version", "playbooks from git"},
@@ -124,8 +124,8 @@ func compiled(ready bool) Finding {
 }
 
 // acceleration says whether KVM really works here.
-func acceleration(ctx context.Context, wanted, cacheDir string) Finding {
-	verdict, err := vm.ChooseAccelerator(ctx, wanted, cacheDir, progress.Discard)
+func acceleration(ctx context.Context, c settings.Config) Finding {
+	verdict, err := vm.ChooseAccelerator(ctx, c.Architecture, c.Accelerator, c.CacheDir, progress.Discard)
 	switch {
 	case err != nil:
 		return broken("accelerator", err, "set ACCELERATOR=auto")

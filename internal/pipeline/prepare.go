@@ -80,7 +80,7 @@ func (w *way) prepare(ctx context.Context) (err error) {
 		g.Go(func() error { return w.show(ctx, name, run) })
 	}
 	get("accel", func(ctx context.Context, p progress.Reporter) (string, error) {
-		if w.Config.BaseFromPackages && !vm.HasKernel(w.Config.CacheDir) {
+		if w.Config.BaseFromPackages && !vm.HasKernel(w.Config.Architecture, w.Config.CacheDir) {
 			p.Activity("waiting for the base image's kernel: this host has none to prove KVM with")
 			select {
 			case <-baseIsThere:
@@ -130,7 +130,7 @@ func (w *way) prepareVerify(ctx context.Context) error {
 func (w *way) accelerator(ctx context.Context, p progress.Reporter) (string, error) {
 	err := CheckCache(w.Config.CacheDir)
 	if err == nil {
-		w.accel, err = w.rooms.accel(ctx, w.Config.Accelerator, w.Config.CacheDir, p)
+		w.accel, err = w.rooms.accel(ctx, w.Config.Architecture, w.Config.Accelerator, w.Config.CacheDir, p)
 	}
 	return w.accel.Accelerator, err
 }

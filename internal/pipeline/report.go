@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/sbom"
@@ -116,7 +117,7 @@ func (j *journal) compose(mask *strings.Replacer) *report.Report {
 
 // sources notes what the image is made from.
 func (w *way) sources(ctx context.Context) {
-	qemu := w.rooms.qemu(ctx)
+	qemu := w.rooms.qemu(ctx, w.Config.Architecture)
 	w.journal.note(func(to *report.Report) {
 		to.Image.Inputs = w.imageInputs()
 		to.Base = report.Base{Name: w.base.Name, Digest: w.base.Digest, Guest: w.base.Guest.Name, SignedBy: w.base.SignedBy, Release: w.base.Release}
@@ -131,9 +132,9 @@ func (w *way) sources(ctx context.Context) {
 	})
 }
 
-// qemuVersion is the host's, or empty where it is not known.
-func qemuVersion(ctx context.Context) string {
-	out, err := host.Output(ctx, host.Cmd{Program: "qemu-system-x86_64", Args: []string{"--version"}})
+// qemuVersion is that of the host's QEMU for an architecture, or empty where it is not known.
+func qemuVersion(ctx context.Context, architecture string) string {
+	out, err := host.Output(ctx, host.Cmd{Program: arch.Of(architecture).QEMU, Args: []string{"--version"}})
 	if err != nil {
 		return ""
 	}

@@ -23,8 +23,8 @@ import (
 type rooms struct {
 	controller func(context.Context) (string, error)
 	ssh        func(context.Context) error
-	qemu       func(context.Context) string
-	accel      func(ctx context.Context, want, cacheDir string, p progress.Reporter) (vm.Verdict, error)
+	qemu       func(ctx context.Context, architecture string) string
+	accel      func(ctx context.Context, architecture, want, cacheDir string, p progress.Reporter) (vm.Verdict, error)
 	tools      func(ctx context.Context, cache string, p progress.Reporter) (provision.Tools, error)
 	playbook   func(context.Context, playbook.Options, settings.Vars, string, progress.Reporter) (playbook.Source, playbook.Inputs, error)
 

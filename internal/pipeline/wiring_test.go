@@ -73,8 +73,8 @@ func (g *given) fakes(dir string) *rooms {
 	return &rooms{
 		controller: func(context.Context) (string, error) { return "2.16.1", nil },
 		ssh:        func(context.Context) error { return nil },
-		qemu:       func(context.Context) string { return "9.2" },
-		accel: func(_ context.Context, want, cache string, _ progress.Reporter) (vm.Verdict, error) {
+		qemu:       func(context.Context, string) string { return "9.2" },
+		accel: func(_ context.Context, _, want, cache string, _ progress.Reporter) (vm.Verdict, error) {
 			g.accelerator, g.cache = want, cache
 			return verdict, nil
 		},

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
@@ -111,7 +112,8 @@ func duration(v string) (string, error) {
 }
 
 func architecture(v string) (string, error) {
-	return "amd64", unless(v == "amd64" || v == "x86_64", "%q cannot be built: give amd64", v)
+	known := arch.Known(v)
+	return known, unless(slices.Contains(arch.Names(), known), "%q cannot be built: give %s", v, strings.Join(arch.Names(), " or "))
 }
 
 func cpus(v string) (string, error) {

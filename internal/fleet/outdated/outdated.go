@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/image/attest"
 	"github.com/netgroup-polito/diskforge/internal/image/sbom"
@@ -116,8 +117,8 @@ func (i *Image) read(ctx context.Context, s *registry.Session, key *attest.Key) 
 			continue
 		}
 		has, err := sbom.ReadSPDX(said.Predicate)
-		if err == nil && !slices.ContainsFunc(has.Packages, func(p sbom.Package) bool { return p.Architecture == "amd64" || p.Architecture == "" }) {
-			err = errors.New("it is not of amd64")
+		if err == nil && !slices.ContainsFunc(has.Packages, func(p sbom.Package) bool { return p.Architecture == arch.Default || p.Architecture == "" }) {
+			err = errors.New("it is not of " + arch.Default)
 		}
 		if err == nil {
 			i.has, i.Unknown = has, ""

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -73,7 +74,7 @@ func (b *build) neverUp(what string) error {
 	e := &failure.Error{What: what, Lines: lines, Log: b.log("console.log"),
 		Try: vm.HangAdvice(what, "is the base a cloud image, with cloud-init and an ssh server?")}
 	if len(lines) == 0 {
-		e.Lines = []string{"the serial console stayed silent: the guest's kernel may lack console=ttyS0"}
+		e.Lines = []string{"the serial console stayed silent: the guest's kernel may lack console=" + arch.Of(b.opts.Accel.Architecture).Console}
 	}
 	return e
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/verify"
@@ -40,7 +41,7 @@ func image(t *testing.T, suite string) base.Image {
 
 func options(t *testing.T, i base.Image) verify.Options {
 	t.Helper()
-	v, err := vm.ChooseAccelerator(t.Context(), vm.Auto, t.TempDir(), progress.Discard)
+	v, err := vm.ChooseAccelerator(t.Context(), arch.Default, vm.Auto, t.TempDir(), progress.Discard)
 	require.NoError(t, err)
 	return verify.Options{
 		Disk: i.Path, Format: i.Format, VirtualSize: 2 << 30, Dir: filepath.Join(t.TempDir(), "verify"),
@@ -107,7 +108,7 @@ func TestAFreshBaseImageHoldsTheFullVerification(t *testing.T) {
 			i := image(t, suite)
 			has, err := disk.FirmwareOf(i.Path)
 			require.NoError(t, err)
-			require.Equal(t, disk.Firmware{BIOS: true, UEFI: true, SecureBoot: true}, has)
+			require.Equal(t, disk.Firmware{BIOS: true, UEFI: true, SecureBoot: true, Architecture: arch.Default}, has)
 			o := options(t, i)
 			o.Full, o.UEFI, o.SecureBoot = true, true, firmware == "Secure Boot"
 			r, err := verified(t, o)

@@ -2,8 +2,11 @@ package vm
 
 import (
 	"context"
+	"errors"
+	"os/exec"
 	"runtime"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -18,8 +21,9 @@ const (
 
 // Verdict says which accelerator to use.
 type Verdict struct {
-	Accelerator string `json:"accelerator"`   // kvm or tcg
-	Why         string `json:"why,omitempty"` // why not kvm, in one line; empty for kvm
+	Architecture string `json:"architecture,omitempty"` // of the guest; empty: arch.Default
+	Accelerator  string `json:"accelerator"`            // kvm or tcg
+	Why          string `json:"why,omitempty"`          // why not kvm, in one line; empty for kvm
 	// OneThread says that one thread of QEMU must emulate all processors of a
 	// guest. Before QEMU 8.1 (accel/tcg: "Always lock pages before
 	// translation") one processor may go on running what another has just
@@ -28,15 +32,25 @@ type Verdict struct {
 	OneThread bool `json:"one_thread,omitempty"`
 }
 
-// ChooseAccelerator returns the accelerator to use for amd64 guests. want is Auto, KVM or
+// ChooseAccelerator returns the accelerator to use for guests of an architecture. want is Auto, KVM or
 // TCG. What the probe found is kept in cacheDir until the host boots again or
 // its QEMU changes; with an empty cacheDir nothing is kept.
-func ChooseAccelerator(ctx context.Context, want, cacheDir string, p progress.Reporter) (Verdict, error) {
-	return thisHost().choose(ctx, want, cacheDir, p)
+func ChooseAccelerator(ctx context.Context, architecture, want, cacheDir string, p progress.Reporter) (Verdict, error) {
+	v, err := thisHost(arch.Of(architecture)).choose(ctx, want, cacheDir, p)
+	v.Architecture = architecture
+	return v, err
 }
 
 func (h probing) choose(ctx context.Context, want, cacheDir string, p progress.Reporter) (Verdict, error) {
 	said, errVersion := host.Output(ctx, host.Cmd{Program: h.qemu, Args: []string{"--version"}})
+	if errors.Is(errVersion, exec.ErrNotFound) {
+		return Verdict{}, errVersion
+	}
+	if !h.arch.BIOS {
+		if _, err := Firmware(h.arch, false); err != nil {
+			return Verdict{}, err
+		}
+	}
 	version := string(said)
 	if want == TCG {
 		return not("ACCELERATOR=tcg asks for emulation").emulatedBy(version), nil
@@ -54,7 +68,9 @@ func (h probing) choose(ctx context.Context, want, cacheDir string, p progress.R
 
 // HasKernel says whether a kernel is at hand to prove KVM with: the host's own,
 // or one that a base image left in cacheDir.
-func HasKernel(cacheDir string) bool { return thisHost().kernel(cacheDir) != "" }
+func HasKernel(architecture, cacheDir string) bool {
+	return thisHost(arch.Of(architecture)).kernel(cacheDir) != ""
+}
 
 // Threads is how QEMU emulates a guest's processors: multi, each in a thread of
 // the host, or single.
@@ -86,7 +102,7 @@ func (v Verdict) QEMUArgs() []string {
 	if v.Accelerator == KVM {
 		return []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	return []string{"-accel", "tcg,thread=" + v.Threads(), "-cpu", "max"}
+	return []string{"-accel", "tcg,thread=" + v.Threads(), "-cpu", arch.Of(v.Architecture).CPU}
 }
 
 // LibguestfsEnv is the environment that keeps libguestfs, which picks KVM by

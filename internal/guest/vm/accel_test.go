@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -31,6 +32,7 @@ func fake(t *testing.T, script string) (h probing, boots func() int) {
 	count := filepath.Join(dir, "boots")
 	program := write("qemu", "#!/bin/sh\nif [ \"$1\" = --version ]; then echo QEMU emulator version 9.9; exit; fi\necho boot >> "+count+"\n"+script+"\n", 0o755)
 	h = probing{
+		arch:     arch.Of(""),
 		platform: "linux/amd64",
 		device:   write("kvm", "", 0o600),
 		qemu:     program,
@@ -216,7 +218,7 @@ func TestAKernelThatABaseImageLeftInTheCacheWillDo(t *testing.T) {
 	h.kernels = nil
 	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "base"), 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "base", "base-bookworm.vmlinuz"), []byte("kernel"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "base", "base-bookworm-amd64-012.vmlinuz"), []byte("kernel"), 0o600))
 	v, err := h.choose(t.Context(), Auto, dir, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, KVM, v.Accelerator)
@@ -251,7 +253,7 @@ func TestAMissingQEMUIsNamedWithItsPackage(t *testing.T) {
 
 func TestTheProbeOfThisHostBootsARealKernelOrSaysWhyNot(t *testing.T) {
 	t.Parallel()
-	v, err := ChooseAccelerator(t.Context(), Auto, t.TempDir(), progress.Discard)
+	v, err := ChooseAccelerator(t.Context(), "", Auto, t.TempDir(), progress.Discard)
 	require.NoError(t, err)
 	t.Logf("%+v", v)
 	assert.Equal(t, v.Accelerator == KVM, v.Why == "")

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -234,14 +235,16 @@ func TestCrownLabsSeedIsWhatCrownLabsWrites(t *testing.T) {
 func TestAHostWithoutUEFIFirmwareSaysHowToGetIt(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	f := firmware{filepath.Join(dir, "code"), filepath.Join(dir, "vars")}
-	_, err := findFirmware([]firmware{f})
+	f := arch.Firmware{Code: filepath.Join(dir, "code"), Vars: filepath.Join(dir, "vars")}
+	a := arch.Of("")
+	a.UEFI = []arch.Firmware{{Code: "/nowhere", Vars: "/nowhere"}, f}
+	_, err := Firmware(a, false)
 	require.ErrorContains(t, err, "apt-get install ovmf")
-	require.NoError(t, os.WriteFile(f.code, nil, 0o600))
-	_, err = findFirmware([]firmware{f})
+	require.NoError(t, os.WriteFile(f.Code, nil, 0o600))
+	_, err = Firmware(a, false)
 	require.Error(t, err, "code without variables")
-	require.NoError(t, os.WriteFile(f.vars, nil, 0o600))
-	got, err := findFirmware([]firmware{{"/nowhere", "/nowhere"}, f})
+	require.NoError(t, os.WriteFile(f.Vars, nil, 0o600))
+	got, err := Firmware(a, false)
 	require.NoError(t, err)
 	assert.Equal(t, f, got)
 }
@@ -277,7 +280,7 @@ func TestQEMUMakesTheMachineThatKubeVirtAsksFor(t *testing.T) {
 			out, err := exec.Command("qemu-img", "create", "-q", "-f", format, filepath.Join(dir, file), "1M").CombinedOutput()
 			require.NoError(t, err, "%s", out)
 		}
-		cmd := exec.Command(qemu, append(o.arguments(), "-S")...)
+		cmd := exec.Command(arch.Of("").QEMU, append(o.arguments(), "-S")...)
 		cmd.Dir = dir
 		cmd.Stdin = strings.NewReader(`{"execute":"qmp_capabilities"}{"execute":"query-cpus-fast"}{"execute":"query-hotpluggable-cpus"}{"execute":"query-chardev"}{"execute":"quit"}`)
 		out, err := cmd.CombinedOutput()

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -27,6 +28,7 @@ const firstLine = "Linux version "
 
 // probing is what the probe looks at; tests give it another device and QEMU.
 type probing struct {
+	arch     arch.Arch
 	platform string   // GOOS/GOARCH
 	device   string   // /dev/kvm
 	pod      bool     // whether this is a container of Kubernetes
@@ -38,12 +40,13 @@ type probing struct {
 	patience time.Duration
 }
 
-func thisHost() probing {
+func thisHost(a arch.Arch) probing {
 	return probing{
+		arch:     a,
 		platform: runtime.GOOS + "/" + runtime.GOARCH,
 		device:   "/dev/kvm",
 		pod:      host.InPod(),
-		qemu:     "qemu-system-x86_64",
+		qemu:     a.QEMU,
 		// Where the distributions keep it, then the copy in libguestfs' appliance of this user.
 		kernels: []string{
 			"/boot/vmlinuz-*", "/boot/vmlinuz", "/usr/lib/modules/*/vmlinuz",
@@ -58,8 +61,8 @@ func thisHost() probing {
 // boot of a kernel showed is cached: the rest can be put right while the host
 // runs (a group joined, a module loaded).
 func (h probing) probe(ctx context.Context, version string, errVersion error, cacheDir string, p progress.Reporter) (Verdict, error) {
-	if h.platform != "linux/amd64" {
-		return not("KVM for amd64 guests needs an amd64 Linux host, this is " + h.platform), nil
+	if h.platform != "linux/"+h.arch.Name {
+		return not(fmt.Sprintf("KVM for %s guests needs an %[1]s Linux host, this is %s", h.arch.Name, h.platform)), nil
 	}
 	if why := h.deviceFault(); why != "" {
 		return not(why), nil
@@ -157,7 +160,7 @@ func groupName(gid uint32) string {
 func (h probing) kernel(cacheDir string) string {
 	patterns := h.kernels
 	if cacheDir != "" {
-		patterns = append(slices.Clone(patterns), filepath.Join(cacheDir, "*.vmlinuz"), filepath.Join(cacheDir, "*", "*.vmlinuz"))
+		patterns = append(slices.Clone(patterns), filepath.Join(cacheDir, "*-"+h.arch.Name+"-*.vmlinuz"), filepath.Join(cacheDir, "*", "*-"+h.arch.Name+"-*.vmlinuz"))
 	}
 	for _, pattern := range patterns {
 		files, _ := filepath.Glob(pattern)
@@ -185,8 +188,8 @@ func (h probing) boot(ctx context.Context, kernel string) (Verdict, error) {
 		Program: h.qemu,
 		Args: []string{
 			"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-			"-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "256",
-			"-kernel", kernel, "-append", "console=ttyS0 earlyprintk=serial,ttyS0 panic=-1",
+			"-machine", h.arch.Machine, "-accel", "kvm", "-cpu", "host", "-m", "256",
+			"-kernel", kernel, "-append", fmt.Sprintf("console=%s %s panic=-1", h.arch.Console, h.arch.EarlyConsole),
 			"-serial", "stdio",
 		},
 		// A vCPU that spins in the kernel does not heed SIGTERM for long.

@@ -11,20 +11,18 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
-const qemu = "qemu-system-x86_64"
-
 // arguments are QEMU's. The machine is what KubeVirt's converter makes of a
-// VirtualMachineInstance (kubevirt/kubevirt, v1.9): q35, each virtio device in
+// VirtualMachineInstance (kubevirt/kubevirt, v1.9): its board, each virtio device in
 // a port of its own, so that the network is enp1s0; four sockets, of which the
-// first is filled; a port for a guest agent, no random number generator, VGA
-// and SMBIOS data of its own, whose UUID systemd may make the machine-id of.
+// first is filled; a port for a guest agent, no random number generator, a
+// screen and SMBIOS data of its own, whose UUID systemd may make the machine-id of.
 //
 // Different, because this machine is looked at once: writes go to an overlay
 // that nobody keeps (cache=unsafe), an error of the disk is the guest's instead
 // of stopping it, and a guest that reboots ends: an image that restarts by
 // itself takes its user's work along.
 func (o Options) arguments() []string {
-	network := "user,id=net"
+	a, network := o.arch(), "user,id=net"
 	if !o.Online {
 		network += ",restrict=on" // the guest reaches neither the host nor the world
 	}
@@ -34,7 +32,7 @@ func (o Options) arguments() []string {
 	args := []string{
 		"-name", "diskforge", "-nodefaults", "-no-user-config", "-display", "none",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-machine", "q35,vmport=off,smm=" + map[bool]string{true: "on", false: "auto"}[o.SecureBoot], "-m", fmt.Sprint(o.MemoryMiB),
+		"-machine", map[bool]string{true: a.Secure, false: a.Machine}[o.SecureBoot], "-m", fmt.Sprint(o.MemoryMiB),
 		"-smp", fmt.Sprintf("%d,maxcpus=%d,sockets=%d,cores=%d,threads=1", o.CPUs, o.CPUs*sockets, sockets, o.CPUs),
 		"-smbios", "type=1,manufacturer=KubeVirt,product=None,family=KubeVirt,uuid=" + o.uuid(),
 		"-drive", "if=none,id=disk,file=" + overlayFile + ",format=qcow2,cache=unsafe,discard=unmap",
@@ -42,7 +40,7 @@ func (o Options) arguments() []string {
 		"-drive", "if=none,id=seed,file=" + seedFile + ",format=raw,readonly=" + map[bool]string{true: "off", false: "on"}[o.SATA],
 		"-netdev", network,
 		"-chardev", "null,id=agent",
-		"-device", "VGA",
+		"-device", a.Display,
 		"-chardev", "file,id=console,path=" + consoleFile, "-serial", "chardev:console",
 		"-qmp", "stdio",
 	}
@@ -67,7 +65,7 @@ func (o Options) arguments() []string {
 	}
 	if o.UEFI {
 		args = append(args,
-			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+o.firmware.code,
+			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+o.firmware.Code,
 			"-drive", "if=pflash,unit=1,format=raw,file="+varsFile)
 	}
 	if o.SecureBoot { // the variables with the keys are written in system management mode only
@@ -103,7 +101,7 @@ func (g *Guest) launch(ctx context.Context) error {
 	// Its own lifetime, ended by what follows: a guest that is detached must
 	// not end when its starter's context does.
 	g.process, err = host.Start(context.WithoutCancel(ctx), host.Cmd{
-		Program: qemu,
+		Program: g.options.arch().QEMU,
 		Args:    g.options.arguments(),
 		Dir:     g.options.Dir,
 		Stdin:   inRead,

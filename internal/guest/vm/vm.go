@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -43,7 +44,7 @@ type Options struct {
 	Online    bool        // the guest reaches the network, by this host's address
 	Reboots   bool        // a guest that reboots comes back, and does not end
 	SATA      bool        // disk and seed are SATA disks, not virtio's
-	UEFI      bool        // start with UEFI (OVMF) instead of a BIOS
+	UEFI      bool        // start with UEFI where there is a BIOS, too
 	// SecureBoot starts it with UEFI that takes no loader but those which Microsoft's keys signed.
 	SecureBoot bool
 	User       string        // login user that the seed makes
@@ -61,7 +62,7 @@ type Options struct {
 	// CrownLabsUser, whom User has to name.
 	CrownLabs bool
 
-	firmware firmware // with UEFI
+	firmware arch.Firmware // with UEFI
 }
 
 // CrownLabsUser is the login user of CrownLabs' seed.
@@ -138,9 +139,9 @@ func (o Options) complete() (Options, error) {
 		o.Hostname = "diskforge"
 	}
 	o.OwnHostKeys = o.OwnHostKeys || o.CrownLabs
-	if o.UEFI {
+	if o.UEFI = o.UEFI || !o.arch().BIOS; o.UEFI {
 		var err error
-		if o.firmware, err = findFirmware(firmwares[o.SecureBoot]); err != nil {
+		if o.firmware, err = Firmware(o.arch(), o.SecureBoot); err != nil {
 			return o, err
 		}
 	}
@@ -152,6 +153,8 @@ func (o Options) complete() (Options, error) {
 	o.Dir, errDir = filepath.Abs(o.Dir)
 	return o, errors.Join(errDisk, errDir)
 }
+
+func (o Options) arch() arch.Arch { return arch.Of(o.Accel.Architecture) }
 
 // prepare makes everything that QEMU reads.
 func (g *Guest) prepare(ctx context.Context) (err error) {
@@ -177,7 +180,7 @@ func (g *Guest) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if o.UEFI {
-		vars, err := os.ReadFile(o.firmware.vars)
+		vars, err := os.ReadFile(o.firmware.Vars)
 		if err == nil {
 			err = os.WriteFile(g.file(varsFile), vars, 0o600)
 		}
@@ -290,33 +293,19 @@ func (g *Guest) removeFiles() error {
 	return errors.Join(errs...)
 }
 
-// firmware is a build of OVMF: the code, which is only read, and an empty
-// store of variables, of which each machine gets a copy.
-type firmware struct{ code, vars string }
-
-// firmwares are where distributions put OVMF without Secure Boot, and with it and
-// Microsoft's keys.
-var firmwares = map[bool][]firmware{
-	false: {
-		{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},                 // Debian, Ubuntu
-		{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},             // Fedora
-		{"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},         // Arch
-		{"/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"}, // openSUSE
-	},
-	true: {
-		{"/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"},
-		{"/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"},
-		{"/usr/share/qemu/ovmf-x86_64-smm-ms-code.bin", "/usr/share/qemu/ovmf-x86_64-smm-ms-vars.bin"},
-	},
-}
-
-func findFirmware(all []firmware) (firmware, error) {
+// Firmware is this host's UEFI for machines of an architecture. Its error names the
+// Debian package that has it.
+func Firmware(a arch.Arch, secureBoot bool) (arch.Firmware, error) {
+	all := a.UEFI
+	if secureBoot {
+		all = a.SecureBoot
+	}
 	for _, f := range all {
-		_, errCode := os.Stat(f.code)
-		_, errVars := os.Stat(f.vars)
+		_, errCode := os.Stat(f.Code)
+		_, errVars := os.Stat(f.Vars)
 		if errCode == nil && errVars == nil {
 			return f, nil
 		}
 	}
-	return firmware{}, failure.New("this host has no UEFI firmware for virtual machines", "apt-get install ovmf")
+	return arch.Firmware{}, failure.New("this host has no UEFI firmware for virtual machines", "apt-get install "+a.FirmwarePackage)
 }

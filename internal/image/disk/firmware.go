@@ -14,6 +14,7 @@ import (
 	"github.com/lima-vm/go-qcow2reader/image/qcow2"
 	qcow2log "github.com/lima-vm/go-qcow2reader/log"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
@@ -43,6 +44,9 @@ type Firmware struct {
 	// SecureBoot: that loader carries a signature of Microsoft's, as shim does, whose
 	// keys firmware with Secure Boot knows.
 	SecureBoot bool
+	// Architecture is whose boot loader that is; empty without one, or where there are
+	// those of several.
+	Architecture string
 }
 
 // String names them as people do.
@@ -112,7 +116,7 @@ func (i *Image) Firmware(r io.ReaderAt) (f Firmware, err error) {
 	f.BIOS = len(bytes.Trim(first[:440], "\x00")) > 0
 	start, err := systemPartition(guest, first)
 	if err == nil && start > 0 {
-		f.UEFI, f.SecureBoot, err = loader(guest, start)
+		f.Architecture, f.UEFI, f.SecureBoot, err = loader(guest, start)
 	}
 	if err != nil {
 		err = fmt.Errorf("reading the EFI system partition: %w", err)
@@ -169,40 +173,43 @@ func systemPartition(r io.ReaderAt, first []byte) (int64, error) {
 	return 0, nil
 }
 
-// loaders are the names of boot loaders in EFI/BOOT (UEFI specification,
-// 3.5.1.1), as FAT writes them.
-var loaders = []string{"BOOTX64 EFI", "BOOTAA64EFI"}
-
 // maxLoader bounds what is read of a boot loader, in bytes. Shim has a million, GRUB
 // as one file four.
 const maxLoader = 16 << 20
 
 // loader says whether the FAT file system that begins at start holds EFI/BOOT with
-// a loader, and whether Microsoft signed it.
-func loader(r io.ReaderAt, start int64) (isThere, signed bool, err error) {
+// a loader, for which architecture, and whether Microsoft signed it.
+func loader(r io.ReaderAt, start int64) (architecture string, isThere, signed bool, err error) {
 	b, err := readFull(r, start, sectorSize)
 	if err != nil {
-		return false, false, err
+		return "", false, false, err
 	}
 	f, ok := parseFAT(r, start, b)
 	if !ok {
-		return false, false, nil
+		return "", false, false, nil
 	}
 	dir, err := f.root()
 	for _, name := range []string{"EFI        ", "BOOT       "} {
 		cluster, isThere := lookup(dir, name)
 		if err != nil || !isThere || cluster == 0 {
-			return false, false, err
+			return "", false, false, err
 		}
 		dir, err = f.directory(cluster)
 	}
-	for _, name := range loaders {
-		if cluster, isThere := lookup(dir, name); isThere && err == nil {
-			content, err := f.read(cluster, maxLoader, nil)
-			return true, signedByMicrosoft(content), err
+	for _, a := range arch.All {
+		name, extension, _ := strings.Cut(a.Loader(), ".")
+		cluster, found := lookup(dir, fmt.Sprintf("%-8s%s", name, extension)) // as FAT writes it
+		if !found || err != nil {
+			continue
 		}
+		if isThere {
+			return "", isThere, signed, nil
+		}
+		var content []byte
+		content, err = f.read(cluster, maxLoader, nil)
+		architecture, isThere, signed = a.Name, true, signedByMicrosoft(content)
 	}
-	return false, false, err
+	return architecture, isThere, signed, err
 }
 
 // signedByMicrosoft says whether a PE file has a certificate table that names

@@ -89,13 +89,13 @@ func TestTheFirmwareIsReadOffTheDisk(t *testing.T) {
 		files             []string
 		want              disk.Firmware
 	}{
-		"GPT, FAT16":                {"gpt", "20", "16", shim, []string{place}, disk.Firmware{UEFI: true, SecureBoot: true}},
-		"GPT, FAT32":                {"gpt", "40", "32", shim, []string{place}, disk.Firmware{UEFI: true, SecureBoot: true}},
-		"DOS, FAT12":                {"dos", "2", "12", shim, append(many, place), disk.Firmware{UEFI: true, SecureBoot: true}},
-		"unsigned":                  {"gpt", "20", "16", unsigned, []string{place}, disk.Firmware{UEFI: true}},
-		"signed by somebody":        {"gpt", "20", "16", executable(t, "Debian Secure Boot CA"), []string{place}, disk.Firmware{UEFI: true}},
-		"no program":                {"gpt", "20", "16", []byte("a loader"), []string{place}, disk.Firmware{UEFI: true}},
-		"cut":                       {"gpt", "20", "16", shim[:3000], []string{place}, disk.Firmware{UEFI: true}},
+		"GPT, FAT16":                {"gpt", "20", "16", shim, []string{place}, disk.Firmware{Architecture: "amd64", UEFI: true, SecureBoot: true}},
+		"GPT, FAT32":                {"gpt", "40", "32", shim, []string{place}, disk.Firmware{Architecture: "amd64", UEFI: true, SecureBoot: true}},
+		"DOS, FAT12":                {"dos", "2", "12", shim, append(many, place), disk.Firmware{Architecture: "amd64", UEFI: true, SecureBoot: true}},
+		"unsigned":                  {"gpt", "20", "16", unsigned, []string{place}, disk.Firmware{Architecture: "amd64", UEFI: true}},
+		"signed by somebody":        {"gpt", "20", "16", executable(t, "Debian Secure Boot CA"), []string{place}, disk.Firmware{Architecture: "amd64", UEFI: true}},
+		"no program":                {"gpt", "20", "16", []byte("a loader"), []string{place}, disk.Firmware{Architecture: "amd64", UEFI: true}},
+		"cut":                       {"gpt", "20", "16", shim[:3000], []string{place}, disk.Firmware{Architecture: "amd64", UEFI: true}},
 		"an EFI/debian alone":       {"gpt", "20", "16", shim, []string{"EFI/debian/grubx64.efi"}, disk.Firmware{}},
 		"an empty system partition": {"gpt", "20", "16", nil, nil, disk.Firmware{}},
 	} {

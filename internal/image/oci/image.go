@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/netgroup-polito/diskforge/internal/arch"
 )
 
 const (
@@ -91,7 +93,7 @@ func Resolve(d v1.Descriptor, raw []byte, manifest, config func(v1.Descriptor) (
 }
 
 // choose takes an image out of an OCI index or a Docker manifest list as nodes
-// and CDI choose it, by OS, architecture and no variant: the one for amd64, one
+// and CDI choose it, by OS, architecture and no variant: the one for arch.Default, one
 // that says no platform, or one for another architecture that KubeVirt runs. An
 // index without any is refused as they refuse it.
 func choose(raw []byte) (v1.Descriptor, *Index, error) {
@@ -109,7 +111,7 @@ func choose(raw []byte) (v1.Descriptor, *Index, error) {
 		}
 		platform := platformOf(d)
 		index.Platforms = append(index.Platforms, platform)
-		if rank := slices.Index(platforms, platform); rank >= 0 && rank < best {
+		if rank := slices.Index(platforms, strings.TrimSuffix(platform, "/v8")); rank >= 0 && rank < best {
 			chosen, best, index.Taken = &d, rank, platform
 		}
 	}
@@ -117,14 +119,19 @@ func choose(raw []byte) (v1.Descriptor, *Index, error) {
 	case len(index.Platforms) == 0:
 		return v1.Descriptor{}, nil, errors.New("its index lists no image")
 	case chosen == nil:
-		return v1.Descriptor{}, nil, fmt.Errorf("its index has no image for linux/amd64, linux/arm64 or linux/s390x, "+
-			"by which nodes and CDI choose, but for %s", strings.Join(index.Platforms[:min(len(index.Platforms), 5)], ", "))
+		return v1.Descriptor{}, nil, fmt.Errorf("its index has no image for linux and %s, "+
+			"by which nodes and CDI choose, but for %s", strings.Join(arch.KubeVirt, ", "), strings.Join(index.Platforms[:min(len(index.Platforms), 5)], ", "))
 	}
 	return *chosen, index, nil
 }
 
 // platforms are those that are taken, the best first.
-var platforms = []string{"linux/amd64", "unknown", "linux/arm64", "linux/arm64/v8", "linux/s390x"}
+var platforms = func() (all []string) {
+	for _, name := range arch.KubeVirt {
+		all = append(all, "linux/"+name)
+	}
+	return slices.Insert(all, 1, "unknown")
+}()
 
 // platformOf is OS/ARCHITECTURE[/VARIANT] of an image in an index.
 func platformOf(d v1.Descriptor) string {

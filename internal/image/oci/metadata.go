@@ -81,8 +81,7 @@ type Metadata struct {
 	// Created is SOURCE_DATE_EPOCH or the date of the base image. The zero
 	// time stands for the Unix epoch.
 	Created time.Time
-	// Architecture of the guest in Go's terms: amd64, arm64 or s390x, those
-	// that KubeVirt runs.
+	// Architecture of the guest, one of arch.KubeVirt.
 	Architecture string
 
 	// These become annotations of the manifest and labels of the config,
@@ -114,22 +113,12 @@ type Metadata struct {
 	Accept func(ctx context.Context, layoutDir string) error
 }
 
-// architectures are the names of those that KubeVirt runs: Go's, by which images
-// call them, and others'.
-var architectures = map[string]string{
-	"amd64": "amd64", "x86_64": "amd64", "x64": "amd64", "arm64": "arm64", "aarch64": "arm64", "s390x": "s390x",
-}
-
 // The variables of an image's config that KubeVirt's instance types take for
 // hints.
 const (
 	HintInstanceType = "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_INSTANCETYPE"
 	HintPreference   = "INSTANCETYPE_KUBEVIRT_IO_DEFAULT_PREFERENCE"
 )
-
-// Architecture returns Go's name for an architecture that KubeVirt runs, known
-// by whatever name, or nothing.
-func Architecture(known string) string { return architectures[known] }
 
 // labelValue is what Kubernetes takes as the value of a label.
 var labelValue = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
