@@ -107,7 +107,8 @@ func (a *access) find(ctx context.Context, s *Session, tags []string, inputs str
 		}
 		err = a.revoked(ctx, s, image.Entry, nil)
 		if why, revoked := errors.AsType[Revocation](err); revoked {
-			one.Revoked, found = string(why), one
+			one.Revoked = why.Error()
+			found = one
 			continue
 		}
 		return one, err == nil, err
