@@ -20,9 +20,9 @@ import (
 
 func (a *app) images() *cobra.Command {
 	parent := &cobra.Command{
-		Use: "images", Short: "List, tag, delete and prune what was published",
+		Use: "images", Short: "List, tag, promote, revoke, delete and prune what was published",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return usageError{errors.New("say what to do with the images: list, tag, delete or prune")}
+			return usageError{errors.New("say what to do with the images: list, tag, promote, revoke, delete or prune")}
 		},
 	}
 	for _, f := range settings.Fields() {
@@ -30,7 +30,7 @@ func (a *app) images() *cobra.Command {
 			addFlag(parent.PersistentFlags(), f)
 		}
 	}
-	parent.AddCommand(a.listImages(), a.tagImage(), a.deleteImages(), a.pruneImages())
+	parent.AddCommand(a.listImages(), a.tagImage(), a.promoteImage(), a.revokeImage(), a.deleteImages(), a.pruneImages())
 	return parent
 }
 
@@ -150,8 +150,9 @@ func (a *app) pruneImages() *cobra.Command {
 		`Say which images at and below REGISTRY/PREFIX, or TARGET_REGISTRY and
 REGISTRY_PREFIX, would be deleted, and why; delete them with --yes. Kept are the
 newest N of each repository, what is younger than AGE (30d, 12h, 2w), what has a tag
-that a GLOB matches, what a kept image was made from as far as it is listed, images
-of unknown age, and, without --all, what diskforge did not make.
+that a GLOB matches or that is a channel's (stable, latest: one without digits), what a
+kept image was made from as far as it is listed, images of unknown age, and, without
+--all, what diskforge did not make.
 
 An image goes with all its tags; one that got another since it was listed is kept. A
 tag that moves to an image in the very moment of its deletion goes with it. The

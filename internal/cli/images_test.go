@@ -122,7 +122,7 @@ func TestPruneShowsWhatGoesAndDeletesItOnlyWithYes(t *testing.T) {
 	ubuntu := host + "/lab/ubuntu"
 	parent := publish(t, host+"/lab/base", 90, "", "v1")
 	publish(t, host+"/lab/base", 1, "", "v2")
-	publish(t, ubuntu, 60, "", "v1", "old")
+	publish(t, ubuntu, 60, "", "v1", "old-1")
 	publish(t, ubuntu, 50, "", "v2")
 	publish(t, ubuntu, 2, parent, "v3", "latest")
 	theirs(t, ubuntu+":theirs")
@@ -130,7 +130,7 @@ func TestPruneShowsWhatGoesAndDeletesItOnlyWithYes(t *testing.T) {
 	prune := []string{"images", "prune", host + "/lab", "--keep", "1", "--keep-younger", "30d"}
 	code, out, errs := run(t, prune...)
 	require.Equal(t, 0, code, errs)
-	assert.Regexp(t, `delete +`+ubuntu+` +old,v1 .*60d +not among the newest 1, and older than 30d\n`, out)
+	assert.Regexp(t, `delete +`+ubuntu+` +old-1,v1 .*60d +not among the newest 1, and older than 30d\n`, out)
 	assert.Regexp(t, `delete +`+ubuntu+` +v2 `, out)
 	assert.Regexp(t, `keep +`+ubuntu+` +latest,v3 .* among the newest 1\n`, out)
 	assert.Regexp(t, `keep +`+ubuntu+` +theirs .* diskforge did not make it\n`, out)
@@ -138,15 +138,15 @@ func TestPruneShowsWhatGoesAndDeletesItOnlyWithYes(t *testing.T) {
 	assert.Contains(t, errs, "dry run: nothing was deleted; --yes deletes 2 of 6 images")
 	assert.Len(t, tagsOf(t, ubuntu), 6)
 
-	code, out, errs = run(t, append(prune, "--keep-tag", "old", "--keep-tag", "v2")...)
+	code, out, errs = run(t, append(prune, "--keep-tag", "old-1", "--keep-tag", "v2")...)
 	require.Equal(t, 0, code, errs)
-	assert.Regexp(t, `keep +`+ubuntu+` +old,v1 .* tag old\n`, out)
+	assert.Regexp(t, `keep +`+ubuntu+` +old-1,v1 .* tag old-1\n`, out)
 	assert.Regexp(t, `keep +`+ubuntu+` +v2 .* tag v2\n`, out)
 	assert.Contains(t, errs, "--yes deletes 0 of 6 images")
 
 	code, _, errs = run(t, append(prune, "--yes")...)
 	require.Equal(t, 0, code, errs)
-	assert.Contains(t, errs, "deleted "+ubuntu+":old")
+	assert.Contains(t, errs, "deleted "+ubuntu+":old-1")
 	assert.Contains(t, errs, "garbage")
 	assert.ElementsMatch(t, []string{"v3", "latest", "theirs"}, tagsOf(t, ubuntu))
 	assert.ElementsMatch(t, []string{"v1", "v2"}, tagsOf(t, host+"/lab/base"))
@@ -167,8 +167,8 @@ func indexOf(t *testing.T, repository string, days int) {
 	index = mutate.Annotations(index, map[string]string{"org.opencontainers.image.created": made(days)}).(v1.ImageIndex)
 	repo, err := name.NewRepository(repository)
 	require.NoError(t, err)
-	require.NoError(t, remote.Write(repo.Tag("one"), image))
-	require.NoError(t, remote.WriteIndex(repo.Tag("many"), index))
+	require.NoError(t, remote.Write(repo.Tag("one-1"), image))
+	require.NoError(t, remote.WriteIndex(repo.Tag("many-1"), index))
 }
 
 func TestPruneDeletesAnIndexBeforeItsParts(t *testing.T) {
@@ -177,7 +177,7 @@ func TestPruneDeletesAnIndexBeforeItsParts(t *testing.T) {
 	indexOf(t, host+"/lab/theirs", 60)
 	code, _, errs := run(t, "images", "prune", host+"/lab", "--keep-younger", "30d", "--all", "--yes")
 	require.Equal(t, 0, code, errs)
-	assert.Less(t, strings.Index(errs, "deleted "+host+"/lab/theirs:many"), strings.Index(errs, "deleted "+host+"/lab/theirs:one"))
+	assert.Less(t, strings.Index(errs, "deleted "+host+"/lab/theirs:many-1"), strings.Index(errs, "deleted "+host+"/lab/theirs:one-1"))
 	assert.Empty(t, tagsOf(t, host+"/lab/theirs"))
 }
 
@@ -312,7 +312,7 @@ func TestImagesWantsToKnowWhatToDo(t *testing.T) {
 	t.Parallel()
 	code, _, errs := run(t, "images", "polish")
 	assert.Equal(t, 2, code)
-	assert.Contains(t, errs, "list, tag, delete or prune")
+	assert.Contains(t, errs, "list, tag, promote, revoke, delete or prune")
 	code, _, errs = run(t, "images", "list")
 	assert.Equal(t, 2, code)
 	assert.Contains(t, errs, "TARGET_REGISTRY")

@@ -24,7 +24,7 @@ type threshold struct {
 }
 
 func (t threshold) passed(i outdated.Image) bool {
-	return i.Error == "" && (t.days >= 0 && i.Days > t.days || t.security && len(i.Security) > 0 || t.superseded && i.Parent == outdated.Superseded)
+	return i.Error == "" && (i.Revoked != "" || t.days >= 0 && i.Days > t.days || t.security && len(i.Security) > 0 || t.superseded && i.Parent == outdated.Superseded)
 }
 
 func (a *app) outdated() *cobra.Command {
@@ -38,7 +38,7 @@ by the SBOM that a build with SIGNING_KEY attaches, and by what the archives of 
 Ubuntu (or APT_MIRROR) have now. With --json each image is one JSON object on standard output.
 
 The exit code is 1 where an image passes what --max-days, --security and --superseded
-allow, and where something could not be read. An image without an SBOM says so; that is
+allow or is revoked, and where something could not be read. An image without an SBOM says so; that is
 no failure.`,
 		cobra.ArbitraryArgs, nil, func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			o := outdated.Options{AptMirror: b.Config.AptMirror, CAFile: b.Config.CAFile, Now: time.Now()}
@@ -82,7 +82,7 @@ no failure.`,
 	c.Flags().IntVar(&limit.days, "max-days", -1, "fail where an image is older than so many days (default: however old)")
 	c.Flags().BoolVar(&limit.security, "security", false, "fail where a security update is pending")
 	c.Flags().BoolVar(&limit.superseded, "superseded", false, "fail where an image was made from one that has a newer one")
-	c.Flags().StringVar(&key, "key", "", "file of a public key: only SBOMs that its holder signed count")
+	c.Flags().StringVar(&key, "key", "", "file of a public key: only SBOMs and revocations that its holder signed count")
 	return c
 }
 
@@ -146,6 +146,8 @@ func pending(i outdated.Image) string {
 	switch {
 	case i.Error != "":
 		return "error: " + text.Line(i.Error)
+	case i.Revoked != "":
+		return i.Revoked
 	case i.Unknown != "":
 		return "not known: " + i.Unknown
 	case len(names) == 0:

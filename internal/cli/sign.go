@@ -26,7 +26,8 @@ func (a *app) verifySignature() *cobra.Command {
 	c := a.command("verify-signature REF --key PUBLIC_KEY", "Say what the holder of a key says of an image",
 		`Look for what is attached to an image in a registry and signed with the private half of
 PUBLIC_KEY, by diskforge or by cosign: that it is theirs, what it was made from, what is
-on it. The exit code is 1 where there is no signature by that key. With --json all that is
+on it. The exit code is 1 where there is no signature by that key, and where its holder
+revoked the image or one that it was made from. With --json all that is
 said goes to standard output as one JSON object.`,
 		cobra.ExactArgs(1), nil,
 		func(c *cobra.Command, args []string, b *pipeline.Build) error {

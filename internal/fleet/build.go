@@ -26,7 +26,7 @@ func (a *All) prepare(e *Entry) {
 	}
 	switch {
 	case !e.Anew: // what is built for its parent's sake is known by that one's digest
-	case a.Policy.Force:
+	case a.Policy.Force || e.Found != nil && e.Found.Revoked != "":
 		e.NotBefore = time.Now()
 	case a.Policy.MaxAge > 0:
 		e.NotBefore = time.Now().Add(-a.Policy.MaxAge)

@@ -87,8 +87,11 @@ func (e *Entry) MissingTags() []string {
 // nothing. One that is older than its parent was left by a run that ended in
 // between.
 func (p Policy) tooOld(e *Entry) string {
-	if e.Found == nil {
+	switch {
+	case e.Found == nil:
 		return ""
+	case e.Found.Revoked != "":
+		return "what there is " + e.Found.Revoked
 	}
 	built := e.Found.Built
 	switch age := p.Now.Sub(built); {

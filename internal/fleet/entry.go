@@ -97,6 +97,8 @@ type Found struct {
 	Digest string    // of the manifest, "sha256:…"
 	Tags   []string  // that it is known to have
 	Built  time.Time // zero where that is not known
+	// Revoked says why it must not be used, or is empty.
+	Revoked string
 }
 
 // MarshalText writes the digest: that is all of it that a plan tells.

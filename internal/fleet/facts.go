@@ -159,6 +159,9 @@ func (a *All) ask(ctx context.Context, session *registry.Session, entries []*Ent
 			default:
 				e.Found, e.Absent, e.Err = e.published(ctx, session)
 			}
+			if base := e.config.BaseImage.Reference; base != "" && e.Err == nil {
+				e.Err = session.RevokedAt(ctx, base, nil)
+			}
 			return nil //nolint:nilerr // the entry has its error
 		})
 	}
@@ -178,6 +181,8 @@ func (e *Entry) published(ctx context.Context, session *registry.Session) (found
 			return nil, "", err
 		case i == 0 && ok:
 			found = &Found{Digest: r.Digest, Tags: []string{r.Tag}, Built: r.Built}
+		case i == 0 && r.Revoked != "":
+			return &Found{Digest: r.Digest, Tags: []string{r.Tag}, Built: r.Built, Revoked: r.Revoked}, "", nil
 		case i == 0 && r.Lost != "":
 			return nil, "the registry has lost " + r.Lost, nil
 		case i == 0 && r.Other:

@@ -212,7 +212,14 @@ func (b *Build) Inspect(ctx context.Context, what string) (r *contract.Report, e
 		return nil, err
 	}
 	defer image.Close()
-	return contract.Image(ctx, image.Image, stage)
+	if r, err = contract.Image(ctx, image.Image, stage); err != nil {
+		return nil, err
+	}
+	err = image.Revoked(ctx, nil)
+	if why, revoked := errors.AsType[registry.Revocation](err); revoked {
+		r.Checks, err = append(r.Checks, contract.Result{Check: "revocation", Level: contract.Error, Detail: why.Error()}), nil
+	}
+	return r, err
 }
 
 // Locate says where an image is: a path (Layout), of which nobody says what is there,

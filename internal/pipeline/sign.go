@@ -130,38 +130,46 @@ func (w *way) sign(ctx context.Context, _ string, p progress.Reporter) (result, 
 // Sign signs an image that is in a registry: that it is ours, and what it was made from,
 // as it says itself.
 func (b *Build) Sign(ctx context.Context, reference string) (signed string, err error) {
+	return b.attest(ctx, "sign", reference, statements)
+}
+
+// attest signs statements about an image that is in a registry, whose digest and
+// annotations they are made of, and attaches them to it.
+func (b *Build) attest(ctx context.Context, stage, reference string,
+	statements func(digest string, annotations map[string]string) ([]attest.Statement, error),
+) (image string, err error) {
 	w := b.way(nil)
 	if !w.signs() {
 		wrong := settings.Mistakes{}
 		wrong.Add("SIGNING_KEY", "is not set: name the file of a private key: --signing-key cosign.key")
 		return "", wrong
 	}
-	err = w.show(ctx, "sign", func(ctx context.Context, p progress.Reporter) (string, error) {
+	err = w.show(ctx, stage, func(ctx context.Context, p progress.Reporter) (string, error) {
 		login, err := w.login()
 		if err != nil {
 			return "", err
 		}
-		image, err := registry.Open(ctx, reference, login)
+		opened, err := registry.Open(ctx, reference, login)
 		if err != nil {
 			return "", err
 		}
-		defer image.Close()
-		if index := image.Index; index != nil && index.Digest != "" {
+		defer opened.Close()
+		if index := opened.Index; index != nil && index.Digest != "" {
 			return "", failure.New(reference+" is an index of "+text.Count(len(index.Platforms), "image"), "name one of them by its digest")
 		}
 		var m v1.Manifest
-		if err := json.Unmarshal(image.Manifest, &m); err != nil {
+		if err := json.Unmarshal(opened.Manifest, &m); err != nil {
 			return "", failure.Wrap(err, reference+" has no manifest of an image", "")
 		}
-		all, err := statements(image.Digest, m.Annotations)
+		all, err := statements(opened.Digest, m.Annotations)
 		if err != nil {
 			return "", err
 		}
 		name, _, _ := strings.Cut(reference, "@")
-		signed = name + "@" + image.Digest
-		return w.say(ctx, signed, all, "", p)
+		image = name + "@" + opened.Digest
+		return w.say(ctx, image, all, "", p)
 	})
-	return signed, err
+	return image, err
 }
 
 // statements are what an image's own annotations allow to be said of it.
@@ -257,7 +265,7 @@ func (w *way) say(ctx context.Context, reference string, all []attest.Statement,
 			}
 		}
 		add = append(add, registry.Referrer{ArtifactType: attest.BundleType, Content: bundle, Annotations: map[string]string{
-			"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": s.PredicateType, // as cosign's
+			"dev.sigstore.bundle.content": "dsse-envelope", attest.AnnotationKind: s.PredicateType, // as cosign's
 		}})
 	}
 	line := strings.Join(said, ", ")
@@ -294,8 +302,9 @@ type Said struct {
 }
 
 // VerifySignature returns what the holder of a public key, in a file, says of an image in
-// a registry. That there is no signature of theirs is an error. Bundles in files count as
-// if they were in the registry.
+// a registry. That there is no signature of theirs is an error, and so is that they revoked
+// the image, or one that it was made from. Bundles in files count as if they were in the
+// registry.
 func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string, files []string) (Chain, error) {
 	w := b.way(nil)
 	wrong := settings.Mistakes{}
@@ -339,7 +348,7 @@ func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string
 		chain.Said = append(chain.Said, Said{attest.Kind(s.PredicateType), s.Predicate})
 	}
 	if ours {
-		return chain, nil
+		return chain, session.RevokedAt(ctx, chain.Image, &key)
 	}
 	what := chain.Image + " has no signature by the key " + publicKey
 	if chain.Others > 0 {

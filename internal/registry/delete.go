@@ -130,15 +130,15 @@ func (a *access) delete(ctx context.Context, path string) error {
 	})
 }
 
-// notDeleted says whether a registry answers that it does not delete such things.
-func notDeleted(err error) bool {
+// notOffered says whether a registry answers that it does no such thing.
+func notOffered(err error) bool {
 	answer := answered(err)
 	return answer != nil && (answer.StatusCode == http.StatusMethodNotAllowed || answer.StatusCode == http.StatusBadRequest)
 }
 
 // noDeletion explains the answer of a registry that deletes nothing.
 func (a *access) noDeletion(err error) error {
-	if !notDeleted(err) {
+	if !notOffered(err) {
 		return err
 	}
 	answer := answered(err)
@@ -173,7 +173,7 @@ func (s *Session) untag(ctx context.Context, tag name.Tag, digest string, kept [
 		left, errLeft := a.manifest(ctx, tag) // old docker-registries may accept it and do nothing
 		refused, err = left != nil, errLeft
 	}
-	if refused || notDeleted(err) {
+	if refused || notOffered(err) {
 		return failure.New(fmt.Sprintf("registry %s deletes no tag alone, and the image of %s has others: %s",
 			tag.RegistryStr(), tag, strings.Join(kept, ", ")),
 			fmt.Sprintf("delete the image with all its tags, %s@%s, or leave it", tag.Context(), digest))

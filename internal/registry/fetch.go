@@ -48,9 +48,10 @@ const (
 // with :TAG, @DIGEST or both; see oci.Image.Extract. A layer is read as it comes and
 // kept nowhere, and read again from its start, at most five times in all, where
 // the connection breaks. Where inputs are wanted, the image is pinned by its
-// digest as soon as the tag has them. Nobody is asked for an image with a known
-// digest whose disk is in the cache; one of the wanted inputs, fetched before
-// from the same tag, is taken where the registry fails. Errors are
+// digest as soon as the tag has them. An image with a known digest
+// whose disk is in the cache is asked for only whether it was revoked; one of the wanted inputs, fetched before
+// from the same tag, is taken where the registry fails. An image that is revoked (see
+// Session.Revoked) is not taken. Errors are
 // *failure.Error, except for the cause of ctx.
 func Fetch(ctx context.Context, ref string, o FetchOptions, p progress.Reporter) (Fetched, error) {
 	parsed, err := parseStored(ref)
@@ -60,11 +61,11 @@ func Fetch(ctx context.Context, ref string, o FetchOptions, p progress.Reporter)
 	from, digest, _ := strings.Cut(ref, "@")
 	if digest = cmp.Or(digest, o.Want.Digest); digest != "" {
 		if got, ok := o.kept(ctx, from, digest, p); ok {
-			return got, nil
+			return got, o.revokedMeanwhile(ctx, got.Reference, p)
 		}
 	}
 	got, err := o.fetch(ctx, parsed, from, p)
-	if err == nil || digest != "" || ctx.Err() != nil {
+	if err == nil || digest != "" || isRevocation(err) || ctx.Err() != nil {
 		return got, err
 	}
 	if old, ok := o.kept(ctx, from, "", p); ok {
@@ -96,6 +97,9 @@ func (o FetchOptions) fetch(ctx context.Context, ref name.Reference, from string
 	}
 	image, err := session.open(ctx, ref, fetching())
 	if err != nil {
+		return Fetched{}, err
+	}
+	if err := image.Revoked(ctx, nil); err != nil {
 		return Fetched{}, err
 	}
 	disk, err := image.extract(ctx, from, o, p)
@@ -177,7 +181,7 @@ func (a *access) hasInputs(ctx context.Context, tag name.Tag, inputs string) (di
 	if err := (oci.Want{Inputs: inputs}).Check(tag.String(), "", image.Annotations); err != nil {
 		why, _ = failure.In(err)
 	}
-	return image.digest, why, nil
+	return image.Digest, why, nil
 }
 
 // keptFile lies beside a disk that was fetched, with the image that it came

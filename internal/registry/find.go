@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -27,6 +28,9 @@ type Found struct {
 	Tag       string    // a tag that it has: the wanted one, or another
 	Digest    string    // of the manifest, "sha256:…"
 	Built     time.Time // when its playbook, or its original's, had run; zero where that is not known
+	// Revoked says why the image must not be used (see Revocation), where it is no other
+	// than that which was found.
+	Revoked string
 	// Lost is the digest of a blob that the registry should have and has not,
 	// where it was for this that no image was found.
 	Lost string
@@ -39,17 +43,18 @@ type Found struct {
 // (oci.MadeFrom): under the tag of ref, REGISTRY/REPOSITORY:TAG, then
 // under the other tags of the repository, of which it looks at no more than
 // 200, the highest names first. An image whose config or layer the registry has
-// lost does not count.
+// lost, or that is revoked, does not count.
 //
-// In the usual case that is one login a repository and three requests. A
-// repository that does not exist has no such image; to be refused is an error.
+// In the usual case that is one login a repository and four requests, and two for each
+// image that it was made from, the one from the other. A repository that does not exist has
+// no such image; to be refused is an error.
 func (s *Session) Find(ctx context.Context, ref, inputs string) (Found, bool, error) {
 	tag, err := parse(ref)
 	if err != nil {
 		return Found{}, false, err
 	}
 	a := s.access(tag.Context(), reading)
-	found, ok, err := a.find(ctx, []string{tag.TagStr()}, inputs)
+	found, ok, err := a.find(ctx, s, []string{tag.TagStr()}, inputs)
 	if ok || err != nil {
 		return found, ok, err
 	}
@@ -60,9 +65,12 @@ func (s *Session) Find(ctx context.Context, ref, inputs string) (Found, bool, er
 	others = slices.DeleteFunc(others, func(other string) bool { return other == tag.TagStr() })
 	slices.SortFunc(others, func(a, b string) int { return cmp.Compare(b, a) }) // of dates and versions: the newest first
 	for some := range slices.Chunk(others[:min(len(others), mostTags)], parallel) {
-		other, ok, err := a.find(ctx, some, inputs)
+		other, ok, err := a.find(ctx, s, some, inputs)
 		if ok || err != nil {
 			return other, ok, err
+		}
+		if found.Revoked == "" && other.Revoked != "" {
+			found = other
 		}
 		found.Lost = cmp.Or(found.Lost, other.Lost)
 	}
@@ -70,7 +78,7 @@ func (s *Session) Find(ctx context.Context, ref, inputs string) (Found, bool, er
 }
 
 // find looks for the image under some tags, in their order.
-func (a *access) find(ctx context.Context, tags []string, inputs string) (found Found, ok bool, err error) {
+func (a *access) find(ctx context.Context, s *Session, tags []string, inputs string) (found Found, ok bool, err error) {
 	images, err := each(ctx, a, tags, parseImage)
 	if err != nil {
 		return Found{}, false, err
@@ -88,15 +96,23 @@ func (a *access) find(ctx context.Context, tags []string, inputs string) (found 
 		if err != nil {
 			return Found{}, false, err
 		}
-		if lost == "" {
-			return Found{
-				Reference: a.repo.Tag(tag).String() + "@" + image.digest,
-				Tag:       tag,
-				Digest:    image.digest,
-				Built:     oci.OriginalOf(image.Annotations).Built,
-			}, true, nil
+		if lost != "" {
+			found.Lost = cmp.Or(found.Lost, lost)
+			continue
 		}
-		found.Lost = cmp.Or(found.Lost, lost)
+		one := Found{
+			Reference: a.repo.Tag(tag).String() + "@" + image.Digest,
+			Tag:       tag,
+			Digest:    image.Digest,
+			Built:     oci.OriginalOf(image.Annotations).Built,
+		}
+		err = a.revoked(ctx, s, image.Entry, nil)
+		if why, revoked := errors.AsType[Revocation](err); revoked {
+			one.Revoked = why.Error()
+			found = one
+			continue
+		}
+		return one, err == nil, err
 	}
 	return found, false, nil
 }
@@ -120,19 +136,20 @@ func each[T any](ctx context.Context, a *access, tags []string, use func(name.Ta
 	return all, group.Wait()
 }
 
-// manifest is an image's, with its digest.
+// manifest is an image's, with what it tells.
 type manifest struct {
 	*v1.Manifest
-	digest string
+	Entry
 }
 
 // parseImage reads a manifest, or returns nil where it is not an image's.
-func parseImage(_ name.Tag, d *remote.Descriptor) (*manifest, error) {
+func parseImage(tag name.Tag, d *remote.Descriptor) (*manifest, error) {
 	if !d.MediaType.IsImage() {
 		return nil, nil
 	}
 	if m, err := v1.ParseManifest(bytes.NewReader(d.Manifest)); err == nil && m.Config.Digest != (v1.Hash{}) {
-		return &manifest{m, d.Digest.String()}, nil
+		e, err := entry(tag, d.Digest.String(), d.Manifest)
+		return &manifest{m, e}, err
 	}
 	return nil, nil
 }

@@ -59,7 +59,7 @@ func TestAnImageIsFoundByItsInputsUnderTheWantedTag(t *testing.T) {
 	assert.Equal(t, registry.Found{
 		Reference: s.ref() + "@" + made.Digest, Tag: "v1", Digest: made.Digest, Built: time.Date(2026, 11, 1, 10, 0, 0, 0, time.UTC),
 	}, found)
-	assert.Len(t, s.seen(), 4, "the login and three requests")
+	assert.Len(t, s.seen(), 5, "the login and four requests")
 
 	_, ok, err = session(t, alice).Find(t.Context(), s.ref(), "sha256:two")
 	require.NoError(t, err)

@@ -50,6 +50,8 @@ type Entry struct {
 	Original oci.Original `json:"original,omitzero"`
 	// Parts are the digests of the images of an index.
 	Parts []string `json:"parts,omitempty"`
+
+	parent string // REGISTRY/REPOSITORY@DIGEST of what it was made from, where that may be one
 }
 
 // Ours says whether diskforge made the image.
@@ -236,7 +238,7 @@ func (s *Session) Entries(ctx context.Context, repository string) ([]Entry, erro
 	slices.Sort(tags)
 	tags = slices.Compact(tags)
 	read, err := each(ctx, a, tags, func(tag name.Tag, d *remote.Descriptor) (Entry, error) {
-		e, err := entry(tag, d)
+		e, err := entry(tag, d.Digest.String(), d.Manifest)
 		if err == nil && e.Built.IsZero() {
 			e.Built, err = a.created(ctx, d)
 		}
@@ -265,15 +267,15 @@ func (s *Session) Entries(ctx context.Context, repository string) ([]Entry, erro
 
 // entry reads what a manifest tells, and keeps no more of it. One that is
 // nothing that we know tells only its own size.
-func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
-	e := Entry{Size: int64(len(d.Manifest)), Digest: d.Digest.String()}
+func entry(ref name.Reference, imageDigest string, raw []byte) (Entry, error) {
+	e := Entry{Repository: ref.Context().Name(), Size: int64(len(raw)), Digest: imageDigest}
 	var m struct { // what images and indexes have in common
 		Config      *v1.Descriptor    `json:"config"`
 		Layers      []v1.Descriptor   `json:"layers"`
 		Manifests   []v1.Descriptor   `json:"manifests"`
 		Annotations map[string]string `json:"annotations"`
 	}
-	if json.Unmarshal(d.Manifest, &m) != nil {
+	if json.Unmarshal(raw, &m) != nil {
 		return e, nil //nolint:nilerr // anything may be stored under a tag
 	}
 	blobs := slices.Concat(m.Layers, m.Manifests)
@@ -284,7 +286,7 @@ func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
 		e.Size += min(max(0, blob.Size), math.MaxInt64-e.Size) // a manifest may claim anything
 	}
 	if n := len(m.Manifests); n > mostParts {
-		return e, failure.New(fmt.Sprintf("%s is an index of %d images, of which at most %d are read", tag, n, mostParts), "")
+		return e, failure.New(fmt.Sprintf("%s is an index of %d images, of which at most %d are read", ref, n, mostParts), "")
 	}
 	for _, part := range m.Manifests {
 		e.Parts = append(e.Parts, part.Digest.String())
@@ -304,6 +306,7 @@ func entry(tag name.Tag, d *remote.Descriptor) (Entry, error) {
 	if base := m.Annotations[oci.AnnotationBaseName]; CheckStored(base) == nil {
 		e.BaseName = strings.Clone(base)
 	}
+	e.parent = parentOf(ref.Context(), e.Base, oci.BaseName(m.Annotations))
 	e.Built = cmp.Or(moment(m.Annotations[oci.AnnotationBuilt]), moment(m.Annotations[oci.AnnotationCreated]))
 	return e, nil
 }

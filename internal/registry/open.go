@@ -20,8 +20,9 @@ import (
 // blobs comes over the wire what is asked for.
 type Image struct {
 	oci.Image
-	access *access
-	close  func()
+	session *Session
+	access  *access
+	close   func()
 }
 
 // Open reads the manifest and config of ref: REGISTRY/REPOSITORY with :TAG,
@@ -48,7 +49,7 @@ func Open(ctx context.Context, ref string, o Options) (*Image, error) {
 
 func (s *Session) open(ctx context.Context, ref name.Reference, what purpose) (*Image, error) {
 	a := s.access(ref.Context(), what)
-	i := &Image{access: a}
+	i := &Image{session: s, access: a}
 	err := a.try(ctx, progress.Discard, func() error { return i.load(ctx, ref) })
 	i.Blob = func(d v1.Descriptor) (oci.Blob, error) { return a.lazy(ctx, d), nil }
 	i.BytesRead, i.Tags = a.guard.read.Load, func() ([]string, error) { return a.allTags(ctx) }

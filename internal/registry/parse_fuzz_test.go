@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/stretchr/testify/require"
 )
 
@@ -18,7 +17,7 @@ func FuzzEntry(f *testing.F) {
 	f.Add([]byte(`{"config":{"size":2},"layers":[{"size":9223372036854775807},{"size":9223372036854775807}],"annotations":{"a":"b"}}`))
 	f.Add([]byte(`{"manifests":[{"digest":"sha256:x","size":-1}]}`))
 	f.Fuzz(func(t *testing.T, manifest []byte) {
-		e, err := entry(tag, &remote.Descriptor{Manifest: manifest})
+		e, err := entry(tag, "", manifest)
 		if err == nil {
 			require.GreaterOrEqual(t, e.Size, int64(0))
 		}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -10,7 +11,7 @@ import (
 )
 
 // Policy says which images of a registry are kept. What one rule keeps is kept,
-// whatever the others say.
+// whatever the others say, and so is what a channel names.
 type Policy struct {
 	// Keep is how many images of each repository are kept, the newest.
 	Keep int
@@ -66,6 +67,7 @@ func (e Entry) needs(other Entry) bool {
 
 func (p Policy) decide(e Entry, entries []Entry) (why string, deleted bool) {
 	tag, newest := p.keptTag(e), p.newer(e, entries) < p.Keep
+	channel := slices.IndexFunc(e.Tags, isChannel)
 	switch {
 	case tag != "":
 		return "tag " + tag, false
@@ -77,12 +79,27 @@ func (p Policy) decide(e Entry, entries []Entry) (why string, deleted bool) {
 		return fmt.Sprintf("among the newest %d", p.Keep), false
 	case p.Younger > 0 && p.Now.Sub(e.Built) < p.Younger:
 		return "younger than " + FormatAge(p.Younger), false
+	case channel >= 0:
+		return "channel " + e.Tags[channel], false
 	case p.Younger > 0 && p.Keep > 0:
 		return fmt.Sprintf("not among the newest %d, and older than %s", p.Keep, FormatAge(p.Younger)), true
 	case p.Younger > 0:
 		return "older than " + FormatAge(p.Younger), true
 	}
 	return fmt.Sprintf("not among the newest %d", p.Keep), true
+}
+
+// isChannel says whether a tag is one that moves from image to image (stable, testing,
+// latest): versions and dates have digits.
+func isChannel(tag string) bool { return !strings.ContainsAny(tag, "0123456789") }
+
+// CheckChannel says whether a tag may be a channel's.
+func CheckChannel(tag string) error {
+	err := checkTag(tag)
+	if err == nil && !isChannel(tag) {
+		err = errors.New("a channel has no digits, by which versions and dates are known: give e.g. stable or testing")
+	}
+	return err
 }
 
 // keptTag is the first tag of an image for which it is kept, or empty.

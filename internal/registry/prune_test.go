@@ -100,7 +100,7 @@ func registries(t *rapid.T) []registry.Entry {
 	digest := func(n int) string { return fmt.Sprint("sha256:", n) }
 	return rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) registry.Entry {
 		e := image(rapid.SampledFrom([]string{"r/a", "r/b", "r/c"}).Draw(t, "repository"), rapid.IntRange(0, 12).Draw(t, "digest"), rapid.IntRange(0, 6).Draw(t, "days"))
-		e.Tags = rapid.SliceOfN(rapid.StringMatching(`[a-z]{1,3}`), 1, 3).Draw(t, "tags")
+		e.Tags = rapid.SliceOfN(rapid.StringMatching(`[a-z]{1,2}1?`), 1, 3).Draw(t, "tags")
 		switch rapid.IntRange(0, 5).Draw(t, "kind") {
 		case 0:
 			e.Disk = ""

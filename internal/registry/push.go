@@ -123,7 +123,7 @@ func (a *access) confirm(ctx context.Context, ref name.Reference, digest string)
 		switch {
 		case answer == nil:
 			return err
-		case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden:
+		case forbidden(err):
 			return nil
 		case answer.StatusCode != http.StatusNotFound:
 			return err
@@ -177,7 +177,7 @@ func FreeTag(ctx context.Context, ref string, o Options) (string, error) {
 	for n := 2; slices.Contains(there, free[len(ref)-len(tag.TagStr()):]); n++ {
 		free = fmt.Sprintf("%s-%d", ref, n)
 	}
-	if answer := answered(err); answer != nil && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden) {
+	if forbidden(err) {
 		if f, ok := failure.In(err); ok {
 			f.Try += "; where the login may push and not read, set IMAGE_TAG"
 		}

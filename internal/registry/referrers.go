@@ -140,22 +140,42 @@ func (s *Session) Referrers(ctx context.Context, ref, artifactType string) (dige
 		return "", nil, 0, err
 	}
 	digest = subject.Digest.String()
+	all, broken, err = a.attached(ctx, digest, Referrer{ArtifactType: artifactType})
+	return digest, all, broken, err
+}
+
+// attached reads what is attached to an image and is as wanted: of the type, and with the
+// annotations. What the registry's list tells of those is enough to leave one out.
+func (a *access) attached(ctx context.Context, digest string, want Referrer) (all []Referrer, broken int, err error) {
 	list, err := a.referrers(ctx, digest)
 	if err != nil {
-		return digest, nil, 0, err
+		return nil, 0, err
 	}
 	for _, d := range list {
-		one, err := a.referrer(ctx, d, artifactType)
+		if len(d.Annotations) > 0 && !want.has(d.Annotations) {
+			continue
+		}
+		one, err := a.referrer(ctx, d, want)
 		switch {
 		case ctx.Err() != nil:
-			return digest, nil, 0, context.Cause(ctx)
+			return nil, 0, context.Cause(ctx)
 		case err != nil:
 			broken++
-		case one.ArtifactType == artifactType:
+		case one.Content != nil:
 			all = append(all, one)
 		}
 	}
-	return digest, all, broken, nil
+	return all, broken, nil
+}
+
+// has says whether annotations are as wanted.
+func (want Referrer) has(annotations map[string]string) bool {
+	for key, value := range want.Annotations {
+		if annotations[key] != value {
+			return false
+		}
+	}
+	return true
 }
 
 // referrers lists the manifests that refer to an image. What their type is, they say
@@ -176,7 +196,7 @@ func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descrip
 			return err
 		})
 		switch {
-		case errors.Is(err, errNotAList) || err == nil && !there:
+		case errors.Is(err, errNotAList) || notOffered(err) || err == nil && !there:
 			return nil, failure.Wrap(ErrNoReferrers, "registry "+a.repo.RegistryStr()+" keeps no signatures beside an image",
 				"Harbor 2.9, Zot, Distribution 3 and newer do")
 		case err != nil:
@@ -192,8 +212,8 @@ func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descrip
 
 var errNotAList = errors.New("what it sends is no list of referrers")
 
-// referrer reads a referrer, and its one blob where it is of the type.
-func (a *access) referrer(ctx context.Context, d v1.Descriptor, artifactType string) (Referrer, error) {
+// referrer reads a referrer, and its one blob where it is as wanted.
+func (a *access) referrer(ctx context.Context, d v1.Descriptor, want Referrer) (Referrer, error) {
 	stored, err := a.get(ctx, a.repo.Digest(d.Digest.String()))
 	if err != nil {
 		return Referrer{}, err
@@ -203,7 +223,7 @@ func (a *access) referrer(ctx context.Context, d v1.Descriptor, artifactType str
 		return Referrer{}, err
 	}
 	one := Referrer{ArtifactType: m.ArtifactType, Annotations: m.Annotations}
-	if one.ArtifactType != artifactType {
+	if one.ArtifactType != want.ArtifactType || !want.has(one.Annotations) {
 		return one, nil
 	}
 	if len(m.Layers) != 1 || m.Layers[0].Size > maxReferrer {

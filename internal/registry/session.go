@@ -126,6 +126,7 @@ type Session struct {
 
 	mu       sync.Mutex
 	accesses map[target]*access
+	stranger *Session // see Stranger
 }
 
 type target struct {

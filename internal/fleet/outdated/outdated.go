@@ -42,6 +42,8 @@ type Image struct {
 	Others     int           `json:"others"`   // packages with other updates
 	// Refreshes is how many there were since a playbook made the image.
 	Refreshes int `json:"refreshes,omitempty"`
+	// Revoked says why it must not be used, where it must not.
+	Revoked string `json:"revoked,omitempty"`
 	// Unknown is why the updates are not known, Error why the image could not be looked at.
 	Unknown string `json:"unknown,omitempty"`
 	Error   string `json:"error,omitempty"`
@@ -86,15 +88,22 @@ func Look(ctx context.Context, s *registry.Session, repositories []registry.Repo
 			i.Days = int(max(0, o.Now.Sub(e.Built)).Hours() / 24)
 		}
 		i.Parent = known.state(ctx, e)
-		group.Go(func() error { i.read(ctx, s, o.Key); return nil })
+		group.Go(func() error { i.read(ctx, s, e, o.Key); return nil })
 	}
 	_ = group.Wait() // each error has its place
 	archives = compare(ctx, all, o)
 	return all, archives, context.Cause(ctx)
 }
 
-// read reads the image's SBOM.
-func (i *Image) read(ctx context.Context, s *registry.Session, key *attest.Key) {
+// read reads the image's SBOM, and whether it was revoked.
+func (i *Image) read(ctx context.Context, s *registry.Session, e registry.Entry, key *attest.Key) {
+	err := s.Revoked(ctx, e, key)
+	if why, revoked := errors.AsType[registry.Revocation](err); revoked {
+		i.Revoked = why.Error()
+	} else if err != nil {
+		i.Error = err.Error()
+		return
+	}
 	_, attached, broken, err := s.Referrers(ctx, i.Repository+"@"+i.Digest, attest.BundleType)
 	switch {
 	case errors.Is(err, registry.ErrNoReferrers):
@@ -109,10 +118,7 @@ func (i *Image) read(ctx context.Context, s *registry.Session, key *attest.Key) 
 		i.Unknown = "no SBOM by that key: rebuild it, or push it again, with SIGNING_KEY"
 	}
 	for _, bundle := range attached {
-		said, err := attest.Unverified(bundle.Content)
-		if key != nil {
-			said, err = key.Open(ctx, bundle.Content)
-		}
+		said, err := attest.Read(ctx, key, bundle.Content)
 		if err != nil || said.PredicateType != attest.SPDX || !said.Of(i.Digest) {
 			continue
 		}
@@ -205,8 +211,12 @@ func (k *parents) state(ctx context.Context, e registry.Entry) string {
 	}
 	r, read := k.by[at]
 	if !read {
+		session := k.session
+		if own, _, _ := strings.Cut(e.Repository, "/"); !strings.HasPrefix(at, own+"/") {
+			session = session.Stranger()
+		}
 		r.Name = at
-		r.Entries, r.Err = k.session.Entries(ctx, at)
+		r.Entries, r.Err = session.Entries(ctx, at)
 		k.by[at] = r
 	}
 	parent, there := r.Newest()

@@ -34,6 +34,8 @@ func (r Refresh) Do(ctx context.Context, b pipeline.Build, i Image) (string, err
 	switch {
 	case i.Error != "":
 		return "", errors.New(i.Error)
+	case i.Revoked != "":
+		return "", failure.New(from+" "+i.Revoked, "build it anew")
 	case i.Unknown == "" && len(i.Security) == 0 && (r.Security || i.Others == 0):
 		return "", pipeline.ErrCurrent
 	case i.Refreshes >= r.Most:

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
@@ -48,7 +49,18 @@ const (
 	Provenance = "https://slsa.dev/provenance/v1"
 	SPDX       = "https://spdx.dev/Document"
 	CycloneDX  = "https://cyclonedx.org/bom"
+	Revocation = "https://github.com/netgroup-polito/diskforge/blob/main/docs/signatures.md#revocation" // with a Revoked
 )
+
+// AnnotationKind is an annotation of a referrer, as cosign's: the type of the predicate
+// in its bundle.
+const AnnotationKind = "dev.sigstore.bundle.predicateType"
+
+// Revoked is the predicate of a Revocation.
+type Revoked struct {
+	Reason string    `json:"reason"`
+	Time   time.Time `json:"time"` // when it was revoked
+}
 
 // Statement is something that is said of an image.
 type Statement struct {
@@ -75,6 +87,8 @@ func Kind(predicateType string) string {
 		return "sbom-spdx"
 	case CycloneDX:
 		return "sbom-cyclonedx"
+	case Revocation:
+		return "revocation"
 	}
 	return predicateType
 }
@@ -101,8 +115,12 @@ func (s Statement) Of(image string) bool {
 	return digits != "" && slices.ContainsFunc(s.Subject, func(of Subject) bool { return of.Digest[algorithm] == digits })
 }
 
-// Equal says whether both say the same of the same.
+// Equal says whether both say the same of the same. An image is revoked once, whatever
+// the reason.
 func (s Statement) Equal(other Statement) bool {
+	if s.PredicateType == Revocation {
+		s.Predicate, other.Predicate = nil, nil
+	}
 	a, errA := json.Marshal(s)
 	b, errB := json.Marshal(other)
 	return errA == nil && errB == nil && bytes.Equal(a, b)
@@ -273,8 +291,11 @@ func (k Key) Open(ctx context.Context, content []byte) (Statement, error) {
 	})
 }
 
-// Unverified returns what a bundle says, whoever signed it.
-func Unverified(content []byte) (Statement, error) {
+// Read returns what a bundle says, if the key signed it; without a key, whoever did.
+func Read(ctx context.Context, key *Key, content []byte) (Statement, error) {
+	if key != nil {
+		return key.Open(ctx, content)
+	}
 	return open(content, func(*dsse.Envelope) error { return nil })
 }
 
