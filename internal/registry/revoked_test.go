@@ -109,7 +109,9 @@ func TestThatAnImageIsNotRevokedCostsOneRequestAndTwoForEachAncestor(t *testing.
 	}
 	a.told(nil)
 	require.NoError(t, session(t, registry.Options{}).Revoked(t.Context(), child, nil))
-	list := func(e registry.Entry) string { return "GET /v2/" + strings.SplitN(e.Repository, "/", 2)[1] + "/referrers/" + e.Digest }
+	list := func(e registry.Entry) string {
+		return "GET /v2/" + strings.SplitN(e.Repository, "/", 2)[1] + "/referrers/" + e.Digest
+	}
 	assert.Equal(t, []string{list(child), "GET /v2/lab/base/manifests/" + base.Digest, list(base)}, a.told(nil), "no bundle is read")
 
 	for _, status := range []int{http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed} {
