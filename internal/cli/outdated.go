@@ -24,7 +24,8 @@ type threshold struct {
 }
 
 func (t threshold) passed(i outdated.Image) bool {
-	return i.Error == "" && (i.Revoked != "" || t.days >= 0 && i.Days > t.days || t.security && len(i.Security) > 0 || t.superseded && i.Parent == outdated.Superseded)
+	return i.Error == "" && (i.Revoked != "" || t.days >= 0 && i.Days > t.days || t.security && len(i.Security) > 0 ||
+		t.superseded && i.Parent == outdated.Superseded)
 }
 
 func (a *app) outdated() *cobra.Command {

@@ -48,10 +48,10 @@ const (
 // with :TAG, @DIGEST or both; see oci.Image.Extract. A layer is read as it comes and
 // kept nowhere, and read again from its start, at most five times in all, where
 // the connection breaks. Where inputs are wanted, the image is pinned by its
-// digest as soon as the tag has them. An image with a known digest
-// whose disk is in the cache is asked for only whether it was revoked; one of the wanted inputs, fetched before
-// from the same tag, is taken where the registry fails. An image that is revoked (see
-// Session.Revoked) is not taken. Errors are
+// digest as soon as the tag has them. A disk in the cache is taken without more where
+// the image's digest is known and, where the registry fails, one of the wanted inputs,
+// fetched before from the same tag. An image that is revoked (see Session.Revoked)
+// is not taken, also from the cache, as far as its registry can be asked. Errors are
 // *failure.Error, except for the cause of ctx.
 func Fetch(ctx context.Context, ref string, o FetchOptions, p progress.Reporter) (Fetched, error) {
 	parsed, err := parseStored(ref)
