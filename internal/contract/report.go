@@ -23,6 +23,8 @@ type Report struct {
 	Inputs      string            `json:"inputs,omitempty"` // diskforge's digest of what it was made from
 	Layers      []Layer           `json:"layers"`
 	Disk        *Disk             `json:"disk,omitempty"`
+	// Attached is what is said of it in bundles beside it, whoever signed them.
+	Attached []string `json:"attached,omitempty"`
 	// BytesRead came over the wire, in the bodies of answers; 0 for a layout.
 	BytesRead int64    `json:"bytesRead"`
 	Checks    []Result `json:"checks"`
@@ -160,6 +162,7 @@ func (r *Report) Text() string {
 	fact("built", "%s", r.Annotations[oci.AnnotationBuilt])
 	fact("guest", "%s", r.Guest())
 	fact("inputs", "%s", r.Inputs)
+	fact("attached", "%s", strings.Join(r.Attached, ", "))
 	fact("read", "%s", r.Read())
 	b.WriteByte('\n')
 	for _, c := range r.Checks {

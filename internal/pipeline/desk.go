@@ -215,6 +215,7 @@ func (b *Build) Inspect(ctx context.Context, what string) (r *contract.Report, e
 	if r, err = contract.Image(ctx, image.Image, stage); err != nil {
 		return nil, err
 	}
+	r.Attached = image.Attached(ctx)
 	err = image.Revoked(ctx, nil)
 	if why, revoked := errors.AsType[registry.Revocation](err); revoked {
 		r.Checks, err = append(r.Checks, contract.Result{Check: "revocation", Level: contract.Error, Detail: why.Error()}), nil

@@ -116,6 +116,11 @@ func TestWhatIsPushedIsSignedOnceWithItsProvenanceAndSBOM(t *testing.T) {
 	}`, string(said["provenance"]))
 	assert.Contains(t, string(said["sbom-spdx"]), "bash")
 
+	told, err := signer("", "").Inspect(t.Context(), ref)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"provenance", "sbom-cyclonedx", "sbom-spdx", "signature"}, told.Attached)
+	assert.Contains(t, told.Text(), "attached      provenance, sbom-cyclonedx, sbom-spdx, signature\n")
+
 	_, stranger := keys(t, "")
 	chain, err = signer("", "").VerifySignature(t.Context(), ref, stranger, nil)
 	require.ErrorContains(t, err, "no signature by the key")

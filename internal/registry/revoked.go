@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -161,6 +162,20 @@ func (i *Image) Revoked(ctx context.Context, key *attest.Key) error {
 		return err
 	}
 	return i.access.revoked(ctx, i.session, e, key)
+}
+
+// Attached are the kinds (attest.Kind) of the bundles that are attached to the image, as
+// their manifests have them; none where the registry keeps none.
+func (i *Image) Attached(ctx context.Context) (kinds []string) {
+	list, _ := i.access.referrers(ctx, i.Digest)
+	for _, d := range list {
+		one, err := i.access.referrer(ctx, d, Referrer{}) // without its content
+		if err == nil && one.ArtifactType == attest.BundleType {
+			kinds = append(kinds, text.Line(attest.Kind(one.Annotations[attest.AnnotationKind])))
+		}
+	}
+	slices.Sort(kinds)
+	return kinds
 }
 
 // revokedMeanwhile is the error that the image of a disk that was fetched before was
