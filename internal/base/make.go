@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -37,6 +38,12 @@ func (o Options) checkHost(ctx context.Context) error {
 	}
 	if len(missing) > 0 {
 		return failure.New("making a base image needs programs that this host lacks", "apt-get install "+strings.Join(missing, " "))
+	}
+	if o.arch().Name != runtime.GOARCH {
+		if err := host.Run(ctx, host.Cmd{Program: "arch-test", Args: []string{o.arch().Name}}); err != nil {
+			return failure.Wrap(err, "packages of "+o.arch().Name+" run their own programs when they are installed, which this host does not",
+				"apt-get install arch-test qemu-user-static binfmt-support, or make it on a host of "+o.arch().Name)
+		}
 	}
 	if err := host.CheckSpace(o.CacheDir, "CACHE_DIR", host.Need{Bytes: neededSpace, What: "making a base image"}); err != nil {
 		return err

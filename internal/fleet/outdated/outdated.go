@@ -44,7 +44,8 @@ type Image struct {
 	Unknown string `json:"unknown,omitempty"`
 	Error   string `json:"error,omitempty"`
 
-	has sbom.Inventory
+	has          sbom.Inventory
+	architecture string
 }
 
 // Update is a package with a newer version.
@@ -129,11 +130,17 @@ func (i *Image) read(ctx context.Context, s *registry.Session, key *attest.Key) 
 			continue
 		}
 		has, err := sbom.ReadSPDX(said.Predicate)
-		if err == nil && !slices.ContainsFunc(has.Packages, func(p sbom.Package) bool { return p.Architecture == arch.Default || p.Architecture == "" }) {
-			err = errors.New("it is not of " + arch.Default)
+		of := ""
+		for _, p := range has.Packages {
+			if name := cmp.Or(p.Architecture, arch.Default); of == "" && slices.Contains(arch.Names(), name) {
+				of = name
+			}
+		}
+		if err == nil && of == "" {
+			err = errors.New("it is not of " + strings.Join(arch.Names(), " or "))
 		}
 		if err == nil {
-			i.has, i.Unknown = has, ""
+			i.has, i.architecture, i.Unknown = has, of, ""
 			return
 		}
 		i.Unknown = "its SBOM tells nothing: " + text.Line(err.Error())
@@ -148,7 +155,7 @@ func compare(ctx context.Context, all []Image, o Options) (failed []error) {
 	of := map[base.Release][]*Image{}
 	for n := range all {
 		if i := &all[n]; len(i.has.Packages) > 0 {
-			r := base.Release{System: i.has.System, Version: i.has.Version}
+			r := base.Release{System: i.has.System, Version: i.has.Version, Architecture: i.architecture}
 			of[r] = append(of[r], i)
 		}
 	}
