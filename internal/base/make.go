@@ -226,7 +226,7 @@ const (
 // assemble makes a raw disk of the tree, without mounting anything: the first
 // partition, Linux', which growpart enlarges on a larger disk, with an ext4 file
 // system that holds the tree; before it the second, from which UEFI starts it; and
-// the boot loader for a BIOS. A table of DOS's kind has room for that loader, and
+// the boot loader for a BIOS, where there is one. A table of DOS's kind has room for that loader, and
 // UEFI takes it, too (UEFI specification, 5.2.2).
 func (b build) assemble(ctx context.Context) error {
 	b.p.Activity("making the file system")
