@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,10 @@ var packages = []string{
 	// For verify --full.
 	"ovmf",
 }
+
+// arm64 are those that others take the place of on an engine of that architecture: a
+// toolbox has QEMU and firmware for its own.
+var arm64 = map[string]string{"qemu-system-x86": "qemu-system-arm", "ovmf": "qemu-efi-aarch64"}
 
 const (
 	suite = "trixie" // of the base image
@@ -74,7 +79,17 @@ func (m *Diskforge) machine(ctx context.Context) (*dagger.Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	box, kernel, tools := debian.WithExec(install(packages...)), m.kernel(debian), m.tools(compiled)
+	platform, err := dag.DefaultPlatform(ctx)
+	if err != nil {
+		return nil, err
+	}
+	needed := slices.Clone(packages)
+	for i, name := range needed {
+		if other := arm64[name]; other != "" && strings.HasPrefix(string(platform), "linux/arm64") {
+			needed[i] = other
+		}
+	}
+	box, kernel, tools := debian.WithExec(install(needed...)), m.kernel(debian), m.tools(compiled)
 	// Side by side: an engine makes what a container is put together from one
 	// after another.
 	g, side := errgroup.WithContext(ctx)
@@ -146,7 +161,7 @@ rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /
 // kernel is the newest cloud kernel of Debian.
 func (m *Diskforge) kernel(debian *dagger.Container) *dagger.File {
 	const script = `apt-get -q update
-image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-.*\)$/\1/p')
+image=$(apt-cache depends "linux-image-cloud-$(dpkg --print-architecture)" | sed -n 's/^ *Depends: \(linux-image-.*\)$/\1/p')
 apt-get -qy -o APT::Sandbox::User=root download "$image"
 dpkg-deb -x "$image"_*.deb tree
 mv tree/boot/vmlinuz-* vmlinuz

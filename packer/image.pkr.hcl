@@ -46,12 +46,17 @@ source "qemu" "image" {
 
   accelerator = var.accelerator
   # What is built for x86-64-v2 needs more than QEMU's own default, qemu64.
-  cpu_model    = var.accelerator == "kvm" ? "host" : "max"
-  machine_type = "pc" # Debian's cloud kernel sees no CD on q35 (no AHCI)
+  cpu_model    = var.accelerator == "kvm" ? "host" : var.cpu_model
+  qemu_binary  = var.qemu_binary
+  machine_type = var.machine_type
   memory       = var.memory
   cpus         = var.cpus
   net_device   = "virtio-net"
   headless     = true
+
+  # UEFI, where these are set; its variables go with this build.
+  efi_firmware_code = var.firmware_code
+  efi_firmware_vars = var.firmware_vars
 
   # NoCloud seed: the build user and its key.
   cd_files = var.seed_files
@@ -74,7 +79,7 @@ source "qemu" "image" {
     ["-vnc", "none"],
     ["-display", "none"],
     # SeaBIOS writes to the serial console, too, why it finds nothing to boot.
-    ["-machine", "type=pc,graphics=off"],
+    ["-machine", "type=${var.machine_type},graphics=off"],
     ["-accel", var.accelerator == "kvm" ? "kvm" : "tcg,thread=${var.tcg_thread}"],
     # A full disk fails the guest's writes; by default QEMU would stop the guest
     # for ever.

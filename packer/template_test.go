@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -22,7 +23,7 @@ func run(t *testing.T, args ...string) (string, error) {
 	}
 	cache, err := os.UserCacheDir()
 	require.NoError(t, err)
-	set, err := provision.EnsureTools(t.Context(), filepath.Join(cache, "diskforge", "tools"), progress.Discard)
+	set, err := provision.EnsureTools(t.Context(), filepath.Join(cache, "diskforge", "tools"), runtime.GOARCH, progress.Discard)
 	require.NoError(t, err)
 	cmd := exec.Command(set.Packer, args...)
 	cmd.Env = append(os.Environ(), "CHECKPOINT_DISABLE=1", "PACKER_PLUGIN_PATH="+set.PluginDir, "PACKER_CONFIG_DIR="+t.TempDir(), "PACKER_CACHE_DIR="+t.TempDir())
@@ -62,6 +63,11 @@ func TestTheTemplateIsFormattedAndValid(t *testing.T) {
 	out, err := run(t, "fmt", "-check", "-diff", ".")
 	require.NoError(t, err, out)
 	out, err = validate(t, variables(t))
+	require.NoError(t, err, out)
+	arm := variables(t)
+	arm["qemu_binary"], arm["machine_type"], arm["cpu_model"] = "qemu-system-aarch64", "virt,gic-version=max", "max,pauth-impdef=on"
+	arm["firmware_code"], arm["firmware_vars"] = arm["base"], arm["base"]
+	out, err = validate(t, arm)
 	require.NoError(t, err, out)
 	raw := variables(t)
 	raw["base_format"] = "raw"

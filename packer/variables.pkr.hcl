@@ -81,6 +81,36 @@ variable "tcg_thread" {
   }
 }
 
+variable "qemu_binary" {
+  type        = string
+  description = "QEMU for the guest's architecture. What follows belongs to that."
+  default     = "qemu-system-x86_64"
+}
+
+variable "machine_type" {
+  type        = string
+  description = "Board of the build's guest. On q35 Debian's cloud kernel sees no CD (no AHCI)."
+  default     = "pc"
+}
+
+variable "cpu_model" {
+  type        = string
+  description = "Processor of the build's guest under emulation."
+  default     = "max"
+}
+
+variable "firmware_code" {
+  type        = string
+  description = "File with UEFI's code; empty: the guest starts by a BIOS."
+  default     = ""
+}
+
+variable "firmware_vars" {
+  type        = string
+  description = "File with UEFI's empty variables."
+  default     = ""
+}
+
 variable "seed_files" {
   type        = list(string)
   description = "The NoCloud seed: paths of user-data and meta-data."

@@ -66,6 +66,23 @@ var All = []Arch{
 		EFI:             "x64", GRUB: "x86_64-efi",
 		UbuntuArchive: "http://archive.ubuntu.com/ubuntu",
 	},
+	{
+		Name: "arm64", Aliases: []string{"aarch64"},
+		QEMU: "qemu-system-aarch64", QEMUPackage: "qemu-system-arm",
+		CPU:          "max,pauth-impdef=on", // pointers signed by the architecture's cipher take emulation most of its time
+		BuildMachine: "virt,gic-version=max",
+		Machine:      "virt,gic-version=max",
+		Display:      "virtio-gpu-pci", Console: "ttyAMA0", EarlyConsole: "earlycon",
+		UEFI: []Firmware{
+			{"/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"},                                // Debian, Ubuntu
+			{"/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw", "/usr/share/edk2/aarch64/vars-template-pflash.raw"}, // Fedora
+			{"/usr/share/edk2/aarch64/QEMU_CODE.fd", "/usr/share/edk2/aarch64/QEMU_VARS.fd"},                    // Arch
+			{"/usr/share/qemu/aavmf-aarch64-code.bin", "/usr/share/qemu/aavmf-aarch64-vars.bin"},                // openSUSE
+		},
+		FirmwarePackage: "qemu-efi-aarch64",
+		EFI:             "aa64", GRUB: "arm64-efi",
+		UbuntuArchive: "http://ports.ubuntu.com/ubuntu-ports",
+	},
 }
 
 // Of is the architecture of that name; without a name, Default. Of one that is not in the

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,6 +23,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
@@ -57,6 +60,7 @@ func TestARecipesDigestFollowsEverythingThatMakesTheImage(t *testing.T) {
 	seen := map[string]bool{o.digest(): true}
 	for _, change := range []func(*Options){
 		func(o *Options) { o.Suite = "trixie" }, func(o *Options) { o.Mirror = "http://mirror/debian" },
+		func(o *Options) { o.Architecture = "arm64" },
 	} {
 		c := o
 		change(&c)
@@ -96,6 +100,46 @@ func TestTheOverlayIsAReadableArchiveWithOneDate(t *testing.T) {
 	}
 	assert.Equal(t, int64(0o644), found["etc/fstab"])
 	assert.Equal(t, int64(0o755), found["boot/grub/"])
+}
+
+func TestTheRecipeIsForOneArchitecture(t *testing.T) {
+	t.Parallel()
+	for _, a := range arch.All {
+		o, text := Options{Architecture: a.Name}, ""
+		require.NoError(t, fs.WalkDir(recipe, "recipe", func(name string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				text += o.recipeFile(name)
+			}
+			return err
+		}))
+		for _, other := range arch.All {
+			for _, name := range []string{other.Name, other.Console, other.Loader(), "shim" + other.EFI, other.GRUB} {
+				assert.Equal(t, other.Name == a.Name, strings.Contains(text, name), "%s in the recipe for %s", name, a.Name)
+			}
+		}
+		for _, bios := range []string{"grub-pc-bin\n", "i386-pc", "\nserial ", "GRUB_SERIAL"} { // UEFI's console is the serial port, too
+			assert.Equal(t, a.BIOS, strings.Contains(text, bios), "%s in the recipe for %s", bios, a.Name)
+		}
+		assert.NotContains(t, text, "{{")
+	}
+}
+
+func TestPackagesOfAnotherArchitectureTakeAHostThatRunsThem(t *testing.T) {
+	programs := t.TempDir()
+	for _, name := range tools {
+		require.NoError(t, os.WriteFile(filepath.Join(programs, name), []byte("#!/bin/sh\n"), 0o755))
+	}
+	o := Options{CacheDir: t.TempDir(), Architecture: "arm64"}
+	if runtime.GOARCH == "arm64" {
+		o.Architecture = "amd64"
+	}
+	t.Setenv("PATH", programs)
+	require.ErrorContains(t, o.checkHost(t.Context()), "apt-get install arch-test qemu-user-static")
+	require.NoError(t, os.WriteFile(filepath.Join(programs, "arch-test"), []byte("#!/bin/sh\n[ $1 = "+o.Architecture+" ]\n"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(programs, "unshare"), []byte("#!/bin/sh\n"), 0o755))
+	require.NoError(t, o.checkHost(t.Context()))
+	require.NoError(t, os.WriteFile(filepath.Join(programs, "arch-test"), []byte("#!/bin/sh\nexit 1\n"), 0o755))
+	require.ErrorContains(t, o.checkHost(t.Context()), "which this host does not")
 }
 
 // smallDisk assembles a disk of a small tree with a made-up boot loader.

@@ -20,8 +20,8 @@ import (
 )
 
 // Release is a distribution's release, as os-release(5) has its ID and VERSION_ID:
-// debian 12.
-type Release struct{ System, Version string }
+// debian 12, for an architecture (arch.Default where that is empty).
+type Release struct{ System, Version, Architecture string }
 
 // Versions are the newest versions that a release has of a package, or empty.
 type Versions struct {
@@ -42,17 +42,17 @@ type archive struct {
 // where it ends so; the default for Debian is HTTPS, since nothing here checks the
 // signatures of lists.
 func archiveOf(r Release, aptMirror string) (archive, bool) {
-	suite := map[Release]string{
+	suite := map[[2]string]string{
 		{"debian", "11"}: "bullseye", {"debian", "12"}: "bookworm", {"debian", "13"}: "trixie",
 		{"ubuntu", "20.04"}: "focal", {"ubuntu", "22.04"}: "jammy", {"ubuntu", "24.04"}: "noble", {"ubuntu", "26.04"}: "resolute",
-	}[r]
+	}[[2]string{r.System, r.Version}]
 	aptMirror = strings.TrimRight(aptMirror, "/")
 	others := strings.HasSuffix(aptMirror, "/ubuntu") != (r.System == "ubuntu")
 	if others {
 		aptMirror = ""
 	}
 	if r.System == "ubuntu" {
-		mirror := cmp.Or(aptMirror, "http://archive.ubuntu.com/ubuntu")
+		mirror := cmp.Or(aptMirror, arch.Of(r.Architecture).UbuntuArchive)
 		return archive{suite, "main restricted universe multiverse", mirror, mirror}, suite != ""
 	}
 	mirror := cmp.Or(aptMirror, strings.Replace(defaultMirror, "http:", "https:", 1))
@@ -73,7 +73,7 @@ const (
 	listsBackoff  = 200 * time.Millisecond
 )
 
-// Newest asks the archives of a release what versions they have of the packages (amd64)
+// Newest asks the archives of a release what versions they have of the packages
 // whose names are given. The lists, 60 MB, are read as they come, and nothing is kept
 // but that; their signatures are not checked.
 func Newest(ctx context.Context, r Release, names map[string]bool, aptMirror, caFile string) (map[string]Versions, error) {
@@ -92,7 +92,7 @@ func Newest(ctx context.Context, r Release, names map[string]bool, aptMirror, ca
 			mirror = of.security
 		}
 		for _, component := range strings.Fields(of.components) {
-			list := fmt.Sprintf("%s/dists/%s%s/%s/binary-%s/Packages.xz", mirror, of.suite, pocket, component, arch.Default)
+			list := fmt.Sprintf("%s/dists/%s%s/%s/binary-%s/Packages.xz", mirror, of.suite, pocket, component, arch.Of(r.Architecture).Name)
 			err := c.retry(ctx, "the mirror does not serve "+text.URL(list), func() (int64, error) {
 				return c.readList(ctx, list, func(name, version string) {
 					if v := all[name]; names[name] && pocket == "-security" {

@@ -120,6 +120,11 @@ Version: 1
 		"tzdata":  {Other: "2026a-0+deb12u1"},
 	}, got)
 	assert.Equal(t, map[string]int{bookworm: 1, later: 1, securitys: 1}, asked)
+
+	arm := debian12
+	arm.Architecture = "arm64"
+	_, err = base.Newest(t.Context(), arm, nil, address+"/debian", "")
+	require.ErrorContains(t, err, bookworm+"/binary-arm64/Packages.xz: the server answers 404")
 }
 
 func TestUbuntuHasItsUpdatesInOneArchive(t *testing.T) {

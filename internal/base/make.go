@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -37,6 +38,12 @@ func (o Options) checkHost(ctx context.Context) error {
 	}
 	if len(missing) > 0 {
 		return failure.New("making a base image needs programs that this host lacks", "apt-get install "+strings.Join(missing, " "))
+	}
+	if o.arch().Name != runtime.GOARCH {
+		if err := host.Run(ctx, host.Cmd{Program: "arch-test", Args: []string{o.arch().Name}}); err != nil {
+			return failure.Wrap(err, "packages of "+o.arch().Name+" run their own programs when they are installed, which this host does not",
+				"apt-get install arch-test qemu-user-static binfmt-support, or make it on a host of "+o.arch().Name)
+		}
 	}
 	if err := host.CheckSpace(o.CacheDir, "CACHE_DIR", host.Need{Bytes: neededSpace, What: "making a base image"}); err != nil {
 		return err
@@ -219,7 +226,7 @@ const (
 // assemble makes a raw disk of the tree, without mounting anything: the first
 // partition, Linux', which growpart enlarges on a larger disk, with an ext4 file
 // system that holds the tree; before it the second, from which UEFI starts it; and
-// the boot loader for a BIOS. A table of DOS's kind has room for that loader, and
+// the boot loader for a BIOS, where there is one. A table of DOS's kind has room for that loader, and
 // UEFI takes it, too (UEFI specification, 5.2.2).
 func (b build) assemble(ctx context.Context) error {
 	b.p.Activity("making the file system")

@@ -67,7 +67,7 @@ const listsAge = 24 * time.Hour
 // missing are the names that apt does not know. Whether a package that others only
 // provide can be installed is left to the build, as are conflicts.
 func (o Options) missing(ctx context.Context, names []string, p progress.Reporter) (missing []string, err error) {
-	dir := filepath.Join(o.CacheDir, fmt.Sprintf("lists-%s-%.6x", o.Suite, sha256.Sum256([]byte(o.Mirror))))
+	dir := filepath.Join(o.CacheDir, fmt.Sprintf("lists-%s-%.6x", o.Suite, sha256.Sum256([]byte(o.arch().Name+" "+o.Mirror))))
 	lock, err := host.LockDir(ctx, dir, "waiting for the lists of packages", p)
 	if err != nil {
 		return nil, err

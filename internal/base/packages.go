@@ -8,7 +8,7 @@
 //
 // Make makes a cloud image of Debian from Debian's packages alone: nothing is
 // downloaded but from a package mirror, nothing is mounted. The image boots by
-// BIOS and by UEFI, with Secure Boot, takes a NoCloud seed, grows its root file system and keeps booting
+// UEFI, with Secure Boot, and where its architecture has one by BIOS, takes a NoCloud seed, grows its root file system and keeps booting
 // after its own update-grub and kernel upgrades.
 //
 // Of a base that is a containerdisk, registry and oci know.

@@ -29,7 +29,7 @@ func FindUpdates(ctx context.Context, disks []sbom.Inventory, aptMirror, caFile 
 			names[p.Name] = true
 		}
 	}
-	newest, err := Newest(ctx, Release{System: disks[0].System, Version: disks[0].Version}, names, aptMirror, caFile)
+	newest, err := Newest(ctx, Release{disks[0].System, disks[0].Version, disks[0].Architecture()}, names, aptMirror, caFile)
 	if err != nil {
 		return nil, err
 	}

@@ -133,6 +133,8 @@ var checks = []check{
 			f.fail("architecture is %q: KubeVirt runs %s", architecture, strings.Join(arch.KubeVirt, ", "))
 		case known != architecture:
 			f.fail("architecture is %q, and images call it %s: CDI 1.63 and later refuse it where one is asked for", architecture, known)
+		case s.looked.firmware != nil && !s.looked.firmware.Starts(known):
+			f.fail("architecture is %q, but the boot loader of its disk is for %s", known, s.looked.firmware.Architecture)
 		}
 		return os + "/" + architecture
 	}},

@@ -259,6 +259,23 @@ func TestAnIndexIsChosenFromAsNodesAndCDIDo(t *testing.T) {
 	assert.Equal(t, "unknown", r.Index.Taken)
 }
 
+func TestADiskThatStartsOnAnotherArchitectureIsFound(t *testing.T) {
+	t.Parallel()
+	disk, err := os.ReadFile(testkit.BootDisk(t, "BOOTAA64.EFI"))
+	require.NoError(t, err)
+	for architecture, want := range map[string]contract.Level{"amd64": contract.Error, "arm64": contract.OK} {
+		m := keepsRules(good(t, disk))
+		m.config.Architecture = architecture
+		r, err := contract.Layout(t.Context(), layout(t, m), progress.Discard)
+		require.NoError(t, err)
+		level, detail := says(t, r, "platform")
+		assert.Equal(t, want, level, detail)
+		if want == contract.Error {
+			assert.Equal(t, `architecture is "amd64", but the boot loader of its disk is for arm64`, detail)
+		}
+	}
+}
+
 func TestImagesOfOtherToolsComeWithTheWayToALayout(t *testing.T) {
 	t.Parallel()
 	d := t.TempDir()

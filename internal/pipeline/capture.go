@@ -90,6 +90,9 @@ func (w *way) capture(ctx context.Context, out string, p progress.Reporter) (_ r
 	if err := w.rooms.importDisk(ctx, w.source, out, p); err != nil {
 		return nil, err
 	}
+	if err := checkArchitecture(c.Architecture, out); err != nil {
+		return nil, err
+	}
 	scratch, err := w.dir.Temp("capture")
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/host"
@@ -54,7 +55,7 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 				wrong.Add(env, "%q is no name of Kubernetes: give e.g. u1.medium, ubuntu or none", hint)
 			}
 		}
-		c.Outputs = checkOutputs(c.Outputs, wrong)
+		c.Outputs = checkOutputs(c.Outputs, c.Architecture, wrong)
 		if whole := needed(NeedTarget); whole || needed(NeedReference) {
 			if whole && c.TargetRegistry != "" && c.Push && c.ImageTag == "" {
 				// As setup-crownlabs-vm.sh had it (CROWNLABS_REGISTRY_IMAGE_VERSION).
@@ -66,8 +67,11 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 }
 
 // checkOutputs is the list without the containerdisk, which is made in any case.
-func checkOutputs(list string, wrong *settings.Mistakes) string {
+func checkOutputs(list, architecture string, wrong *settings.Mistakes) string {
 	names := slices.DeleteFunc(strings.Split(list, ","), func(name string) bool { return name == "containerdisk" || name == "" })
+	if slices.Contains(names, "ova") && architecture != arch.Default {
+		wrong.Add("OUTPUTS", "ova is for machines of %s alone: leave it out, or ARCHITECTURE=%s", arch.Default, architecture)
+	}
 	for _, name := range names {
 		if known := disk.Outputs(); !slices.Contains(known, name) {
 			wrong.Add("OUTPUTS", "%q is not known: give containerdisk, %s", name, strings.Join(known, ", "))

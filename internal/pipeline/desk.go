@@ -66,11 +66,11 @@ func (b *Build) Attend(ctx context.Context, image string, d Desk) error {
 	if err != nil {
 		return err
 	}
-	if err := w.show(ctx, "accelerator", w.accelerator); err != nil {
+	firmware, err := w.ofDisk(path)
+	if err != nil {
 		return err
 	}
-	firmware, err := disk.FirmwareOf(path)
-	if err != nil {
+	if err := w.show(ctx, "accelerator", w.accelerator); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "diskforge-run-")

@@ -37,7 +37,7 @@ const (
 
 // Examine says of everything that a build needs what there is of it here.
 func Examine(ctx context.Context, c settings.Config) []Finding {
-	ready := provision.ToolsReady(c.CacheDir + "/tools")
+	ready := provision.ToolsReady(c.CacheDir+"/tools", c.Architecture)
 	var all []Finding
 	for _, p := range append([]program{{arch.Of(c.Architecture).QEMU, "--version", ""}}, programs...) {
 		// What Go would compile may be there, as in the toolbox.

@@ -174,7 +174,7 @@ func downloads(c settings.Config) base.DownloadOptions {
 // where the settings name none.
 func baseOptions(c settings.Config, controller string) base.Options {
 	return base.Options{
-		Suite: cmp.Or(c.Suite, newestSuite(controller)), Mirror: c.AptMirror,
+		Architecture: c.Architecture, Suite: cmp.Or(c.Suite, newestSuite(controller)), Mirror: c.AptMirror,
 		CacheDir: filepath.Join(c.CacheDir, "base"),
 	}
 }

@@ -215,6 +215,7 @@ func (b *Build) VerifyDisk(ctx context.Context, path string) error {
 		return err
 	}
 	return b.inWorkOf(path, func(w *way) error {
+		_, _ = w.ofDisk(path) // what cannot be read is seen when it is booted
 		if err := w.prepareVerify(ctx); err != nil {
 			return err
 		}

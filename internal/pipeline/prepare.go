@@ -10,12 +10,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/netgroup-polito/diskforge/ansible"
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/provision"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/host"
+	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
@@ -46,6 +48,9 @@ func (w *way) start(ctx context.Context, out string) error {
 		return err
 	}
 	info, err := w.rooms.disk(ctx, w.base.Path)
+	if err == nil {
+		err = checkArchitecture(w.Config.Architecture, w.base.Path)
+	}
 	if err != nil {
 		return err
 	}
@@ -54,6 +59,31 @@ func (w *way) start(ctx context.Context, out string) error {
 			"give "+text.Size(info.VirtualSize)+" or more")
 	}
 	return host.CheckSpace(out, "OUTPUT_DIR", needs(w.Config, w.dir.Path(), info.DataSize)...)
+}
+
+// checkArchitecture says where machines of an architecture cannot start from a disk: what
+// cannot be looked into will be seen when it is booted.
+func checkArchitecture(architecture, path string) error {
+	has, err := disk.FirmwareOf(path)
+	switch {
+	case err != nil:
+		return nil
+	case !has.Starts(architecture):
+		return failure.New(fmt.Sprintf("ARCHITECTURE is %s, but the disk it starts from is for %s", architecture, has.Architecture),
+			"take a disk for "+architecture+", or set ARCHITECTURE="+has.Architecture)
+	case !arch.Of(architecture).BIOS && !has.UEFI:
+		return failure.New(fmt.Sprintf("ARCHITECTURE is %s, but the disk it starts from has no boot loader for that (EFI/BOOT/%s)", architecture, arch.Of(architecture).Loader()),
+			"take a disk for "+architecture)
+	}
+	return nil
+}
+
+// ofDisk has what follows be for the architecture that the disk is for, as far as its boot
+// loader says that.
+func (w *way) ofDisk(path string) (disk.Firmware, error) {
+	has, err := disk.FirmwareOf(path)
+	w.Config.Architecture = cmp.Or(has.Architecture, w.Config.Architecture)
+	return has, err
 }
 
 // prepare gets everything that takes time, side by side: which accelerator
@@ -138,7 +168,7 @@ func (w *way) accelerator(ctx context.Context, p progress.Reporter) (string, err
 func (w *way) compile(ctx context.Context, p progress.Reporter) (string, error) {
 	err := CheckCache(w.Config.CacheDir)
 	if err == nil {
-		w.tools, err = w.rooms.tools(ctx, filepath.Join(w.Config.CacheDir, "tools"), p)
+		w.tools, err = w.rooms.tools(ctx, filepath.Join(w.Config.CacheDir, "tools"), w.Config.Architecture, p)
 	}
 	return fmt.Sprintf("Packer %s, goss %s", w.tools.Versions["packer"], w.tools.Versions["goss"]), err
 }

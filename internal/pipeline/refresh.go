@@ -73,11 +73,11 @@ func (b *Build) Refresh(ctx context.Context, original oci.Original, securityOnly
 
 // Lasting are the settings of a build that its refreshes need: by these verify knows what
 // to look for. Those that have their default are left out.
-var Lasting = []string{"INSTALL_DESKTOP_ENVIRONMENT", "CROWNLABS_MODE", "VM_USER", "BAKE_USER"}
+var Lasting = []string{"INSTALL_DESKTOP_ENVIRONMENT", "CROWNLABS_MODE", "VM_USER", "BAKE_USER", "ARCHITECTURE"}
 
 func (w *way) lasting() map[string]string {
 	c, all := w.Config, map[string]string{}
-	for i, value := range []string{strconv.FormatBool(c.Desktop), strconv.FormatBool(c.CrownLabsMode), c.VMUser, strconv.FormatBool(c.BakeUser)} {
+	for i, value := range []string{strconv.FormatBool(c.Desktop), strconv.FormatBool(c.CrownLabsMode), c.VMUser, strconv.FormatBool(c.BakeUser), c.Architecture} {
 		if f, _ := settings.By(Lasting[i]); value != "" && value != f.Default {
 			all[f.Env] = value
 		}

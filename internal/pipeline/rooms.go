@@ -25,7 +25,7 @@ type rooms struct {
 	ssh        func(context.Context) error
 	qemu       func(ctx context.Context, architecture string) string
 	accel      func(ctx context.Context, architecture, want, cacheDir string, p progress.Reporter) (vm.Verdict, error)
-	tools      func(ctx context.Context, cache string, p progress.Reporter) (provision.Tools, error)
+	tools      func(ctx context.Context, cache, architecture string, p progress.Reporter) (provision.Tools, error)
 	playbook   func(context.Context, playbook.Options, settings.Vars, string, progress.Reporter) (playbook.Source, playbook.Inputs, error)
 
 	packages func(context.Context, base.Options, []string, progress.Reporter) error

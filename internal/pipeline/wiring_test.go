@@ -28,6 +28,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/settings"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 	"github.com/netgroup-polito/diskforge/internal/ui"
 )
 
@@ -35,6 +36,7 @@ import (
 type given struct {
 	accelerator, cache string
 	toolsCache         string
+	toolsFor           string // architecture
 	playbook           playbook.Options
 	vars               map[string]any
 	packages           base.Options
@@ -65,7 +67,6 @@ const virtualSize = 5 << 30
 
 // fakes are rooms that write down what they are given, and leave small files.
 func (g *given) fakes(dir string) *rooms {
-	verdict := vm.Verdict{Accelerator: "kvm"}
 	write := func(name, text string) { _ = os.WriteFile(name, []byte(text), 0o600) }
 	cloud := filepath.Join(dir, "cloud.qcow2")
 	write(cloud, "base")
@@ -74,12 +75,12 @@ func (g *given) fakes(dir string) *rooms {
 		controller: func(context.Context) (string, error) { return "2.16.1", nil },
 		ssh:        func(context.Context) error { return nil },
 		qemu:       func(context.Context, string) string { return "9.2" },
-		accel: func(_ context.Context, _, want, cache string, _ progress.Reporter) (vm.Verdict, error) {
+		accel: func(_ context.Context, architecture, want, cache string, _ progress.Reporter) (vm.Verdict, error) {
 			g.accelerator, g.cache = want, cache
-			return verdict, nil
+			return vm.Verdict{Architecture: architecture, Accelerator: "kvm"}, nil
 		},
-		tools: func(_ context.Context, cache string, _ progress.Reporter) (provision.Tools, error) {
-			g.toolsCache = cache
+		tools: func(_ context.Context, cache, architecture string, _ progress.Reporter) (provision.Tools, error) {
+			g.toolsCache, g.toolsFor = cache, architecture
 			return provision.Tools{Goss: "/tools/goss", Packer: "/tools/packer", Versions: map[string]string{"packer": "1.15"}}, nil
 		},
 		playbook: func(_ context.Context, o playbook.Options, vars settings.Vars, _ string, _ progress.Reporter) (playbook.Source, playbook.Inputs, error) {
@@ -235,7 +236,7 @@ func TestEachStageIsGivenTheSettingsThatAreItsOwn(t *testing.T) {
 	require.NotNil(t, mask)
 	assert.Equal(t, provision.Options{
 		Base: o.Base, BaseFormat: "qcow2", Output: work + "/provisioned.qcow2", BackingFile: true, WorkDir: work + "/logs/provision",
-		Playbook: o.Playbook, Tools: o.Tools, Accel: vm.Verdict{Accelerator: "kvm"},
+		Playbook: o.Playbook, Tools: o.Tools, Accel: vm.Verdict{Architecture: "amd64", Accelerator: "kvm"},
 		MemoryMiB: 3000, CPUs: 3, DiskSize: 11 << 30, BuildUser: "maker", VMUser: "student", BakeUser: true, Desktop: true,
 		ExtraVars: map[string]any{"db_password": "vars-word"}, AptMirror: "http://mirror.example.org",
 		HTTPProxy: "http://plain-proxy:1", HTTPSProxy: "http://secure-proxy:2", NoProxy: "intern.example.org",
@@ -380,6 +381,63 @@ func TestADiskThatCannotHoldItsBaseIsRefusedBeforeTheBoot(t *testing.T) {
 	assert.Empty(t, g.runs)
 }
 
+func TestEachStageIsGivenTheArchitecture(t *testing.T) {
+	environ := everything(t.TempDir())
+	delete(environ, "ISO_URL")
+	delete(environ, "ISO_CHECKSUM")
+	environ["BASE_FROM_PACKAGES"], environ["ARCHITECTURE"], environ["OUTPUTS"] = "true", "aarch64", "qcow2"
+	b, g, _ := wired(t, environ)
+	_, err := b.Run(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []string{"arm64", "arm64", "arm64", "arm64", "arm64"},
+		[]string{g.packages.Architecture, g.provision.Accel.Architecture, g.toolsFor, g.verify.Accel.Architecture, g.pack.Architecture})
+}
+
+func TestADiskOfAnotherArchitectureIsRefusedBeforeTheBoot(t *testing.T) {
+	both := testkit.BootDisk(t, "BOOTX64.EFI", "BOOTAA64.EFI")
+	x86, arm, none := testkit.BootDisk(t, "BOOTX64.EFI"), testkit.BootDisk(t, "BOOTAA64.EFI"), testkit.BootDisk(t)
+	for _, c := range []struct{ architecture, disk, says string }{
+		{"amd64", x86, ""},
+		{"arm64", arm, ""},
+		{"amd64", both, ""},
+		{"arm64", both, ""},
+		{"amd64", none, ""}, // a BIOS may start it
+		{"amd64", arm, "ARCHITECTURE is amd64, but the disk it starts from is for arm64: take a disk for amd64, or set ARCHITECTURE=arm64"},
+		{"arm64", x86, "ARCHITECTURE is arm64, but the disk it starts from is for amd64: take a disk for arm64, or set ARCHITECTURE=amd64"},
+		{"arm64", none, "no boot loader for that (EFI/BOOT/BOOTAA64.EFI)"},
+	} {
+		environ := everything(t.TempDir())
+		environ["ARCHITECTURE"], environ["OUTPUTS"] = c.architecture, "qcow2"
+		b, g, _ := wired(t, environ)
+		b.rooms.download = func(context.Context, string, string, base.DownloadOptions, progress.Reporter) (base.File, error) {
+			return base.File{Path: c.disk, Digest: "sha256:base"}, nil
+		}
+		_, err := b.Run(t.Context())
+		if c.says == "" {
+			require.NoError(t, err, "%+v", c)
+			continue
+		}
+		require.ErrorContains(t, err, c.says)
+		assert.Empty(t, g.runs)
+	}
+}
+
+func TestADiskIsVerifiedOnTheArchitectureThatItIsFor(t *testing.T) {
+	b, g, _ := wired(t, everything(t.TempDir()))
+	b.Config.Playbook = ""
+	require.NoError(t, b.VerifyDisk(t.Context(), testkit.BootDisk(t, "BOOTAA64.EFI")))
+	assert.Equal(t, "arm64", g.verify.Accel.Architecture)
+}
+
+func TestAnApplianceIsForOneArchitecture(t *testing.T) {
+	environ := everything(t.TempDir())
+	environ["ARCHITECTURE"] = "arm64"
+	s, err := settings.Read(environ, func(string) (string, bool) { return "", false })
+	require.NoError(t, err)
+	_, err = Parse(s)
+	require.ErrorContains(t, err, "OUTPUTS: ova is for machines of amd64 alone")
+}
+
 func TestPackagesThatTheReleaseDoesNotHaveAreSaidBeforeAnythingElse(t *testing.T) {
 	for suite, base := range map[string]map[string]string{
 		"bookworm": {"BASE_FROM_PACKAGES": "true", "SUITE": "bookworm"},
@@ -439,7 +497,7 @@ func TestABaseIsMadeOrFetchedAsItsSettingsSay(t *testing.T) {
 	b, g, _ := wired(t, environ)
 	_, err := b.Base(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, base.Options{Suite: "bookworm", Mirror: "http://mirror.example.org", CacheDir: b.Config.CacheDir + "/base"}, g.packages)
+	assert.Equal(t, base.Options{Architecture: "amd64", Suite: "bookworm", Mirror: "http://mirror.example.org", CacheDir: b.Config.CacheDir + "/base"}, g.packages)
 
 	environ = everything(t.TempDir())
 	environ["ISO_URL"], environ["ISO_CHECKSUM"], environ["BASE_TIMEOUT"] = "oci://registry.example.org/parent:1", "inputs:sha256:"+strings.Repeat("b", 64), "2h"

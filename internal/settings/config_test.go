@@ -62,7 +62,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 		{"BUILD_USER", "crownlabs", "also VM_USER"},
 		{"SPARSIFY", "yes", "give auto"},
 		{"QCOW2_COMPRESSION", "lz4", "give zstd"},
-		{"ARCHITECTURE", "arm64", "give amd64"},
+		{"ARCHITECTURE", "s390x", "give amd64 or arm64"},
 		{"ANSIBLE_DIR", "/no/such/folder", "no such file"},
 		{"ANSIBLE_DIR", file, "not a folder"},
 		{"CA_FILE", t.TempDir(), "not a file"},

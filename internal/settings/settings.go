@@ -56,7 +56,7 @@ type Config struct {
 	CPUs         int           `env:"CPUS" in:"build capture provision verify build-all plan run manifest export refresh" form:"cpus" key:"cpus" plan:"carried" help:"processors of the guest (default: this host's, at most 4; 1 where a QEMU before 8.1 emulates them)"`
 	DiskSize     int64         `env:"DISK_SIZE, default=10G" in:"build provision" form:"size" key:"size" help:"virtual size of the disk: 10G, or a number of MiB"`
 	Accelerator  string        `env:"ACCELERATOR, default=auto" in:"build capture provision sparsify verify doctor build-all plan run refresh" form:"auto|kvm|tcg" plan:"carried" help:"auto (KVM if it boots a kernel here, else TCG), kvm or tcg"`
-	Architecture string        `env:"ARCHITECTURE, default=amd64" in:"build capture provision base pack" form:"architecture" key:"architecture" help:"architecture of the image: amd64"`
+	Architecture string        `env:"ARCHITECTURE, default=amd64" in:"build capture provision base pack doctor tools" form:"architecture" key:"architecture" help:"architecture of the image: amd64 or arm64; one that is not this host's is emulated, ten times slower"`
 	BootTimeout  time.Duration `env:"BOOT_TIMEOUT" in:"build capture provision verify build-all plan run refresh" key:"boot-timeout" plan:"carried" help:"how long a guest may take until ssh answers (default: 5m with KVM, 15m with TCG)"`
 
 	BuildUser string `env:"BUILD_USER, default=diskforge" in:"build provision verify refresh" form:"user" key:"build-user" help:"user that provisions the guest; it is deleted before the disk is closed"`

@@ -36,7 +36,7 @@ var refused = map[string]string{
 	with("sparsify: all"):       `catalogue.yaml:5: sparsify cannot be "all": give auto, trim, virt-sparsify, none`,
 	with("vm-user: Root"):       `catalogue.yaml:5: vm-user cannot be "Root": give e.g. crownlabs`,
 	with("boot-timeout: soon"):  `catalogue.yaml:5: boot-timeout cannot be "soon": give e.g. 15m`,
-	with("architecture: arm64"): `catalogue.yaml:5: architecture cannot be "arm64": give amd64`,
+	with("architecture: s390x"): `catalogue.yaml:5: architecture cannot be "s390x": give amd64, arm64`,
 	with("vm-user:"):            `catalogue.yaml:5: vm-user is empty: give e.g. crownlabs, or remove it`,
 	with("vm-user: [a]"):        `catalogue.yaml:5: vm-user is no text: give e.g. crownlabs`,
 	with("tags: []"):            `catalogue.yaml:5: tags must be a list with something in it`,

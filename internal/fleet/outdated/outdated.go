@@ -123,8 +123,8 @@ func (i *Image) read(ctx context.Context, s *registry.Session, e registry.Entry,
 			continue
 		}
 		has, err := sbom.ReadSPDX(said.Predicate)
-		if err == nil && !slices.ContainsFunc(has.Packages, func(p sbom.Package) bool { return p.Architecture == arch.Default || p.Architecture == "" }) {
-			err = errors.New("it is not of " + arch.Default)
+		if err == nil && has.Architecture() == "" {
+			err = errors.New("it is not of " + strings.Join(arch.Names(), " or "))
 		}
 		if err == nil {
 			i.has, i.Unknown = has, ""
@@ -142,7 +142,7 @@ func compare(ctx context.Context, all []Image, o Options) (failed []error) {
 	of := map[base.Release][]*Image{}
 	for n := range all {
 		if i := &all[n]; len(i.has.Packages) > 0 {
-			r := base.Release{System: i.has.System, Version: i.has.Version}
+			r := base.Release{System: i.has.System, Version: i.has.Version, Architecture: i.has.Architecture()}
 			of[r] = append(of[r], i)
 		}
 	}

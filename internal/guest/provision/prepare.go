@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/playbook"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
@@ -204,6 +205,13 @@ func (b *build) variables() error {
 			return err
 		}
 	}
+	a, firmware := arch.Of(b.opts.Accel.Architecture), arch.Firmware{}
+	if !a.BIOS {
+		var err error
+		if firmware, err = vm.Firmware(a, false); err != nil {
+			return err
+		}
+	}
 	vars, err := json.MarshalIndent(map[string]any{
 		"base":                 b.path("base." + b.opts.BaseFormat),
 		"base_format":          b.opts.BaseFormat,
@@ -214,6 +222,11 @@ func (b *build) variables() error {
 		"cpus":                 b.opts.Accel.CPUs(b.opts.CPUs),
 		"accelerator":          b.opts.Accel.Accelerator,
 		"tcg_thread":           b.opts.Accel.Threads(),
+		"qemu_binary":          a.QEMU,
+		"machine_type":         a.BuildMachine,
+		"cpu_model":            a.CPU,
+		"firmware_code":        firmware.Code,
+		"firmware_vars":        firmware.Vars,
 		"seed_files":           []string{b.path("seed", "user-data"), b.path("seed", "meta-data")},
 		"console_log":          b.path("console.log"),
 		"ssh_username":         b.opts.user(),

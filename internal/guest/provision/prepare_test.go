@@ -106,6 +106,24 @@ func TestTheBuildUserHasAKeyOfThisBuildAndNoUIDOfALoginUser(t *testing.T) {
 	assert.Contains(t, read(t, b, "known_hosts"), strings.TrimSpace(string(ssh.MarshalAuthorizedKey(host.PublicKey()))))
 }
 
+func TestTheTemplateIsGivenTheMachineOfTheArchitecture(t *testing.T) {
+	for architecture, want := range map[string]map[string]any{
+		"amd64": {"qemu_binary": "qemu-system-x86_64", "machine_type": "pc", "cpu_model": "max", "firmware_code": "", "firmware_vars": ""},
+		"arm64": {
+			"qemu_binary": "qemu-system-aarch64", "machine_type": "virt,gic-version=max", "cpu_model": "max,pauth-impdef=on",
+			"firmware_code": "/usr/share/AAVMF/AAVMF_CODE.fd", "firmware_vars": "/usr/share/AAVMF/AAVMF_VARS.fd",
+		},
+	} {
+		opts := good(t)
+		opts.Accel.Architecture = architecture
+		var got map[string]any
+		require.NoError(t, json.Unmarshal([]byte(read(t, prepared(t, opts), "vars.pkrvars.json")), &got))
+		for name, value := range want {
+			assert.Equal(t, value, got[name], name)
+		}
+	}
+}
+
 func TestABakedUserIsTheLoginUserWithTheUIDThatItGets(t *testing.T) {
 	opts := good(t)
 	opts.BakeUser = true

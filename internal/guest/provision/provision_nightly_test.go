@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -65,7 +66,7 @@ func options(t *testing.T, base, play string) provision.Options {
 	require.NoError(t, os.WriteFile(filepath.Join(tree, "test.yml"), []byte(play), 0o600))
 	cache, err := os.UserCacheDir()
 	require.NoError(t, err)
-	set, err := provision.EnsureTools(t.Context(), filepath.Join(cache, "diskforge", "tools"), progress.Discard)
+	set, err := provision.EnsureTools(t.Context(), filepath.Join(cache, "diskforge", "tools"), runtime.GOARCH, progress.Discard)
 	require.NoError(t, err)
 	dir := t.TempDir()
 	source, err := playbook.Resolve(t.Context(), playbook.Options{AnsibleDir: tree, Playbook: "test", Dir: filepath.Join(dir, "playbook")}, progress.Discard)

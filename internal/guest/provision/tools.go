@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"embed"
@@ -12,9 +13,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
@@ -45,13 +48,14 @@ type program struct {
 	plugin  string // source address under which Packer looks for a plugin
 	ldflags string
 	gcflags string
+	goarch  string // of a program that runs in guests of another architecture than this host's
 }
 
 // quickly is how what mostly waits is compiled: without optimisation, which is a
 // quarter of the work on Packer's 2,000 packages.
 const quickly = "all=-N -l"
 
-// programs are all. A plugin that calls itself a development version is refused
+// programs are all; goss, which runs in guests, is the last. A plugin that calls itself a development version is refused
 // by Packer where a template asks for the release.
 var programs = []program{
 	{name: "packer", module: "github.com/hashicorp/packer", gcflags: quickly},
@@ -63,9 +67,24 @@ var programs = []program{
 		ldflags: "-X github.com/goss-org/goss/util.Version={version}"},
 }
 
+// programsFor are those for guests of an architecture. Where that is not this host's,
+// there is one more, for them.
+func programsFor(architecture string) []program {
+	architecture = arch.Of(architecture).Name
+	if architecture == runtime.GOARCH {
+		return programs
+	}
+	foreign := programs[len(programs)-1]
+	foreign.goarch = architecture
+	return append(slices.Clone(programs), foreign)
+}
+
 // file is where the program is in a set: a plugin, where Packer looks for it
 // and under the name that tells Packer its version and that of its protocol.
 func (p program) file() string {
+	if p.goarch != "" {
+		return p.name + "-" + p.goarch
+	}
 	if p.plugin == "" {
 		return p.name
 	}
@@ -78,7 +97,7 @@ func (p program) file() string {
 type Tools struct {
 	Packer    string // path of packer
 	PluginDir string // PACKER_PLUGIN_PATH with the plugins installed
-	Goss      string // path of goss
+	Goss      string // path of goss for guests
 	// Versions are the pinned versions, without "v", by program:
 	// packer, packer-plugin-qemu, packer-plugin-ansible, goss.
 	Versions map[string]string
@@ -104,13 +123,13 @@ func source(name string) []byte {
 	return b
 }
 
-// EnsureTools returns the programs: those of the directory that
+// EnsureTools returns the programs for guests of an architecture: those of the directory that
 // DISKFORGE_TOOLS_DIR names, or those in the cache, a directory of ours that
 // all builds share. Where they are not there yet, it compiles them from sources
 // that go.sum pins to the byte; that takes minutes, once, and the go command.
 // Two callers at the same time compile once. The error is a *failure.Error.
-func EnsureTools(ctx context.Context, cache string, report progress.Reporter) (Tools, error) {
-	if tools, err := ready(cache); !errors.Is(err, errNotCompiled) {
+func EnsureTools(ctx context.Context, cache, architecture string, report progress.Reporter) (Tools, error) {
+	if tools, err := ready(cache, architecture); !errors.Is(err, errNotCompiled) {
 		return tools, err
 	}
 	lock, err := host.LockDir(ctx, cache, "waiting for another diskforge that compiles the tools", report)
@@ -118,35 +137,37 @@ func EnsureTools(ctx context.Context, cache string, report progress.Reporter) (T
 		return Tools{}, failure.Wrap(err, "locking the tools' cache", "set another cache directory")
 	}
 	defer lock.Close()
-	if tools, err := ready(cache); !errors.Is(err, errNotCompiled) { // compiled while we waited
+	if tools, err := ready(cache, architecture); !errors.Is(err, errNotCompiled) { // compiled while we waited
 		return tools, err
 	}
-	dir := filepath.Join(cache, toolsKey())
-	if err := compileTo(ctx, cache, dir, report); err != nil {
+	all := programsFor(architecture)
+	dir := filepath.Join(cache, toolsKey(all))
+	if err := compileTo(ctx, cache, dir, all, report); err != nil {
 		return Tools{}, err
 	}
-	return load(dir)
+	return load(dir, all)
 }
 
 // ToolsReady says whether EnsureTools would return at once, without compiling.
-func ToolsReady(cache string) bool {
-	_, err := ready(cache)
+func ToolsReady(cache, architecture string) bool {
+	_, err := ready(cache, architecture)
 	return err == nil
 }
 
 var errNotCompiled = errors.New("the tools are not compiled yet")
 
 // ready are the programs that are there, or errNotCompiled.
-func ready(cache string) (Tools, error) {
+func ready(cache, architecture string) (Tools, error) {
+	all := programsFor(architecture)
 	if dir := os.Getenv(ToolsDirVariable); dir != "" {
-		tools, err := load(dir)
+		tools, err := load(dir, all)
 		if err != nil {
 			return Tools{}, failure.Wrap(err, fmt.Sprintf("%s=%s has not all the tools", ToolsDirVariable, dir),
 				"it needs packer, goss and plugins/ with the qemu and ansible plugins; or unset it")
 		}
 		return tools, nil
 	}
-	tools, err := load(filepath.Join(cache, toolsKey()))
+	tools, err := load(filepath.Join(cache, toolsKey(all)), all)
 	if err != nil {
 		return Tools{}, errNotCompiled
 	}
@@ -154,38 +175,38 @@ func ready(cache string) (Tools, error) {
 }
 
 // toolsKey identifies the programs: it changes when a pinned version does.
-func toolsKey() string {
+func toolsKey(all []program) string {
 	h := sha256.New()
 	for _, name := range moduleFiles {
 		b := source(name)
 		fmt.Fprintf(h, "%s %d\n", name, len(b))
 		h.Write(b)
 	}
-	for _, p := range programs {
-		fmt.Fprintf(h, "%s %s %s\n", p.module+p.pkg, p.ldflags, p.gcflags)
+	for _, p := range all {
+		fmt.Fprintf(h, "%s %s %s%s\n", p.module+p.pkg, p.ldflags, p.gcflags, p.goarch)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }
 
 // load is the set in dir, complete or an error.
-func load(dir string) (Tools, error) {
+func load(dir string, all []program) (Tools, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return Tools{}, err
 	}
-	for _, p := range programs {
+	for _, p := range all {
 		if _, err := exec.LookPath(filepath.Join(dir, p.file())); err != nil {
 			return Tools{}, fmt.Errorf("%s is not there or not executable", filepath.Join(dir, p.file()))
 		}
 	}
 	return Tools{
-		Packer: filepath.Join(dir, "packer"), PluginDir: filepath.Join(dir, "plugins"), Goss: filepath.Join(dir, "goss"),
+		Packer: filepath.Join(dir, "packer"), PluginDir: filepath.Join(dir, "plugins"), Goss: filepath.Join(dir, all[len(all)-1].file()),
 		Versions: ToolsVersions(),
 	}, nil
 }
 
 // compileTo compiles everything beside dir and moves it there once it is whole.
-func compileTo(ctx context.Context, cache, dir string, report progress.Reporter) error {
+func compileTo(ctx context.Context, cache, dir string, all []program, report progress.Reporter) error {
 	temp, err := os.MkdirTemp(cache, "building-")
 	if err != nil {
 		return failure.Wrap(err, "making room for the tools", "")
@@ -199,7 +220,7 @@ func compileTo(ctx context.Context, cache, dir string, report progress.Reporter)
 	out := filepath.Join(temp, "out")
 	log := filepath.Join(cache, "tools.log")
 	_ = os.Remove(log)
-	switch err := compile(ctx, temp, out, log, report); {
+	switch err := compile(ctx, temp, out, log, all, report); {
 	case errors.Is(err, exec.ErrNotFound):
 		return failure.Wrap(err, "Packer and its plugins are compiled on this host, which has no Go",
 			"install Go from https://go.dev/dl/, or set "+ToolsDirVariable+" to a directory with ready binaries")
@@ -224,13 +245,13 @@ const reportEvery = 100
 
 // compile builds each program into out. Their packages are counted: go build -v
 // names each once, and for minutes there is no other sign of life.
-func compile(ctx context.Context, src, out, log string, report progress.Reporter) error {
+func compile(ctx context.Context, src, out, log string, all []program, report progress.Reporter) error {
 	done := 0
-	for _, p := range programs {
+	for _, p := range all {
 		version, file := ToolsVersions()[p.name], filepath.Join(out, p.file())
 		report.Activity("compiling " + p.name + " " + version)
 		err := host.Run(ctx, host.Cmd{
-			Program: "go", Dir: src, Env: goEnv(), Log: log,
+			Program: "go", Dir: src, Env: append(goEnv(), "GOARCH="+cmp.Or(p.goarch, runtime.GOARCH)), Log: log,
 			Args: []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-v", "-gcflags", p.gcflags,
 				"-ldflags", "-s -w " + strings.ReplaceAll(p.ldflags, "{version}", version), "-o", file, p.module + p.pkg},
 			OnLine: func(line string) {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -75,11 +77,11 @@ func count(t *testing.T, file string) int {
 func TestTwoBuildersCompileOnceAndLaterOnesNever(t *testing.T) {
 	builds := fakeGo(t, "sleep 0.05")
 	cache := filepath.Join(t.TempDir(), "cache")
-	assert.False(t, provision.ToolsReady(cache))
+	assert.False(t, provision.ToolsReady(cache, runtime.GOARCH))
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {
-			set, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
+			set, err := provision.EnsureTools(t.Context(), cache, runtime.GOARCH, progress.Discard)
 			assert.NoError(t, err)
 			assert.FileExists(t, set.Packer)
 			assert.FileExists(t, set.Goss)
@@ -87,8 +89,8 @@ func TestTwoBuildersCompileOnceAndLaterOnesNever(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	assert.True(t, provision.ToolsReady(cache))
-	_, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
+	assert.True(t, provision.ToolsReady(cache, runtime.GOARCH))
+	_, err := provision.EnsureTools(t.Context(), cache, runtime.GOARCH, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, 4, count(t, builds))
 	left, err := filepath.Glob(filepath.Join(cache, "building-*"))
@@ -99,19 +101,33 @@ func TestTwoBuildersCompileOnceAndLaterOnesNever(t *testing.T) {
 func TestAnIncompleteSetIsBuiltAgain(t *testing.T) {
 	builds := fakeGo(t, "")
 	cache := t.TempDir()
-	set, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
+	set, err := provision.EnsureTools(t.Context(), cache, runtime.GOARCH, progress.Discard)
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(set.Goss))
-	_, err = provision.EnsureTools(t.Context(), cache, progress.Discard)
+	_, err = provision.EnsureTools(t.Context(), cache, runtime.GOARCH, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, 8, count(t, builds))
+}
+
+func TestGuestsOfAnotherArchitectureHaveAGossOfTheirOwn(t *testing.T) {
+	builds := fakeGo(t, `echo "$GOARCH $*" >>"$(dirname "$0")/log"`)
+	other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
+	set, err := provision.EnsureTools(t.Context(), t.TempDir(), other, progress.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, "goss-"+other, filepath.Base(set.Goss))
+	assert.FileExists(t, set.Packer)
+	assert.Equal(t, 5, count(t, builds), "this host's, too: a toolbox has both")
+	log, err := os.ReadFile(filepath.Join(filepath.Dir(builds), "log"))
+	require.NoError(t, err)
+	assert.Len(t, regexp.MustCompile(`(?m)^`+other+` .*/cmd/goss$`).FindAll(log, -1), 1)
+	assert.Len(t, regexp.MustCompile(`(?m)^`+runtime.GOARCH+` `).FindAll(log, -1), 4)
 }
 
 func TestAHostWithoutGoIsToldWhatToDoUnlessTheToolsAreThere(t *testing.T) {
 	t.Setenv(provision.ToolsDirVariable, "")
 	t.Run("nothing there", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
-		_, err := provision.EnsureTools(t.Context(), t.TempDir(), progress.Discard)
+		_, err := provision.EnsureTools(t.Context(), t.TempDir(), runtime.GOARCH, progress.Discard)
 		require.ErrorContains(t, err, "has no Go")
 		require.ErrorContains(t, err, "install Go")
 		_, ok := failure.In(err)
@@ -121,10 +137,10 @@ func TestAHostWithoutGoIsToldWhatToDoUnlessTheToolsAreThere(t *testing.T) {
 		path := os.Getenv("PATH")
 		fakeGo(t, "")
 		cache := t.TempDir()
-		want, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
+		want, err := provision.EnsureTools(t.Context(), cache, runtime.GOARCH, progress.Discard)
 		require.NoError(t, err)
 		t.Setenv("PATH", t.TempDir())
-		got, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
+		got, err := provision.EnsureTools(t.Context(), cache, runtime.GOARCH, progress.Discard)
 		require.NoError(t, err)
 		assert.Equal(t, want, got)
 		t.Setenv("PATH", path)
@@ -134,15 +150,15 @@ func TestAHostWithoutGoIsToldWhatToDoUnlessTheToolsAreThere(t *testing.T) {
 func TestReadyBinariesAreUsedAndMissingOnesNamed(t *testing.T) {
 	fakeGo(t, "")
 	cache := t.TempDir()
-	set, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
+	set, err := provision.EnsureTools(t.Context(), cache, runtime.GOARCH, progress.Discard)
 	require.NoError(t, err)
 	t.Setenv(provision.ToolsDirVariable, filepath.Dir(set.Packer))
 	t.Setenv("PATH", t.TempDir())
-	again, err := provision.EnsureTools(t.Context(), "", progress.Discard)
+	again, err := provision.EnsureTools(t.Context(), "", runtime.GOARCH, progress.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, set, again)
 	require.NoError(t, os.Remove(set.Goss))
-	_, err = provision.EnsureTools(t.Context(), "", progress.Discard)
+	_, err = provision.EnsureTools(t.Context(), "", runtime.GOARCH, progress.Discard)
 	require.ErrorContains(t, err, "goss")
 	require.ErrorContains(t, err, provision.ToolsDirVariable)
 }
@@ -150,7 +166,7 @@ func TestReadyBinariesAreUsedAndMissingOnesNamed(t *testing.T) {
 func TestACompilationThatFailsShowsItsLastLines(t *testing.T) {
 	fakeGo(t, "echo 'dial tcp: no route to host' >&2; exit 1")
 	cache := t.TempDir()
-	_, err := provision.EnsureTools(t.Context(), cache, progress.Discard)
+	_, err := provision.EnsureTools(t.Context(), cache, runtime.GOARCH, progress.Discard)
 	f, ok := failure.In(err)
 	require.True(t, ok, "%v", err)
 	assert.Contains(t, f.Lines, "dial tcp: no route to host")
@@ -166,7 +182,7 @@ func TestTheEndOfTheContextEndsACompilationAndTheWaitForOne(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {
-			_, err := provision.EnsureTools(ctx, cache, progress.Discard)
+			_, err := provision.EnsureTools(ctx, cache, runtime.GOARCH, progress.Discard)
 			assert.ErrorIs(t, err, stop)
 		})
 	}
@@ -182,7 +198,7 @@ func TestTheRealToolsWork(t *testing.T) {
 	}
 	base, err := os.UserCacheDir()
 	require.NoError(t, err)
-	set, err := provision.EnsureTools(t.Context(), filepath.Join(base, "diskforge", "tools"), progress.Discard)
+	set, err := provision.EnsureTools(t.Context(), filepath.Join(base, "diskforge", "tools"), runtime.GOARCH, progress.Discard)
 	require.NoError(t, err)
 	for args, want := range map[string]string{
 		set.Packer + " version":           "Packer v" + set.Versions["packer"],

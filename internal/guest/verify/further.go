@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/guest/vm"
 	"github.com/netgroup-polito/diskforge/internal/text"
 )
@@ -27,7 +28,10 @@ func (m *machine) candidates() (all []kind) {
 		uefi.unsupported = "the disk has no EFI system partition with a boot loader"
 	}
 	if m.Full {
-		all = append(all, crownLabsSeed, sata, uefi)
+		all = append(all, crownLabsSeed)
+	}
+	if m.Full && arch.Of(m.Accel.Architecture).BIOS { // else every machine has UEFI, and none SATA
+		all = append(all, sata, uefi)
 	}
 	if m.Persistent {
 		all = append(all, secondLife)

@@ -54,7 +54,7 @@ type Options struct {
 	Excused func(rule, path string) (reason string)
 
 	Checks string // file of goss checks, or empty
-	Goss   string // goss program for the guest (static, amd64); needed with Checks
+	Goss   string // goss program for the guest, static; needed with Checks
 
 	KeepOnError bool // leave the guest running when a check fails
 	// Timeout is until ssh answers. Each thing that is then waited for in the

@@ -478,6 +478,9 @@ func TestAKernelWithoutADriverForSATAIsANoteNotABoot(t *testing.T) {
 	m.UEFI = true
 	assert.Equal(t, []string{"0123"}, m.identity)
 	assert.Equal(t, []kind{crownLabsSeed, overSATA, withUEFI}, m.candidates())
+	m.Accel.Architecture = "arm64"
+	assert.Equal(t, []kind{crownLabsSeed}, m.candidates(), "it has no BIOS, nor SATA")
+	m.Accel.Architecture = ""
 	m.SecureBoot = true
 	assert.Equal(t, withSecureBoot, m.candidates()[2])
 	assert.True(t, m.another(overSATA).boot().SATA)

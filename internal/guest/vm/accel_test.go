@@ -168,7 +168,10 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 		"a device that does not open": {func(h *probing) {
 			h.device = filepath.Dir(h.device) // opening a directory for writing fails
 		}, "does not open: is a directory"},
-		"no kernel":        {func(h *probing) { h.kernels = []string{h.kernels[0] + "-missing*"} }, "no Linux kernel on this host can be read"},
+		"no kernel": {func(h *probing) { h.kernels = []string{h.kernels[0] + "-missing*"} }, "no Linux kernel on this host can be read"},
+		"a guest for another host": {func(h *probing) {
+			h.arch = arch.Of("arm64")
+		}, "KVM for arm64 guests needs an arm64 Linux host, this is linux/amd64"},
 		"another platform": {func(h *probing) { h.platform = "darwin/arm64" }, "needs an amd64 Linux host, this is darwin/arm64"},
 	}
 	for name, tt := range tests {
@@ -247,8 +250,22 @@ func TestAMissingQEMUIsNamedWithItsPackage(t *testing.T) {
 	h, _ := fake(t, boots)
 	h.qemu = "qemu-system-x86_64"
 	t.Setenv("PATH", t.TempDir())
-	_, err := h.choose(t.Context(), Auto, "", progress.Discard)
-	require.ErrorContains(t, err, "apt-get install qemu-system-x86")
+	for _, want := range []string{Auto, TCG} {
+		_, err := h.choose(t.Context(), want, "", progress.Discard)
+		require.ErrorContains(t, err, "apt-get install qemu-system-x86")
+	}
+	h.qemu = "qemu-system-aarch64"
+	_, err := h.choose(t.Context(), TCG, "", progress.Discard)
+	require.ErrorContains(t, err, "apt-get install qemu-system-arm")
+}
+
+func TestAHostWithoutFirmwareForGuestsThatTakeItSaysSoBeforeTheyAreBooted(t *testing.T) {
+	t.Parallel()
+	h, _ := fake(t, boots)
+	h.arch = arch.Of("arm64")
+	h.arch.UEFI = nil
+	_, err := h.choose(t.Context(), TCG, "", progress.Discard)
+	require.ErrorContains(t, err, "no UEFI firmware for virtual machines of arm64: apt-get install qemu-efi-aarch64")
 }
 
 func TestTheProbeOfThisHostBootsARealKernelOrSaysWhyNot(t *testing.T) {

@@ -307,5 +307,5 @@ func Firmware(a arch.Arch, secureBoot bool) (arch.Firmware, error) {
 			return f, nil
 		}
 	}
-	return arch.Firmware{}, failure.New("this host has no UEFI firmware for virtual machines", "apt-get install "+a.FirmwarePackage)
+	return arch.Firmware{}, failure.New("this host has no UEFI firmware for virtual machines of "+a.Name, "apt-get install "+a.FirmwarePackage)
 }

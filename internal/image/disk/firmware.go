@@ -49,6 +49,12 @@ type Firmware struct {
 	Architecture string
 }
 
+// Starts says whether machines of an architecture can start from the disk, as far as its
+// boot loader says for which it is.
+func (f Firmware) Starts(architecture string) bool {
+	return f.Architecture == "" || f.Architecture == architecture
+}
+
 // String names them as people do.
 func (f Firmware) String() string {
 	var all []string

@@ -96,6 +96,8 @@ func TestTheFirmwareIsReadOffTheDisk(t *testing.T) {
 		"signed by somebody":        {"gpt", "20", "16", executable(t, "Debian Secure Boot CA"), []string{place}, disk.Firmware{Architecture: "amd64", UEFI: true}},
 		"no program":                {"gpt", "20", "16", []byte("a loader"), []string{place}, disk.Firmware{Architecture: "amd64", UEFI: true}},
 		"cut":                       {"gpt", "20", "16", shim[:3000], []string{place}, disk.Firmware{Architecture: "amd64", UEFI: true}},
+		"arm64":                     {"gpt", "20", "16", unsigned, []string{"EFI/BOOT/BOOTAA64.EFI"}, disk.Firmware{Architecture: "arm64", UEFI: true}},
+		"for both":                  {"gpt", "20", "16", shim, []string{place, "EFI/BOOT/BOOTAA64.EFI"}, disk.Firmware{UEFI: true, SecureBoot: true}},
 		"an EFI/debian alone":       {"gpt", "20", "16", shim, []string{"EFI/debian/grubx64.efi"}, disk.Firmware{}},
 		"an empty system partition": {"gpt", "20", "16", nil, nil, disk.Firmware{}},
 	} {

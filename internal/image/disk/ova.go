@@ -15,6 +15,8 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
+	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/progress"
 )
@@ -26,6 +28,9 @@ func writeOVA(ctx context.Context, d *exported, to *os.File, p progress.Reporter
 	firmware, err := FirmwareOf(d.Name())
 	if err != nil {
 		return err
+	}
+	if !firmware.Starts(arch.Default) {
+		return failure.New("an ova is for machines of "+arch.Default+" alone, and this disk is for "+firmware.Architecture, "leave it out of OUTPUTS")
 	}
 	disk := d.machine.Name + "-disk1.vmdk"
 	vmdk, err := d.vmdk(ctx, disk, p)

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/spdx/tools-golang/spdx/v2/common"
 	spdx "github.com/spdx/tools-golang/spdx/v2/v2_3"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
 
@@ -41,6 +43,16 @@ type Inventory struct {
 	Version  string    `json:"version,omitempty"` // its VERSION_ID: "12"
 	Packages []Package `json:"packages,omitempty"`
 	None     string    `json:"none,omitempty"` // why no packages are known, in one line
+}
+
+// Architecture is the one that images are built for and the disk has packages of, or empty.
+func (i Inventory) Architecture() string {
+	for _, p := range i.Packages {
+		if name := cmp.Or(p.Architecture, arch.Default); slices.Contains(arch.Names(), name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // Package is an installed package of dpkg's.
