@@ -185,7 +185,8 @@ func (w *writer) started(name string, domain, root fields) fields {
 func (w *writer) bootloader() fields {
 	efi, known := oci.PreferenceStarts(w.Config.Hints[oci.HintPreference], disk.Firmware{UEFI: true})
 	onlyBIOS := w.Disk.Firmware != nil && *w.Disk.Firmware == disk.Firmware{BIOS: true}
-	if w.uefi || !arch.Of(w.Config.Architecture).BIOS || efi && known && !onlyBIOS {
+	a := arch.Of(w.Config.Architecture) // of others nothing is known
+	if w.uefi || !a.BIOS && len(a.UEFI) > 0 || efi && known && !onlyBIOS {
 		return fields{"efi": fields{"secureBoot": false}} // KubeVirt's own default is true, and takes SMM
 	}
 	return fields{"bios": fields{}}
