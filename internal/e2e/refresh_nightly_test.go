@@ -51,10 +51,10 @@ func TestARefreshInstallsWhatIsPending(t *testing.T) {
 	said, err := exec.Command("openssl", "genpkey", "-algorithm", "ed25519", "-out", key).CombinedOutput()
 	require.NoError(t, err, string(said))
 	for name, text := range map[string]string{
-		"stale.yml":        stale,
-		"tests/stale.yaml": "file:\n  /etc/made-by: {exists: true, contents: [stale]}\n",
+		"tree/stale.yml":        stale,
+		"tree/tests/stale.yaml": "file:\n  /etc/made-by: {exists: true, contents: [stale]}\n",
 		"catalogue.yaml": "registry: " + address + "\nprefix: labs\nimages:\n" +
-			"  - {name: course, base: {packages: bookworm}, playbook: stale, ansible-dir: ., bake-user: true, tags: [latest]}\n",
+			"  - {name: course, base: {packages: bookworm}, playbook: stale, ansible-dir: tree, bake-user: true, tags: [latest]}\n",
 	} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
@@ -91,7 +91,7 @@ func TestARefreshInstallsWhatIsPending(t *testing.T) {
 	assert.Equal(t, 1, after.Refreshes)
 	assert.ElementsMatch(t, []string{"latest", time.Now().UTC().Format("20060102")}, after.Tags)
 	assert.Equal(t, address+"/labs/course@"+after.Digest, address+"/labs/course@"+refreshed.lastLine()[strings.Index(refreshed.lastLine(), "@")+1:])
-	assert.Equal(t, before.Digest, inspected(t, nil, address+"/labs/course:latest").Annotations["org.opencontainers.image.base.digest"])
+	assert.Equal(t, before.Digest, inspected(t, nil, address+"/labs/course@"+after.Digest).Annotations["org.opencontainers.image.base.digest"])
 	var changed []string
 	for _, change := range readReport(t, filepath.Join(dir, "refreshed", "labs_course")).Changes {
 		changed = append(changed, change.Name)
@@ -110,7 +110,7 @@ func TestARefreshInstallsWhatIsPending(t *testing.T) {
 	exported := start(t, map[string]string{"OUTPUTS": "qcow2"}, diskforge(t), "export", address+"/labs/course:latest", "-o", dir)
 	require.Zero(t, exported.wait(10*time.Minute), exported.errors())
 	require.NoError(t, os.Rename(filepath.Join(dir, "course.qcow2"), disk))
-	checked := start(t, map[string]string{"ANSIBLE_DIR": dir, "ANSIBLE_PLAYBOOK": "stale"}, diskforge(t), "verify", disk)
+	checked := start(t, map[string]string{"ANSIBLE_DIR": filepath.Join(dir, "tree"), "ANSIBLE_PLAYBOOK": "stale", "BAKE_USER": "true"}, diskforge(t), "verify", disk)
 	require.Zero(t, checked.wait(time.Hour), checked.errors())
 	ended(t, dir)
 }
