@@ -11,11 +11,14 @@ import (
 	"strings"
 
 	"github.com/netgroup-polito/diskforge/internal/base"
+	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
+	"github.com/netgroup-polito/diskforge/internal/image/attest"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/image/sbom"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 	"github.com/netgroup-polito/diskforge/internal/text"
@@ -130,18 +133,61 @@ func (w *way) checkUpdates(ctx context.Context, has sbom.Inventory, p progress.R
 	return check, failed
 }
 
-// checkUpdated says whether a refresh changed anything, and notes what. The archive may
-// have what the image keeps from its updates, week after week.
-func (w *way) checkUpdated(has sbom.Inventory) error {
-	if w.refreshed.had == nil {
+// noteChanges notes which packages the image before had in other versions: the one that is
+// refreshed, or that the registry has under the tag or, where the tag is new, as latest. A
+// refresh must change some: an image may hold back what the archive has, week after week.
+func (w *way) noteChanges(ctx context.Context, has sbom.Inventory) error {
+	had := w.refreshed.had
+	if had == nil && w.pushes() {
+		had = w.former(ctx)
+	}
+	if had == nil {
 		return nil
 	}
-	changes := changesOf(w.refreshed.had.Packages, has.Packages)
-	if len(changes) == 0 {
+	changes := changesOf(had.Packages, has.Packages)
+	if len(changes) == 0 && w.refreshed.had != nil {
 		return failure.New("updates are pending, and none was installed", "see with apt-mark showhold in the image what is held back")
 	}
 	w.journal.note(func(to *report.Report) { to.Changes = changes })
 	return nil
+}
+
+// former is what the image has that this one succeeds, by its SBOM, whoever signed that:
+// it is only shown. Nil where nobody knows.
+func (w *way) former(ctx context.Context) *sbom.Inventory {
+	login, err := w.login()
+	if err != nil {
+		return nil
+	}
+	repository := w.address[:strings.LastIndex(w.address, ":")]
+	for _, ref := range []string{w.address, repository + ":" + contract.MovingTag} {
+		bundles, err := w.rooms.bundles(ctx, ref, login)
+		if err != nil {
+			continue
+		}
+		for _, bundle := range bundles {
+			said, err := attest.Read(ctx, nil, bundle.Content)
+			if err != nil || said.PredicateType != attest.SPDX {
+				continue
+			}
+			if had, err := sbom.ReadSPDX(said.Predicate); err == nil {
+				return &had
+			}
+		}
+		return nil
+	}
+	return nil
+}
+
+// bundlesOf reads what is attached to an image.
+func bundlesOf(ctx context.Context, ref string, login registry.Options) ([]registry.Referrer, error) {
+	session, err := registry.NewSession(login)
+	if err != nil {
+		return nil, err
+	}
+	defer session.Close()
+	_, all, _, err := session.Referrers(ctx, ref, attest.BundleType)
+	return all, err
 }
 
 // changesOf are the packages of which two disks have other versions, by name.

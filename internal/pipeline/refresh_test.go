@@ -2,9 +2,11 @@ package pipeline
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,10 +18,13 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/base"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/guest/hygiene"
+	"github.com/netgroup-polito/diskforge/internal/image/attest"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/image/sbom"
 	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/report"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 var (
@@ -118,6 +123,41 @@ func TestARefreshIsBuiltFromItsImageAndKnowsItsOriginal(t *testing.T) {
 	assert.Equal(t, []report.Change{
 		{Name: "bash", From: "5.2.15-2+b13", To: "5.2.15-2+b14"}, {Name: "linux-image-6.1.0-41-amd64", To: "6.1.158-1"},
 	}, saved(t, b).Changes)
+}
+
+func TestTheReportHasWhatChangedSinceTheImageBefore(t *testing.T) {
+	bundle := func(t *testing.T, has sbom.Inventory) registry.Referrer {
+		dir := t.TempDir()
+		require.NoError(t, sbom.Save(dir, sbom.Disk{Digest: "sha256:" + strings.Repeat("d", 64)}, has))
+		text, err := os.ReadFile(filepath.Join(dir, sbom.SPDXFile))
+		require.NoError(t, err)
+		said, err := attest.New(attest.SPDX, "sha256:"+strings.Repeat("a", 64), "", json.RawMessage(text))
+		require.NoError(t, err)
+		closed, _ := testkit.CosignKey(t, "")
+		key, err := attest.ReadKey(closed, "")
+		require.NoError(t, err)
+		content, err := key.Bundle(t.Context(), said)
+		require.NoError(t, err)
+		return registry.Referrer{ArtifactType: attest.BundleType, Content: content}
+	}
+	before := aDebian()
+	before.Packages[0].Version = "2.6.1"
+	const tag, latest = "registry.example.org/labs/course:v1", "registry.example.org/labs/course:latest"
+	for name, g := range map[string]given{
+		"of the tag":            {bundles: map[string][]registry.Referrer{tag: {bundle(t, before)}, latest: {bundle(t, aDebian())}}},
+		"of a tag that is new":  {bundlesErr: map[string]error{tag: errors.New("not there")}, bundles: map[string][]registry.Referrer{latest: {{Content: []byte("{}")}, bundle(t, before)}}},
+		"of one without a bill": {bundles: map[string][]registry.Referrer{latest: {bundle(t, before)}}},
+	} {
+		b, its, _ := wired(t, everything(t.TempDir()))
+		its.inventory, its.bundles, its.bundlesErr = aDebian(), g.bundles, g.bundlesErr
+		_, err := b.Run(t.Context())
+		require.NoError(t, err)
+		want := []report.Change{{Name: "apt", From: "2.6.1", To: "2.6.2"}}
+		if name == "of one without a bill" {
+			want = nil
+		}
+		assert.Equal(t, want, saved(t, b).Changes, name)
+	}
 }
 
 func TestWhereNothingIsPendingNothingIsBuilt(t *testing.T) {

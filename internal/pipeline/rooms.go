@@ -45,6 +45,7 @@ type rooms struct {
 	pack       func(ctx context.Context, disk, layout string, m oci.Metadata, p progress.Reporter) (oci.Result, error)
 	inspect    func(ctx context.Context, layout string, p progress.Reporter) (*contract.Report, error)
 	export     func(ctx context.Context, path, digest, dir string, names []string, m disk.Machine, p progress.Reporter) ([]disk.Exported, error)
+	bundles    func(ctx context.Context, reference string, o registry.Options) ([]registry.Referrer, error)
 	freeTag    func(ctx context.Context, reference string, o registry.Options) (string, error)
 	access     func(ctx context.Context, reference string, o registry.Options) error
 	push       func(ctx context.Context, layout, reference string, o registry.Options, p progress.Reporter) (string, error)
@@ -55,5 +56,5 @@ var realRooms = rooms{
 	accel: vm.ChooseAccelerator, tools: provision.EnsureTools, playbook: usedPlaybook,
 	packages: base.CheckPackages, makeBase: base.Make, checksum: base.ResolveChecksum, download: base.Fetch, updates: base.FindUpdates, fetch: registry.Fetch, disk: disk.Inspect,
 	provision: provision.Run, importDisk: disk.Import, generalise: hygiene.Generalise, sparsify: disk.Sparsify, scan: hygiene.Scan, verify: verify.Run,
-	pack: oci.Pack, inspect: contract.Layout, export: disk.Export, freeTag: registry.FreeTag, access: registry.CheckAccess, push: registry.Push,
+	pack: oci.Pack, inspect: contract.Layout, export: disk.Export, bundles: bundlesOf, freeTag: registry.FreeTag, access: registry.CheckAccess, push: registry.Push,
 }

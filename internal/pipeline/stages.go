@@ -199,7 +199,7 @@ func (w *way) scan(ctx context.Context, path string, p progress.Reporter) (resul
 		Secrets: secrets, Policy: w.policy, LibguestfsEnv: w.accel.LibguestfsEnv(),
 	}, p)
 	if err == nil {
-		err = w.checkUpdated(found.Inventory)
+		err = w.noteChanges(ctx, found.Inventory)
 	}
 	r := scanned{Result: found}
 	check, pending := w.checkUpdates(ctx, found.Inventory, p)

@@ -57,7 +57,9 @@ type given struct {
 	exportDir          string
 	outputs            []string
 	machine            disk.Machine
-	access, push       string // references
+	access, push       string                         // references
+	bundles            map[string][]registry.Referrer // that are attached, by reference
+	bundlesErr         map[string]error
 	login              registry.Options
 	runs               []string
 }
@@ -155,6 +157,9 @@ func (g *given) fakes(dir string) *rooms {
 			g.runs = append(g.runs, "export")
 			g.exportedDisk, g.exportDir, g.outputs, g.machine = path, dir, names, m
 			return []disk.Exported{{Path: dir + "/course.ova", Digest: digest, Size: 7}}, nil
+		},
+		bundles: func(_ context.Context, ref string, _ registry.Options) ([]registry.Referrer, error) {
+			return g.bundles[ref], g.bundlesErr[ref]
 		},
 		freeTag: func(_ context.Context, reference string, login registry.Options) (string, error) {
 			return reference + "-2", nil

@@ -62,7 +62,7 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 	for _, change := range v.Changes {
 		rows = append(rows, []string{change.Name, cmp.Or(change.From, "new"), cmp.Or(change.To, "removed")})
 	}
-	s.table("Changes since the image that was refreshed", "Package | Before | Now", rows)
+	s.table("Changes since the image before", "Package | Before | Now", rows)
 	if line := v.SBOM.Line(); line != "" {
 		fmt.Fprintf(s, "SBOM: %s\n", markdown(line))
 	}

@@ -50,7 +50,7 @@ type Report struct {
 	Sizes    []Size    `json:"sizes,omitempty"`             // from the base to the layer
 	Files    []File    `json:"files,omitempty"`             // of other forms (OUTPUTS)
 	Checks   []Check   `json:"checks,omitempty" rows:"2000"`
-	Changes  []Change  `json:"changes,omitempty" rows:"20000"`  // of packages, by a refresh
+	Changes  []Change  `json:"changes,omitempty" rows:"20000"`  // of packages, since the image before
 	Packages []Package `json:"packages,omitempty" rows:"20000"` // installed in the guest, by name
 	SBOM     SBOM      `json:"sbom,omitzero"`
 	Pictures []Picture `json:"pictures,omitempty" rows:"8"`
