@@ -67,9 +67,11 @@ func (h probing) choose(ctx context.Context, want, cacheDir string, p progress.R
 }
 
 // HasKernel says whether a kernel is at hand to prove KVM with: the host's own,
-// or one that a base image left in cacheDir.
+// or one that a base image left in cacheDir. For guests of another architecture than this
+// host's none is needed: KVM does not run them.
 func HasKernel(architecture, cacheDir string) bool {
-	return thisHost(arch.Of(architecture)).kernel(cacheDir) != ""
+	h := thisHost(arch.Of(architecture))
+	return h.platform != "linux/"+h.arch.Name || h.kernel(cacheDir) != ""
 }
 
 // Threads is how QEMU emulates a guest's processors: multi, each in a thread of
