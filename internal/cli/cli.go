@@ -209,7 +209,8 @@ digest; progress and errors go to standard error.`,
 	root.AddCommand(a.build(), a.capture(), a.snapshot())
 	root.AddCommand(a.provision(), a.sparsify(), a.verify(), a.pack(), a.export(), a.push(), a.sign(), a.verifySignature(),
 		a.report(), a.inspect(), a.manifest(), a.run(),
-		a.init(), a.plan(), a.buildAll(), a.catalogue(), a.images(), a.outdated(), a.refresh(), a.site(), a.base(), a.tools(), a.stages(), a.doctor(), a.version())
+		a.init(), a.plan(), a.buildAll(), a.catalogue(), a.images(), a.outdated(), a.refresh(),
+		a.site(), a.base(), a.tools(), a.stages(), a.doctor(), a.version())
 	return root
 }
 

@@ -44,7 +44,8 @@ again.`,
 			if len(repositories) == 1 && repositories[0].Err != nil {
 				return usage(repositories[0].Err)
 			}
-			all, archives, err := outdated.Look(c.Context(), s, repositories, outdated.Options{AptMirror: b.Config.AptMirror, CAFile: b.Config.CAFile, Now: time.Now()})
+			all, archives, err := outdated.Look(c.Context(), s, repositories,
+				outdated.Options{AptMirror: b.Config.AptMirror, CAFile: b.Config.CAFile, Now: time.Now()})
 			if err != nil {
 				return err
 			}
@@ -55,7 +56,8 @@ again.`,
 		})
 	c.Flags().BoolVar(&r.Security, "security", false, "only where a security update is pending")
 	c.Flags().IntVar(&r.Most, "most", 12, "how often an image is refreshed before a build is due, which then is the error")
-	c.Flags().StringSliceVar(&r.Moving, "tag", []string{contract.MovingTag}, "tag that moves to the new image where the one that it refreshes has it; can be repeated")
+	c.Flags().StringSliceVar(&r.Moving, "tag", []string{contract.MovingTag},
+		"tag that moves to the new image where the one that it refreshes has it; can be repeated")
 	return c
 }
 

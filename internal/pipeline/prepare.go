@@ -67,12 +67,13 @@ func checkArchitecture(architecture, path string) error {
 	has, err := disk.FirmwareOf(path)
 	switch {
 	case err != nil:
-		return nil
+		return nil //nolint:nilerr // see above
 	case !has.Starts(architecture):
 		return failure.New(fmt.Sprintf("ARCHITECTURE is %s, but the disk it starts from is for %s", architecture, has.Architecture),
 			"take a disk for "+architecture+", or set ARCHITECTURE="+has.Architecture)
 	case !arch.Of(architecture).BIOS && !has.UEFI:
-		return failure.New(fmt.Sprintf("ARCHITECTURE is %s, but the disk it starts from has no boot loader for that (EFI/BOOT/%s)", architecture, arch.Of(architecture).Loader()),
+		return failure.New(fmt.Sprintf("ARCHITECTURE is %s, but the disk it starts from has no boot loader for that (EFI/BOOT/%s)",
+			architecture, arch.Of(architecture).Loader()),
 			"take a disk for "+architecture)
 	}
 	return nil

@@ -53,7 +53,9 @@ func (b *Build) Refresh(ctx context.Context, original oci.Original, securityOnly
 			return "", err
 		}
 		b.Config.DiskSize = info.VirtualSize
-		found, err := w.rooms.scan(ctx, hygiene.Options{Disk: w.base.Path, Format: info.Format, Dir: b.Config.OutputDir, LibguestfsEnv: w.accel.LibguestfsEnv()}, p)
+		found, err := w.rooms.scan(ctx, hygiene.Options{
+			Disk: w.base.Path, Format: info.Format, Dir: b.Config.OutputDir, LibguestfsEnv: w.accel.LibguestfsEnv(),
+		}, p)
 		if err != nil && found.Rules == nil { // what it carries is judged when it is refreshed
 			return "", err
 		}
@@ -80,7 +82,8 @@ var Lasting = []string{"INSTALL_DESKTOP_ENVIRONMENT", "CROWNLABS_MODE", "VM_USER
 
 func (w *way) lasting() map[string]string {
 	c, all := w.Config, map[string]string{}
-	for i, value := range []string{strconv.FormatBool(c.Desktop), strconv.FormatBool(c.CrownLabsMode), c.VMUser, strconv.FormatBool(c.BakeUser), c.Architecture} {
+	is := strconv.FormatBool
+	for i, value := range []string{is(c.Desktop), is(c.CrownLabsMode), c.VMUser, is(c.BakeUser), c.Architecture} {
 		if f, _ := settings.By(Lasting[i]); value != "" && value != f.Default {
 			all[f.Env] = value
 		}

@@ -54,7 +54,9 @@ type rooms struct {
 var realRooms = rooms{
 	controller: playbook.ControllerVersion, ssh: provision.CheckSSH, qemu: qemuVersion,
 	accel: vm.ChooseAccelerator, tools: provision.EnsureTools, playbook: usedPlaybook,
-	packages: base.CheckPackages, makeBase: base.Make, checksum: base.ResolveChecksum, download: base.Fetch, updates: base.FindUpdates, fetch: registry.Fetch, disk: disk.Inspect,
+	packages: base.CheckPackages, makeBase: base.Make, checksum: base.ResolveChecksum, download: base.Fetch,
+	updates: base.FindUpdates, fetch: registry.Fetch, disk: disk.Inspect,
 	provision: provision.Run, importDisk: disk.Import, generalise: hygiene.Generalise, sparsify: disk.Sparsify, scan: hygiene.Scan, verify: verify.Run,
-	pack: oci.Pack, inspect: contract.Layout, export: disk.Export, bundles: bundlesOf, freeTag: registry.FreeTag, access: registry.CheckAccess, push: registry.Push,
+	pack: oci.Pack, inspect: contract.Layout, export: disk.Export, bundles: bundlesOf,
+	freeTag: registry.FreeTag, access: registry.CheckAccess, push: registry.Push,
 }

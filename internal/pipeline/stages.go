@@ -366,8 +366,8 @@ func (w *way) metadata() oci.Metadata {
 		m.Annotations[oci.AnnotationBuilt] = k.Built.UTC().Format(time.RFC3339)
 	}
 	if len(k.Settings) > 0 {
-		text, _ := json.Marshal(k.Settings) // texts have no errors
-		m.Annotations[oci.AnnotationSettings] = string(text)
+		all, _ := json.Marshal(k.Settings) // texts have no errors
+		m.Annotations[oci.AnnotationSettings] = string(all)
 	}
 	if w.base.Known {
 		m.Annotations[oci.AnnotationGuest] = w.base.Guest.Name

@@ -160,7 +160,8 @@ func groupName(gid uint32) string {
 func (h probing) kernel(cacheDir string) string {
 	patterns := h.kernels
 	if cacheDir != "" {
-		patterns = append(slices.Clone(patterns), filepath.Join(cacheDir, "*-"+h.arch.Name+"-*.vmlinuz"), filepath.Join(cacheDir, "*", "*-"+h.arch.Name+"-*.vmlinuz"))
+		file := "*-" + h.arch.Name + "-*.vmlinuz"
+		patterns = append(slices.Clone(patterns), filepath.Join(cacheDir, file), filepath.Join(cacheDir, "*", file))
 	}
 	for _, pattern := range patterns {
 		files, _ := filepath.Glob(pattern)
