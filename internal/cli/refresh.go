@@ -31,6 +31,10 @@ again.`,
 			if r.Most < 1 {
 				return usageError{errors.New("--most: give a number of refreshes, 1 or more")}
 			}
+			var err error
+			if b.Settings, err = pipeline.ReadPassword(b.Settings, &b.Config, b.Version); err != nil {
+				return err
+			}
 			s, err := pipeline.NewSession(b.Config, b.Version)
 			if err != nil {
 				return err

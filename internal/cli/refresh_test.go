@@ -2,13 +2,18 @@ package cli_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
+	"github.com/netgroup-polito/diskforge/internal/image/oci"
 	"github.com/netgroup-polito/diskforge/internal/image/sbom"
+	"github.com/netgroup-polito/diskforge/internal/progress"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
 func TestWhatLacksNoUpdateIsNotEvenFetchedToRefreshIt(t *testing.T) {
@@ -51,6 +56,38 @@ func TestWhatLacksNoUpdateIsNotEvenFetchedToRefreshIt(t *testing.T) {
 	assert.Equal(t, 1, code)
 	assert.Contains(t, errs, "lab/git: no update is pending")
 	assert.Contains(t, errs, "2 of 3 were not refreshed: the warnings say why")
+}
+
+func TestAPasswordThatComesByAPipeServesForAllThatIsRefreshed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	users, pipe := filepath.Join(dir, "users"), filepath.Join(dir, "pipe")
+	line, err := exec.Command("htpasswd", "-Bbn", "me", "word-of-mine").Output()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(users, line, 0o600))
+	closed, _ := testkit.StartRegistry(t, testkit.RegistryOptions{Htpasswd: users})
+	password := filepath.Join(dir, "password")
+	require.NoError(t, os.WriteFile(password, []byte("word-of-mine"), 0o600))
+	login := []string{"--registry-user", "me", "--registry-pass-file"}
+	for _, name := range []string{"a", "b"} {
+		layout := filepath.Join(dir, name)
+		disk := make([]byte, 4<<10)
+		copy(disk, name)
+		copy(disk[510:], "\x55\xAA")
+		require.NoError(t, os.WriteFile(layout+".raw", disk, 0o600))
+		_, err := oci.Pack(t.Context(), layout+".raw", layout, oci.Metadata{Architecture: "amd64"}, progress.Discard)
+		require.NoError(t, err)
+		code, _, errs := run(t, append([]string{"push", layout, closed + "/lab/" + name + ":v1", "--unverified"}, append(login, password)...)...)
+		require.Zero(t, code, errs)
+	}
+	require.NoError(t, unix.Mkfifo(pipe, 0o600))
+	go func() { _ = os.WriteFile(pipe, []byte("word-of-mine\n"), 0o600) }()
+	code, _, errs := run(t, append([]string{"refresh", closed + "/lab", "--cache-dir", t.TempDir(), "--output-dir", t.TempDir()}, append(login, pipe)...)...)
+	assert.Equal(t, 1, code)
+	for _, name := range []string{"a", "b"} { // they were fetched, and their disks are none
+		assert.Regexp(t, `/lab/`+name+`: updates: `, errs)
+	}
+	assert.NotContains(t, errs, "word-of-mine")
 }
 
 func TestWhatRefreshCannotUnderstandIsRefusedAtOnce(t *testing.T) {

@@ -53,7 +53,8 @@ func (a *All) Plan(ctx context.Context) ([]*Entry, error) {
 	if err := a.checkAddress(); err != nil {
 		return nil, err
 	}
-	if err := a.logIn(); err != nil {
+	var err error
+	if a.Settings, err = pipeline.ReadPassword(a.Settings, &a.Config, a.Version); err != nil {
 		return nil, err
 	}
 	if err := a.configure(entries); err != nil {
@@ -110,20 +111,6 @@ func (a *All) noteFiles(e *Entry) {
 		e.Notes = append(e.Notes, fmt.Sprintf("it is not built again, so its files are not made: diskforge export %s -o %s --outputs %s",
 			cmp.Or(e.config.Reference, e.layout(a.Config.OutputDir)), dir, e.config.Outputs))
 	}
-}
-
-// logIn reads the password file once for all images: it may be a pipe.
-func (a *All) logIn() error {
-	if a.Config.RegistryPassFile == "" {
-		return nil
-	}
-	options, err := pipeline.RegistryOptions(a.Config, a.Version)
-	if err != nil {
-		return err
-	}
-	a.Config.RegistryPass, a.Config.RegistryPassFile = settings.Secret(options.Password), ""
-	a.Settings = a.Settings.With(map[string]string{"REGISTRY_PASS": options.Password, "REGISTRY_PASS_FILE": ""})
-	return nil
 }
 
 // untagged stands for the tag of an image that nobody named one for, until its

@@ -291,6 +291,20 @@ func RegistryOptions(c settings.Config, version string) (registry.Options, error
 	return o, nil
 }
 
+// ReadPassword has the settings of many builds hold the password itself, in place of the
+// file that has it: that may be a pipe, which can be read once.
+func ReadPassword(s settings.Settings, c *settings.Config, version string) (settings.Settings, error) {
+	if c.RegistryPassFile == "" {
+		return s, nil
+	}
+	options, err := RegistryOptions(*c, version)
+	if err != nil {
+		return s, err
+	}
+	c.RegistryPass, c.RegistryPassFile = settings.Secret(options.Password), ""
+	return s.With(map[string]string{"REGISTRY_PASS": options.Password, "REGISTRY_PASS_FILE": ""}), nil
+}
+
 // NewSession asks registries with the credentials of the settings.
 func NewSession(c settings.Config, version string) (*registry.Session, error) {
 	o, err := RegistryOptions(c, version)
