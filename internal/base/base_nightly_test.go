@@ -30,3 +30,21 @@ func TestBothSuitesAreMadeAndThenComeFromTheCache(t *testing.T) {
 		})
 	}
 }
+
+// mounts looks for mmdebstrap's while it works.
+type mounts struct {
+	progress.Reporter
+	t *testing.T
+}
+
+func (m mounts) Activity(string) {
+	all, err := os.ReadFile("/proc/self/mounts")
+	assert.NoError(m.t, err)
+	assert.NotContains(m.t, string(all), "mmdebstrap", "they would stay where it is killed")
+}
+
+func TestAKilledBaseWouldLeaveNoMountsOnThisHost(t *testing.T) {
+	o := base.Options{Suite: "bookworm", CacheDir: t.TempDir(), Mirror: os.Getenv("APT_MIRROR")}
+	_, err := base.Make(t.Context(), o, mounts{progress.Discard, t})
+	require.NoError(t, err)
+}

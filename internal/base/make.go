@@ -176,11 +176,17 @@ func (b build) bootstrap(ctx context.Context) error {
 		`--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"`,
 		b.Suite, b.file("root.tar"),
 	}
-	err = host.Run(ctx, host.Cmd{Program: "mmdebstrap", Args: append(args, b.archives...), Env: b.env(), OnLine: func(line string) {
-		if step, ok := strings.CutPrefix(line, "I: "); ok { // "I: downloading packages with apt..."
-			b.p.Activity(strings.TrimRight(step, "."))
-		}
-	}})
+	err = host.Run(ctx, host.Cmd{
+		Program: "mmdebstrap", Args: append(args, b.archives...), Env: b.env(),
+		// As root it mounts /proc, /sys and /dev/shm in its tree: where it is killed, these
+		// must go with it, or whoever deletes the tree deletes in the host's.
+		Confined: mode == "root",
+		OnLine: func(line string) {
+			if step, ok := strings.CutPrefix(line, "I: "); ok { // "I: downloading packages with apt..."
+				b.p.Activity(strings.TrimRight(step, "."))
+			}
+		},
+	})
 	if err != nil && ctx.Err() == nil {
 		return &failure.Error{
 			What:  "Debian's packages could not be installed: " + err.Error(),
