@@ -10,6 +10,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/fleet/outdated"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
 func (a *app) refresh() *cobra.Command {
@@ -67,9 +68,12 @@ again.`,
 
 // refreshAll refreshes one image after another: what fails stops no other.
 func (a *app) refreshAll(c *cobra.Command, b *pipeline.Build, r outdated.Refresh, all []outdated.Image) error {
-	failed := 0
+	failed, made := 0, map[string]string{}
 	for _, i := range all {
 		reference, err := r.Do(c.Context(), *b, i)
+		if err == nil {
+			made[i.Digest] = reference
+		}
 		switch {
 		case c.Context().Err() != nil || err != nil && len(all) == 1 && !errors.Is(err, pipeline.ErrCurrent):
 			return err
@@ -79,6 +83,17 @@ func (a *app) refreshAll(c *cobra.Command, b *pipeline.Build, r outdated.Refresh
 			failed++
 			a.ui.Warn(fmt.Sprintf("%s: %v", i.Repository, err))
 		default:
+			if err := a.print(reference); err != nil {
+				return err
+			}
+		}
+	}
+	for _, i := range all {
+		reference, err := r.Index(c.Context(), i, b.Settings["IMAGE_TAG"], made, progress.Discard)
+		if err != nil {
+			return fmt.Errorf("%s: the index of its images was not made anew: %w", i.Repository, err)
+		}
+		if reference != "" {
 			if err := a.print(reference); err != nil {
 				return err
 			}

@@ -44,7 +44,7 @@ func reportIn(outputDir, name string, n int) (saved *report.Report, page string)
 	return saved, page
 }
 
-// SiteOf is a page of the newest image of ours of each repository, with what its report says
+// SiteOf is a page of the newest images of ours of each repository, with what its report says
 // where OUTPUT_DIR has that: a registry has none. An image is named by its repository.
 func SiteOf(repositories []registry.Repository, outputDir string, now time.Time) report.Site {
 	site := report.Site{Title: "Images", Made: now}
@@ -55,19 +55,21 @@ func SiteOf(repositories []registry.Repository, outputDir string, now time.Time)
 		}
 	}
 	for n, r := range repositories {
-		e, ours := r.Newest()
-		if !ours {
-			continue
+		newest := r.Newest()
+		for _, e := range newest {
+			name := path.Base(e.Repository)
+			if len(newest) > 1 {
+				name += "-" + e.Architecture()
+			}
+			l := report.Listed{
+				Name: name, From: names[e.Base], Reference: e.Repository + "@" + e.Digest, Pushed: true, Built: e.Built, Size: e.Size, Tags: e.Tags,
+			}
+			if saved, page := reportIn(outputDir, name, n); saved != nil && saved.Image.Digest == e.Digest {
+				saved.Outcome = report.Published // if not by that build, later
+				l.Report, l.Page = saved, page
+			}
+			site.Images = append(site.Images, l)
 		}
-		name := path.Base(e.Repository)
-		l := report.Listed{
-			Name: name, From: names[e.Base], Reference: e.Repository + "@" + e.Digest, Pushed: true, Built: e.Built, Size: e.Size, Tags: e.Tags,
-		}
-		if saved, page := reportIn(outputDir, name, n); saved != nil && saved.Image.Digest == e.Digest {
-			saved.Outcome = report.Published // if not by that build, later
-			l.Report, l.Page = saved, page
-		}
-		site.Images = append(site.Images, l)
 	}
 	return site
 }

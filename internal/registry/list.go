@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
@@ -54,8 +55,16 @@ type Entry struct {
 	parent string // REGISTRY/REPOSITORY@DIGEST of what it was made from, where that may be one
 }
 
-// Ours says whether diskforge made the image.
-func (e Entry) Ours() bool { return e.Disk != "" }
+// Ours says whether diskforge made the image, or the index.
+func (e Entry) Ours() bool { return e.Disk != "" || len(e.Parts) > 0 && e.Inputs != "" }
+
+// Architecture is the one that an image of ours is for.
+func (e Entry) Architecture() string {
+	if name := e.Settings["ARCHITECTURE"]; slices.Contains(arch.Names(), name) {
+		return name
+	}
+	return arch.Default
+}
 
 // Name is the shortest whole name of the image.
 func (e Entry) Name() string {
@@ -72,13 +81,16 @@ type Repository struct {
 	Err     error
 }
 
-// Newest is the newest image of ours, where there is one.
-func (r Repository) Newest() (Entry, bool) {
-	i := slices.IndexFunc(r.Entries, Entry.Ours) // Entries sorted them
-	if i < 0 {
-		return Entry{}, false
+// Newest are the newest images of ours, one for each architecture, the newest first.
+func (r Repository) Newest() (all []Entry) {
+	seen := map[string]bool{}
+	for _, e := range r.Entries { // Entries sorted them
+		if e.Disk != "" && !seen[e.Architecture()] {
+			seen[e.Architecture()] = true
+			all = append(all, e)
+		}
 	}
-	return r.Entries[i], true
+	return all
 }
 
 // List reads the repositories at and below the prefixes, by name. What cannot be

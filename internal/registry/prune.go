@@ -13,7 +13,8 @@ import (
 // Policy says which images of a registry are kept. What one rule keeps is kept,
 // whatever the others say, and so is what a channel names.
 type Policy struct {
-	// Keep is how many images of each repository are kept, the newest.
+	// Keep is how many images of each repository and architecture are kept, the newest, and
+	// how many indexes.
 	Keep int
 	// Younger keeps what was built less than that ago; 0 keeps nothing for it.
 	Younger time.Duration
@@ -114,12 +115,13 @@ func (p Policy) keptTag(e Entry) string {
 	return ""
 }
 
-// newer is how many images of e's repository, of those that the policy speaks
-// of, come before it. Of equally old ones those with the lower digest do, so
+// newer is how many images of e's repository and architecture, or indexes where it is one,
+// come before it, of those that the policy speaks of. Of equally old ones those with the lower digest do, so
 // that the choice is the same each time.
 func (p Policy) newer(e Entry, entries []Entry) (n int) {
 	for _, o := range entries {
-		if o.Repository == e.Repository && (p.All || o.Ours()) && !o.Built.IsZero() &&
+		alike := o.Repository == e.Repository && o.Architecture() == e.Architecture() && (len(o.Parts) == 0) == (len(e.Parts) == 0)
+		if alike && (p.All || o.Ours()) && !o.Built.IsZero() &&
 			cmp.Or(e.Built.Compare(o.Built), strings.Compare(o.Digest, e.Digest)) < 0 {
 			n++
 		}

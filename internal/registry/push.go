@@ -167,12 +167,21 @@ func CheckAccess(ctx context.Context, ref string, o Options) error {
 // that with -2, -3 and so on behind the tag. Who may push may not be allowed to list:
 // that is an error, for which IMAGE_TAG is the way out.
 func FreeTag(ctx context.Context, ref string, o Options) (string, error) {
-	session, tag, err := o.target(ref)
+	session, err := NewSession(o)
 	if err != nil {
 		return "", err
 	}
 	defer session.Close()
-	there, err := session.access(tag.Context(), reading).allTags(ctx)
+	return session.FreeTag(ctx, ref)
+}
+
+// FreeTag is what the function of that name says.
+func (s *Session) FreeTag(ctx context.Context, ref string) (string, error) {
+	tag, err := parse(ref)
+	if err != nil {
+		return "", err
+	}
+	there, err := s.access(tag.Context(), reading).allTags(ctx)
 	free := ref
 	for n := 2; slices.Contains(there, free[len(ref)-len(tag.TagStr()):]); n++ {
 		free = fmt.Sprintf("%s-%d", ref, n)

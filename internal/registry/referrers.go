@@ -119,17 +119,20 @@ func (a *access) attach(ctx context.Context, subject v1.Descriptor, one Referrer
 	if err != nil {
 		return err
 	}
-	return remote.Put(a.repo.Digest(digest.String()), rawManifest(content), options...)
+	return remote.Put(a.repo.Digest(digest.String()), rawManifest{content, types.OCIManifestSchema1}, options...)
 }
 
-// rawManifest is an image's manifest that is sent as it is.
-type rawManifest []byte
+// rawManifest is a manifest that is sent as it is.
+type rawManifest struct {
+	content []byte
+	is      types.MediaType
+}
 
-// RawManifest implements remote.Taggable.
-func (m rawManifest) RawManifest() ([]byte, error) { return m, nil }
+// RawManifest and MediaType implement remote.Taggable.
+func (m rawManifest) RawManifest() ([]byte, error) { return m.content, nil }
 
-// MediaType tells remote.Put what it is.
-func (m rawManifest) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
+// MediaType tells the library what it is.
+func (m rawManifest) MediaType() (types.MediaType, error) { return m.is, nil }
 
 // Referrers returns the digest of the image that ref names and what of one type is
 // attached to it; what cannot be read of that is left out, and counted. The error's

@@ -29,17 +29,18 @@ const (
 	Unknown    = "unknown"    // the base is no image in a registry, or could not be read
 )
 
-// Image is the newest image of a repository, as machines read it.
+// Image is the newest image of a repository for an architecture, as machines read it.
 type Image struct {
-	Repository string        `json:"repository"` // REGISTRY/PATH; the prefix where that could not be listed
-	Tags       []string      `json:"tags,omitempty"`
-	Digest     string        `json:"digest,omitempty"`
-	Built      time.Time     `json:"built,omitzero"`
-	Days       int           `json:"days"`             // since then
-	Parent     string        `json:"parent,omitempty"` // Current, Superseded or Unknown
-	ParentName string        `json:"parentName,omitempty"`
-	Security   []base.Update `json:"security"` // pending security updates, by source package
-	Others     int           `json:"others"`   // packages with other updates
+	Repository   string        `json:"repository"` // REGISTRY/PATH; the prefix where that could not be listed
+	Architecture string        `json:"architecture,omitempty"`
+	Tags         []string      `json:"tags,omitempty"`
+	Digest       string        `json:"digest,omitempty"`
+	Built        time.Time     `json:"built,omitzero"`
+	Days         int           `json:"days"`             // since then
+	Parent       string        `json:"parent,omitempty"` // Current, Superseded or Unknown
+	ParentName   string        `json:"parentName,omitempty"`
+	Security     []base.Update `json:"security"` // pending security updates, by source package
+	Others       int           `json:"others"`   // packages with other updates
 	// Refreshes is how many there were since a playbook made the image.
 	Refreshes int `json:"refreshes,omitempty"`
 	// Revoked says why it must not be used, where it must not.
@@ -49,6 +50,7 @@ type Image struct {
 	Error   string `json:"error,omitempty"`
 
 	entry registry.Entry
+	index *registry.Entry // of ours that has it, the newest, or nil
 	has   sbom.Inventory
 }
 
@@ -61,7 +63,7 @@ type Options struct {
 
 const parallel = 4 // images that are read at a time
 
-// Look looks at the newest image of ours of each repository. What could not be read has
+// Look looks at the newest images of ours of each repository. What could not be read has
 // its Error; the errors of archives, each of which concerns many images, are returned.
 func Look(ctx context.Context, s *registry.Session, repositories []registry.Repository, o Options) (all []Image, archives []error, err error) {
 	known := &parents{session: s, by: map[string]registry.Repository{}, at: map[string]string{}}
@@ -70,25 +72,27 @@ func Look(ctx context.Context, s *registry.Session, repositories []registry.Repo
 	}
 	var group errgroup.Group
 	group.SetLimit(parallel)
-	all = make([]Image, 0, len(repositories))
+	all = make([]Image, 0, len(repositories)*len(arch.All))
 	for _, r := range repositories {
-		e, ours := r.Newest()
 		if r.Err != nil {
 			all = append(all, Image{Repository: r.Name, Security: []base.Update{}, Error: r.Err.Error()})
-		}
-		if r.Err != nil || !ours {
 			continue
 		}
-		all = append(all, Image{
-			Repository: e.Repository, Tags: e.Tags, Digest: e.Digest, Built: e.Built, ParentName: e.BaseName, Security: []base.Update{},
-			Refreshes: e.Original.Refreshes, entry: e,
-		})
-		i := &all[len(all)-1] // its place stays: there is room for all
-		if !e.Built.IsZero() {
-			i.Days = int(max(0, o.Now.Sub(e.Built)).Hours() / 24)
+		for _, e := range r.Newest() {
+			all = append(all, Image{
+				Repository: e.Repository, Architecture: e.Architecture(), Tags: e.Tags, Digest: e.Digest, Built: e.Built, ParentName: e.BaseName,
+				Security: []base.Update{}, Refreshes: e.Original.Refreshes, entry: e,
+			})
+			i := &all[len(all)-1] // its place stays: there is room for all
+			if !e.Built.IsZero() {
+				i.Days = int(max(0, o.Now.Sub(e.Built)).Hours() / 24)
+			}
+			if n := slices.IndexFunc(r.Entries, func(of registry.Entry) bool { return of.Ours() && slices.Contains(of.Parts, e.Digest) }); n >= 0 {
+				i.index = &r.Entries[n]
+			}
+			i.Parent = known.state(ctx, e)
+			group.Go(func() error { i.read(ctx, s, e, o.Key); return nil })
 		}
-		i.Parent = known.state(ctx, e)
-		group.Go(func() error { i.read(ctx, s, e, o.Key); return nil })
 	}
 	_ = group.Wait() // each error has its place
 	archives = compare(ctx, all, o)
@@ -219,14 +223,16 @@ func (k *parents) state(ctx context.Context, e registry.Entry) string {
 		r.Entries, r.Err = session.Entries(ctx, at)
 		k.by[at] = r
 	}
-	parent, there := r.Newest()
-	if n := slices.IndexFunc(r.Entries, func(e registry.Entry) bool { return slices.Contains(e.Tags, tag) }); !there && n >= 0 {
-		parent, there = r.Entries[n], true
+	newest := r.Newest()
+	if n := slices.IndexFunc(r.Entries, func(e registry.Entry) bool { return slices.Contains(e.Tags, tag) }); newest == nil && n >= 0 {
+		newest = r.Entries[n:][:1]
 	}
 	switch {
-	case r.Err != nil || !there:
+	case r.Err != nil || newest == nil:
 		return Unknown
-	case parent.Digest == e.Base || slices.Contains(parent.Parts, e.Base):
+	case slices.ContainsFunc(newest, func(parent registry.Entry) bool {
+		return parent.Digest == e.Base || slices.Contains(parent.Parts, e.Base)
+	}):
 		return Current
 	}
 	return Superseded

@@ -1,15 +1,18 @@
 package outdated
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
@@ -55,6 +58,11 @@ func (r Refresh) Do(ctx context.Context, b pipeline.Build, i Image) (string, err
 	if b.Config, err = pipeline.Parse(b.Settings, pipeline.NeedBase, pipeline.NeedPlaybook, pipeline.NeedTarget); err != nil {
 		return "", err
 	}
+	suffix := ""
+	if i.index != nil {
+		suffix = "-" + i.Architecture
+		b.Config.ImageTag, b.Config.Reference = b.Config.ImageTag+suffix, b.Config.Reference+suffix
+	}
 	original := i.entry.Original
 	if original.Refreshes == 0 {
 		original.Inputs, original.Built = i.entry.Inputs, i.entry.Built
@@ -63,9 +71,44 @@ func (r Refresh) Do(ctx context.Context, b pipeline.Build, i Image) (string, err
 	if err != nil {
 		return "", err
 	}
-	moving := slices.DeleteFunc(slices.Clone(r.Moving), func(tag string) bool { return !slices.Contains(i.Tags, tag) })
-	if len(moving) > 0 {
-		err = r.Session.Tag(ctx, i.Repository+"@"+made.Digest, moving...)
+	return made.Reference, r.move(ctx, i.Repository+"@"+made.Digest, i.Tags, suffix)
+}
+
+// move gives a new image, or index, those of the moving tags that the former one has.
+func (r Refresh) move(ctx context.Context, image string, had []string, suffix string) error {
+	var moving []string
+	for _, tag := range r.Moving {
+		if slices.Contains(had, tag+suffix) {
+			moving = append(moving, tag+suffix)
+		}
 	}
-	return made.Reference, err
+	if moving == nil {
+		return nil
+	}
+	return r.Session.Tag(ctx, image, moving...)
+}
+
+// Index makes the index that has the image anew where that, or another of its images, was
+// refreshed, and returns its reference; empty where nothing is to be done. Made are the
+// references of refreshes by the digests of what they refreshed; those of an index that is
+// made are taken out. The tag is that of the day, where none is given.
+func (r Refresh) Index(ctx context.Context, i Image, tag string, made map[string]string, p progress.Reporter) (reference string, err error) {
+	if made[i.Digest] == "" || i.index == nil {
+		return "", nil
+	}
+	var parts []registry.Part
+	for _, digest := range i.index.Parts {
+		parts = append(parts, registry.Part{Reference: cmp.Or(made[digest], i.Repository+"@"+digest)})
+		delete(made, digest)
+	}
+	if reference = i.Repository + ":" + tag; tag == "" {
+		if reference, err = r.Session.FreeTag(ctx, i.Repository+":"+time.Now().UTC().Format("20060102")); err != nil {
+			return "", err
+		}
+	}
+	if reference, err = r.Session.Index(ctx, reference, parts, 0, p); err == nil {
+		_, digest, _ := strings.Cut(reference, "@")
+		err = r.move(ctx, i.Repository+"@"+digest, i.index.Tags, "")
+	}
+	return reference, err
 }
