@@ -32,6 +32,8 @@ type Arch struct {
 	GRUB string // GRUB's name for it under UEFI
 
 	UbuntuArchive string // where Ubuntu's packages are
+
+	Runner string // of GitHub, where it is not the one that workflows name
 }
 
 // Firmware is a build of UEFI for QEMU: the code, which is only read, and an empty
@@ -82,6 +84,7 @@ var All = []Arch{
 		FirmwarePackage: "qemu-efi-aarch64",
 		EFI:             "aa64", GRUB: "arm64-efi",
 		UbuntuArchive: "http://ports.ubuntu.com/ubuntu-ports",
+		Runner:        "ubuntu-24.04-arm",
 	},
 }
 

@@ -158,15 +158,26 @@ in NAME.SHA256SUMS. The same disk gives the same bytes. A build does that by its
 
 func (a *app) push() *cobra.Command {
 	var unverified bool
-	c := a.command("push LAYOUT_DIR [REF]", "Push an OCI layout to a registry",
+	var inputs []string
+	c := a.command("push LAYOUT_DIR… [REF]", "Push an OCI layout, or an index of several, to a registry",
 		`Push the image to REF, or to the address that the settings give, or to the one
-it was packed for. What the registry has already is not sent again.`,
-		cobra.RangeArgs(1, 2), []pipeline.Need{pipeline.NeedReference},
+it was packed for. What the registry has already is not sent again.
+
+Several images, of one architecture each, are pushed as REF-ARCHITECTURE, and REF becomes
+an index of them, of which everyone takes the one for their machine. One that is in REF's
+repository already is given by its reference; with --inputs it is waited for as long as
+BASE_TIMEOUT says.`,
+		cobra.MinimumNArgs(1), []pipeline.Need{pipeline.NeedReference},
 		func(c *cobra.Command, args []string, b *pipeline.Build) error {
-			reference := strings.Join(args[1:], "")
-			pushed, err := b.PushLayout(c.Context(), args[0], reference, unverified)
+			if len(args) > 2 || len(inputs) > 0 {
+				last := len(args) - 1
+				pushed, err := b.PushIndex(c.Context(), args[:last], inputs, args[last], unverified)
+				return a.printed(pushed, usage(err))
+			}
+			pushed, err := b.PushLayout(c.Context(), args[0], strings.Join(args[1:], ""), unverified)
 			return a.printed(pushed, usage(err))
 		})
+	c.Flags().StringSliceVar(&inputs, "inputs", nil, "input digests that the images of an index must have, in their order")
 	c.Flags().BoolVar(&unverified, "unverified", false, "push an image that was not verified")
 	return c
 }

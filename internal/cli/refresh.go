@@ -10,7 +10,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/fleet/outdated"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 )
 
 func (a *app) refresh() *cobra.Command {
@@ -89,7 +88,7 @@ func (a *app) refreshAll(c *cobra.Command, b *pipeline.Build, r outdated.Refresh
 		}
 	}
 	for _, i := range all {
-		reference, err := r.Index(c.Context(), i, b.Settings["IMAGE_TAG"], made, progress.Discard)
+		reference, err := r.Index(c.Context(), *b, i, made)
 		if err != nil {
 			return fmt.Errorf("%s: the index of its images was not made anew: %w", i.Repository, err)
 		}

@@ -77,6 +77,73 @@ func TestAFurtherTagIsSetWithoutSendingALayer(t *testing.T) {
 	}
 }
 
+// architectures is a parent with a child, each for two architectures.
+const architectures = `
+defaults: {ansible-dir: playbooks, size: 1G, memory: 256, cpus: 1, tags: [v1, latest], architectures: [amd64, arm64]}
+images:
+  - {name: lab, base: {url: "https://example.org/{architecture}.qcow2", checksum: "sha256:0000000000000000000000000000000000000000000000000000000000000000"}, playbook: base}
+  - {name: java, from: lab, playbook: course, vars: {course: java}}
+`
+
+func TestAnIndexIsMadeOfTheImagesForEachArchitecture(t *testing.T) {
+	t.Parallel()
+	s, m := newSite(t, architectures), &maker{}
+	s.env["TARGET_REGISTRY"], _ = testkit.StartRegistry(t, testkit.RegistryOptions{})
+	at := s.env["TARGET_REGISTRY"]
+	first := s.run(m)
+	assert.Equal(t, []string{"java", "java", "lab", "lab"}, m.taken())
+	assert.Equal(t, map[fleet.State]int{fleet.Done: 6}, first.Counts)
+	assert.Regexp(t, `^`+at+`/java:v1-arm64@sha256:`, reference(first, "java-arm64"))
+	assert.Regexp(t, `^`+at+`/java:v1@sha256:`, reference(first, "java"))
+	session, err := registry.NewSession(registry.Options{})
+	require.NoError(t, err)
+	defer session.Close()
+	e, there, err := session.Entry(t.Context(), at+"/java:latest")
+	require.NoError(t, err)
+	require.True(t, there)
+	assert.Regexp(t, `@`+e.Digest+`$`, reference(first, "java"))
+	for i, architecture := range []string{"amd64", "arm64"} {
+		assert.Regexp(t, `@`+e.Parts[i]+`$`, reference(first, "java-"+architecture))
+	}
+
+	s.env["OUTPUT_DIR"], s.env["CACHE_DIR"] = t.TempDir(), t.TempDir()
+	second := s.run(m)
+	assert.Empty(t, m.taken())
+	assert.Equal(t, map[fleet.State]int{fleet.Skipped: 6}, second.Counts)
+	assert.Equal(t, reference(first, "java"), reference(second, "java"))
+
+	require.NoError(t, session.Tag(t.Context(), at+"/java@"+e.Parts[0], "v1"))
+	third := s.run(m)
+	assert.Empty(t, m.taken(), "the index alone has lost its tag")
+	assert.Equal(t, reference(first, "java"), reference(third, "java"))
+
+	s.only = []string{"java-arm64"}
+	s.policy.Force = true
+	assert.Empty(t, reference(s.run(m), "java"), "an index is made of all its images")
+}
+
+func TestAMissingArchitectureFailsTheIndexAndNoOtherImage(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, architectures)
+	s.env["TARGET_REGISTRY"], _ = testkit.StartRegistry(t, testkit.RegistryOptions{})
+	m := &maker{stop: func(_ context.Context, image, point string) error {
+		if image == "java" && point == "provision" {
+			return errors.New("there is no such package")
+		}
+		return nil
+	}}
+	summary, err := s.all(m).Run(t.Context())
+	require.ErrorContains(t, err, "java-arm64: there is no such package")
+	assert.NotEmpty(t, reference(summary, "lab"))
+	assert.Empty(t, reference(summary, "java"))
+	for _, i := range summary.Images {
+		if i.Name == "java" {
+			assert.Equal(t, fleet.Blocked, i.State)
+			assert.Equal(t, "an image of the index is missing: java-amd64", i.Why)
+		}
+	}
+}
+
 // lose deletes a layer of an image from the registry's storage.
 func lose(t *testing.T, data string, layout string) {
 	t.Helper()

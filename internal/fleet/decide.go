@@ -32,6 +32,7 @@ func Decide(images []catalogue.Image, facts map[string]Facts, p Policy) []*Entry
 		e.Facts = facts[e.Name]
 	}
 	p.decide(entries)
+	addIndexes(entries)
 	return entries
 }
 

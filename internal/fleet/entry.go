@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
@@ -56,6 +57,8 @@ type Entry struct {
 
 	// Parent is the entry that the image starts from, or nil.
 	Parent *Entry `json:"-"`
+	// Index is the index that the image is a part of, or nil.
+	Index *Index `json:"-"`
 	// Needs is what building it takes, beyond what is in its directory already.
 	Needs pipeline.Resources `json:"-"`
 	// NotBefore is when a result may have been made at the earliest to be used
@@ -69,6 +72,9 @@ type Entry struct {
 	settings settings.Settings // the image's and the command's
 	config   settings.Config   // what they mean
 }
+
+// ImageName is the image's name in a registry: that of its index, where it is a part of one.
+func (e *Entry) ImageName() string { return cmp.Or(e.image.Index, e.Name) }
 
 // Facts are what is known of an image.
 type Facts struct {

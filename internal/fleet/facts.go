@@ -115,13 +115,16 @@ func (e *Entry) address() {
 		}
 		e.Tags = nil
 	case len(e.Tags) == 0:
-		tag = strings.TrimPrefix(e.Inputs, "sha256:")[:12]
+		tag = shortened(e.Inputs)
 		e.config.Reference = strings.TrimSuffix(e.config.Reference, untagged) + tag
 		e.Tags = []string{tag}
 	}
 	e.config.ImageTag, e.settings = tag, e.settings.With(map[string]string{"IMAGE_TAG": tag})
 	e.Reference = e.config.Reference
 }
+
+// shortened is a digest as a tag.
+func shortened(digest string) string { return strings.TrimPrefix(digest, "sha256:")[:12] }
 
 // questions bounds how many images are asked for at once.
 const questions = 16
@@ -229,5 +232,5 @@ func (e *Entry) packed(outputDir string) (*oci.Layout, error) {
 
 // layout is the directory of the image's OCI layout.
 func (e *Entry) layout(outputDir string) string {
-	return pipeline.Layout(Dir(outputDir, e.Name), e.Name)
+	return pipeline.Layout(Dir(outputDir, e.Name), e.config.ImageName)
 }

@@ -66,6 +66,10 @@ func (a *All) Plan(ctx context.Context) ([]*Entry, error) {
 	policy := a.Policy
 	policy.Now = cmp.Or(policy.Now, time.Now())
 	policy.decide(entries)
+	addIndexes(entries)
+	if err := a.decideIndexes(ctx, entries); err != nil {
+		return nil, err
+	}
 	fields := settings.Fields()
 	for _, e := range entries {
 		e.Stages = e.stages(fields)
@@ -86,9 +90,13 @@ func (a *All) Run(ctx context.Context) (Summary, error) {
 		return Summary{}, err
 	}
 	defer session.Close()
-	names := make([]string, len(entries))
-	for n, e := range entries {
-		names[n] = e.Name
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name)
+	}
+	indexes := Indexes(entries)
+	for _, x := range indexes {
+		names = append(names, x.Name)
 	}
 	table := a.UI.Table(names)
 	defer table.Close()
@@ -99,7 +107,11 @@ func (a *All) Run(ctx context.Context) (Summary, error) {
 		a.prepare(e)
 	}
 	b := &builder{All: a, session: session, table: table}
-	return Run(ctx, entries, b, Options{OutputDir: a.Config.OutputDir, Jobs: a.Jobs}, table)
+	s, err := Run(ctx, entries, b, Options{OutputDir: a.Config.OutputDir, Jobs: a.Jobs}, table)
+	if s.Images != nil && ctx.Err() == nil {
+		err = errors.Join(err, a.indexes(ctx, indexes, &s, b))
+	}
+	return s, err
 }
 
 // noteFiles says how an image that is not built again gets the files of OUTPUTS: they
@@ -133,9 +145,11 @@ func (a *All) configure(entries []*Entry) error {
 	said := map[*Entry][]string{} // a child does not repeat what is wrong with its parent
 	host, prefix := a.Address()
 	for _, e := range entries {
-		e.Tags = a.tags(e.image)
+		for _, tag := range a.tags(e.image) {
+			e.Tags = append(e.Tags, tag+e.suffix())
+		}
 		e.settings = a.Settings.With(e.image.Settings).With(map[string]string{
-			"TARGET_REGISTRY": host, "REGISTRY_PREFIX": prefix, "IMAGE_NAME": e.Name, "IMAGE_TAG": cmp.Or(append(slices.Clone(e.Tags), untagged)...),
+			"TARGET_REGISTRY": host, "REGISTRY_PREFIX": prefix, "IMAGE_NAME": e.ImageName(), "IMAGE_TAG": cmp.Or(append(slices.Clone(e.Tags), untagged)...),
 		})
 		needs := []pipeline.Need{pipeline.NeedPlaybook, pipeline.NeedReference}
 		if e.Parent == nil {

@@ -107,7 +107,7 @@ func (w *way) fromImage(ctx context.Context, p progress.Reporter) (origin, []str
 // takeOut takes the disk out of a containerdisk, and returns it with the image's
 // name. A tag that is not there is waited for.
 func (w *way) takeOut(ctx context.Context, image settings.BaseImage, wait time.Duration, p progress.Reporter) (oci.Extracted, string, error) {
-	want := oci.Want{Digest: image.Digest, Inputs: image.Inputs}
+	want := oci.Want{Digest: image.Digest, Inputs: image.Inputs, Architecture: w.Config.Architecture}
 	cache := cmp.Or(w.BaseDir, filepath.Join(w.Config.CacheDir, "images"))
 	if image.Layout != "" {
 		taken, err := oci.Extract(ctx, image.Layout, want, cache, p)

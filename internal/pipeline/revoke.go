@@ -11,7 +11,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
-	"github.com/netgroup-polito/diskforge/internal/text"
 )
 
 // Revoke says of an image in a registry, signed with SIGNING_KEY, that nobody may use it
@@ -81,14 +80,12 @@ func (b *Build) Promote(ctx context.Context, reference, channel, publicKey strin
 	return promoted, err
 }
 
-// imageAt is the one image that a reference names.
+// imageAt is the image, or the index, that a reference names.
 func imageAt(ctx context.Context, s *registry.Session, reference string) (registry.Entry, error) {
 	e, there, err := s.Entry(ctx, reference)
 	switch {
 	case err == nil && !there:
 		err = failure.New("there is no image "+reference, "diskforge images list shows what there is")
-	case len(e.Parts) > 0:
-		err = failure.New(reference+" is an index of "+text.Count(len(e.Parts), "image"), "name one of them by its digest")
 	}
 	return e, err
 }

@@ -154,19 +154,23 @@ func (b *Build) attest(ctx context.Context, stage, reference string,
 			return "", err
 		}
 		defer opened.Close()
-		if index := opened.Index; index != nil && index.Digest != "" {
+		digest, m := opened.Digest, v1.Manifest{}
+		switch index := opened.Index; {
+		case index != nil && index.Digest != "" && stage != "sign":
 			return "", failure.New(reference+" is an index of "+text.Count(len(index.Platforms), "image"), "name one of them by its digest")
+		case index != nil && index.Digest != "": // what its images were made from, their own signatures say
+			digest = index.Digest
+		default:
+			if err := json.Unmarshal(opened.Manifest, &m); err != nil {
+				return "", failure.Wrap(err, reference+" has no manifest of an image", "")
+			}
 		}
-		var m v1.Manifest
-		if err := json.Unmarshal(opened.Manifest, &m); err != nil {
-			return "", failure.Wrap(err, reference+" has no manifest of an image", "")
-		}
-		all, err := statements(opened.Digest, m.Annotations)
+		all, err := statements(digest, m.Annotations)
 		if err != nil {
 			return "", err
 		}
 		name, _, _ := strings.Cut(reference, "@")
-		image = name + "@" + opened.Digest
+		image = name + "@" + digest
 		return w.say(ctx, image, all, "", p)
 	})
 	return image, err

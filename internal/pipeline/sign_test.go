@@ -263,10 +263,10 @@ func TestAKeyThatDoesNotSignIsToldBeforeAnythingIsSent(t *testing.T) {
 	require.ErrorContains(t, err, "SIGNING_KEY")
 }
 
-func TestAnIndexIsNotSignedForOneOfItsImages(t *testing.T) {
+func TestAnIndexIsSignedItselfAndNotForOneOfItsImages(t *testing.T) {
 	address := withReferrers(t)
 	layout, _ := packedWithSBOM(t)
-	private, _ := keys(t, "")
+	private, public := keys(t, "")
 	ref := address + "/labs/course:v1"
 	pushed, err := signer("", "").PushLayout(t.Context(), layout, ref, true)
 	require.NoError(t, err)
@@ -276,10 +276,18 @@ func TestAnIndexIsNotSignedForOneOfItsImages(t *testing.T) {
 	require.NoError(t, err)
 	index := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: image})
 	require.NoError(t, remote.WriteIndex(parsed.Context().Tag("all"), index))
-	_, err = signer(private, "").Sign(t.Context(), address+"/labs/course:all")
-	require.ErrorContains(t, err, "is an index of 1 image: name one of them by its digest")
-	_, err = signer(private, "").Sign(t.Context(), pushed)
+	digest, err := index.Digest()
 	require.NoError(t, err)
+	signed, err := signer(private, "").Sign(t.Context(), address+"/labs/course:all")
+	require.NoError(t, err)
+	assert.Equal(t, address+"/labs/course:all@"+digest.String(), signed)
+	chain, err := signer("", "").VerifySignature(t.Context(), address+"/labs/course:all", public, nil)
+	require.NoError(t, err)
+	assert.Len(t, chain.Said, 1)
+	_, err = signer("", "").VerifySignature(t.Context(), pushed, public, nil)
+	require.ErrorContains(t, err, "has no signature by the key")
+	_, err = signer(private, "").Revoke(t.Context(), address+"/labs/course:all", "x")
+	require.ErrorContains(t, err, "is an index of 1 image: name one of them by its digest")
 }
 
 func TestWhatIsAttachedBesideAndIsNotOursIsNamed(t *testing.T) {

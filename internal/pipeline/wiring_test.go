@@ -511,7 +511,7 @@ func TestABaseIsMadeOrFetchedAsItsSettingsSay(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, registry.FetchOptions{
 		Options: registry.Options{Username: "robot", Password: "registry-word", Insecure: true, UserAgent: "diskforge/v9"},
-		Want:    oci.Want{Inputs: "sha256:" + strings.Repeat("b", 64)}, Wait: 2 * time.Hour, CacheDir: b.Config.CacheDir + "/images",
+		Want:    oci.Want{Inputs: "sha256:" + strings.Repeat("b", 64), Architecture: "amd64"}, Wait: 2 * time.Hour, CacheDir: b.Config.CacheDir + "/images",
 	}, g.fetch)
 }
 

@@ -95,7 +95,7 @@ func (o FetchOptions) fetch(ctx context.Context, ref name.Reference, from string
 		}
 		ref = tag.Context().Digest(digest)
 	}
-	image, err := session.open(ctx, ref, fetching())
+	image, err := session.open(ctx, ref, o.Want.Architecture, fetching())
 	if err != nil {
 		return Fetched{}, err
 	}

@@ -3,7 +3,6 @@ package registry
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -25,7 +24,8 @@ type Part struct {
 
 // Index gives ref, REGISTRY/REPOSITORY:TAG, to an index (oci.IndexOf) of images of the same
 // repository, and returns REGISTRY/REPOSITORY:TAG@DIGEST. A tag that is not there yet, or
-// not of the wanted inputs, is waited for. What was revoked gets into no index.
+// not of the wanted inputs, is waited for. What was revoked gets into no index. Where ref is
+// that index already, nothing is sent.
 func (s *Session) Index(ctx context.Context, ref string, parts []Part, wait time.Duration, p progress.Reporter) (string, error) {
 	tag, err := parse(ref)
 	if err != nil {
@@ -47,6 +47,9 @@ func (s *Session) Index(ctx context.Context, ref string, parts []Part, wait time
 	}
 	a := s.access(tag.Context(), pushing)
 	err = a.try(ctx, p, func() error {
+		if stored, err := a.get(ctx, tag); err == nil && stored.Digest == digest {
+			return nil
+		}
 		options, err := a.remote(ctx)
 		if err != nil {
 			return err
@@ -89,7 +92,7 @@ func (s *Session) part(ctx context.Context, repo name.Repository, part Part, wai
 		}
 		ref = repo.Digest(digest)
 	}
-	opened, err := s.open(ctx, ref, fetching())
+	opened, err := s.open(ctx, ref, "", fetching())
 	if err != nil {
 		return oci.Part{}, err
 	}
@@ -99,17 +102,6 @@ func (s *Session) part(ctx context.Context, repo name.Repository, part Part, wai
 	if err := opened.Revoked(ctx, nil); err != nil {
 		return oci.Part{}, err
 	}
-	digest, err := v1.NewHash(opened.Digest)
-	if err != nil {
-		return oci.Part{}, err
-	}
-	var manifest v1.Manifest
-	var config v1.ConfigFile
-	if json.Unmarshal(opened.Manifest, &manifest) != nil || json.Unmarshal(opened.Config, &config) != nil || config.Architecture == "" {
-		return oci.Part{}, failure.New(part.Reference+" does not say which architecture it is for", "build it again")
-	}
-	return oci.Part{
-		Name: part.Reference, Architecture: config.Architecture, Annotations: manifest.Annotations,
-		Manifest: v1.Descriptor{MediaType: types.MediaType(opened.MediaType), Digest: digest, Size: int64(len(opened.Manifest))},
-	}, nil
+	opened.Name = part.Reference
+	return oci.PartOf(opened.Image)
 }

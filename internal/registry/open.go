@@ -38,7 +38,7 @@ func Open(ctx context.Context, ref string, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	i, err := session.open(ctx, parsed, reading)
+	i, err := session.open(ctx, parsed, "", reading)
 	if err != nil {
 		session.Close()
 		return nil, err
@@ -47,10 +47,10 @@ func Open(ctx context.Context, ref string, o Options) (*Image, error) {
 	return i, nil
 }
 
-func (s *Session) open(ctx context.Context, ref name.Reference, what purpose) (*Image, error) {
+func (s *Session) open(ctx context.Context, ref name.Reference, architecture string, what purpose) (*Image, error) {
 	a := s.access(ref.Context(), what)
 	i := &Image{session: s, access: a}
-	err := a.try(ctx, progress.Discard, func() error { return i.load(ctx, ref) })
+	err := a.try(ctx, progress.Discard, func() error { return i.load(ctx, ref, architecture) })
 	i.Blob = func(d v1.Descriptor) (oci.Blob, error) { return a.lazy(ctx, d), nil }
 	i.BytesRead, i.Tags = a.guard.read.Load, func() ([]string, error) { return a.allTags(ctx) }
 	return i, err
@@ -60,7 +60,7 @@ func (s *Session) open(ctx context.Context, ref name.Reference, what purpose) (*
 func (i *Image) Close() { i.close() }
 
 // load reads the config and, through indexes, the manifest.
-func (i *Image) load(ctx context.Context, named name.Reference) error {
+func (i *Image) load(ctx context.Context, named name.Reference, architecture string) error {
 	first, err := i.access.get(ctx, named)
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ func (i *Image) load(ctx context.Context, named name.Reference) error {
 		b, failed = i.access.read(ctx, d)
 		return b, failed
 	}
-	i.Image, err = oci.Resolve(first.Descriptor, first.Manifest, manifest, config)
+	i.Image, err = oci.Resolve(first.Descriptor, first.Manifest, architecture, manifest, config)
 	if err == nil || failed != nil {
 		return err
 	}

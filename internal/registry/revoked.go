@@ -66,6 +66,9 @@ func (a *access) revoked(ctx context.Context, s *Session, e Entry, key *attest.K
 	how := "is revoked"
 	if image := a.repo.Digest(e.Digest).String(); revoked != image {
 		how = fmt.Sprintf("was made from %s, which is revoked", revoked)
+		if len(e.Parts) > 0 {
+			how = fmt.Sprintf("is an index of %s, or of what was made from it, which is revoked", revoked)
+		}
 	}
 	if key == nil {
 		how += " (by whom was not checked)"
@@ -80,6 +83,15 @@ func (a *access) findRevoked(ctx context.Context, s *Session, e Entry, key *atte
 	none := errors.Is(err, ErrNoReferrers)
 	if why != "" || err != nil && !none {
 		return a.repo.Digest(e.Digest).String(), why, err
+	}
+	for _, digest := range e.Parts {
+		part, there, err := s.Entry(ctx, a.repo.Digest(digest).String())
+		if there && older > 0 {
+			image, why, err = a.findRevoked(ctx, s, part, key, older-1)
+		}
+		if image != "" || err != nil {
+			return image, why, err
+		}
 	}
 	parent, err := name.NewDigest(e.parent)
 	foreign := parent.Registry != a.repo.Registry

@@ -101,7 +101,7 @@ func TestTheCataloguesSchemaHasTheKeysOfTheTableAndNoOther(t *testing.T) {
 		}
 	}
 	require.NoError(t, json.Unmarshal([]byte(read(t, "internal/fleet/catalogue/schema.json")), &schema))
-	its := []string{"name", "from", "tags", "matrix", "exclude"} // what is no setting
+	its := []string{"name", "from", "tags", "matrix", "exclude", "architectures"} // what is no setting
 	there := map[string]bool{}
 	for key := range schema.Definitions["image"].Properties {
 		group := schema.Definitions[key]

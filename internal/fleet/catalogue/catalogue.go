@@ -47,6 +47,10 @@ type Image struct {
 	Name string
 	// From is the name of the image whose disk this one starts from, or empty.
 	From string
+	// Index is the name of the entry that was written out for several Architectures, or
+	// empty: the image is one of an index of that name.
+	Index         string
+	Architectures []string
 	// Tags are the catalogue's, or none.
 	Tags []string
 	// Settings are by the names of their variables: ISO_URL, ANSIBLE_PLAYBOOK,

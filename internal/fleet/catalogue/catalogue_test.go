@@ -23,6 +23,16 @@ func names(images []catalogue.Image) (out []string) {
 // accepted are good catalogues, for the loader and for the schema.
 var accepted = map[string]string{
 	"the least": with(),
+	"architectures": `defaults:
+  architectures: [amd64, arm64]
+  tags: v1
+images:
+  - {name: lab, base: {url: "https://example.org/{architecture}.qcow2", checksum: "file:https://example.org/SUMS"}, playbook: p}
+  - {name: course, from: lab, playbook: c}
+  - {name: old, from: lab, playbook: c, architecture: amd64}
+  - {name: arm, from: old-arm64, playbook: c, architecture: arm64}
+  - {name: old-arm64, from: lab, playbook: c, architecture: arm64}
+`,
 	"everything": `
 registry: harbor.example.org:5000
 prefix: labs/vm
@@ -112,8 +122,42 @@ func TestEverySettingOfAnImageIsThere(t *testing.T) {
 	}}, parent)
 	assert.Equal(t, catalogue.Image{Name: "child", From: "22.04", Tags: []string{"24.04"}, Line: 28, Wanted: true, Settings: map[string]string{
 		"ANSIBLE_PLAYBOOK": "course.yml", "ANSIBLE_DIR": "/catalogues/ansible", "DISK_SIZE": "15G", "INSTALL_DESKTOP_ENVIRONMENT": "true", "EXTRA_VARS": "@/catalogues/course.yaml",
-		"MEMORY": "4Gi", "VM_USER": "crownlabs", "BAKE_USER": "true", "CROWNLABS_MODE": "false",
+		"MEMORY": "4Gi", "VM_USER": "crownlabs", "BAKE_USER": "true", "CROWNLABS_MODE": "false", "ARCHITECTURE": "amd64",
 	}}, c.Images[1])
+}
+
+func TestAnImageIsWrittenOutForEachArchitecture(t *testing.T) {
+	t.Parallel()
+	images := must(t, accepted["architectures"])
+	assert.Equal(t, []string{"lab-amd64", "lab-arm64", "course-amd64", "course-arm64", "old", "old-arm64", "arm"}, names(images))
+	by := map[string]catalogue.Image{}
+	for _, i := range images {
+		by[i.Name] = i
+	}
+	both := []string{"amd64", "arm64"}
+	assert.Equal(t, catalogue.Image{
+		Name: "lab-arm64", Index: "lab", Architectures: both, Tags: []string{"v1"}, Line: 5, Wanted: true,
+		Settings: map[string]string{"ISO_URL": "https://example.org/arm64.qcow2", "ISO_CHECKSUM": "file:https://example.org/SUMS", "ANSIBLE_PLAYBOOK": "p", "ARCHITECTURE": "arm64"},
+	}, by["lab-arm64"])
+	assert.Equal(t, "lab-arm64", by["course-arm64"].From)
+	assert.Equal(t, both, by["course-amd64"].Architectures)
+	assert.Empty(t, by["arm"].Index)
+	inherits := must(t, with("architecture: arm64")+"  - {name: y, from: x, playbook: p}\n")
+	assert.Equal(t, "arm64", inherits[1].Settings["ARCHITECTURE"], "its parent's")
+	assert.Equal(t, "amd64", by["old"].Settings["ARCHITECTURE"], "its own word wins over the defaults'")
+	assert.Equal(t, "lab-amd64", by["old"].From)
+}
+
+func TestAnExcludedArchitectureIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, i := range must(t, "images: [{name: 'x-{release}', base: {packages: bookworm}, playbook: p, architectures: [amd64, arm64], "+
+		"matrix: {release: [a, b]}, exclude: [{release: b, architecture: arm64}]}]") {
+		want := []string{"amd64", "arm64"}
+		if i.Index == "x-b" {
+			want = want[:1]
+		}
+		assert.Equal(t, want, i.Architectures, i.Name)
+	}
 }
 
 func TestPackagesTakeTheAxes(t *testing.T) {

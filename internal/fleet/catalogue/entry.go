@@ -15,6 +15,7 @@ type entry struct {
 	keys  map[string]int  // the lines of all that are set, if only wrongly: what is wrong is not missing, too
 	texts map[string]text // by the whole name: size, base.url, git.branch
 	tags  []text
+	archs []text
 	vars  []*yaml.Node          // layers, the strongest last
 	nodes map[string]*yaml.Node // images, defaults, matrix and exclude, which are read later
 }
@@ -30,12 +31,15 @@ func (e entry) has(key string) bool { return e.keys[key] > 0 }
 
 // instead are keys that choose the same thing: who says one takes back the
 // other, and whatever else was said of it. A git adds to a git.
-var instead = map[string][]string{"base": {"base", "from"}, "from": {"base"}, "git": {"ansible-dir"}, "ansible-dir": {"git"}}
+var instead = map[string][]string{
+	"base": {"base", "from"}, "from": {"base"}, "git": {"ansible-dir"}, "ansible-dir": {"git"},
+	"architecture": {"architectures"}, "architectures": {"architecture"},
+}
 
 // over lays the stronger entry over e: its vars and git join those of e, all
 // else replaces.
 func (e entry) over(stronger entry) entry {
-	out := entry{keys: map[string]int{}, texts: map[string]text{}, tags: e.tags, vars: e.vars}
+	out := entry{keys: map[string]int{}, texts: map[string]text{}, tags: e.tags, archs: e.archs, vars: e.vars}
 	maps.Copy(out.keys, e.keys)
 	maps.Copy(out.texts, e.texts)
 	for key := range stronger.keys {
@@ -48,6 +52,9 @@ func (e entry) over(stronger entry) entry {
 	maps.Copy(out.texts, stronger.texts)
 	if stronger.has("tags") {
 		out.tags = stronger.tags
+	}
+	if stronger.has("architecture") || stronger.has("architectures") {
+		out.archs = stronger.archs
 	}
 	switch {
 	case len(stronger.vars) == 0:
@@ -81,6 +88,7 @@ func (l *loader) entry(n *yaml.Node, where place) (e entry, ok bool) {
 		l.add(n.Line, "the image has no name: add name")
 	}
 	l.one(e, "base", "from", "base and from both say what the image starts from: choose one")
+	l.one(e, "architecture", "architectures", "architecture and architectures both say what the image is for: choose one")
 	l.one(e, "git", "ansible-dir", "git and ansible-dir both say where the playbooks are: choose one")
 	return e, true
 }
@@ -121,6 +129,8 @@ func (l *loader) read(e *entry, key string, n *yaml.Node) {
 		e.texts[key] = text{n.Line, strings.Join(names, ",")}
 	case "tags":
 		e.tags = l.texts(n, key)
+	case "architectures":
+		e.archs = l.architectures(n)
 	default:
 		l.text(e, key, n)
 	}

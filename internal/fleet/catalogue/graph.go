@@ -27,13 +27,23 @@ func (l *loader) order() (ordered []Image) {
 			return
 		}
 		state[n] = met
-		if parent, ok := byName[i.From]; ok {
+		parent, ok := byName[i.From]
+		if part, there := byName[i.From+"-"+i.Settings["ARCHITECTURE"]]; !ok && there && l.images[part].Index == i.From {
+			parent, ok, i.From = part, true, l.images[part].Name // each from that of its architecture
+		}
+		if ok {
 			visit(parent, append(way, n))
 			i.inherit(l.images[parent])
+			if a, b := i.Settings["ARCHITECTURE"], l.images[parent].Settings["ARCHITECTURE"]; b != "" && a != b {
+				l.add(i.Line, "%s is for %s, and %s, from which it starts, for %s", i.Name, a, i.From, b)
+			}
 		} else if i.From != "" {
 			hint := "correct from, or add the image"
 			if near := nearest(i.From, names, 3); len(near) > 0 {
 				hint = "did you mean " + strings.Join(near, ", ") + "?"
+			}
+			if slices.ContainsFunc(l.images, func(of image) bool { return of.Index == i.From }) {
+				hint = "it is an index: give architectures here, too, or one of its images as from"
 			}
 			l.add(i.Line, "%s is from %q, which is no image of this catalogue: %s", i.Name, i.From, hint)
 		}
@@ -49,7 +59,7 @@ func (l *loader) order() (ordered []Image) {
 // inherit gives a child what lies on its parent's disk already, unless it says
 // otherwise itself: that is nearer to it than the defaults.
 func (i *image) inherit(parent image) {
-	for _, key := range []string{"desktop", "crownlabs-mode", "size"} {
+	for _, key := range []string{"desktop", "crownlabs-mode", "size", "architecture"} {
 		name := variables()[key]
 		if value, ok := parent.Settings[name]; ok && !i.own.has(key) {
 			i.Settings[name] = value
@@ -69,6 +79,11 @@ func (l *loader) byName() map[string]int {
 			l.add(i.Line, "the matrix makes several images with the name %s: put every axis into the name, as {axis}", i.Name)
 		default:
 			l.add(i.Line, "the name %s is taken by the image in line %d: give another", i.Name, l.images[first].Line)
+		}
+	}
+	for _, i := range l.images {
+		if n, taken := byName[i.Index]; taken && i.Index != "" {
+			l.add(i.Line, "the name %s, of an index, is taken by the image in line %d: give another", i.Index, l.images[n].Line)
 		}
 	}
 	return byName

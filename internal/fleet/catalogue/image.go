@@ -40,8 +40,9 @@ var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 // Named says whether an image can have the name.
 func Named(name string) bool { return len(name) <= maxName && component.MatchString(name) }
 
-// image makes one image of what it says itself and of the defaults.
-func (l *loader) image(line int, defaults, own entry, axes map[string]string) {
+// image makes one image of what it says itself and of the defaults, and makes it a part of an
+// index.
+func (l *loader) image(line int, defaults, own entry, axes map[string]string, part bool) {
 	e := defaults.over(own)
 	name, ok := e.texts["name"]
 	if !ok {
@@ -49,6 +50,12 @@ func (l *loader) image(line int, defaults, own entry, axes map[string]string) {
 	}
 	x := expander{l: l, axes: axes, image: "this image"}
 	i := Image{Name: x.text(name, "name", "name"), Line: line, Wanted: true, Settings: map[string]string{}}
+	if part {
+		if strings.Contains(name.value, "{"+architectureAxis+"}") {
+			l.add(name.line, "name is that of the index: leave {%s} out, which is added for each image", architectureAxis)
+		}
+		i.Index, i.Name = i.Name, i.Name+"-"+axes[architectureAxis]
+	}
 	x.image = i.Name
 	if !placeholder.MatchString(i.Name) && !Named(i.Name) {
 		l.add(name.line, "name cannot be %q: give at most %d lower-case letters and digits, with . _ or - between them", i.Name, maxName)

@@ -44,7 +44,11 @@ type variant struct {
 // multiply makes the images of one entry: one, or one for each combination of
 // its matrix.
 func (l *loader) multiply(line int, defaults, e entry) {
-	axes := l.matrix(e.nodes["matrix"])
+	axes, first := l.matrix(e.nodes["matrix"]), len(l.images)
+	archs := defaults.over(e).archs
+	if len(archs) > 0 {
+		axes = append(axes, l.perArchitecture(axes, archs))
+	}
 	excluded := l.exclusions(e.nodes["exclude"], axes)
 	count := 1
 	for _, a := range axes {
@@ -62,9 +66,10 @@ func (l *loader) multiply(line int, defaults, e entry) {
 			}
 		}
 		if !left && l.spend(1) {
-			l.image(line, defaults, own, chosen)
+			l.image(line, defaults, own, chosen, len(archs) > 0)
 		}
 	}
+	l.complete(l.images[first:])
 	for _, x := range excluded {
 		if !x.used {
 			l.add(x.line, "exclude names no combination of the matrix: correct it, or remove it")
@@ -133,6 +138,52 @@ func (l *loader) axis(p pair) (values []variant) {
 		values = append(values, one)
 	}
 	return values
+}
+
+// architectures reads a list of them.
+func (l *loader) architectures(n *yaml.Node) []text {
+	all := l.texts(n, "architectures")
+	if n.Kind != yaml.SequenceNode || len(n.Content) < 2 {
+		l.add(n.Line, "architectures is a list of two or more: for one, write architecture")
+	}
+	seen := map[string]bool{}
+	return slices.DeleteFunc(all, func(t text) bool {
+		if seen[t.value] {
+			l.add(t.line, "architectures has %s twice: remove one", t.value)
+		}
+		again := seen[t.value]
+		seen[t.value] = true
+		return again
+	})
+}
+
+// architectureAxis is the axis of an image's architectures.
+const architectureAxis = "architecture"
+
+// complete tells the images of each index of all its architectures.
+func (l *loader) complete(images []image) {
+	all := map[string][]string{}
+	for _, i := range images {
+		all[i.Index] = append(all[i.Index], i.Settings["ARCHITECTURE"])
+	}
+	for n := range images {
+		if name := images[n].Index; name != "" {
+			images[n].Architectures = all[name]
+		}
+	}
+}
+
+// perArchitecture is the axis along which an image is written out for each architecture.
+func (l *loader) perArchitecture(axes []axis, archs []text) axis {
+	a := axis{name: architectureAxis}
+	for _, t := range archs {
+		if slices.ContainsFunc(axes, func(a axis) bool { return a.name == architectureAxis }) {
+			l.add(t.line, "architectures is an axis of the matrix, which has one of that name, architecture: rename or remove that")
+		}
+		own := entry{keys: map[string]int{"architecture": t.line}, texts: map[string]text{"architecture": t}}
+		a.values = append(a.values, variant{t.value, own})
+	}
+	return a
 }
 
 // exclusion is a combination that is left out, or a part of several.

@@ -12,7 +12,6 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
-	"github.com/netgroup-polito/diskforge/internal/progress"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
@@ -92,7 +91,7 @@ func (r Refresh) move(ctx context.Context, image string, had []string, suffix st
 // refreshed, and returns its reference; empty where nothing is to be done. Made are the
 // references of refreshes by the digests of what they refreshed; those of an index that is
 // made are taken out. The tag is that of the day, where none is given.
-func (r Refresh) Index(ctx context.Context, i Image, tag string, made map[string]string, p progress.Reporter) (reference string, err error) {
+func (r Refresh) Index(ctx context.Context, b pipeline.Build, i Image, made map[string]string) (reference string, err error) {
 	if made[i.Digest] == "" || i.index == nil {
 		return "", nil
 	}
@@ -101,12 +100,12 @@ func (r Refresh) Index(ctx context.Context, i Image, tag string, made map[string
 		parts = append(parts, registry.Part{Reference: cmp.Or(made[digest], i.Repository+"@"+digest)})
 		delete(made, digest)
 	}
-	if reference = i.Repository + ":" + tag; tag == "" {
+	if reference = i.Repository + ":" + b.Config.ImageTag; b.Config.ImageTag == "" {
 		if reference, err = r.Session.FreeTag(ctx, i.Repository+":"+time.Now().UTC().Format("20060102")); err != nil {
 			return "", err
 		}
 	}
-	if reference, err = r.Session.Index(ctx, reference, parts, 0, p); err == nil {
+	if reference, err = b.Index(ctx, reference, parts); err == nil {
 		_, digest, _ := strings.Cut(reference, "@")
 		err = r.move(ctx, i.Repository+"@"+digest, i.index.Tags, "")
 	}

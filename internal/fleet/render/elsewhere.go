@@ -90,7 +90,7 @@ func (t Target) settings(e *fleet.Entry) map[string]string {
 		if p.Action != fleet.Build {
 			at = "@" + p.Found.Digest
 		}
-		all["ISO_URL"], all["ISO_CHECKSUM"] = "oci://"+t.repository(p.Name)+at, "inputs:"+p.Inputs
+		all["ISO_URL"], all["ISO_CHECKSUM"] = "oci://"+t.repository(p.ImageName())+at, "inputs:"+p.Inputs
 	}
 	return all
 }

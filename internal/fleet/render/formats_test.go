@@ -156,6 +156,67 @@ func TestMatricesBuildLevelAfterLevel(t *testing.T) {
 	assert.JSONEq(t, `{"levels": [], "tags": []}`, out.String())
 }
 
+// forTwo is a plan of a parent and a child, each for two architectures.
+func forTwo(t testing.TB) []*fleet.Entry {
+	t.Helper()
+	images := read(t, `
+defaults: {git: {url: "https://example.org/playbooks.git", branch: main}, architectures: [amd64, arm64]}
+images:
+  - {name: lab, base: {url: "https://example.org/{architecture}.img", checksum: "file:https://example.org/SHA256SUMS"}, playbook: lab}
+  - {name: java, from: lab, playbook: java}
+`)
+	facts := missing(images)
+	for _, i := range images {
+		f, suffix := facts[i.Name], "-"+i.Settings["ARCHITECTURE"]
+		f.Tags, f.Reference = []string{"v1" + suffix, "latest" + suffix}, "harbor.example.org/labs/"+i.Index+":v1"+suffix
+		facts[i.Name] = f
+	}
+	return fleet.Decide(images, facts, fleet.Policy{Now: now})
+}
+
+func TestEachArchitectureGoesToItsOwnRunnerAndTheIndexesAreMadeLast(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	require.NoError(t, render.GitHubMatrix(&out, forTwo(t), target, "/checkout"))
+	var m struct {
+		matrices
+		Indexes [][]string
+	}
+	require.NoError(t, json.Unmarshal(out.Bytes(), &m))
+	require.Len(t, m.Levels, 2)
+	arm := m.Levels[1].Include[1]
+	assert.Equal(t, "java", arm["name"])
+	assert.Equal(t, "v1-arm64", arm["tag"])
+	assert.Equal(t, "latest-arm64", arm["further-tags"])
+	assert.Equal(t, "ubuntu-24.04-arm", arm["runner"])
+	assert.Equal(t, "oci://harbor.example.org/labs/lab:v1-arm64", arm["iso-url"])
+	assert.Equal(t, map[string]any{"ARCHITECTURE": "arm64"}, arm["settings"])
+	assert.NotContains(t, m.Levels[1].Include[0], "runner")
+	require.Len(t, m.Indexes, 4, "lab and java, of two tags each")
+	assert.Equal(t, []string{
+		"harbor.example.org/labs/lab:v1-amd64", fmt.Sprintf("--inputs=sha256:%064d", 0),
+		"harbor.example.org/labs/lab:v1-arm64", fmt.Sprintf("--inputs=sha256:%064d", 1), "harbor.example.org/labs/lab:latest",
+	}, m.Indexes[1])
+
+	out.Reset()
+	require.NoError(t, render.Text(&out, forTwo(t)))
+	assert.Contains(t, out.String(), "index of java-amd64, java-arm64")
+	out.Reset()
+	require.NoError(t, render.JSON(&out, forTwo(t)))
+	assert.Contains(t, out.String(), `"reference": "harbor.example.org/labs/java:v1"`)
+
+	all, _ := jobs(t, forTwo(t))
+	require.Len(t, all, 6)
+	child, index := all[3], all[5]
+	assert.Equal(t, map[string]string{"kubernetes.io/arch": "arm64"}, child.Spec.Template.Spec.NodeSelector)
+	assert.Equal(t, "java", child.container(t, "push").env()["IMAGE_NAME"])
+	assert.Equal(t, []string{"push", "push-2"}, index.containers(), "none of them runs a playbook")
+	assert.Equal(t, append([]string{"diskforge", "push"}, m.Indexes[2]...), index.container(t, "push").Command)
+	assert.Equal(t, "8h0m0s", index.container(t, "push").env()["BASE_TIMEOUT"], "as long as its images' Jobs")
+	assert.Equal(t, all[0].deadline()*3, index.deadline())
+	assert.Equal(t, "diskforge-java-", index.Metadata.GenerateName)
+}
+
 // many is a plan with ten parents and so many children of each, none built.
 func many(t testing.TB, children int) []*fleet.Entry {
 	t.Helper()
@@ -228,6 +289,7 @@ type manifest struct {
 				InitContainers        []container `yaml:"initContainers"`
 				Containers            []container
 				Volumes               []map[string]any
+				NodeSelector          map[string]string `yaml:"nodeSelector"`
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode/utf16"
 
+	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet"
 )
@@ -25,6 +26,8 @@ type matrices struct {
 	Levels []matrix `json:"levels"`
 	// Tags are to be given to images that the registry has.
 	Tags []tags `json:"tags"`
+	// Indexes are the arguments of diskforge push that make them of their images.
+	Indexes [][]string `json:"indexes,omitempty"`
 }
 
 type matrix struct {
@@ -68,7 +71,12 @@ func GitHubMatrix(w io.Writer, entries []*fleet.Entry, t Target, checkout string
 	}
 	for _, e := range entries {
 		if e.Action == fleet.Tag {
-			m.Tags = append(m.Tags, tags{t.repository(e.Name) + "@" + e.Found.Digest, e.MissingTags()})
+			m.Tags = append(m.Tags, tags{t.repository(e.ImageName()) + "@" + e.Found.Digest, e.MissingTags()})
+		}
+	}
+	for _, x := range fleet.Indexes(entries) {
+		for _, tag := range x.Tags {
+			m.Indexes = append(m.Indexes, x.Push(tag))
 		}
 	}
 	if err := bad.err(); err != nil {
@@ -101,7 +109,10 @@ func (m *matrices) place(level int, with map[string]any) int {
 // workflow returns the inputs of build.yml for an image.
 func (r *refusals) workflow(e *fleet.Entry, t Target, checkout string) map[string]any {
 	others := map[string]string{}
-	with := map[string]any{"name": e.Name, "settings": others}
+	with := map[string]any{"name": e.ImageName(), "settings": others}
+	if a := arch.Of(e.Settings["ARCHITECTURE"]); a.Runner != "" {
+		with["runner"] = a.Runner
+	}
 	if len(e.Tags) > 0 {
 		with["tag"] = e.Tags[0]
 		with["further-tags"] = strings.Join(e.Tags[1:], " ")

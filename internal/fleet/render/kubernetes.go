@@ -49,6 +49,15 @@ func Kubernetes(w io.Writer, template []byte, entries []*fleet.Entry, t Target, 
 			return fmt.Errorf("the Job's template: %w", err)
 		}
 	}
+	for _, x := range fleet.Indexes(entries) {
+		if x.Action != fleet.Build {
+			continue
+		}
+		out.WriteString("---\n")
+		if err := writeIndex(&out, template, x, t); err != nil {
+			return fmt.Errorf("the Job's template: %w", err)
+		}
+	}
 	_, err := out.WriteTo(w)
 	return err
 }
@@ -129,12 +138,14 @@ func writeJob(w io.Writer, template []byte, e *fleet.Entry, t Target, pullSecret
 	if build.Resources.Requests == nil || build.Resources.Limits == nil {
 		return errors.New("its container that builds has no requests, or no limits")
 	}
-	address := map[string]string{"TARGET_REGISTRY": t.Registry, "REGISTRY_PREFIX": t.Prefix, "IMAGE_NAME": e.Name, "IMAGE_TAG": e.Tags[0]}
+	address := map[string]string{"TARGET_REGISTRY": t.Registry, "REGISTRY_PREFIX": t.Prefix, "IMAGE_NAME": e.ImageName(), "IMAGE_TAG": e.Tags[0]}
 	env := t.settings(e)
 	maps.Copy(env, address)
 	j.size(build, e, env)
 	if env["ACCELERATOR"] == "tcg" {
 		delete(build.Resources.Limits, "devices.kubevirt.io/kvm")
+	} else if nodes, ok := p.Rest["nodeSelector"].(rest); ok && env["ARCHITECTURE"] != "" { // where it need not be emulated
+		nodes["kubernetes.io/arch"] = env["ARCHITECTURE"]
 	}
 	build.Env = slices.DeleteFunc(build.Env, func(v part) bool { // what the template says is of another image
 		_, ours := env[v.Name]
@@ -146,11 +157,50 @@ func writeJob(w io.Writer, template []byte, e *fleet.Entry, t Target, pullSecret
 	for i, tag := range e.Tags[1:] { // before the first tag, which children wait for
 		further := *push
 		further.Name = fmt.Sprintf("push-%d", i+2)
-		further.Command = append(slices.Clone(push.Command), t.repository(e.Name)+":"+tag)
+		further.Command = append(slices.Clone(push.Command), t.repository(e.ImageName())+":"+tag)
 		p.InitContainers = append(p.InitContainers, further)
 	}
-	j.label(e, t)
+	j.label(e.Name, e.Level, map[string]string{"diskforge/reference": t.repository(e.ImageName()) + ":" + e.Tags[0], "diskforge/inputs": e.Inputs})
 	j.wait(e, t, pullSecret)
+	return j.write(w, t)
+}
+
+// writeIndex writes the template filled in for an index: what pushes waits for its images,
+// as long as all of these may take, and makes it.
+func writeIndex(w io.Writer, template []byte, x *fleet.Index, t Target) error {
+	var j job
+	if err := yaml.Unmarshal(template, &j); err != nil {
+		return err
+	}
+	p := &j.Spec.Template.Spec
+	if len(p.Containers) == 0 {
+		return errors.New("it has no container that pushes")
+	}
+	level := 0
+	for _, e := range x.Parts {
+		level = max(level, e.Level+1)
+	}
+	each := p.ActiveDeadlineSeconds
+	p.InitContainers, p.ActiveDeadlineSeconds = nil, each*(level+1)
+	push, tags := &p.Containers[0], x.Tags
+	env := map[string]string{
+		"TARGET_REGISTRY": t.Registry, "REGISTRY_PREFIX": t.Prefix, "IMAGE_NAME": x.Name, "IMAGE_TAG": tags[0],
+		"BASE_TIMEOUT": (time.Duration(each*level) * time.Second).String(),
+	}
+	maps.Copy(env, t.reach())
+	push.set(env)
+	further := *push
+	push.Command = append([]string{"diskforge", "push"}, x.Push(tags[0])...)
+	for i, tag := range tags[1:] { // of the same images: at once
+		further.Name, further.Command = fmt.Sprintf("push-%d", i+2), append([]string{"diskforge", "push"}, x.Push(tag)...)
+		p.Containers = append(p.Containers, further)
+	}
+	j.label(x.Name, level, map[string]string{"diskforge/reference": x.Reference})
+	return j.write(w, t)
+}
+
+// write writes the Job down.
+func (j *job) write(w io.Writer, t Target) error {
 	j.trust(t.CA)
 	if j.err != nil {
 		return j.err
@@ -283,17 +333,17 @@ const maxPrefix = 58
 
 // label names the Job, anew for each that is made of the plan, and makes it
 // findable.
-func (j *job) label(e *fleet.Entry, t Target) {
-	name := "diskforge-" + strings.NewReplacer(".", "-", "_", "-").Replace(e.Name)
+func (j *job) label(image string, level int, annotations map[string]string) {
+	name := "diskforge-" + strings.NewReplacer(".", "-", "_", "-").Replace(image)
 	labels := map[string]string{
 		"app.kubernetes.io/name": "diskforge",
-		"diskforge/image":        strings.TrimRight(e.Name[:min(len(e.Name), 63)], "-._"),
-		"diskforge/level":        strconv.Itoa(e.Level),
+		"diskforge/image":        strings.TrimRight(image[:min(len(image), 63)], "-._"),
+		"diskforge/level":        strconv.Itoa(level),
 	}
 	j.Metadata = metadata{
 		GenerateName: strings.TrimRight(name[:min(len(name), maxPrefix-1)], "-") + "-",
 		Labels:       labels,
-		Annotations:  map[string]string{"diskforge/reference": t.repository(e.Name) + ":" + e.Tags[0], "diskforge/inputs": e.Inputs},
+		Annotations:  annotations,
 	}
 	j.Spec.Template.Metadata.Labels = labels
 }

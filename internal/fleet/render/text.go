@@ -37,6 +37,9 @@ func Text(w io.Writer, entries []*fleet.Entry) error {
 			row("", "", "", "", text.Line(note))
 		}
 	}
+	for _, x := range fleet.Indexes(entries) {
+		row("", string(x.Action), x.Name, "", "index of "+strings.Join(x.Images, ", "))
+	}
 	b.WriteString(Summary(entries) + "\n")
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -94,7 +97,7 @@ func Summary(entries []*fleet.Entry) string {
 }
 
 // JSON writes the plan for programs: {"images": […]}, an Entry each, parents
-// first.
+// first, and "indexes", an Index each, where there are some.
 func JSON(w io.Writer, entries []*fleet.Entry) error {
 	if entries == nil {
 		entries = []*fleet.Entry{}
@@ -102,5 +105,8 @@ func JSON(w io.Writer, entries []*fleet.Entry) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(map[string][]*fleet.Entry{"images": entries})
+	return e.Encode(struct {
+		Images  []*fleet.Entry `json:"images"`
+		Indexes []*fleet.Index `json:"indexes,omitempty"`
+	}{entries, fleet.Indexes(entries)})
 }

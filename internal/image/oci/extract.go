@@ -42,6 +42,8 @@ type Extracted struct {
 type Want struct {
 	Digest string // of the manifest, "sha256:…"
 	Inputs string // see MadeFrom
+	// Architecture is the one of an index's images that is taken; empty: as nodes choose.
+	Architecture string
 }
 
 // Check says in a line why an image is not the wanted one.

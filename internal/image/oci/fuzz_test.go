@@ -63,25 +63,30 @@ func TestOfAnIndexTheImageForAmd64IsTaken(t *testing.T) {
 		`","annotations":{"vnd.docker.reference.type":"attestation-manifest"},"platform":{"os":"unknown","architecture":"unknown"}}`
 	for _, c := range []struct {
 		entries []string
+		named   string
 		want    string
 	}{
-		{[]string{entry("1", "linux/arm64"), entry("2", "linux/amd64"), entry("3", "linux/amd64")}, "2"},
-		{[]string{attestation, entry("1", "linux/arm64"), entry("2", "linux/s390x")}, "1"},
-		{[]string{entry("1", "")}, "1"},
+		{[]string{entry("1", "linux/arm64"), entry("2", "linux/amd64"), entry("3", "linux/amd64")}, "", "2"},
+		{[]string{entry("1", "linux/arm64"), entry("2", "linux/amd64")}, "arm64", "1"},
+		{[]string{attestation, entry("1", "linux/arm64"), entry("2", "linux/s390x")}, "", "1"},
+		{[]string{entry("1", "")}, "", "1"},
+		{[]string{entry("1", "")}, "arm64", "1"},
 	} {
-		d, index, err := choose([]byte(`{"manifests":[` + strings.Join(c.entries, ",") + `]}`))
+		d, index, err := choose([]byte(`{"manifests":[`+strings.Join(c.entries, ",")+`]}`), c.named)
 		require.NoError(t, err)
 		assert.Equal(t, strings.Repeat(c.want, 64), d.Digest.Hex)
 		assert.NotContains(t, index.Platforms, "unknown/unknown")
 	}
-	_, _, err := choose([]byte(`{"manifests":[` + attestation + `]}`))
+	_, _, err := choose([]byte(`{"manifests":[`+attestation+`]}`), "")
 	require.ErrorContains(t, err, "lists no image")
+	_, _, err = choose([]byte(`{"manifests":[`+entry("1", "linux/amd64")+`]}`), "arm64")
+	require.ErrorContains(t, err, "no image for linux and arm64, by which nodes and CDI choose, but for linux/amd64")
 }
 
 func FuzzChoose(f *testing.F) {
 	f.Add([]byte(`{"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":1,"digest":"sha256:00"}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, index, err := choose(b)
+		_, index, err := choose(b, "")
 		if (index == nil) == (err == nil) {
 			t.Fatal("neither an image nor an error")
 		}

@@ -58,14 +58,14 @@ type Blob struct {
 }
 
 // Resolve finds the image that a descriptor leads to, through indexes (see
-// choose). Raw is what the descriptor names; manifest and config read what
-// others do, and their errors are passed on as they are.
-func Resolve(d v1.Descriptor, raw []byte, manifest, config func(v1.Descriptor) ([]byte, error)) (i Image, err error) {
+// choose), the one for an architecture where that is named. Raw is what the descriptor
+// names; manifest and config read what others do, and their errors are passed on as they are.
+func Resolve(d v1.Descriptor, raw []byte, architecture string, manifest, config func(v1.Descriptor) ([]byte, error)) (i Image, err error) {
 	for depth := 0; d.MediaType.IsIndex(); depth++ {
 		if depth == maxDepth {
 			return i, errors.New("it is an index of indexes")
 		}
-		chosen, index, err := choose(raw)
+		chosen, index, err := choose(raw, architecture)
 		if err != nil {
 			return i, err
 		}
@@ -93,15 +93,16 @@ func Resolve(d v1.Descriptor, raw []byte, manifest, config func(v1.Descriptor) (
 }
 
 // choose takes an image out of an OCI index or a Docker manifest list as nodes
-// and CDI choose it, by OS, architecture and no variant: the one for arch.Default, one
-// that says no platform, or one for another architecture that KubeVirt runs. An
-// index without any is refused as they refuse it.
-func choose(raw []byte) (v1.Descriptor, *Index, error) {
+// and CDI choose it, by OS, architecture and no variant: the one for the named architecture
+// or, where none is named, for arch.Default, one that says no platform, or one for another
+// architecture that KubeVirt runs. An index without any is refused as they refuse it.
+func choose(raw []byte, architecture string) (v1.Descriptor, *Index, error) {
 	var list v1.IndexManifest
 	if err := json.Unmarshal(raw, &list); err != nil {
 		return v1.Descriptor{}, nil, fmt.Errorf("its index: %w", err)
 	}
 	var chosen *v1.Descriptor
+	platforms := platforms(architecture)
 	index, best := &Index{Platforms: []string{}}, len(platforms)
 	for _, d := range list.Manifests {
 		// BuildKit lists its attestations as if they were images.
@@ -120,18 +121,26 @@ func choose(raw []byte) (v1.Descriptor, *Index, error) {
 		return v1.Descriptor{}, nil, errors.New("its index lists no image")
 	case chosen == nil:
 		return v1.Descriptor{}, nil, fmt.Errorf("its index has no image for linux and %s, "+
-			"by which nodes and CDI choose, but for %s", strings.Join(arch.KubeVirt, ", "), strings.Join(index.Platforms[:min(len(index.Platforms), 5)], ", "))
+			"by which nodes and CDI choose, but for %s", strings.Join(architectures(architecture), ", "), strings.Join(index.Platforms[:min(len(index.Platforms), 5)], ", "))
 	}
 	return *chosen, index, nil
 }
 
-// platforms are those that are taken, the best first.
-var platforms = func() (all []string) {
-	for _, name := range arch.KubeVirt {
+// architectures are those that are taken, the best first.
+func architectures(named string) []string {
+	if named != "" {
+		return []string{named}
+	}
+	return arch.KubeVirt
+}
+
+// platforms are theirs; one may be unknown.
+func platforms(named string) (all []string) {
+	for _, name := range architectures(named) {
 		all = append(all, "linux/"+name)
 	}
 	return slices.Insert(all, 1, "unknown")
-}()
+}
 
 // platformOf is OS/ARCHITECTURE[/VARIANT] of an image in an index.
 func platformOf(d v1.Descriptor) string {

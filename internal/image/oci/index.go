@@ -49,6 +49,21 @@ func IndexOf(parts []Part) ([]byte, error) {
 	return json.Marshal(index)
 }
 
+// PartOf is an image as a part of an index. That it says nothing of its architecture is an
+// error.
+func PartOf(i Image) (Part, error) {
+	var manifest v1.Manifest
+	var config v1.ConfigFile
+	digest, err := v1.NewHash(i.Digest)
+	if err != nil || json.Unmarshal(i.Manifest, &manifest) != nil || json.Unmarshal(i.Config, &config) != nil || config.Architecture == "" {
+		return Part{}, failure.New(i.Name+" does not say which architecture it is for", "build it again")
+	}
+	return Part{
+		Name: i.Name, Architecture: config.Architecture, Annotations: manifest.Annotations,
+		Manifest: v1.Descriptor{MediaType: types.MediaType(i.MediaType), Digest: digest, Size: int64(len(i.Manifest))},
+	}, nil
+}
+
 // inputs is the digest of what the image, or its original, was made from, or empty.
 func (p Part) inputs() string { return OriginalOf(p.Annotations).Inputs }
 

@@ -176,7 +176,7 @@ func (f *Files) Image() (i Image, err error) {
 	if err != nil {
 		return i, err
 	}
-	i, err = Resolve(v1.Descriptor{MediaType: types.OCIImageIndex}, index, f.small("manifest"), f.small("config"))
+	i, err = Resolve(v1.Descriptor{MediaType: types.OCIImageIndex}, index, "", f.small("manifest"), f.small("config"))
 	i.Blob = func(d v1.Descriptor) (Blob, error) {
 		opened, err := f.blob(d)
 		if err != nil {
@@ -309,7 +309,7 @@ func load(dir string) (*Layout, error) {
 		layer:       layer{files, m.Layers[0]},
 	}
 	l.Verified = l.DiskDigest != "" && described.Annotations[AnnotationVerified] == l.DiskDigest
-	if l.Image, err = Resolve(described, raw, nil, files.small("config")); err != nil {
+	if l.Image, err = Resolve(described, raw, "", nil, files.small("config")); err != nil {
 		return nil, err
 	}
 	b, err := files.blob(l.Layer)
