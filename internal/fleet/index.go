@@ -77,6 +77,11 @@ func Indexes(entries []*Entry) (all []*Index) {
 	return all
 }
 
+// ToMake are those that are to be made, or lack a tag.
+func ToMake(entries []*Entry) []*Index {
+	return slices.DeleteFunc(Indexes(entries), func(x *Index) bool { return x.Action != Build && x.Action != Tag })
+}
+
 // address names the index as its images are named, without their architectures.
 func (x *Index) address() {
 	inputs := map[string]string{}
@@ -99,14 +104,6 @@ func (e *Entry) suffix() string {
 		return ""
 	}
 	return "-" + e.image.Settings["ARCHITECTURE"]
-}
-
-// parts are the images as Session.Index wants them.
-func (x *Index) parts() (all []registry.Part) {
-	for _, e := range x.Parts {
-		all = append(all, registry.Part{Reference: e.Reference, Inputs: e.Inputs})
-	}
-	return all
 }
 
 // Push are the arguments of diskforge push that give a tag to the index, when its images are

@@ -83,7 +83,7 @@ func TestTheWorkflowsInputsAreSettings(t *testing.T) {
 	}
 	require.NoError(t, yaml.Unmarshal([]byte(read(t, ".github/workflows/build.yml")), &workflow))
 	require.NotEmpty(t, workflow.On.Call.Inputs)
-	its := []string{"name", "tag", "registry", "prefix", "further-tags", "settings"}
+	its := []string{"name", "tag", "registry", "prefix", "further-tags", "runner", "settings"}
 	for input := range workflow.On.Call.Inputs {
 		isSetting := slices.ContainsFunc(settings.Fields(), func(f settings.Field) bool {
 			return f.In("build") && (f.Flag == input || f.Key == input)

@@ -74,7 +74,7 @@ func GitHubMatrix(w io.Writer, entries []*fleet.Entry, t Target, checkout string
 			m.Tags = append(m.Tags, tags{t.repository(e.ImageName()) + "@" + e.Found.Digest, e.MissingTags()})
 		}
 	}
-	for _, x := range fleet.Indexes(entries) {
+	for _, x := range fleet.ToMake(entries) {
 		for _, tag := range x.Tags {
 			m.Indexes = append(m.Indexes, x.Push(tag))
 		}

@@ -49,10 +49,7 @@ func Kubernetes(w io.Writer, template []byte, entries []*fleet.Entry, t Target, 
 			return fmt.Errorf("the Job's template: %w", err)
 		}
 	}
-	for _, x := range fleet.Indexes(entries) {
-		if x.Action != fleet.Build {
-			continue
-		}
+	for _, x := range fleet.ToMake(entries) {
 		out.WriteString("---\n")
 		if err := writeIndex(&out, template, x, t); err != nil {
 			return fmt.Errorf("the Job's template: %w", err)
