@@ -3,6 +3,7 @@ package cli_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -52,6 +53,12 @@ func TestAnImageIsPromotedKeptAndRevoked(t *testing.T) {
 	assert.Equal(t, 1, code)
 	assert.Regexp(t, `error +revocation +`+regexp.QuoteMeta(why), out)
 	assert.Contains(t, errs, why)
+	page := t.TempDir()
+	code, _, errs = run(t, "site", host+"/lab", "--output-dir", page)
+	require.Zero(t, code, errs)
+	html, err := os.ReadFile(page + "/index.html")
+	require.NoError(t, err)
+	assert.Contains(t, string(html), "a password is in it")
 	for _, args := range []string{"run " + image, "manifest " + image, "export --outputs raw.zst -o " + t.TempDir() + " " + image, "images promote --to testing " + image} {
 		code, _, errs := run(t, strings.Fields(args)...)
 		assert.Equal(t, 1, code, args)

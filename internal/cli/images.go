@@ -78,11 +78,15 @@ did not make is left out.`,
 			if err != nil {
 				return err
 			}
+			page, err := fleet.SiteOf(c.Context(), s, all, b.Config.OutputDir, time.Now())
+			if err != nil {
+				return err
+			}
 			dir := b.Config.OutputDir
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				return failure.Wrap(err, "the page cannot be written", "give another OUTPUT_DIR")
 			}
-			return a.printed(fleet.SiteOf(all, dir, time.Now()).Save(dir))
+			return a.printed(page.Save(dir))
 		})
 }
 
@@ -269,6 +273,11 @@ func (a *app) readImages(c *cobra.Command, prefixes []string, s *registry.Sessio
 			return nil, usageError{errors.New("name a registry: REGISTRY/PREFIX, or set TARGET_REGISTRY and REGISTRY_PREFIX")}
 		}
 		prefixes = []string{a.settings["TARGET_REGISTRY"] + "/" + strings.Trim(a.settings["REGISTRY_PREFIX"], "/")}
+	}
+	for _, prefix := range prefixes { // all, before the first is read
+		if err := registry.CheckPrefix(prefix); err != nil {
+			return nil, usage(err)
+		}
 	}
 	return s.List(c.Context(), prefixes)
 }

@@ -24,7 +24,7 @@ type threshold struct {
 }
 
 func (t threshold) passed(i outdated.Image) bool {
-	return i.Error == "" && (i.Revoked != "" || t.days >= 0 && i.Days > t.days || t.security && len(i.Security) > 0 ||
+	return i.Error == "" && (i.Revoked != "" || t.days >= 0 && (i.Days == nil || *i.Days > t.days) || t.security && len(i.Security) > 0 ||
 		t.superseded && i.Parent == outdated.Superseded)
 }
 
@@ -39,7 +39,8 @@ by the SBOM that a build with SIGNING_KEY attaches, and by what the archives of 
 Ubuntu (or APT_MIRROR) have now. With --json each image is one JSON object on standard output.
 
 The exit code is 1 where an image passes what --max-days, --security and --superseded
-allow or is revoked, and where something could not be read. An image without an SBOM says so; that is
+allow or is revoked, or its age is not known and --max-days is given, and where something could
+not be read. An image without an SBOM says so; that is
 no failure.`,
 		cobra.ArbitraryArgs, nil, func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			o := outdated.Options{AptMirror: b.Config.AptMirror, CAFile: b.Config.CAFile, Now: time.Now()}
@@ -87,6 +88,8 @@ no failure.`,
 	return c
 }
 
+var errNoImages = failure.New("there is no image by diskforge", "check the prefix")
+
 // judge is the error that images are outdated or could not be looked at, or nil.
 func judge(all []outdated.Image, limit threshold) error {
 	old, failed := 0, 0
@@ -107,7 +110,7 @@ func judge(all []outdated.Image, limit threshold) error {
 	}
 	switch {
 	case len(all) == 0:
-		return failure.New("there is no image by diskforge", "check the prefix")
+		return errNoImages
 	case len(what) > 0:
 		return failure.New(strings.Join(what, ", "), strings.Join(try, ", "))
 	}
@@ -126,9 +129,9 @@ func (a *app) writeOutdated(all []outdated.Image) error {
 		if i.Unknown != "" || i.Error != "" {
 			others = "?"
 		}
-		days := strconv.Itoa(i.Days)
-		if i.Built.IsZero() {
-			days = "?"
+		days := "?"
+		if i.Days != nil {
+			days = strconv.Itoa(*i.Days)
 		}
 		parent := i.Parent
 		if parent == "" || parent == outdated.Unknown {

@@ -44,7 +44,8 @@ func signingKey(t *testing.T) (private, public string) {
 
 // course is an image that a build would publish.
 type course struct {
-	days, refreshes  int
+	days             int
+	original         oci.Original
 	base, baseDigest string
 	key              string // signs its SBOM; none: no SBOM
 	system, version  string
@@ -60,7 +61,7 @@ func (c course) publish(t *testing.T, ref string) string {
 	copy(disk[510:], "\x55\xAA")
 	require.NoError(t, os.WriteFile(dir+"/disk.raw", disk, 0o600))
 	made, err := oci.Pack(t.Context(), dir+"/disk.raw", dir+"/layout", oci.Metadata{
-		Original:     oci.Original{Refreshes: c.refreshes},
+		Original:     c.original,
 		Architecture: "amd64", BaseName: c.base, BaseDigest: c.baseDigest,
 		Annotations: map[string]string{oci.AnnotationBuilt: time.Now().Add(-time.Hour).AddDate(0, 0, -c.days).UTC().Format(time.RFC3339)},
 	}, progress.Discard)
@@ -166,7 +167,8 @@ func TestEachImageIsToldItsAgeItsParentAndItsUpdates(t *testing.T) {
 		{Source: "openssl", Package: "openssl", Installed: "3.0.17-1~deb12u2", Available: "3.0.17-1~deb12u3"},
 	}, java.Security)
 	assert.Equal(t, 3, java.Others, "bash, vim, tzdata")
-	assert.Equal(t, 35, java.Days)
+	require.NotNil(t, java.Days)
+	assert.Equal(t, 35, *java.Days)
 	assert.Equal(t, outdated.Current, java.Parent)
 	assert.Equal(t, pinned, java.ParentName)
 	assert.Equal(t, []string{"v1"}, java.Tags)
@@ -178,7 +180,8 @@ func TestEachImageIsToldItsAgeItsParentAndItsUpdates(t *testing.T) {
 	assert.Contains(t, all["base"].Unknown, "no SBOM")
 	assert.EqualValues(t, 3, asked.Load(), "the lists are read once for all images")
 
-	again := course{refreshes: 1, base: host + "/lab/java:v1@" + java.Digest, baseDigest: java.Digest}.publish(t, host+"/lab/java:v1-1")
+	original := oci.Original{Refreshes: 1, Digest: java.Digest, Base: pinned[strings.Index(pinned, "@")+1:], BaseName: pinned}
+	again := course{original: original, base: host + "/lab/java:v1@" + java.Digest, baseDigest: java.Digest}.publish(t, host+"/lab/java:v1-1")
 	code, out, errs = run(t, "outdated", host+"/lab/java", "--json", "--apt-mirror", mirror)
 	require.Zero(t, code, errs)
 	refreshed := objects(t, out)["java"]

@@ -10,6 +10,8 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/contract"
 	"github.com/netgroup-polito/diskforge/internal/fleet/outdated"
 	"github.com/netgroup-polito/diskforge/internal/pipeline"
+	"github.com/netgroup-polito/diskforge/internal/registry"
+	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
 func (a *app) refresh() *cobra.Command {
@@ -28,8 +30,21 @@ By the SBOM that a build with SIGNING_KEY attaches an image is judged without be
 fetched; without one its disk is fetched and read. Checks of its own playbook are not run
 again.`,
 		cobra.ArbitraryArgs, nil, func(c *cobra.Command, args []string, b *pipeline.Build) error {
+			wrong := settings.Mistakes{}
 			if r.Most < 1 {
-				return usageError{errors.New("--most: give a number of refreshes, 1 or more")}
+				wrong.Add("--most", "give a number of refreshes, 1 or more")
+			}
+			for _, tag := range r.Moving {
+				wrong.Check("--tag", registry.CheckTag(tag))
+			}
+			o := outdated.Options{AptMirror: b.Config.AptMirror, CAFile: b.Config.CAFile, Now: time.Now()}
+			if file := b.Config.BaseKey; file != "" {
+				key, err := pipeline.PublicKey(file)
+				wrong.Check("BASE_KEY", err)
+				o.Key = &key
+			}
+			if len(wrong) > 0 {
+				return wrong
 			}
 			var err error
 			if b.Settings, err = pipeline.ReadPassword(b.Settings, &b.Config, b.Version); err != nil {
@@ -48,10 +63,12 @@ again.`,
 			if len(repositories) == 1 && repositories[0].Err != nil {
 				return usage(repositories[0].Err)
 			}
-			all, archives, err := outdated.Look(c.Context(), s, repositories,
-				outdated.Options{AptMirror: b.Config.AptMirror, CAFile: b.Config.CAFile, Now: time.Now()})
+			all, archives, err := outdated.Look(c.Context(), s, repositories, o)
 			if err != nil {
 				return err
+			}
+			if len(all) == 0 {
+				return errNoImages
 			}
 			for _, err := range archives {
 				a.ui.Warn(err.Error())
@@ -74,8 +91,10 @@ func (a *app) refreshAll(c *cobra.Command, b *pipeline.Build, r outdated.Refresh
 			made[i.Digest] = reference
 		}
 		switch {
-		case c.Context().Err() != nil || err != nil && len(all) == 1 && !errors.Is(err, pipeline.ErrCurrent):
+		case c.Context().Err() != nil:
 			return err
+		case err != nil && len(all) == 1 && !errors.Is(err, pipeline.ErrCurrent):
+			return fmt.Errorf("%s: %w", i.Repository, err)
 		case errors.Is(err, pipeline.ErrCurrent):
 			a.ui.Info(i.Repository + ": " + pipeline.ErrCurrent.Error())
 		case err != nil:

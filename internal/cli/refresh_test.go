@@ -38,7 +38,7 @@ func TestWhatLacksNoUpdateIsNotEvenFetchedToRefreshIt(t *testing.T) {
 	require.Zero(t, code, errs)
 	assert.Contains(t, errs, host+"/lab/times: no update is pending", "but a security update")
 
-	image.refreshes = 3
+	image.original = oci.Original{Refreshes: 3}
 	image.publish(t, host+"/old/times:v1")
 	code, _, errs = refresh("/old", "--most", "3")
 	assert.Equal(t, 1, code)
@@ -50,12 +50,23 @@ func TestWhatLacksNoUpdateIsNotEvenFetchedToRefreshIt(t *testing.T) {
 	assert.Empty(t, left)
 
 	// Its disk is none: that is found when it is read, and the others are not stopped.
-	image.refreshes = 0
+	image.original = oci.Original{}
 	image.publish(t, host+"/lab/broken:v1")
 	code, _, errs = refresh("/lab")
 	assert.Equal(t, 1, code)
 	assert.Contains(t, errs, "lab/git: no update is pending")
 	assert.Contains(t, errs, "2 of 3 were not refreshed: the warnings say why")
+
+	// What nobody signed with BASE_KEY is neither believed nor taken.
+	_, stranger := signingKey(t)
+	code, _, errs = refresh("/lab/git", "--base-key", stranger)
+	assert.Equal(t, 1, code)
+	assert.Regexp(t, `/lab/git: .* has no signature by the key `+stranger, errs)
+
+	theirs(t, host+"/theirs/nginx:1")
+	code, _, errs = refresh("/theirs")
+	assert.Equal(t, 1, code)
+	assert.Contains(t, errs, "there is no image by diskforge: check the prefix")
 }
 
 func TestAPasswordThatComesByAPipeServesForAllThatIsRefreshed(t *testing.T) {
@@ -94,6 +105,9 @@ func TestWhatRefreshCannotUnderstandIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
 	for want, args := range map[string][]string{
 		"--most: give a number of refreshes": {"127.0.0.1:1/lab", "--most", "0"},
+		"--tag: ":                            {"127.0.0.1:1/lab", "--tag", "a b"},
+		"BASE_KEY: ":                         {"127.0.0.1:1/lab", "--base-key", "/nowhere.pub"},
+		`"extra" is no registry and prefix`:  {"127.0.0.1:1/lab", "extra"},
 		"name a registry":                    {},
 		"is no registry and prefix":          {"UPPER/lab"},
 		"FAIL_ON_UPDATES":                    {"127.0.0.1:1/lab", "--fail-on-updates", "some"},

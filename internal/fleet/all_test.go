@@ -144,6 +144,21 @@ func TestAMissingArchitectureFailsTheIndexAndNoOtherImage(t *testing.T) {
 	}
 }
 
+func TestAPlanVerifiesTheSignatureOfABase(t *testing.T) {
+	t.Parallel()
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
+	s, m := newSite(t, familyCatalogue), &maker{}
+	s.env["TARGET_REGISTRY"] = host
+	base := reference(s.run(m), "debian")
+	s.write("catalogue.yaml", "images: [{name: lab, base: {url: 'oci://"+base+"'}, ansible-dir: playbooks, playbook: course, vars: {course: lab}, tags: v1, size: 1G}]")
+	assert.Regexp(t, "^build: ", s.said()["lab"])
+	_, public := testkit.CosignKey(t, "")
+	s.env["BASE_KEY"] = filepath.Join(t.TempDir(), "cosign.pub")
+	require.NoError(t, os.WriteFile(s.env["BASE_KEY"], public, 0o600))
+	_, err := s.all(nil).Plan(t.Context())
+	require.ErrorContains(t, err, "keeps no signatures beside an image")
+}
+
 // lose deletes a layer of an image from the registry's storage.
 func lose(t *testing.T, data string, layout string) {
 	t.Helper()

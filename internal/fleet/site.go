@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"context"
+	"errors"
 	"path"
 	"path/filepath"
 	"strings"
@@ -45,8 +47,9 @@ func reportIn(outputDir, name string, n int) (saved *report.Report, page string)
 }
 
 // SiteOf is a page of the newest images of ours of each repository, with what its report says
-// where OUTPUT_DIR has that: a registry has none. An image is named by its repository.
-func SiteOf(repositories []registry.Repository, outputDir string, now time.Time) report.Site {
+// where OUTPUT_DIR has that: a registry has none. An image is named by its repository. Of one
+// that is revoked there is no more than that.
+func SiteOf(ctx context.Context, s *registry.Session, repositories []registry.Repository, outputDir string, now time.Time) (report.Site, error) {
 	site := report.Site{Title: "Images", Made: now}
 	names := map[string]string{} // by the digests that children name
 	for _, r := range repositories {
@@ -64,6 +67,13 @@ func SiteOf(repositories []registry.Repository, outputDir string, now time.Time)
 			l := report.Listed{
 				Name: name, From: names[e.Base], Reference: e.Repository + "@" + e.Digest, Pushed: true, Built: e.Built, Size: e.Size, Tags: e.Tags,
 			}
+			err := s.Revoked(ctx, e, nil)
+			if why, revoked := errors.AsType[registry.Revocation](err); revoked {
+				site.Images = append(site.Images, report.Listed{Name: name, From: names[e.Base], State: string(Failed), Why: why.Error()})
+				continue
+			} else if err != nil {
+				return site, err
+			}
 			if saved, page := reportIn(outputDir, name, n); saved != nil && saved.Image.Digest == e.Digest {
 				saved.Outcome = report.Published // if not by that build, later
 				l.Report, l.Page = saved, page
@@ -71,5 +81,5 @@ func SiteOf(repositories []registry.Repository, outputDir string, now time.Time)
 			site.Images = append(site.Images, l)
 		}
 	}
-	return site
+	return site, nil
 }

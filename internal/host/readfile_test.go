@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -50,6 +51,17 @@ func TestAPipeIsReadToItsEnd(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "password", string(content))
 	require.NoError(t, writer.Wait())
+}
+
+func TestAPipeThatThisProcessWasStartedWithIsNotWaitedForLonger(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	require.NoError(t, w.Close()) // a program that failed wrote nothing
+	content, err := host.ReadFile(fmt.Sprintf("/dev/fd/%d", r.Fd()), 100)
+	require.NoError(t, err)
+	assert.Empty(t, content)
 }
 
 func TestAPipeThatEndsNeverIsGivenUp(t *testing.T) {

@@ -192,6 +192,13 @@ func (l *Planner) fix(ctx context.Context, c *settings.Config, tree *playbook.Tr
 		c.Checksum, fixed["ISO_CHECKSUM"] = stated.Sum, stated.Sum
 		c.BaseKeyring, c.SignedBy, c.Release = "", stated.SignedBy, stated.Release
 	}
+	if err == nil && c.BaseKey != "" && c.BaseImage.Reference != "" { // who builds elsewhere has no key
+		at, _, _ := strings.Cut(c.BaseImage.Reference, "@")
+		if c.BaseImage.Digest != "" {
+			at += "@" + c.BaseImage.Digest
+		}
+		_, err = (&Build{Config: *c}).VerifySignature(ctx, at, c.BaseKey, nil)
+	}
 	if tree != nil && tree.Revision != "" {
 		c.GitURL, c.GitBranch = tree.URL, tree.Revision
 		fixed["GIT_ANSIBLE_URL"], fixed["GIT_ANSIBLE_BRANCH"] = tree.URL, tree.Revision

@@ -44,6 +44,7 @@ func (b *Build) Refresh(ctx context.Context, original oci.Original, securityOnly
 	if err := w.show(ctx, "base", w.getBase); err != nil {
 		return Result{}, err
 	}
+	current := false
 	err := w.show(ctx, "updates", func(ctx context.Context, p progress.Reporter) (string, error) {
 		info, err := w.rooms.disk(ctx, w.base.Path)
 		if err != nil {
@@ -65,11 +66,12 @@ func (b *Build) Refresh(ctx context.Context, original oci.Original, securityOnly
 		if err != nil {
 			return "", err
 		}
-		if len(updates.Security) == 0 && (securityOnly || len(updates.Others) == 0) {
-			return "none", ErrCurrent
-		}
+		current = len(updates.Security) == 0 && (securityOnly || len(updates.Others) == 0)
 		return inWords(updates), nil
 	})
+	if err == nil && current {
+		err = ErrCurrent
+	}
 	if err != nil {
 		return Result{}, err
 	}

@@ -351,8 +351,8 @@ func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string
 		ours = ours || s.PredicateType == attest.Signature
 		chain.Said = append(chain.Said, Said{attest.Kind(s.PredicateType), s.Predicate})
 	}
-	if ours {
-		return chain, session.RevokedAt(ctx, chain.Image, &key)
+	if err := session.RevokedAt(ctx, chain.Image, &key); err != nil || ours {
+		return chain, err
 	}
 	what := chain.Image + " has no signature by the key " + publicKey
 	if chain.Others > 0 {

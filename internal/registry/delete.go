@@ -36,17 +36,25 @@ func (s *Session) Delete(ctx context.Context, ref string) (kept []string, err er
 	}
 	tag, ok := stored.(name.Tag)
 	if !ok {
-		return nil, s.deleteImage(ctx, stored, stored.Identifier(), entries)
+		_, there, unknown := s.Entry(ctx, stored.String())
+		if err = s.deleteImage(ctx, stored, stored.Identifier(), entries); err == nil && unknown == nil && !there {
+			err = notThere(stored)
+		}
+		return nil, err
 	}
 	i := slices.IndexFunc(entries, func(e Entry) bool { return slices.Contains(e.Tags, tag.TagStr()) })
 	if i < 0 {
-		return nil, failure.New(fmt.Sprintf("registry %s has no %s", tag.RegistryStr(), tag), "diskforge images list shows what it has")
+		return nil, notThere(tag)
 	}
 	if len(entries[i].Tags) == 1 {
 		return nil, s.deleteImage(ctx, tag, entries[i].Digest, entries)
 	}
 	kept = slices.DeleteFunc(entries[i].Tags, func(t string) bool { return t == tag.TagStr() })
 	return kept, s.untag(ctx, tag, entries[i].Digest, kept)
+}
+
+func notThere(ref name.Reference) error {
+	return failure.New(fmt.Sprintf("registry %s has no %s", ref.Context().RegistryStr(), ref), "diskforge images list shows what it has")
 }
 
 // DeleteListed deletes an image that Entries listed, as Delete does, unless it

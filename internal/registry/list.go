@@ -52,7 +52,15 @@ type Entry struct {
 	// Parts are the digests of the images of an index.
 	Parts []string `json:"parts,omitempty"`
 
-	parent string // REGISTRY/REPOSITORY@DIGEST of what it was made from, where that may be one
+	// ancestors are what it was made from, as REGISTRY/REPOSITORY@DIGEST, as far as they may be
+	// images: its base and, of a refresh, its original and that one's base.
+	ancestors []string
+	stated    string // name of its base, unchecked
+}
+
+// AsOriginal is the image as the original of its refreshes.
+func (e Entry) AsOriginal() oci.Original {
+	return oci.Original{Inputs: e.Inputs, Built: e.Built, Digest: e.Digest, Base: e.Base, BaseName: e.stated}
 }
 
 // Ours says whether diskforge made the image, or the index.
@@ -162,6 +170,12 @@ func (s *Session) Repositories(ctx context.Context, prefix string) ([]string, er
 	}
 	slices.Sort(all)
 	return slices.Compact(all), nil
+}
+
+// CheckPrefix says whether a prefix can be one: REGISTRY or REGISTRY/PATH. Nobody is asked.
+func CheckPrefix(prefix string) error {
+	_, _, err := splitPrefix(prefix)
+	return err
 }
 
 // splitPrefix takes REGISTRY or REGISTRY/PATH apart.
@@ -318,7 +332,16 @@ func entry(ref name.Reference, imageDigest string, raw []byte) (Entry, error) {
 	if base := m.Annotations[oci.AnnotationBaseName]; CheckStored(base) == nil {
 		e.BaseName = strings.Clone(base)
 	}
-	e.parent = parentOf(ref.Context(), e.Base, oci.BaseName(m.Annotations))
+	e.stated = strings.Clone(oci.BaseName(m.Annotations))
+	repo := ref.Context()
+	for _, one := range []string{parentOf(repo, e.Base, e.stated), parentOf(repo, e.Original.Base, e.Original.BaseName)} {
+		if one != "" {
+			e.ancestors = append(e.ancestors, one)
+		}
+	}
+	if original := e.Original.Digest; original != "" {
+		e.ancestors = append(e.ancestors, repo.Digest(original).String())
+	}
 	e.Built = cmp.Or(moment(m.Annotations[oci.AnnotationBuilt]), moment(m.Annotations[oci.AnnotationCreated]))
 	return e, nil
 }

@@ -49,6 +49,9 @@ func CheckStored(ref string) error {
 	return err
 }
 
+// CheckTag says whether an image can have the tag.
+func CheckTag(tag string) error { return checkTag(tag) }
+
 // CheckTarget says whether an image can be pushed to ref:
 // REGISTRY/REPOSITORY:TAG. Nobody is asked.
 func CheckTarget(ref string) error {

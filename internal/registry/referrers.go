@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -189,11 +191,17 @@ func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descrip
 		var next string
 		there, err := a.look(ctx, func() error {
 			page, links, err := a.page(ctx, at)
+			if answer := answered(err); answer != nil && slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool { return d.Code == transport.NameUnknownErrorCode }) {
+				return nil // nothing was pushed there yet
+			}
 			if err != nil {
 				return err
 			}
-			if err := json.Unmarshal(page, &index); err != nil || index.SchemaVersion != 2 {
+			if !json.Valid(page) { // a page for people
 				return errNotAList
+			}
+			if err := json.Unmarshal(page, &index); err != nil || index.SchemaVersion != 2 {
+				return failure.New(fmt.Sprintf("registry %s answers with something else than a list of what is attached to %s@%s", a.repo.RegistryStr(), a.repo, digest), "its log says more")
 			}
 			next, err = follow(a.url(at), links)
 			return err
@@ -201,7 +209,7 @@ func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descrip
 		switch {
 		case errors.Is(err, errNotAList) || notOffered(err) || err == nil && !there:
 			return nil, failure.Wrap(ErrNoReferrers, "registry "+a.repo.RegistryStr()+" keeps no signatures beside an image",
-				"Harbor 2.9, Zot, Distribution 3 and newer do")
+				"Harbor 2.9 and newer do, and Zot")
 		case err != nil:
 			return nil, err
 		}

@@ -21,8 +21,9 @@ import (
 )
 
 const (
-	mostAncestors = 16               // of an image that are asked for
-	longestAnswer = 15 * time.Second // that a registry may take which only an image names
+	mostAncestors = 64 // of an image that are asked for
+	// LongestAnswer is what a registry may take which only an image names.
+	LongestAnswer = 15 * time.Second
 	maxReason     = 200              // characters
 )
 
@@ -59,7 +60,7 @@ func (s *Session) RevokedAt(ctx context.Context, ref string, key *attest.Key) er
 }
 
 func (a *access) revoked(ctx context.Context, s *Session, e Entry, key *attest.Key) error {
-	revoked, why, err := a.findRevoked(ctx, s, e, key, mostAncestors)
+	revoked, why, err := a.findRevoked(ctx, s, e, key)
 	if err != nil || revoked == "" {
 		return err
 	}
@@ -77,45 +78,66 @@ func (a *access) revoked(ctx context.Context, s *Session, e Entry, key *attest.K
 	return &failure.Error{What: e.Name() + " " + how, Try: "take another image", Err: Revocation(how)}
 }
 
-// findRevoked finds the image that was revoked among one and those that it was made from.
-func (a *access) findRevoked(ctx context.Context, s *Session, e Entry, key *attest.Key, older int) (image, why string, err error) {
-	why, err = a.revocation(ctx, e.Digest, key)
-	none := errors.Is(err, ErrNoReferrers)
-	if why != "" || err != nil && !none {
-		return a.repo.Digest(e.Digest).String(), why, err
-	}
-	for _, digest := range e.Parts {
-		part, there, err := s.Entry(ctx, a.repo.Digest(digest).String())
-		if there && older > 0 {
-			image, why, err = a.findRevoked(ctx, s, part, key, older-1)
+// kin is an image that another was made from, or the image itself, and how to ask for it.
+type kin struct {
+	Entry
+	at  *access
+	by  *Session
+	ctx context.Context //nolint:containedctx // shorter for a registry that only an image names
+}
+
+// findRevoked finds the image that was revoked among one, those of which it is an index, and
+// those that it was made from; of these also what was deleted, as far as its registry keeps
+// the revocation.
+func (a *access) findRevoked(ctx context.Context, s *Session, e Entry, key *attest.Key) (image, why string, err error) {
+	seen, left := map[string]bool{}, []kin{{e, a, s, ctx}}
+	for len(left) > 0 {
+		now := left[0]
+		left = left[1:]
+		why, err := now.at.revocation(now.ctx, now.Digest, key)
+		none := errors.Is(err, ErrNoReferrers)
+		if why != "" || err != nil && !none && !a.notForUs(ctx, now, err) {
+			return now.at.repo.Digest(now.Digest).String(), why, err
 		}
-		if image != "" || err != nil {
-			return image, why, err
+		for _, ref := range now.madeFrom() {
+			from, err := name.NewDigest(ref)
+			if err != nil || seen[ref] || none && from.Registry == now.at.repo.Registry {
+				continue
+			}
+			if seen[ref] = true; len(seen) > mostAncestors {
+				return "", "", failure.New(fmt.Sprintf("%s was made from more than %d images, one from the other: nobody knows whether it is revoked", e.Name(), mostAncestors), "build it anew")
+			}
+			next := kin{Entry{Repository: from.Context().Name(), Digest: from.DigestStr()}, now.at, now.by, now.ctx}
+			if from.Registry != now.at.repo.Registry {
+				limited, done := context.WithTimeout(now.ctx, LongestAnswer)
+				defer done()
+				next.by, next.ctx = now.by.Stranger(), limited
+			}
+			next.at = next.by.access(from.Context(), reading)
+			if there, ok, err := next.by.Entry(next.ctx, ref); ok {
+				next.Entry = there
+			} else if err != nil && !a.notForUs(ctx, next, err) {
+				return "", "", err
+			}
+			left = append(left, next)
 		}
 	}
-	parent, err := name.NewDigest(e.parent)
-	foreign := parent.Registry != a.repo.Registry
-	if err != nil || older == 0 || none && !foreign {
-		return "", "", nil //nolint:nilerr // it names no image that it was made from
+	return "", "", nil
+}
+
+// madeFrom are the images that one was made from, or is an index of.
+func (k kin) madeFrom() []string {
+	all := slices.Clone(k.ancestors)
+	for _, digest := range k.Parts {
+		all = append(all, k.at.repo.Digest(digest).String())
 	}
-	limited := ctx
-	if foreign {
-		var done context.CancelFunc
-		limited, done = context.WithTimeout(ctx, longestAnswer)
-		defer done()
-		s = s.Stranger()
-	}
-	from, there, err := s.Entry(limited, e.parent)
-	if there {
-		image, why, err = s.access(parent.Context(), reading).findRevoked(limited, s, from, key, older-1)
-	}
-	switch {
-	case ctx.Err() != nil:
-		return "", "", context.Cause(ctx)
-	case err != nil && (foreign || forbidden(err)):
-		return "", "", nil // it is not for us to read
-	}
-	return image, why, err
+	return all
+}
+
+// notForUs says whether a registry that only an image names failed, or an image that one was
+// made from may not be read: that is not for us to know.
+func (a *access) notForUs(ctx context.Context, k kin, err error) bool {
+	return ctx.Err() == nil && (k.at.repo.Registry != a.repo.Registry || k.at.repo != a.repo && forbidden(err))
 }
 
 // revocation is why the image with the digest was revoked, or empty.

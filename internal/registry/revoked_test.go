@@ -126,6 +126,34 @@ func TestThatAnImageIsNotRevokedCostsOneRequestAndTwoForEachAncestor(t *testing.
 	}
 }
 
+func TestARefreshIsRevokedWithWhatItsOriginalWasMadeFromThoughThatIsGone(t *testing.T) {
+	t.Parallel()
+	a := newAttached(t)
+	base := made(t, a.host+"/lab/base:1", "")
+	java := made(t, a.host+"/lab/java:1", a.host+"/lab/base:1@"+base.Digest)
+	s := session(t, registry.Options{})
+	original := java.AsOriginal()
+	original.Refreshes = 2
+	file, dir := filepath.Join(t.TempDir(), "disk.raw"), filepath.Join(t.TempDir(), "layout")
+	_, disk, _ := packed(t, 1)
+	require.NoError(t, os.WriteFile(file, disk, 0o600))
+	gone := "sha256:" + strings.Repeat("0", 64) // the refresh before, which nobody kept
+	_, err := oci.Pack(t.Context(), file, dir, oci.Metadata{
+		Architecture: "amd64", BaseName: a.host + "/lab/java:2@" + gone, BaseDigest: gone, Original: original,
+	}, progress.Discard)
+	require.NoError(t, err)
+	push(t, dir, a.host+"/lab/java:3", registry.Options{})
+	require.NoError(t, s.RevokedAt(t.Context(), a.host+"/lab/java:3", nil))
+
+	say(t, base, attest.Revocation, attest.Revoked{Reason: "a password is in it"})
+	_, err = s.Delete(t.Context(), a.host+"/lab/java:1")
+	require.NoError(t, err)
+	require.ErrorContains(t, s.RevokedAt(t.Context(), a.host+"/lab/java:3", nil), "was made from "+a.host+"/lab/base@"+base.Digest+", which is revoked")
+	_, err = s.Delete(t.Context(), a.host+"/lab/base:1")
+	require.NoError(t, err)
+	require.ErrorContains(t, s.RevokedAt(t.Context(), a.host+"/lab/java:3", nil), "which is revoked", "a registry may keep what was attached to an image longer than that")
+}
+
 func TestARevocationIsFoundInAnotherRegistryAndRefusesWhereItCannotBeRead(t *testing.T) {
 	t.Parallel()
 	a, elsewhere := newAttached(t), newAttached(t)

@@ -36,7 +36,7 @@ type Image struct {
 	Tags         []string      `json:"tags,omitempty"`
 	Digest       string        `json:"digest,omitempty"`
 	Built        time.Time     `json:"built,omitzero"`
-	Days         int           `json:"days"`             // since then
+	Days         *int          `json:"days,omitempty"`   // since then; nil where that is not known
 	Parent       string        `json:"parent,omitempty"` // Current, Superseded or Unknown
 	ParentName   string        `json:"parentName,omitempty"`
 	Security     []base.Update `json:"security"` // pending security updates, by source package
@@ -66,7 +66,7 @@ const parallel = 4 // images that are read at a time
 // Look looks at the newest images of ours of each repository. What could not be read has
 // its Error; the errors of archives, each of which concerns many images, are returned.
 func Look(ctx context.Context, s *registry.Session, repositories []registry.Repository, o Options) (all []Image, archives []error, err error) {
-	known := &parents{session: s, by: map[string]registry.Repository{}, at: map[string]string{}}
+	known := &parents{session: s, by: map[string]registry.Repository{}, at: map[string]string{}, away: map[string]error{}}
 	for _, r := range repositories {
 		known.add(r)
 	}
@@ -85,7 +85,8 @@ func Look(ctx context.Context, s *registry.Session, repositories []registry.Repo
 			})
 			i := &all[len(all)-1] // its place stays: there is room for all
 			if !e.Built.IsZero() {
-				i.Days = int(max(0, o.Now.Sub(e.Built)).Hours() / 24)
+				days := int(max(0, o.Now.Sub(e.Built)).Hours() / 24)
+				i.Days = &days
 			}
 			if n := slices.IndexFunc(r.Entries, func(of registry.Entry) bool { return of.Ours() && slices.Contains(of.Parts, e.Digest) }); n >= 0 {
 				i.index = &r.Entries[n]
@@ -178,6 +179,7 @@ type parents struct {
 	session *registry.Session
 	by      map[string]registry.Repository // by name
 	at      map[string]string              // the repository that lists an image, by digest
+	away    map[string]error               // registries that did not answer
 }
 
 func (k *parents) add(r registry.Repository) {
@@ -191,16 +193,11 @@ func (k *parents) add(r registry.Repository) {
 
 // state says whether what the image was made from is still the newest of its repository,
 // the one that it names or where that is not listed, one that is and has it. Where others
-// made that, it is current as long as it has the tag that it had. A refresh is asked for
-// what it refreshed.
+// made that, it is current as long as it has the tag that it had. Of a refresh it is what
+// its original was made from.
 func (k *parents) state(ctx context.Context, e registry.Entry) string {
-	if e.Original.Refreshes > 0 {
-		former := k.by[e.Repository].Entries
-		n := slices.IndexFunc(former, func(of registry.Entry) bool { return of.Digest == e.Base })
-		if n < 0 {
-			return Unknown
-		}
-		return k.state(ctx, former[n])
+	if original := e.Original; original.Refreshes > 0 {
+		e.BaseName, e.Base = original.BaseName, original.Base
 	}
 	name, _, _ := strings.Cut(e.BaseName, "@")
 	at, tag := name, ""
@@ -215,13 +212,7 @@ func (k *parents) state(ctx context.Context, e registry.Entry) string {
 	}
 	r, read := k.by[at]
 	if !read {
-		session := k.session
-		if own, _, _ := strings.Cut(e.Repository, "/"); !strings.HasPrefix(at, own+"/") {
-			session = session.Stranger()
-		}
-		r.Name = at
-		r.Entries, r.Err = session.Entries(ctx, at)
-		k.by[at] = r
+		r = k.read(ctx, at, e)
 	}
 	newest := r.Newest()
 	if n := slices.IndexFunc(r.Entries, func(e registry.Entry) bool { return slices.Contains(e.Tags, tag) }); newest == nil && n >= 0 {
@@ -236,4 +227,25 @@ func (k *parents) state(ctx context.Context, e registry.Entry) string {
 		return Current
 	}
 	return Superseded
+}
+
+// read reads a repository that is not listed. Another registry, which only an image names,
+// gets no password, and not the time to hold all others up.
+func (k *parents) read(ctx context.Context, at string, e registry.Entry) registry.Repository {
+	r := registry.Repository{Name: at}
+	host, _, _ := strings.Cut(at, "/")
+	session := k.session
+	if own, _, _ := strings.Cut(e.Repository, "/"); own != host {
+		if r.Err = k.away[host]; r.Err != nil {
+			return r
+		}
+		limited, done := context.WithTimeout(ctx, registry.LongestAnswer)
+		defer done()
+		ctx, session = limited, session.Stranger()
+	}
+	if r.Entries, r.Err = session.Entries(ctx, at); ctx.Err() != nil {
+		k.away[host] = ctx.Err()
+	}
+	k.by[at] = r
+	return r
 }

@@ -64,7 +64,7 @@ func (r Refresh) Do(ctx context.Context, b pipeline.Build, i Image) (string, err
 	}
 	original := i.entry.Original
 	if original.Refreshes == 0 {
-		original.Inputs, original.Built = i.entry.Inputs, i.entry.Built
+		original = i.entry.AsOriginal()
 	}
 	made, err := b.Refresh(ctx, original, r.Security)
 	if err != nil {

@@ -27,6 +27,8 @@ type Target struct {
 	Host map[string]string
 	// CA is what CA_FILE holds, certificates in PEM, or empty.
 	CA string
+	// Signed says that BASE_KEY was asked for: the plan verified it.
+	Signed bool
 }
 
 // NewTarget is what a plan for other hosts carries of this one, checked.
@@ -35,7 +37,7 @@ func NewTarget(a *fleet.All) (Target, error) {
 	if s["ANSIBLE_VAULT_PASSWORD_FILE"] != "" || s["ANSIBLE_VAULT_IDENTITY_LIST"] != "" {
 		return Target{}, errors.New("a plan is for many to read and carries no vault's password: leave it out, and give it to the hosts that build")
 	}
-	t := Target{Host: map[string]string{}}
+	t := Target{Host: map[string]string{}, Signed: s["BASE_KEY"] != ""}
 	t.Registry, t.Prefix = a.Address()
 	for _, f := range settings.Fields() {
 		if f.Carried && s.Get(f.Env) != f.Default {
@@ -122,8 +124,9 @@ func builds(entries []*fleet.Entry) []*fleet.Entry {
 // refusals collects why images cannot be built elsewhere. What is the same for
 // several images is said once.
 type refusals struct {
-	all  int // images to build
-	list []refusal
+	all    int  // images to build
+	signed bool // BASE_KEY is set
+	list   []refusal
 }
 
 type refusal struct {
@@ -169,6 +172,9 @@ func (r *refusals) files(e *fleet.Entry, where string) {
 	}
 	if strings.HasPrefix(e.Settings["GIT_ANSIBLE_URL"], "file:") {
 		r.add(e, "git names a folder, which "+where+" does not have", "give an https URL")
+	}
+	if inputs := strings.HasPrefix(e.Settings["ISO_CHECKSUM"], "inputs:"); inputs && r.signed {
+		r.add(e, "with BASE_KEY "+where+" could take another image of the same inputs than the one whose signature was verified", "name the base by its digest")
 	}
 	if e.Settings["SPARSIFY"] == "virt-sparsify" {
 		r.add(e, "the toolbox has no virt-sparsify", "sparsify: auto or trim")

@@ -701,6 +701,21 @@ images:
 	require.ErrorContains(t, render.Kubernetes(&out, deploy.Job, entries, target, ""), "packages: there is no tag: set IMAGE_TAG, or tags in the catalogue")
 }
 
+func TestABaseOfWhichTheSignatureWasVerifiedIsNamedByItsDigest(t *testing.T) {
+	t.Parallel()
+	signed := target
+	signed.Signed = true
+	for checksum, refused := range map[string]bool{"inputs:sha256:" + strings.Repeat("a", 64): true, "sha256:" + strings.Repeat("a", 64): false} {
+		images := read(t, "images: [{name: x, base: {url: 'oci://registry.example.org/lab:v1', checksum: '"+checksum+"'}, playbook: p, git: {url: 'https://example.org/r.git'}, tags: '1'}]")
+		err := render.Kubernetes(io.Discard, deploy.Job, fleet.Decide(images, missing(images), fleet.Policy{}), signed, "")
+		if !refused {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorContains(t, err, "x: with BASE_KEY a pod could take another image of the same inputs than the one whose signature was verified: name the base by its digest")
+	}
+}
+
 func TestAParentThatIsBuiltAnewNeedsATagOfItsOwn(t *testing.T) {
 	t.Parallel()
 	images := read(t, courses)[:3]

@@ -61,7 +61,7 @@ func GitHubMatrix(w io.Writer, entries []*fleet.Entry, t Target, checkout string
 			"leave out REGISTRY_INSECURE and CA_FILE, or use --format kubernetes")
 	}
 	build := builds(entries)
-	bad := refusals{all: len(build)}
+	bad := refusals{all: len(build), signed: t.Signed}
 	m := matrices{Levels: []matrix{}, Tags: []tags{}}
 	next := map[*fleet.Entry]int{} // the level that those which start from it may be in
 	for _, e := range build {

@@ -29,7 +29,7 @@ func Kubernetes(w io.Writer, template []byte, entries []*fleet.Entry, t Target, 
 		return err
 	}
 	build := builds(entries)
-	bad := refusals{all: len(build)}
+	bad := refusals{all: len(build), signed: t.Signed}
 	for _, e := range build {
 		bad.address(e)
 		bad.pod(e)

@@ -104,7 +104,10 @@ func (g *Guest) explain(ctx context.Context, err error) error {
 		case <-time.After(bannerTimeout):
 			g.process.Stop()
 		}
-		what = "the guest did not start: " + g.process.Wait().Error()
+		what = "the guest did not start: QEMU ended"
+		if err := g.process.Wait(); err != nil {
+			what = "the guest did not start: " + err.Error()
+		}
 	}
 	lines := g.console.Last()
 	select {
