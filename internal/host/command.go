@@ -258,14 +258,16 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 var passed = []string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "SSH_AUTH_SOCK"}
 
 // Env returns the allow-listed part of our environment, then extra.
-func Env(extra ...string) []string {
-	var env []string
-	for _, name := range passed {
+func Env(extra ...string) []string { return append(Variables(passed...), extra...) }
+
+// Variables returns those of our environment that are set, as NAME=VALUE.
+func Variables(names ...string) (env []string) {
+	for _, name := range names {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}
 	}
-	return append(env, extra...)
+	return env
 }
 
 // Tail returns the last lines of output of the failed program in err's chain.
