@@ -46,8 +46,8 @@ func ReadExcuses(path string) (all []Excuse, err error) {
 	}
 	for i, e := range all {
 		if _, err := time.Parse(time.DateOnly, e.Until); err != nil || e.Vulnerability == "" || e.Reason == "" {
-			return nil, failure.New(fmt.Sprintf("%s: excuse %d, of %q, lacks its vulnerability, its reason or its end (until: %q)", path, i+1, e.Vulnerability, e.Until),
-				"say which one may pass, why, and until which day, e.g. until: 2027-01-31")
+			what := fmt.Sprintf("%s: excuse %d, of %q, lacks its vulnerability, its reason or its end (until: %q)", path, i+1, e.Vulnerability, e.Until)
+			return nil, failure.New(what, "say which one may pass, why, and until which day, e.g. until: 2027-01-31")
 		}
 	}
 	return all, nil
