@@ -129,14 +129,9 @@ func (b build) file(name string) string { return filepath.Join(b.dir, name) }
 // proxy, and names the directories that chroot and dpkg need in PATH.
 func (b build) env() []string {
 	seconds := fmt.Sprint(b.epoch.Unix())
-	env := host.Env("SOURCE_DATE_EPOCH="+seconds, "E2FSPROGS_FAKE_TIME="+seconds, "TZ=UTC", "DEBIAN_FRONTEND=noninteractive",
+	return append(host.Env(host.Variables("http_proxy", "https_proxy", "no_proxy")...),
+		"SOURCE_DATE_EPOCH="+seconds, "E2FSPROGS_FAKE_TIME="+seconds, "TZ=UTC", "DEBIAN_FRONTEND=noninteractive",
 		"PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy"} {
-		if v := os.Getenv(name); v != "" {
-			env = append(env, name+"="+v)
-		}
-	}
-	return env
 }
 
 func (b build) run(ctx context.Context, c host.Cmd) error {

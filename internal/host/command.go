@@ -14,6 +14,7 @@
 package host
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -137,15 +138,15 @@ func Run(ctx context.Context, c Cmd) error {
 
 // Output runs the program and returns its standard output, of at most 8 MiB.
 func Output(ctx context.Context, c Cmd) ([]byte, error) {
-	out := &limited{left: maxOutput}
+	out := &Bounded{Most: maxOutput}
 	c.Stdout = out
 	if err := Run(ctx, c); err != nil {
 		return nil, err
 	}
-	if out.left < 0 {
+	if out.tooMany {
 		return nil, &CommandError{Program: filepath.Base(c.Program), Err: fmt.Errorf("more than %d bytes of output", maxOutput)}
 	}
-	return out.kept, nil
+	return out.kept.Bytes(), nil
 }
 
 // Process is a started program.
@@ -258,14 +259,16 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 var passed = []string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "SSH_AUTH_SOCK"}
 
 // Env returns the allow-listed part of our environment, then extra.
-func Env(extra ...string) []string {
-	var env []string
-	for _, name := range passed {
+func Env(extra ...string) []string { return append(Variables(passed...), extra...) }
+
+// Variables returns those of our environment that are set, as NAME=VALUE.
+func Variables(names ...string) (env []string) {
+	for _, name := range names {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}
 	}
-	return append(env, extra...)
+	return env
 }
 
 // Tail returns the last lines of output of the failed program in err's chain.
@@ -318,16 +321,20 @@ func (l *lines) add(line string) {
 	}
 }
 
-// limited keeps up to left bytes and goes on reading, so that the program
-// never blocks on a full pipe.
-type limited struct {
-	kept []byte
-	left int
+// Bounded keeps the first Most bytes written to it, and takes the rest, so that whoever
+// writes never blocks. No buffer is embedded: io.Copy would use its ReadFrom, without a bound.
+type Bounded struct {
+	Most    int
+	kept    bytes.Buffer
+	tooMany bool
 }
 
-func (l *limited) Write(b []byte) (int, error) {
-	if l.left -= len(b); l.left >= 0 {
-		l.kept = append(l.kept, b...)
-	}
-	return len(b), nil
+func (b *Bounded) Write(p []byte) (int, error) {
+	left := b.Most - b.kept.Len()
+	b.tooMany = b.tooMany || len(p) > left
+	b.kept.Write(p[:min(len(p), left)])
+	return len(p), nil
 }
+
+// String is what was kept.
+func (b *Bounded) String() string { return b.kept.String() }

@@ -16,6 +16,7 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/host"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/image/oci"
+	"github.com/netgroup-polito/diskforge/internal/image/sbom"
 	"github.com/netgroup-polito/diskforge/internal/registry"
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
@@ -43,6 +44,10 @@ func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 		if isThere(c.BaseKey) {
 			_, err := PublicKey(c.BaseKey)
 			wrong.Check("BASE_KEY", err)
+		}
+		if isThere(c.VulnerabilityExcuses) {
+			_, err := sbom.ReadExcuses(c.VulnerabilityExcuses)
+			wrong.Check("VULNERABILITY_EXCUSES", err)
 		}
 		checkGit(c, wrong)
 		checkBase(c, wrong, needed(NeedBase))

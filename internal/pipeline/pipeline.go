@@ -112,6 +112,9 @@ func (w *way) all(ctx context.Context) error {
 	if err := w.checkRegistry(ctx); err != nil {
 		return err
 	}
+	if err := w.checkScanner(ctx); err != nil {
+		return err
+	}
 	start := w.start
 	if w.source != "" {
 		start = w.startCapture
@@ -216,6 +219,9 @@ func (b *Build) VerifyDisk(ctx context.Context, path string) error {
 	}
 	return b.inWorkOf(path, func(w *way) error {
 		_, _ = w.ofDisk(path) // what cannot be read is seen when it is booted
+		if err := w.checkScanner(ctx); err != nil {
+			return err
+		}
 		if err := w.prepareVerify(ctx); err != nil {
 			return err
 		}

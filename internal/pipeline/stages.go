@@ -173,7 +173,7 @@ func (r *sparsified) leave(w *way) { w.known.Verified, w.known.Inventory = "", n
 // that goes on looks again.
 type scanned struct {
 	hygiene.Result
-	updates *report.Check // of FAIL_ON_UPDATES
+	gates []report.Check // of FAIL_ON_UPDATES and FAIL_ON_VULNERABILITIES
 }
 
 // scan looks at the disk at rest for what the build left in it, and for what is installed.
@@ -203,16 +203,18 @@ func (w *way) scan(ctx context.Context, path string, p progress.Reporter) (resul
 	}
 	r := scanned{Result: found}
 	check, pending := w.checkUpdates(ctx, found.Inventory, p)
-	r.updates, err = check, together(err, pending)
-	return r, w.advise(err)
+	if check != nil {
+		r.gates = append(r.gates, *check)
+	}
+	checks, vulnerable := w.checkVulnerabilities(ctx, found.Inventory, scratch, p)
+	r.gates = append(r.gates, checks...)
+	return r, w.advise(together(together(err, pending), vulnerable))
 }
 
 func (r scanned) String() string { return fmt.Sprintf("%d rules, %d files", len(r.Rules), r.Files) }
 
 func (r scanned) fill(to *report.Report) {
-	if r.updates != nil {
-		to.Checks = append(to.Checks, *r.updates)
-	}
+	to.Checks = append(to.Checks, r.gates...)
 	for _, rule := range r.Rules {
 		holds := true
 		for _, f := range r.Findings {

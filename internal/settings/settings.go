@@ -69,6 +69,9 @@ type Config struct {
 
 	FailOnUpdates string `env:"FAIL_ON_UPDATES, default=none" in:"build capture verify build-all plan refresh" form:"none|security|all" plan:"carried" help:"security: an image is not packed as long as the archives of Debian or Ubuntu have a security update for a package in it; all: any update; none"`
 
+	FailOnVulnerabilities string `env:"FAIL_ON_VULNERABILITIES, default=none" in:"build capture verify build-all plan refresh" form:"none|negligible|low|medium|high|critical" plan:"carried" engine:"refused: is not for an engine, whose toolbox has no grype" help:"an image is not packed as long as grype, which this host must have, knows of a vulnerability of that severity or worse in it; none"`
+	VulnerabilityExcuses  string `env:"VULNERABILITY_EXCUSES" in:"build capture verify build-all refresh" form:"file" engine:"refused: is not for an engine, whose toolbox has no grype" help:"file that excuses vulnerabilities, with reasons and an end"`
+
 	Sparsify    string `env:"SPARSIFY, default=auto" in:"build capture provision sparsify refresh" form:"auto|trim|virt-sparsify|none" key:"sparsify" help:"auto (trim where the guest trimmed, else virt-sparsify), trim, virt-sparsify or none"`
 	Compression string `env:"QCOW2_COMPRESSION, default=zstd" in:"build capture provision sparsify refresh" form:"zstd|zlib|none" key:"compression" help:"compression of the disk: zstd, zlib (Longhorn needs it) or none"`
 

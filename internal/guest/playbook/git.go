@@ -338,16 +338,10 @@ func (r repository) git(ctx context.Context, args ...string) (string, error) {
 // gitVariables keep git from asking and from unwanted protocols, and let it
 // reach a server through a proxy.
 func gitVariables() []string {
-	env := []string{
+	return append(host.Variables("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSL_CERT_FILE", "GIT_SSL_CAINFO", "XDG_CONFIG_HOME"),
 		"GIT_TERMINAL_PROMPT=0",
 		"GIT_ALLOW_PROTOCOL=https:ssh:file",
 		"GIT_SSH_COMMAND=ssh -o BatchMode=yes -o ConnectTimeout=30",
 		"GIT_ATTR_NOSYSTEM=1",
-	}
-	for _, name := range []string{"https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSL_CERT_FILE", "GIT_SSL_CAINFO", "XDG_CONFIG_HOME"} {
-		if v, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+v)
-		}
-	}
-	return env
+	)
 }

@@ -285,16 +285,11 @@ func compile(ctx context.Context, src, out, log string, all []program, report pr
 // goEnv adds to the allow-listed environment what steers the go command, and
 // fixes what would change its output: plain Go programs, this platform.
 func goEnv() []string {
-	env := host.Env()
-	for _, name := range []string{
+	return append(host.Env(host.Variables(
 		"GOPATH", "GOMODCACHE", "GOCACHE", "GOTOOLCHAIN", "GOROOT",
 		"GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE", "GOAUTH", "NETRC",
 		"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
-	} {
-		if v, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+v)
-		}
-	}
-	// The compiler's own garbage collection is a sixth of its time at Go's default.
-	return append(env, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GO111MODULE=on", "GOGC=400")
+	)...),
+		// The compiler's own garbage collection is a sixth of its time at Go's default.
+		"CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GO111MODULE=on", "GOGC=400")
 }

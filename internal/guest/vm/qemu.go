@@ -2,11 +2,12 @@ package vm
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/netgroup-polito/diskforge/internal/host"
 )
@@ -34,7 +35,7 @@ func (o Options) arguments() []string {
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-machine", map[bool]string{true: a.Secure, false: a.Machine}[o.SecureBoot], "-m", fmt.Sprint(o.MemoryMiB),
 		"-smp", fmt.Sprintf("%d,maxcpus=%d,sockets=%d,cores=%d,threads=1", o.CPUs, o.CPUs*sockets, sockets, o.CPUs),
-		"-smbios", "type=1,manufacturer=KubeVirt,product=None,family=KubeVirt,uuid=" + o.uuid(),
+		"-smbios", "type=1,manufacturer=KubeVirt,product=None,family=KubeVirt,uuid=" + uuid.NewString(), // each machine has another
 		"-drive", "if=none,id=disk,file=" + overlayFile + ",format=qcow2,cache=unsafe,discard=unmap",
 		// SATA disks cannot be read-only.
 		"-drive", "if=none,id=seed,file=" + seedFile + ",format=raw,readonly=" + map[bool]string{true: "off", false: "on"}[o.SATA],
@@ -77,14 +78,6 @@ func (o Options) arguments() []string {
 // sockets is how many KubeVirt gives a machine, for processors that are added
 // later (its maxSockets).
 const sockets = 4
-
-// uuid is the machine's: new with each boot, as each virtual machine's is.
-func (o Options) uuid() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:])                      // never fails (crypto/rand)
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80 // version 4
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
 
 // launch starts QEMU with its monitor on two pipes, which no other process
 // can open and whose name cannot be too long.

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -230,7 +229,7 @@ func (g *Guest) run(ctx context.Context, cmd string, stdin io.Reader) (string, e
 		return "", g.failed(cmd, err, "")
 	}
 	defer session.Close()
-	var stdout, stderr bounded
+	stdout, stderr := host.Bounded{Most: maxOutput}, host.Bounded{Most: maxOutput} // a guest may say without end
 	session.Stdin, session.Stdout, session.Stderr = stdin, &stdout, &stderr
 	// sshd passes no signals on to a command; closing the session hangs it up.
 	stop := context.AfterFunc(ctx, func() { session.Close() })
@@ -315,15 +314,3 @@ func Quote(s string) string {
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
-
-// bounded keeps the first bytes written and takes the rest, so that a guest
-// can neither block on output nor fill our memory. The buffer is no embedded
-// one: io.Copy would use its ReadFrom, which has no bound.
-type bounded struct{ kept bytes.Buffer }
-
-func (b *bounded) Write(p []byte) (int, error) {
-	b.kept.Write(p[:min(len(p), maxOutput-b.kept.Len())])
-	return len(p), nil
-}
-
-func (b *bounded) String() string { return b.kept.String() }
