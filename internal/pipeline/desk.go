@@ -97,6 +97,9 @@ func (b *Build) Attend(ctx context.Context, image string, d Desk) error {
 	var guest *vm.Guest
 	err = w.show(ctx, "boot", func(ctx context.Context, p progress.Reporter) (string, error) {
 		guest, err = vm.Start(ctx, o, p)
+		if f, ok := failure.In(err); ok {
+			f.Log = "" // it goes with the folder; its end is shown
+		}
 		return "", err
 	})
 	if err != nil {

@@ -41,6 +41,9 @@ type refreshed struct {
 // stages. Original is what the image says of its own (oci.OriginalOf).
 func (b *Build) Refresh(ctx context.Context, original oci.Original, securityOnly bool) (Result, error) {
 	w := b.way(nil)
+	if err := w.checkHost(ctx); err != nil {
+		return Result{}, err
+	}
 	if err := w.show(ctx, "base", w.getBase); err != nil {
 		return Result{}, err
 	}
@@ -76,6 +79,20 @@ func (b *Build) Refresh(ctx context.Context, original oci.Original, securityOnly
 		return Result{}, err
 	}
 	return b.Run(ctx)
+}
+
+// checkHost says what the host, or the login, lacks before an image is fetched.
+func (w *way) checkHost(ctx context.Context) (err error) {
+	if w.controller, err = w.rooms.controller(ctx); err == nil {
+		err = w.rooms.ssh(ctx)
+	}
+	if err == nil {
+		err = w.show(ctx, "accel", w.accelerator)
+	}
+	if err == nil {
+		err = w.checkRegistry(ctx)
+	}
+	return err
 }
 
 // Lasting are the settings of a build that its refreshes need: by these verify knows what

@@ -75,7 +75,11 @@ func (b *Build) Promote(ctx context.Context, reference, channel, publicKey strin
 		case before.Digest == e.Digest:
 			return "it had " + channel + " before", nil
 		}
-		return fmt.Sprintf("the way back: diskforge images promote %s@%s --to %s", before.Repository, before.Digest, channel), nil
+		back := fmt.Sprintf("the way back: diskforge images promote %s@%s --to %s", before.Repository, before.Digest, channel)
+		if publicKey != "" {
+			back += " --key " + publicKey
+		}
+		return back, nil
 	})
 	return promoted, err
 }

@@ -24,7 +24,7 @@ import (
 
 // both pushes an image for each architecture to a repository, as v1-ARCHITECTURE, and
 // returns their digests.
-func both(t *testing.T, repository string, o registry.Options) (digests []string) {
+func both(t *testing.T, repository string) (digests []string) {
 	disk := filepath.Join(t.TempDir(), "disk.raw")
 	for i, architecture := range []string{"amd64", "arm64"} {
 		content := make([]byte, 64<<10)
@@ -39,7 +39,7 @@ func both(t *testing.T, repository string, o registry.Options) (digests []string
 			},
 		}, progress.Discard)
 		require.NoError(t, err)
-		push(t, layout, repository+":v1-"+architecture, o)
+		push(t, layout, repository+":v1-"+architecture, registry.Options{})
 		digests = append(digests, made.Digest)
 	}
 	return digests
@@ -53,7 +53,7 @@ func TestAnIndexOfARealRegistryIsChosenFromAsOthersChoose(t *testing.T) {
 	t.Parallel()
 	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
 	repository := host + "/labs/lab"
-	digests := both(t, repository, registry.Options{})
+	digests := both(t, repository)
 	s := session(t, registry.Options{})
 	made, err := s.Index(t.Context(), repository+":v1", parts(repository), 0, progress.Discard)
 	require.NoError(t, err)
@@ -104,7 +104,7 @@ func TestAnIndexWaitsForItsImagesAndTakesNoOthers(t *testing.T) {
 		_, err := s.Index(t.Context(), repository+":v1", parts(repository), time.Minute, progress.Discard)
 		done <- err
 	}()
-	digests := both(t, repository, registry.Options{})
+	digests := both(t, repository)
 	require.NoError(t, <-done)
 
 	for says, of := range map[string][]registry.Part{
@@ -134,7 +134,7 @@ func TestARegistryThatTakesNoIndexIsNamed(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	repository := strings.TrimPrefix(server.URL, "http://") + "/labs/lab"
-	both(t, repository, registry.Options{})
+	both(t, repository)
 	_, err := session(t, registry.Options{}).Index(t.Context(), repository+":v1", parts(repository), 0, progress.Discard)
 	require.ErrorContains(t, err, "takes no index of images (400")
 	require.ErrorContains(t, err, "unknown media type")
@@ -145,7 +145,7 @@ func TestARevokedImageGetsIntoNoIndexAndOneThatHasItIsRefused(t *testing.T) {
 	t.Parallel()
 	a := newAttached(t)
 	repository := a.host + "/labs/lab"
-	digests := both(t, repository, registry.Options{})
+	digests := both(t, repository)
 	s := session(t, registry.Options{})
 	_, err := s.Index(t.Context(), repository+":v1", parts(repository), 0, progress.Discard)
 	require.NoError(t, err)

@@ -68,8 +68,8 @@ func (e Entry) Ours() bool { return e.Disk != "" || len(e.Parts) > 0 && e.Inputs
 
 // Architecture is the one that an image of ours is for.
 func (e Entry) Architecture() string {
-	if name := e.Settings["ARCHITECTURE"]; slices.Contains(arch.Names(), name) {
-		return name
+	if of := e.Settings["ARCHITECTURE"]; slices.Contains(arch.Names(), of) {
+		return of
 	}
 	return arch.Default
 }

@@ -191,8 +191,8 @@ func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descrip
 		var next string
 		there, err := a.look(ctx, func() error {
 			page, links, err := a.page(ctx, at)
-			if answer := answered(err); answer != nil && slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool { return d.Code == transport.NameUnknownErrorCode }) {
-				return nil // nothing was pushed there yet
+			if noRepository(err) { // nothing was pushed there yet
+				return nil
 			}
 			if err != nil {
 				return err
@@ -201,7 +201,8 @@ func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descrip
 				return errNotAList
 			}
 			if err := json.Unmarshal(page, &index); err != nil || index.SchemaVersion != 2 {
-				return failure.New(fmt.Sprintf("registry %s answers with something else than a list of what is attached to %s@%s", a.repo.RegistryStr(), a.repo, digest), "its log says more")
+				return failure.New(fmt.Sprintf("registry %s answers with something else than a list of what is attached to %s@%s",
+					a.repo.RegistryStr(), a.repo, digest), "its log says more")
 			}
 			next, err = follow(a.url(at), links)
 			return err
@@ -219,6 +220,12 @@ func (a *access) referrers(ctx context.Context, digest string) (all []v1.Descrip
 		}
 	}
 	return all, nil
+}
+
+// noRepository says whether a registry answers that it has no such repository.
+func noRepository(err error) bool {
+	answer := answered(err)
+	return answer != nil && slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool { return d.Code == transport.NameUnknownErrorCode })
 }
 
 var errNotAList = errors.New("what it sends is no list of referrers")

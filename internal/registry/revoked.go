@@ -24,7 +24,7 @@ const (
 	mostAncestors = 64 // of an image that are asked for
 	// LongestAnswer is what a registry may take which only an image names.
 	LongestAnswer = 15 * time.Second
-	maxReason     = 200              // characters
+	maxReason     = 200 // characters
 )
 
 // Revocation is the cause of the error of an image that must not be used any more. It
@@ -105,7 +105,8 @@ func (a *access) findRevoked(ctx context.Context, s *Session, e Entry, key *atte
 				continue
 			}
 			if seen[ref] = true; len(seen) > mostAncestors {
-				return "", "", failure.New(fmt.Sprintf("%s was made from more than %d images, one from the other: nobody knows whether it is revoked", e.Name(), mostAncestors), "build it anew")
+				return "", "", failure.New(fmt.Sprintf("%s was made from more than %d images, one from the other: nobody knows whether it is revoked",
+					e.Name(), mostAncestors), "build it anew")
 			}
 			next := kin{Entry{Repository: from.Context().Name(), Digest: from.DigestStr()}, now.at, now.by, now.ctx}
 			if from.Registry != now.at.repo.Registry {

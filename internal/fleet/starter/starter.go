@@ -18,6 +18,7 @@ import (
 	"github.com/netgroup-polito/diskforge/ansible"
 	"github.com/netgroup-polito/diskforge/internal/failure"
 	"github.com/netgroup-polito/diskforge/internal/fleet/catalogue"
+	"github.com/netgroup-polito/diskforge/internal/pipeline"
 )
 
 //go:embed all:files
@@ -82,12 +83,12 @@ func Write(dir string, o Options) (*Written, error) {
 	return w, nil
 }
 
-// Courses are the playbooks that come with diskforge and are courses: all but the bases.
+// Courses are the playbooks that come with diskforge and are courses: all but the bases and what a refresh runs.
 func Courses() (all []string) {
 	playbooks, _ := fs.Glob(ansible.FS, "playbooks/*.yml")
 	for _, playbook := range playbooks {
 		name := strings.TrimSuffix(filepath.Base(playbook), ".yml")
-		if name != "packages" && !strings.HasSuffix(name, "-base") {
+		if name != "packages" && name != pipeline.RefreshPlaybook && !strings.HasSuffix(name, "-base") {
 			all = append(all, name)
 		}
 	}

@@ -118,7 +118,7 @@ func (g *Guest) explain(ctx context.Context, err error) error {
 	return &failure.Error{
 		What: what, Lines: lines, Log: g.ConsoleLog(), Err: err,
 		Try: HangAdvice(what, "read the end of the guest's serial console; "+
-			"the image needs a boot loader for BIOS, cloud-init with the NoCloud datasource, and sshd"),
+			"the image needs a boot loader for its firmware, cloud-init with the NoCloud datasource, and sshd"),
 	}
 }
 

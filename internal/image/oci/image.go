@@ -121,7 +121,8 @@ func choose(raw []byte, architecture string) (v1.Descriptor, *Index, error) {
 		return v1.Descriptor{}, nil, errors.New("its index lists no image")
 	case chosen == nil:
 		return v1.Descriptor{}, nil, fmt.Errorf("its index has no image for linux and %s, "+
-			"by which nodes and CDI choose, but for %s", strings.Join(architectures(architecture), ", "), strings.Join(index.Platforms[:min(len(index.Platforms), 5)], ", "))
+			"by which nodes and CDI choose, but for %s", strings.Join(architectures(architecture), ", "),
+			strings.Join(index.Platforms[:min(len(index.Platforms), 5)], ", "))
 	}
 	return *chosen, index, nil
 }
