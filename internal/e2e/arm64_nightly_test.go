@@ -5,8 +5,9 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,20 +17,39 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/arch"
 	"github.com/netgroup-polito/diskforge/internal/image/disk"
 	"github.com/netgroup-polito/diskforge/internal/report"
+	"github.com/netgroup-polito/diskforge/internal/testkit"
 )
 
-// On amd64 this image's packages are installed by qemu-user, and its guests emulated.
-func TestAnImageOfTheOtherArchitectureIsMadeBootedAndPacked(t *testing.T) {
-	architecture := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
-	require.NotEmpty(t, architecture)
+// On amd64 the packages of arm64 are installed by qemu-user, and its guests emulated.
+func TestAnImageForEachArchitectureIsMadeBootedAndPublishedUnderOneReference(t *testing.T) {
 	out := t.TempDir()
 	playbooks := tree(t, fmt.Sprintf(marking, "lab"))
 	require.NoError(t, os.Mkdir(filepath.Join(playbooks, "tests"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(playbooks, "tests", "course.yaml"), []byte("file: {/etc/lab: {exists: true}}\n"), 0o644))
-	r := start(t, with(fromPackages(out, playbooks), "ARCHITECTURE", architecture, "BOOT_TIMEOUT", "40m"), diskforge(t), "build")
+	catalogue := filepath.Join(playbooks, "catalogue.yaml")
+	require.NoError(t, os.WriteFile(catalogue, []byte(`
+images: [{name: course, architectures: [amd64, arm64], base: {packages: bookworm}, ansible-dir: ., playbook: course, tags: [v1, latest]}]
+`), 0o644))
+	host, _ := testkit.StartRegistry(t, testkit.RegistryOptions{})
+	env := map[string]string{"OUTPUT_DIR": out, "TARGET_REGISTRY": host, "REGISTRY_PREFIX": "labs", "BOOT_TIMEOUT": "40m"}
+	r := start(t, env, diskforge(t), "build-all", "--catalogue", catalogue)
 	require.Zero(t, r.wait(4*time.Hour), r.errors())
-	assert.Equal(t, report.Packed, readReport(t, out).Outcome)
-	made := inspected(t, nil, filepath.Join(out, "course"))
-	assert.Equal(t, architecture, made.Config.Architecture)
-	assert.Equal(t, &disk.Firmware{BIOS: arch.Of(architecture).BIOS, UEFI: true, SecureBoot: true}, made.Disk.Firmware)
+	index := host + "/labs/course:v1"
+	assert.Contains(t, r.stdout.String(), index+"@sha256:")
+	for _, a := range arch.All {
+		at := filepath.Join(out, "course-"+a.Name)
+		assert.Equal(t, report.Published, readReport(t, at).Outcome)
+		made := inspected(t, nil, filepath.Join(at, "course"))
+		assert.Equal(t, a.Name, made.Config.Architecture)
+		assert.Equal(t, &disk.Firmware{BIOS: a.BIOS, UEFI: true, SecureBoot: true}, made.Disk.Firmware)
+		for _, tag := range []string{"v1", "latest"} {
+			taken, err := exec.CommandContext(t.Context(), "skopeo", "--override-arch", a.Name, "--override-os", "linux", "inspect", "--tls-verify=false",
+				"--format", "{{index .Layers 0}}", "docker://"+host+"/labs/course:"+tag).CombinedOutput()
+			require.NoError(t, err, string(taken))
+			assert.Equal(t, made.Layers[0].Digest, strings.TrimSpace(string(taken)))
+		}
+	}
+	again := start(t, with(env, "OUTPUT_DIR", t.TempDir()), diskforge(t), "build-all", "--catalogue", catalogue)
+	require.Zero(t, again.wait(5*time.Minute), again.errors())
+	assert.Equal(t, r.stdout.String(), again.stdout.String(), "nothing is built again")
 }
