@@ -37,24 +37,27 @@ const (
 func (w *way) signs() bool { return w.Config.SigningKey != "" }
 
 // signingKey reads SIGNING_KEY, which signs.
-func signingKey(c settings.Config) (attest.Key, error) {
-	key, err := readKey(c.SigningKey, string(c.SigningPassword))
+func signingKey(ctx context.Context, c settings.Config) (attest.Key, error) {
+	key, err := readKey(ctx, c.SigningKey, string(c.SigningPassword))
 	if err == nil && !key.Signs() {
 		return key, failure.New(c.SigningKey+" is a public key", "name the private one")
 	}
 	return key, err
 }
 
-// PublicKey reads the key in a file that verifies signatures.
-func PublicKey(file string) (attest.Key, error) {
-	key, err := readKey(file, "")
-	if errors.Is(err, attest.ErrPassword) || err == nil && key.Signs() {
+// PublicKey reads the key that verifies signatures, in a file or kept by a program.
+func PublicKey(ctx context.Context, file string) (attest.Key, error) {
+	key, err := readKey(ctx, file, "")
+	if errors.Is(err, attest.ErrPassword) || err == nil && key.Signs() && !settings.Kept(file) {
 		err = failure.New(file+" is a private key", "name the public one")
 	}
 	return key, err
 }
 
-func readKey(file, password string) (key attest.Key, err error) {
+func readKey(ctx context.Context, file, password string) (key attest.Key, err error) {
+	if settings.Kept(file) {
+		return attest.ReadKept(ctx, file)
+	}
 	content, err := host.ReadFile(file, maxKey)
 	if err != nil {
 		return key, failure.Wrap(err, "reading the key", "name the file of one")
@@ -70,7 +73,7 @@ func (w *way) checkSigning(ctx context.Context) error {
 	if !w.signs() {
 		return nil
 	}
-	if _, err := w.key(); err != nil || w.address == "" || w.whole && !w.pushes() {
+	if _, err := w.key(ctx); err != nil || w.address == "" || w.whole && !w.pushes() {
 		return err
 	}
 	return w.show(ctx, "signing key", func(ctx context.Context, p progress.Reporter) (string, error) {
@@ -232,7 +235,7 @@ func digestSet(of string) map[string]string {
 // key has said before is not said again. Where the registry keeps no referrers, the bundles
 // lie beside the layout, if there is one, as LAYOUT.KIND.sigstore.json.
 func (w *way) say(ctx context.Context, reference string, all []attest.Statement, layout string, p progress.Reporter) (string, error) {
-	key, err := w.key()
+	key, err := w.key(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -308,7 +311,7 @@ type Said struct {
 func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string, files []string) (Chain, error) {
 	w := b.way(nil)
 	wrong := settings.Mistakes{}
-	key, err := PublicKey(publicKey)
+	key, err := PublicKey(ctx, publicKey)
 	wrong.Check("--key", err)
 	var given []registry.Referrer
 	for _, file := range files {

@@ -141,9 +141,9 @@ type material struct {
 
 // Key signs and verifies, or verifies alone.
 type Key struct {
-	private crypto.Signer // or nil
-	public  crypto.PublicKey
-	der     []byte
+	sign   func(ctx context.Context, data []byte) ([]byte, error) // or nil
+	public crypto.PublicKey
+	der    []byte
 }
 
 var _ dsse.SignerVerifier = Key{}
@@ -212,11 +212,21 @@ func keyOf(private crypto.Signer, public crypto.PublicKey) (Key, error) {
 		return Key{}, failure.New("it is neither an ECDSA nor an Ed25519 key", "take an ECDSA key on P-256, or an Ed25519 key")
 	}
 	der, err := x509.MarshalPKIXPublicKey(public)
-	return Key{private, public, der}, err
+	key := Key{nil, public, der}
+	if private != nil {
+		key.sign = func(_ context.Context, data []byte) ([]byte, error) {
+			if _, ok := public.(ed25519.PublicKey); ok {
+				return private.Sign(nil, data, crypto.Hash(0))
+			}
+			sum := sha256.Sum256(data)
+			return private.Sign(rand.Reader, sum[:], crypto.SHA256)
+		}
+	}
+	return key, err
 }
 
 // Signs says whether the key is a private one.
-func (k Key) Signs() bool { return k.private != nil }
+func (k Key) Signs() bool { return k.sign != nil }
 
 // KeyID implements dsse.SignerVerifier: bundles have none.
 func (k Key) KeyID() (string, error) { return "", nil }
@@ -225,13 +235,7 @@ func (k Key) KeyID() (string, error) { return "", nil }
 func (k Key) Public() crypto.PublicKey { return k.public }
 
 // Sign implements dsse.SignerVerifier.
-func (k Key) Sign(_ context.Context, data []byte) ([]byte, error) {
-	if _, ok := k.public.(ed25519.PublicKey); ok {
-		return k.private.Sign(nil, data, crypto.Hash(0))
-	}
-	sum := sha256.Sum256(data)
-	return k.private.Sign(rand.Reader, sum[:], crypto.SHA256)
-}
+func (k Key) Sign(ctx context.Context, data []byte) ([]byte, error) { return k.sign(ctx, data) }
 
 var errSignature = errors.New("another key's signature")
 
