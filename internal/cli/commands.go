@@ -158,6 +158,7 @@ in NAME.SHA256SUMS. The same disk gives the same bytes. A build does that by its
 
 func (a *app) push() *cobra.Command {
 	var unverified bool
+	var provenance string
 	c := a.command("push LAYOUT_DIR [REF]", "Push an OCI layout to a registry",
 		`Push the image to REF, or to the address that the settings give, or to the one
 it was packed for. What the registry has already is not sent again.`,
@@ -165,9 +166,13 @@ it was packed for. What the registry has already is not sent again.`,
 		func(c *cobra.Command, args []string, b *pipeline.Build) error {
 			reference := strings.Join(args[1:], "")
 			pushed, err := b.PushLayout(c.Context(), args[0], reference, unverified)
+			if err == nil && provenance != "" {
+				err = pipeline.Provenance(args[0], provenance)
+			}
 			return a.printed(pushed, usage(err))
 		})
 	c.Flags().BoolVar(&unverified, "unverified", false, "push an image that was not verified")
+	c.Flags().StringVar(&provenance, "provenance", "", "file for the provenance as a predicate, for another signer (cosign attest --type slsaprovenance1)")
 	return c
 }
 

@@ -98,6 +98,20 @@ func (w *way) session() (*registry.Session, error) {
 	return registry.NewSession(login)
 }
 
+// Provenance writes what push would sign of a layout's provenance into a file: the predicate
+// alone, for another signer.
+func Provenance(layout, file string) error {
+	image, err := oci.Load(layout)
+	if err != nil {
+		return err
+	}
+	all, err := statements(image.Digest, image.Annotations)
+	if err != nil {
+		return err
+	}
+	return host.WriteJSON(file, 0o644, all[len(all)-1].Predicate)
+}
+
 // sign says of the pushed image that it is ours, what it was made from and what is on it.
 func (w *way) sign(ctx context.Context, _ string, p progress.Reporter) (result, error) {
 	w.Layout = filepath.Clean(w.Layout)
@@ -295,7 +309,9 @@ func saidBefore(ctx context.Context, key attest.Key, s attest.Statement, bundles
 type Chain struct {
 	Image  string `json:"image"`  // with digest
 	Others int    `json:"others"` // bundles that say nothing of it, or are signed with another key
-	Said   []Said `json:"said"`
+	// Keyless are bundles that are signed with a certificate's key, which cosign verifies.
+	Keyless int    `json:"keyless,omitempty"`
+	Said    []Said `json:"said"`
 }
 
 // Said is one thing that is said of it.
@@ -343,7 +359,11 @@ func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string
 	chain, ours := Chain{Image: name + "@" + digest, Others: broken}, false
 	for _, bundle := range there {
 		s, err := key.Open(ctx, bundle.Content)
-		if err != nil || !s.Of(digest) {
+		switch {
+		case err != nil && attest.Keyless(bundle.Content):
+			chain.Keyless++
+			continue
+		case err != nil || !s.Of(digest):
 			chain.Others++
 			continue
 		}
@@ -356,6 +376,9 @@ func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string
 	what := chain.Image + " has no signature by the key " + publicKey
 	if chain.Others > 0 {
 		what += ", but " + text.Count(chain.Others, "bundle") + " by others or about others"
+	}
+	if chain.Keyless > 0 {
+		return chain, failure.New(what+"; it is signed by a certificate (keyless)", "verify with cosign: cosign verify --certificate-identity … "+chain.Image)
 	}
 	return chain, failure.New(what, "do not use it, or ask whoever published it for their key")
 }

@@ -137,6 +137,9 @@ type material struct {
 	PublicKey struct {
 		Hint string `json:"hint"` // base64 of the sha256 of the key in DER, as cosign's
 	} `json:"publicKey"`
+	// Of a bundle that is signed without a key of one's own, or their chain before bundle v0.3.
+	Certificate  json.RawMessage `json:"certificate,omitempty"`
+	Certificates json.RawMessage `json:"x509CertificateChain,omitempty"`
 }
 
 // Key signs and verifies, or verifies alone.
@@ -279,6 +282,13 @@ func (k Key) Bundle(ctx context.Context, s Statement) ([]byte, error) {
 func IsBundle(content []byte) bool {
 	var b bundle
 	return json.Unmarshal(content, &b) == nil && strings.HasPrefix(b.MediaType, "application/vnd.dev.sigstore.bundle")
+}
+
+// Keyless says whether a bundle has a certificate in place of a key: whoever signed it is
+// known by that, which is cosign's to check.
+func Keyless(content []byte) bool {
+	var b bundle
+	return json.Unmarshal(content, &b) == nil && len(b.VerificationMaterial.Certificate)+len(b.VerificationMaterial.Certificates) > 0
 }
 
 // Open returns what a bundle says, if the key signed it.
