@@ -22,7 +22,10 @@ import (
 	"github.com/netgroup-polito/diskforge/internal/settings"
 )
 
-const workflows = "../.github/workflows/"
+const (
+	workflows = "../.github/workflows/"
+	keyless   = "./.github/workflows/keyless.yml"
+)
 
 type workflow struct {
 	Permissions map[string]string
@@ -66,7 +69,7 @@ func all(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(workflows + "*.yml")
 	require.NoError(t, err)
-	require.Len(t, files, 3)
+	require.Len(t, files, 5)
 	for i := range files {
 		files[i] = filepath.Base(files[i])
 	}
@@ -79,7 +82,7 @@ func TestEveryActionIsPinnedByItsCommitAndNamesItsVersion(t *testing.T) {
 	for _, name := range all(t) {
 		_, text := read(t, name)
 		for _, u := range uses.FindAllStringSubmatch(text, -1) {
-			if u[1] != "&build ./.github/workflows/build.yml" && u[1] != "*build" { // our own, of the same commit
+			if u[1] != "*build" && !strings.HasSuffix(u[1], "./.github/workflows/build.yml") && u[1] != keyless { // our own, of the same commit
 				assert.Regexp(t, pinned, u[1])
 			}
 		}
@@ -89,15 +92,19 @@ func TestEveryActionIsPinnedByItsCommitAndNamesItsVersion(t *testing.T) {
 func TestTheTokenMayWritePackagesInTheJobThatPublishesOnly(t *testing.T) {
 	for _, name := range all(t) {
 		w, _ := read(t, name)
-		assert.Equal(t, map[string]string{"contents": "read"}, w.Permissions, name)
 		for job, j := range w.Jobs {
 			switch {
+			case name == "keyless.yml", j.Uses == keyless: // they have their caller's
+				assert.Nil(t, w.Permissions)
+				assert.Nil(t, j.Permissions)
 			case job == "publish", j.Uses == "./.github/workflows/build.yml": // which narrows it itself
 				assert.Equal(t, map[string]string{"contents": "read", "packages": "write"}, j.Permissions)
 			case job == "plan":
 				assert.Equal(t, map[string]string{"contents": "read", "packages": "read"}, j.Permissions)
+			case j.Permissions != nil:
+				assert.Equal(t, map[string]string{"contents": "read"}, j.Permissions, name+": "+job)
 			default:
-				assert.Empty(t, j.Permissions, name+": "+job)
+				assert.Equal(t, map[string]string{"contents": "read"}, w.Permissions, name+": "+job)
 			}
 		}
 	}
@@ -284,8 +291,9 @@ func TestPublishingNamesTheRepositoryOnGitHubsRegistryInLowerCase(t *testing.T) 
 	w, _ := read(t, "build.yml")
 	script := "mkdir -p out && tar -cf out/image.tar --files-from=/dev/null\n" + w.script(t, "publish", "push")
 	says := `echo "$TARGET_REGISTRY/$REGISTRY_PREFIX/x:1@sha256:0123"`
+	pushed := []string{"push", "out/layout", "--provenance=published/provenance.json"}
 	called, dir := play(t, script, "bin/diskforge", says, "TARGET_REGISTRY=ghcr.io", "REGISTRY_PREFIX=", "GITHUB_REPOSITORY=Netgroup-Polito/Images")
-	assert.Equal(t, [][]string{{"push", "out/layout"}}, called)
+	assert.Equal(t, [][]string{pushed}, called)
 	output, err := os.ReadFile(filepath.Join(dir, "output"))
 	require.NoError(t, err)
 	assert.Equal(t, "reference=ghcr.io/netgroup-polito/images/x:1@sha256:0123\n", string(output))
@@ -294,7 +302,7 @@ func TestPublishingNamesTheRepositoryOnGitHubsRegistryInLowerCase(t *testing.T) 
 	output, err = os.ReadFile(filepath.Join(dir, "output"))
 	require.NoError(t, err)
 	assert.Equal(t, "reference=harbor.example.org/labs/x:1@sha256:0123\n", string(output))
-	assert.Equal(t, [][]string{{"push", "out/layout"}, {"push", "out/layout", "harbor.example.org/labs/x:latest"}, {"push", "out/layout", "harbor.example.org/labs/x:1.0"}}, called)
+	assert.Equal(t, [][]string{pushed, {"push", "out/layout", "harbor.example.org/labs/x:latest"}, {"push", "out/layout", "harbor.example.org/labs/x:1.0"}}, called)
 }
 
 // matrix is a plan of two levels, as diskforge writes it for the workflow.
@@ -390,4 +398,58 @@ func TestImagesAreTaggedByTheirDigest(t *testing.T) {
 	assert.Equal(t, [][]string{
 		{"images", "tag", "r/a@sha256:0", "1", "latest"}, {"images", "tag", "r/b@sha256:1", "1"},
 	}, called)
+}
+
+func TestWhatIsPublishedIsSignedWithACertificateByItsDigest(t *testing.T) {
+	build, _ := read(t, "build.yml")
+	w, _ := read(t, "keyless.yml")
+	publish := "mkdir -p out bin && tar -cf out/image.tar --files-from=/dev/null && ln -s ../stand bin/diskforge\n" + build.script(t, "publish", "push") +
+		"\nmv published published-x-1\n"
+	const image = "harbor.example.org/labs/x@sha256:0123"
+	called, dir := play(t, publish+"ln -s stand cosign\n"+w.script(t, "sign", "sign"), "stand", "[ \"$1\" != push ] || echo harbor.example.org/labs/x:1@sha256:0123",
+		"TARGET_REGISTRY=harbor.example.org", "REGISTRY_PREFIX=labs", "REGISTRY_USER=me", "REGISTRY_PASS=secret", "ACTIONS_ID_TOKEN_REQUEST_URL=https://x")
+	assert.Equal(t, [][]string{
+		{"login", "harbor.example.org", "--username", "me", "--password-stdin"},
+		{"attest", "--yes", "--type", "slsaprovenance1", "--predicate", "published-x-1/provenance.json", image},
+		{"attest", "--yes", "--type", "spdxjson", "--predicate", "report-x-1/report/sbom.spdx.json", image},
+		{"attest", "--yes", "--type", "cyclonedx", "--predicate", "report-x-1/report/sbom.cdx.json", image},
+		{"sign", "--yes", image},
+	}, called[1:])
+	summary, err := os.ReadFile(filepath.Join(dir, "summary"))
+	require.NoError(t, err)
+	assert.Contains(t, string(summary), "Signed `"+image+"`")
+
+	called, _ = play(t, "cosign; ! ("+w.script(t, "sign", "sign")+")", "cosign", "")
+	assert.Len(t, called, 1, "without the permission nothing is signed")
+}
+
+func TestImagesAreRefreshedByNameWithAKeyThatIsASecret(t *testing.T) {
+	w, _ := read(t, "refresh.yml")
+	const keeps = `[ -z "$SIGNING_KEY" ] || { stat -c %a "$SIGNING_KEY"; cat "$SIGNING_KEY"; } >kept; ! env | grep -q ^KEY=; echo r/x:1@sha256:0123`
+	run := func(images, key string) ([][]string, string) {
+		return play(t, "RUNNER_TEMP=$PWD\n"+w.script(t, "publish", "refresh"), "bin/diskforge", keeps, "IMAGES="+images, "KEY="+key,
+			"SECURITY=true", "TARGET_REGISTRY=ghcr.io", "REGISTRY_PREFIX=", "GITHUB_REPOSITORY=Netgroup-Polito/Images")
+	}
+	called, dir := run("x $(touch owned)", "the\nkey")
+	assert.NoFileExists(t, filepath.Join(dir, "owned"))
+	assert.Equal(t, [][]string{{
+		"refresh", "--security=true", "ghcr.io/netgroup-polito/images/x", "ghcr.io/netgroup-polito/images/$(touch", "ghcr.io/netgroup-polito/images/owned)",
+	}}, called)
+	kept, err := os.ReadFile(filepath.Join(dir, "kept"))
+	require.NoError(t, err)
+	assert.Equal(t, "600\nthe\nkey\n", string(kept))
+	summary, err := os.ReadFile(filepath.Join(dir, "summary"))
+	require.NoError(t, err)
+	assert.Equal(t, "Published `r/x:1@sha256:0123`\n\n", string(summary))
+
+	called, dir = run("", "")
+	assert.Equal(t, [][]string{{"refresh", "--security=true"}}, called, "what the settings name")
+	assert.NoFileExists(t, filepath.Join(dir, "kept"))
+}
+
+func TestAScheduleOfTheDefaultBranchPublishes(t *testing.T) {
+	for _, name := range []string{"build.yml", "catalogue.yml", "refresh.yml"} {
+		_, text := read(t, name)
+		assert.Regexp(t, `github\.event_name == 'schedule' \|\| `, text, "its event names no repository, and so no default branch")
+	}
 }

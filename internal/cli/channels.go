@@ -21,7 +21,7 @@ one. A channel has no digits in its name: by that prune knows it, and keeps what
 			return a.printed(promoted, usage(err))
 		})
 	c.Flags().StringVar(&channel, "to", "", "the channel: a tag without digits")
-	c.Flags().StringVar(&key, "key", "", "file of the public key of whoever must have signed the image")
+	c.Flags().StringVar(&key, "key", "", "public key (its file, or NAME://KEY) of whoever must have signed the image")
 	_ = c.MarkFlagRequired("to")
 	return c
 }

@@ -159,6 +159,7 @@ in NAME.SHA256SUMS. The same disk gives the same bytes. A build does that by its
 func (a *app) push() *cobra.Command {
 	var unverified bool
 	var inputs []string
+	var provenance string
 	c := a.command("push LAYOUT_DIR… [REF]", "Push an OCI layout, or an index of several, to a registry",
 		`Push the image to REF, or to the address that the settings give, or to the one
 it was packed for. What the registry has already is not sent again.
@@ -175,10 +176,14 @@ BASE_TIMEOUT says.`,
 				return a.printed(pushed, usage(err))
 			}
 			pushed, err := b.PushLayout(c.Context(), args[0], strings.Join(args[1:], ""), unverified)
+			if err == nil && provenance != "" {
+				err = pipeline.Provenance(args[0], provenance)
+			}
 			return a.printed(pushed, usage(err))
 		})
 	c.Flags().StringSliceVar(&inputs, "inputs", nil, "input digests that the images of an index must have, in their order")
 	c.Flags().BoolVar(&unverified, "unverified", false, "push an image that was not verified")
+	c.Flags().StringVar(&provenance, "provenance", "", "file for the provenance as a predicate, for another signer (cosign attest --type slsaprovenance1)")
 	return c
 }
 

@@ -48,7 +48,7 @@ no failure.`,
 				return usageError{errors.New("--max-days: give a number of days, e.g. 30")}
 			}
 			if key != "" {
-				public, err := pipeline.PublicKey(key)
+				public, err := pipeline.PublicKey(c.Context(), key)
 				wrong := settings.Mistakes{}
 				if wrong.Check("--key", err); err != nil {
 					return wrong
@@ -84,7 +84,7 @@ no failure.`,
 	c.Flags().IntVar(&limit.days, "max-days", -1, "fail where an image is older than so many days (default: however old)")
 	c.Flags().BoolVar(&limit.security, "security", false, "fail where a security update is pending")
 	c.Flags().BoolVar(&limit.superseded, "superseded", false, "fail where an image was made from one that has a newer one")
-	c.Flags().StringVar(&key, "key", "", "file of a public key: only SBOMs and revocations that its holder signed count")
+	c.Flags().StringVar(&key, "key", "", "public key (its file, or NAME://KEY): only SBOMs and revocations that its holder signed count")
 	return c
 }
 

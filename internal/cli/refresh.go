@@ -39,7 +39,7 @@ again.`,
 			}
 			o := outdated.Options{AptMirror: b.Config.AptMirror, CAFile: b.Config.CAFile, Now: time.Now()}
 			if file := b.Config.BaseKey; file != "" {
-				key, err := pipeline.PublicKey(file)
+				key, err := pipeline.PublicKey(c.Context(), file)
 				wrong.Check("BASE_KEY", err)
 				o.Key = &key
 			}

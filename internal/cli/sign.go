@@ -45,7 +45,7 @@ said goes to standard output as one JSON object.`,
 			}
 			return nil
 		})
-	c.Flags().StringVar(&key, "key", "", "file of the public key")
+	c.Flags().StringVar(&key, "key", "", "public key: its file, or NAME://KEY of a program sigstore-kms-NAME")
 	c.Flags().StringArrayVar(&bundles, "bundle", nil, "file of a bundle that lay beside the layout, where the registry keeps none")
 	_ = c.MarkFlagRequired("key")
 	return c

@@ -42,8 +42,9 @@ ${{ inputs.path }}
 END`,
 	"actions/download-artifact": `mkdir -p '${{ inputs.path }}'
 cp -r "$ARTIFACTS/${{ inputs.name }}/." '${{ inputs.path }}'`,
-	"actions/setup-go":         `go version`,
-	"dagger/dagger-for-github": `dagger version`,
+	"actions/setup-go":          `go version`,
+	"dagger/dagger-for-github":  `dagger version`,
+	"sigstore/cosign-installer": `cosign version`,
 }
 
 // daggerWrapper names the images that an engine without a way to Docker Hub is given.

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"os"
 	"path/filepath"
@@ -37,12 +38,12 @@ const (
 func Parse(s settings.Settings, needs ...Need) (settings.Config, error) {
 	return settings.Parse(s, func(c *settings.Config, wrong *settings.Mistakes) {
 		needed := func(n Need) bool { return slices.Contains(needs, n) }
-		if isThere(c.SigningKey) {
-			_, err := signingKey(*c)
+		if isThere(c.SigningKey) { // a program is asked where the work starts
+			_, err := signingKey(context.Background(), *c)
 			wrong.Check("SIGNING_KEY", err)
 		}
 		if isThere(c.BaseKey) {
-			_, err := PublicKey(c.BaseKey)
+			_, err := PublicKey(context.Background(), c.BaseKey)
 			wrong.Check("BASE_KEY", err)
 		}
 		if isThere(c.VulnerabilityExcuses) {

@@ -36,7 +36,7 @@ func (b *Build) Promote(ctx context.Context, reference, channel, publicKey strin
 	wrong := settings.Mistakes{}
 	wrong.Check("--to", registry.CheckChannel(channel))
 	if publicKey != "" {
-		_, err := PublicKey(publicKey)
+		_, err := PublicKey(ctx, publicKey)
 		wrong.Check("--key", err)
 	}
 	if len(wrong) > 0 {

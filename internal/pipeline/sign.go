@@ -37,24 +37,27 @@ const (
 func (w *way) signs() bool { return w.Config.SigningKey != "" }
 
 // signingKey reads SIGNING_KEY, which signs.
-func signingKey(c settings.Config) (attest.Key, error) {
-	key, err := readKey(c.SigningKey, string(c.SigningPassword))
+func signingKey(ctx context.Context, c settings.Config) (attest.Key, error) {
+	key, err := readKey(ctx, c.SigningKey, string(c.SigningPassword))
 	if err == nil && !key.Signs() {
 		return key, failure.New(c.SigningKey+" is a public key", "name the private one")
 	}
 	return key, err
 }
 
-// PublicKey reads the key in a file that verifies signatures.
-func PublicKey(file string) (attest.Key, error) {
-	key, err := readKey(file, "")
-	if errors.Is(err, attest.ErrPassword) || err == nil && key.Signs() {
+// PublicKey reads the key that verifies signatures, in a file or kept by a program.
+func PublicKey(ctx context.Context, file string) (attest.Key, error) {
+	key, err := readKey(ctx, file, "")
+	if errors.Is(err, attest.ErrPassword) || err == nil && key.Signs() && !settings.Kept(file) {
 		err = failure.New(file+" is a private key", "name the public one")
 	}
 	return key, err
 }
 
-func readKey(file, password string) (key attest.Key, err error) {
+func readKey(ctx context.Context, file, password string) (key attest.Key, err error) {
+	if settings.Kept(file) {
+		return attest.ReadKept(ctx, file)
+	}
 	content, err := host.ReadFile(file, maxKey)
 	if err != nil {
 		return key, failure.Wrap(err, "reading the key", "name the file of one")
@@ -70,7 +73,7 @@ func (w *way) checkSigning(ctx context.Context) error {
 	if !w.signs() {
 		return nil
 	}
-	if _, err := w.key(); err != nil || w.address == "" || w.whole && !w.pushes() {
+	if _, err := w.key(ctx); err != nil || w.address == "" || w.whole && !w.pushes() {
 		return err
 	}
 	return w.show(ctx, "signing key", func(ctx context.Context, p progress.Reporter) (string, error) {
@@ -93,6 +96,20 @@ func (w *way) session() (*registry.Session, error) {
 		return nil, err
 	}
 	return registry.NewSession(login)
+}
+
+// Provenance writes what push would sign of a layout's provenance into a file: the predicate
+// alone, for another signer.
+func Provenance(layout, file string) error {
+	image, err := oci.Load(layout)
+	if err != nil {
+		return err
+	}
+	all, err := statements(image.Digest, image.Annotations)
+	if err != nil {
+		return err
+	}
+	return host.WriteJSON(file, 0o644, all[len(all)-1].Predicate)
 }
 
 // sign says of the pushed image that it is ours, what it was made from and what is on it.
@@ -236,7 +253,7 @@ func digestSet(of string) map[string]string {
 // key has said before is not said again. Where the registry keeps no referrers, the bundles
 // lie beside the layout, if there is one, as LAYOUT.KIND.sigstore.json.
 func (w *way) say(ctx context.Context, reference string, all []attest.Statement, layout string, p progress.Reporter) (string, error) {
-	key, err := w.key()
+	key, err := w.key(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -296,7 +313,9 @@ func saidBefore(ctx context.Context, key attest.Key, s attest.Statement, bundles
 type Chain struct {
 	Image  string `json:"image"`  // with digest
 	Others int    `json:"others"` // bundles that say nothing of it, or are signed with another key
-	Said   []Said `json:"said"`
+	// Keyless are bundles that are signed with a certificate's key, which cosign verifies.
+	Keyless int    `json:"keyless,omitempty"`
+	Said    []Said `json:"said"`
 }
 
 // Said is one thing that is said of it.
@@ -312,7 +331,7 @@ type Said struct {
 func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string, files []string) (Chain, error) {
 	w := b.way(nil)
 	wrong := settings.Mistakes{}
-	key, err := PublicKey(publicKey)
+	key, err := PublicKey(ctx, publicKey)
 	wrong.Check("--key", err)
 	var given []registry.Referrer
 	for _, file := range files {
@@ -344,7 +363,11 @@ func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string
 	chain, ours := Chain{Image: name + "@" + digest, Others: broken}, false
 	for _, bundle := range there {
 		s, err := key.Open(ctx, bundle.Content)
-		if err != nil || !s.Of(digest) {
+		switch {
+		case err != nil && attest.Keyless(bundle.Content):
+			chain.Keyless++
+			continue
+		case err != nil || !s.Of(digest):
 			chain.Others++
 			continue
 		}
@@ -357,6 +380,9 @@ func (b *Build) VerifySignature(ctx context.Context, reference, publicKey string
 	what := chain.Image + " has no signature by the key " + publicKey
 	if chain.Others > 0 {
 		what += ", but " + text.Count(chain.Others, "bundle") + " by others or about others"
+	}
+	if chain.Keyless > 0 {
+		return chain, failure.New(what+"; it is signed by a certificate (keyless)", "verify with cosign: cosign verify --certificate-identity … "+chain.Image)
 	}
 	return chain, failure.New(what, "do not use it, or ask whoever published it for their key")
 }

@@ -163,6 +163,80 @@ func TestASignatureIsOfOneDigest(t *testing.T) {
 	assert.Equal(t, made.Digest, chain.Image[len(chain.Image)-len(made.Digest):])
 }
 
+// keylessly is a bundle as cosign's without a key: a certificate and an entry of the log in
+// place of a key.
+func keylessly(t *testing.T, digest string) []byte {
+	t.Helper()
+	closed, _ := testkit.CosignKey(t, "")
+	key, err := attest.ReadKey(closed, "")
+	require.NoError(t, err)
+	s, err := attest.New(attest.Signature, digest, "", struct{}{})
+	require.NoError(t, err)
+	signed, err := key.Bundle(t.Context(), s)
+	require.NoError(t, err)
+	var bundle map[string]any
+	require.NoError(t, json.Unmarshal(signed, &bundle))
+	bundle["verificationMaterial"] = map[string]any{
+		"certificate": map[string]any{"rawBytes": "MIIB"},
+		"tlogEntries": []any{map[string]any{
+			"logIndex": "1", "logId": map[string]any{"keyId": "wNI9"}, "kindVersion": map[string]any{"kind": "dsse", "version": "0.0.1"},
+			"integratedTime": "1764504000", "inclusionPromise": map[string]any{"signedEntryTimestamp": "MEUC"}, "canonicalizedBody": "e30=",
+		}},
+		"timestampVerificationData": map[string]any{},
+	}
+	signed, err = json.Marshal(bundle)
+	require.NoError(t, err)
+	return signed
+}
+
+func TestASignatureByACertificateIsCosignsToVerify(t *testing.T) {
+	layout, made := packedWithSBOM(t)
+	ref := withReferrers(t) + "/labs/course:v1"
+	_, err := signer("", "").PushLayout(t.Context(), layout, ref, true)
+	require.NoError(t, err)
+	session, err := registry.NewSession(registry.Options{})
+	require.NoError(t, err)
+	defer session.Close()
+	require.NoError(t, session.Attach(t.Context(), strings.TrimSuffix(ref, ":v1")+"@"+made.Digest, []registry.Referrer{{
+		ArtifactType: attest.BundleType, Content: keylessly(t, made.Digest), Annotations: map[string]string{attest.AnnotationKind: attest.Signature},
+	}}, progress.Discard))
+	private, public := keys(t, "")
+	chain, err := signer("", "").VerifySignature(t.Context(), ref, public, nil)
+	require.ErrorContains(t, err, "signed by a certificate (keyless): verify with cosign")
+	assert.Equal(t, 1, chain.Keyless)
+	assert.Zero(t, chain.Others)
+	told, err := signer("", "").Inspect(t.Context(), ref)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"signature"}, told.Attached)
+
+	_, err = signer(private, "").Sign(t.Context(), ref) // a key's holder signs it besides
+	require.NoError(t, err)
+	chain, err = signer("", "").VerifySignature(t.Context(), ref, public, nil)
+	require.NoError(t, err)
+	assert.Equal(t, 1, chain.Keyless)
+}
+
+func TestProvenanceIsWrittenForAnotherSigner(t *testing.T) {
+	layout, _ := packedWithSBOM(t)
+	private, public := keys(t, "")
+	ref := withReferrers(t) + "/labs/course:v1"
+	_, err := signer(private, "").PushLayout(t.Context(), layout, ref, true)
+	require.NoError(t, err)
+	chain, err := signer("", "").VerifySignature(t.Context(), ref, public, nil)
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "provenance.json")
+	require.NoError(t, pipeline.Provenance(layout, file))
+	written, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for _, said := range chain.Said {
+		if said.Kind == "provenance" {
+			assert.JSONEq(t, string(said.Predicate), string(written))
+			return
+		}
+	}
+	t.Fatal("there is no provenance")
+}
+
 func TestWithBaseKeyAContainerdiskThatIsNotSignedIsNoBase(t *testing.T) {
 	address := withReferrers(t)
 	layout, made := packedWithSBOM(t)

@@ -43,7 +43,7 @@ type way struct {
 	Result
 
 	login   func() (registry.Options, error)
-	key     func() (attest.Key, error) // SIGNING_KEY
+	key     func(context.Context) (attest.Key, error) // SIGNING_KEY
 	secrets func() ([]hygiene.Secret, error)
 	mask    func() *strings.Replacer // of secrets
 }
@@ -53,7 +53,13 @@ type way struct {
 func (b *Build) way(dir *Dir) *way {
 	w := &way{Build: b, rooms: cmp.Or(b.rooms, &realRooms), dir: dir, results: slices.Clone(b.Results), address: b.Config.Reference}
 	w.login = sync.OnceValues(func() (registry.Options, error) { return RegistryOptions(b.Config, b.Version) })
-	w.key = sync.OnceValues(func() (attest.Key, error) { return signingKey(b.Config) })
+	var read sync.Once
+	var key attest.Key
+	var keyErr error
+	w.key = func(ctx context.Context) (attest.Key, error) {
+		read.Do(func() { key, keyErr = signingKey(ctx, b.Config) })
+		return key, keyErr
+	}
 	w.secrets = func() ([]hygiene.Secret, error) {
 		login, err := w.login()
 		return secrets(b.Config, login.Password), err

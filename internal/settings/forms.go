@@ -26,7 +26,7 @@ type form func(text string) (string, error)
 // forms are those that the table names.
 var forms = map[string]form{
 	"architecture": architecture, "cpus": cpus, "memory": memory, "size": size, "path": filepath.Abs, "certificates": certificates,
-	"file": file, "file or pipe": fileOrPipe, "folder": Folder, "vars": vars, "vaults": vaults,
+	"file": file, "file or pipe": fileOrPipe, "key": key, "folder": Folder, "vars": vars, "vaults": vaults,
 	"packages": list(packageForm, "%q is no package's name: give names separated by commas, e.g. octave,gnuplot-nox"),
 	"groups":   list(userForm, "%q cannot be the name of a group: give names separated by commas, e.g. docker,wireshark"),
 	"keyboard": list(layoutForm, "%q is no keyboard layout: give names of XKB separated by commas, e.g. it or us,de"),
@@ -214,6 +214,17 @@ func Folder(v string) (string, error) { return existing(v, "a folder", fs.ModeDi
 
 // file is one that may be read more than once, so a pipe is none.
 func file(v string) (string, error) { return existing(v, "a file", 0) }
+
+// key is a private key's file, or a program's reference.
+func key(v string) (string, error) {
+	if Kept(v) {
+		return v, nil
+	}
+	return file(v)
+}
+
+// Kept says whether a key is one that a program keeps: NAME://KEY.
+func Kept(key string) bool { return strings.Contains(key, "://") }
 
 func fileOrPipe(v string) (string, error) { return existing(v, "a file", 0, fs.ModeNamedPipe) }
 

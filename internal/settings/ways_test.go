@@ -54,7 +54,7 @@ func TestTheJobAndTheWorkflowsNameKnownSettings(t *testing.T) {
 	for _, flag := range regexp.MustCompile(`bin/diskforge [a-z-]+[^\n]*`).FindAllString(read(t, ".github/workflows/*.yml"), -1) {
 		for _, name := range regexp.MustCompile(`--([a-z-]+)`).FindAllStringSubmatch(flag, -1) {
 			env := strings.ToUpper(strings.ReplaceAll(name[1], "-", "_"))
-			if !slices.Contains([]string{"JSON", "FORMAT", "CATALOGUE", "ONLY", "FORCE", "MAX_AGE", "PULL_SECRET", "UNVERIFIED", "HELP"}, env) {
+			if !slices.Contains([]string{"JSON", "FORMAT", "CATALOGUE", "ONLY", "FORCE", "MAX_AGE", "PULL_SECRET", "UNVERIFIED", "HELP", "PROVENANCE", "SECURITY"}, env) {
 				known(t, env, "a workflow")
 			}
 		}
@@ -83,7 +83,7 @@ func TestTheWorkflowsInputsAreSettings(t *testing.T) {
 	}
 	require.NoError(t, yaml.Unmarshal([]byte(read(t, ".github/workflows/build.yml")), &workflow))
 	require.NotEmpty(t, workflow.On.Call.Inputs)
-	its := []string{"name", "tag", "registry", "prefix", "further-tags", "runner", "settings"}
+	its := []string{"name", "tag", "registry", "prefix", "further-tags", "runner", "settings", "keyless"}
 	for input := range workflow.On.Call.Inputs {
 		isSetting := slices.ContainsFunc(settings.Fields(), func(f settings.Field) bool {
 			return f.In("build") && (f.Flag == input || f.Key == input)

@@ -30,7 +30,8 @@ func TestTheCatalogueHasABaseAndAnImageThatStartsFromIt(t *testing.T) {
 	assert.FileExists(t, filepath.Join(own.Settings["ANSIBLE_DIR"], "playbooks", own.Settings["ANSIBLE_PLAYBOOK"]+".yml"))
 	workflow, err := os.ReadFile(filepath.Join(dir, ".github/workflows/images.yml"))
 	require.NoError(t, err)
-	assert.Contains(t, string(workflow), "tag: ${{ inputs.tag }}\n")
+	assert.Contains(t, string(workflow), "tag: ${{ inputs.tag || github.run_id }}\n")
+	assert.Contains(t, string(workflow), "images: numerical-methods-2026\n")
 }
 
 func TestACourseOfOursIsBetweenTheDesktopAndTheImage(t *testing.T) {

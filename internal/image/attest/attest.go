@@ -137,13 +137,16 @@ type material struct {
 	PublicKey struct {
 		Hint string `json:"hint"` // base64 of the sha256 of the key in DER, as cosign's
 	} `json:"publicKey"`
+	// Of a bundle that is signed without a key of one's own, or their chain before bundle v0.3.
+	Certificate  json.RawMessage `json:"certificate,omitempty"`
+	Certificates json.RawMessage `json:"x509CertificateChain,omitempty"`
 }
 
 // Key signs and verifies, or verifies alone.
 type Key struct {
-	private crypto.Signer // or nil
-	public  crypto.PublicKey
-	der     []byte
+	sign   func(ctx context.Context, data []byte) ([]byte, error) // or nil
+	public crypto.PublicKey
+	der    []byte
 }
 
 var _ dsse.SignerVerifier = Key{}
@@ -212,11 +215,21 @@ func keyOf(private crypto.Signer, public crypto.PublicKey) (Key, error) {
 		return Key{}, failure.New("it is neither an ECDSA nor an Ed25519 key", "take an ECDSA key on P-256, or an Ed25519 key")
 	}
 	der, err := x509.MarshalPKIXPublicKey(public)
-	return Key{private, public, der}, err
+	key := Key{nil, public, der}
+	if private != nil {
+		key.sign = func(_ context.Context, data []byte) ([]byte, error) {
+			if _, ok := public.(ed25519.PublicKey); ok {
+				return private.Sign(nil, data, crypto.Hash(0))
+			}
+			sum := sha256.Sum256(data)
+			return private.Sign(rand.Reader, sum[:], crypto.SHA256)
+		}
+	}
+	return key, err
 }
 
 // Signs says whether the key is a private one.
-func (k Key) Signs() bool { return k.private != nil }
+func (k Key) Signs() bool { return k.sign != nil }
 
 // KeyID implements dsse.SignerVerifier: bundles have none.
 func (k Key) KeyID() (string, error) { return "", nil }
@@ -225,13 +238,7 @@ func (k Key) KeyID() (string, error) { return "", nil }
 func (k Key) Public() crypto.PublicKey { return k.public }
 
 // Sign implements dsse.SignerVerifier.
-func (k Key) Sign(_ context.Context, data []byte) ([]byte, error) {
-	if _, ok := k.public.(ed25519.PublicKey); ok {
-		return k.private.Sign(nil, data, crypto.Hash(0))
-	}
-	sum := sha256.Sum256(data)
-	return k.private.Sign(rand.Reader, sum[:], crypto.SHA256)
-}
+func (k Key) Sign(ctx context.Context, data []byte) ([]byte, error) { return k.sign(ctx, data) }
 
 var errSignature = errors.New("another key's signature")
 
@@ -275,6 +282,13 @@ func (k Key) Bundle(ctx context.Context, s Statement) ([]byte, error) {
 func IsBundle(content []byte) bool {
 	var b bundle
 	return json.Unmarshal(content, &b) == nil && strings.HasPrefix(b.MediaType, "application/vnd.dev.sigstore.bundle")
+}
+
+// Keyless says whether a bundle has a certificate in place of a key: whoever signed it is
+// known by that, which is cosign's to check.
+func Keyless(content []byte) bool {
+	var b bundle
+	return json.Unmarshal(content, &b) == nil && len(b.VerificationMaterial.Certificate)+len(b.VerificationMaterial.Certificates) > 0
 }
 
 // Open returns what a bundle says, if the key signed it.
